@@ -1,0 +1,56 @@
+# `make help` lists the targets. PYTHON may name another Python 3.11.
+PYTHON ?= python3.11
+DATASET ?= sample
+OUT ?= out
+THRESHOLD ?= 0.9
+TOP_K ?= 10
+WORKERS ?= 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := captioner_core beam_jobs captioner_cli dags tests bench setup.py
+
+.PHONY: help run-local test lint typecheck bench lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A stamp says what is installed, so that a second call installs nothing; it is older than
+# the lock file and setup.py once these change.
+$(VENV)/run.stamp: requirements.lock setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint requirements.lock --editable .
+	touch $@
+
+$(VENV)/dev.stamp: requirements.lock setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint requirements.lock --editable '.[dev,airflow]'
+	touch $@ $(VENV)/run.stamp
+
+# Each variable reaches the program as one argument, whatever it holds.
+export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES
+
+run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLICKR8K_DIR= LIMIT= IMAGES= OUT= THRESHOLD= TOP_K= EPOCHS=
+	@$(BIN)/captioner run-local --dataset "$$DATASET" --out "$$OUT" --threshold="$$THRESHOLD" --top-k="$$TOP_K" --workers="$$WORKERS" \
+		$${FLICKR8K_DIR:+--flickr8k-dir "$$FLICKR8K_DIR"} $${LIMIT:+--limit="$$LIMIT"} $${IMAGES:+--images "$$IMAGES"} \
+		$${EPOCHS:+--epochs="$$EPOCHS"} $${MAX_FAILURES:+--max-failures="$$MAX_FAILURES"}
+
+test: $(VENV)/dev.stamp  ## the whole test suite that needs no cluster and no browser
+	@$(BIN)/captioner assets
+	@$(BIN)/python -m pytest -m "not cluster and not browser"
+
+lint: $(VENV)/dev.stamp  ## ruff: rules and format
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+
+typecheck: $(VENV)/dev.stamp  ## mypy, strict
+	@$(BIN)/mypy
+
+lock: $(VENV)/dev.stamp  ## resolve setup.py's requirements anew into requirements.lock
+	@$(PIP) install uv
+	@$(BIN)/uv pip compile --quiet --python-version 3.11 --all-extras --no-header --no-annotate --upgrade setup.py -o requirements.lock
+
+clean:  ## remove what the targets made, but no cache
+	rm -rf $(VENV) out build dist *.egg-info

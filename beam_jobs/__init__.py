@@ -1,0 +1,1 @@
+"""The Beam jobs: they compose what ``captioner_core`` computes, and decide nothing."""

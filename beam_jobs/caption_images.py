@@ -1,0 +1,119 @@
+"""Images to captions: ``python -m beam_jobs.caption_images --images DIR --model MODEL_DIR --output ROOT``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import RunInference
+
+from beam_jobs import launch
+from beam_jobs.files import write_listing
+from beam_jobs.handlers import CaptionHandler, CaptioningModels
+from beam_jobs.transforms import DecodeImages, ReadListing, WriteTable
+from captioner_core import layout, runs
+from captioner_core.backbones.base import load_backbone
+from captioner_core.errors import CaptionerError
+from captioner_core.model.folder import load_model
+from captioner_core.model.generate import CaptionGenerator
+from captioner_core.options import CaptionOptions
+from captioner_core.progress import progress
+
+INPUT_SIZE = 299
+
+
+def load_models(backbone_name: str, model_dir: str, beam_width: int) -> CaptioningModels:
+    """Loads backbone and captioner, in a worker.
+
+    Raises:
+      CaptionerError: a folder is missing or damaged, or the model reads another backbone's features.
+    """
+    model = load_model(model_dir)
+    backbone = load_backbone(backbone_name)
+    if model.config.backbone != backbone.name:
+        raise CaptionerError(
+            f"model {model_dir!r} was trained on features of {model.config.backbone!r}, not {backbone.name!r}; "
+            "choose the --backbone that it was trained with"
+        )
+    return CaptioningModels(backbone, CaptionGenerator(model, beam_width))
+
+
+def build(
+    pipeline: beam.Pipeline, options: CaptionOptions, listing: str, load: Callable[[], CaptioningModels]
+) -> None:
+    """Read | Decode | Infer | Write."""
+    run = options.layout
+    listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
+    decoded, not_decoded = listed | "DecodeImages" >> DecodeImages(INPUT_SIZE, options.max_pixels, options.max_bytes)
+    captioned = decoded | "CaptionImages" >> RunInference(CaptionHandler(load, batch_size=options.batch_size))
+    captions = captioned | "TakeCaptions" >> beam.Map(lambda image: image.caption)
+    features = captioned | "TakeFeatures" >> beam.Map(lambda image: image.features)
+    failures = (not_listed, not_decoded) | "MergeFailures" >> beam.Flatten()
+    _ = captions | "WriteCaptions" >> WriteTable(run, layout.CAPTIONS)
+    _ = features | "WriteFeatures" >> WriteTable(run, layout.FEATURES, rows_at_once=4096)
+    _ = failures | "WriteFailures" >> WriteTable(run, layout.FAILURES)
+
+
+def run(
+    options: CaptionOptions,
+    pipeline_args: Sequence[str] = (),
+    load: Callable[[], CaptioningModels] | None = None,
+    *,
+    complete: bool = True,
+) -> runs.Manifest:
+    """Captions and commits a folder.
+
+    Args:
+      options: what to do.
+      pipeline_args: options of Beam's.
+      load: makes backbone and captioner in a worker; by their names where None.
+      complete: False where more stages follow at once; the run has no manifest then.
+
+    Returns:
+      The run's manifest.
+
+    Raises:
+      CaptionerError: images, model or weights are not there, or don't fit each other.
+      CheckFailed: more failures than allowed; only where ``complete``.
+    """
+    start = time.monotonic()
+    run_layout = options.layout
+    model = load_model(options.model) if load is None else None  # a bad model shows before work starts
+    runs.prepare_staging(run_layout)
+    listing, counts = write_listing(options.images, run_layout)
+    load = load or functools.partial(load_models, options.backbone, options.model, options.beam_width)
+    with progress("caption", counts.images):
+        launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load), pipeline_args)
+    manifest = runs.commit_stage(
+        run_layout,
+        runs.new_manifest(run_layout),
+        layout.CAPTION,
+        wall_time_s=time.monotonic() - start,
+        options=dataclasses.asdict(options),
+        counts=counts.as_manifest(),
+        facts={"model": {"path": options.model, "model_id": model.model_id if model else None}},
+        complete=complete,
+    )
+    if complete:
+        launch.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
+    return manifest
+
+
+def main_with(options: CaptionOptions, pipeline_args: Sequence[str]) -> int:
+    """Runs the job and says what came out."""
+    counts = run(options, pipeline_args)["counts"]
+    print(f"{counts['captions']} captions, {counts['failures']} failures in {options.layout.run_dir}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return launch.main("python -m beam_jobs.caption_images", __doc__ or "", CaptionOptions, main_with, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Images to Xception features: ``python -m beam_jobs.extract_features --images DIR --output ROOT``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import RunInference
+
+from beam_jobs import launch
+from beam_jobs.files import write_listing
+from beam_jobs.handlers import FeatureHandler
+from beam_jobs.transforms import DecodeImages, ReadListing, WriteTable
+from captioner_core import layout, runs
+from captioner_core.backbones.base import Backbone, load_backbone
+from captioner_core.options import ExtractOptions
+from captioner_core.progress import progress
+from captioner_core.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA
+
+INPUT_SIZE = 299
+
+
+def build(
+    pipeline: beam.Pipeline, options: ExtractOptions, listing: str, load: Callable[[], Backbone]
+) -> None:
+    """Read | Decode | Infer | Write."""
+    run = options.layout
+    listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
+    decoded, not_decoded = listed | "DecodeImages" >> DecodeImages(INPUT_SIZE, options.max_pixels, options.max_bytes)
+    features = decoded | "ExtractFeatures" >> RunInference(
+        FeatureHandler(load, batch_size=options.batch_size, grid=options.grid)
+    )
+    schema = FEATURES_GRID_SCHEMA if options.grid else FEATURES_SCHEMA
+    # a row with its grid is 400 kB
+    _ = features | "WriteFeatures" >> WriteTable(run, layout.FEATURES, schema, 64 if options.grid else 4096)
+    failures = (not_listed, not_decoded) | "MergeFailures" >> beam.Flatten()
+    _ = failures | "WriteFailures" >> WriteTable(run, layout.FAILURES)
+
+
+def run(
+    options: ExtractOptions, pipeline_args: Sequence[str] = (), load: Callable[[], Backbone] | None = None
+) -> runs.Manifest:
+    """Extracts and commits the features of a folder.
+
+    Args:
+      options: what to do.
+      pipeline_args: options of Beam's.
+      load: makes the backbone in a worker; by its name where None.
+
+    Returns:
+      The run's manifest.
+
+    Raises:
+      CaptionerError: the images folder or the weights are not there.
+      CheckFailed: more failures than allowed.
+    """
+    start = time.monotonic()
+    run_layout = options.layout
+    runs.prepare_staging(run_layout)
+    listing, counts = write_listing(options.images, run_layout)
+    load = load or functools.partial(load_backbone, options.backbone)
+    with progress("extract", counts.images):
+        launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load), pipeline_args)
+    manifest = runs.commit_stage(
+        run_layout,
+        runs.new_manifest(run_layout),
+        layout.EXTRACT,
+        wall_time_s=time.monotonic() - start,
+        options=dataclasses.asdict(options),
+        counts=counts.as_manifest(),
+    )
+    launch.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
+    return manifest
+
+
+def main_with(options: ExtractOptions, pipeline_args: Sequence[str]) -> int:
+    """Runs the job and says what came out."""
+    counts = run(options, pipeline_args)["counts"]
+    print(f"{counts['features']} features, {counts['failures']} failures in {options.layout.run_dir}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return launch.main("python -m beam_jobs.extract_features", __doc__ or "", ExtractOptions, main_with, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

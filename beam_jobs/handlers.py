@@ -1,0 +1,116 @@
+"""Model handlers for RunInference, which batches, and loads a model once a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from apache_beam.ml.inference.base import ModelHandler
+
+from captioner_core.backbones.base import Backbone
+from captioner_core.images import DecodedImage
+from captioner_core.model.generate import CaptionGenerator
+from captioner_core.progress import advance
+from captioner_core.schemas import GENERATED, CaptionRow, FeatureRow
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedImage:
+    """What becomes of one image: its features, without the grid, and its caption."""
+
+    features: FeatureRow
+    caption: CaptionRow
+
+
+def _pixels(batch: Sequence[DecodedImage]) -> np.ndarray:
+    """uint8 [batch, size, size, 3]."""
+    return np.stack([image.pixels for image in batch])
+
+
+def _feature_row(image: DecodedImage, backbone: str, feature: np.ndarray, grid: np.ndarray | None = None) -> FeatureRow:
+    return FeatureRow(
+        image_id=image.ref.image_id,
+        image_uri=image.ref.image_uri,
+        image_sha256=image.sha256,
+        width=image.width,
+        height=image.height,
+        backbone=backbone,
+        feature=feature,
+        grid=grid,
+    )
+
+
+class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
+    """Runs a backbone over decoded images.
+
+    Args:
+      load: makes the backbone, in the worker.
+      batch_size: images per call.
+      grid: whether rows carry the spatial grid, as float16 [100, 2048].
+    """
+
+    def __init__(self, load: Callable[[], Backbone], *, batch_size: int, grid: bool) -> None:
+        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
+        self._load = load
+        self._grid = grid
+
+    def load_model(self) -> Backbone:
+        return self._load()
+
+    def run_inference(
+        self, batch: Sequence[DecodedImage], model: Backbone, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[FeatureRow]:
+        features, grids = model.features(_pixels(batch))
+        half = grids.astype(np.float16) if self._grid else [None] * len(batch)
+        advance(len(batch))
+        return [_feature_row(*row) for row in zip(batch, [model.name] * len(batch), features, half, strict=True)]
+
+
+@dataclass(frozen=True)
+class CaptioningModels:
+    """A backbone and the captioner that reads its features."""
+
+    backbone: Backbone
+    generator: CaptionGenerator
+
+
+class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels]):
+    """Captions decoded images; features go from network to decoder in memory.
+
+    Args:
+      load: makes backbone and captioner, in the worker.
+      batch_size: images per call.
+    """
+
+    def __init__(self, load: Callable[[], CaptioningModels], *, batch_size: int) -> None:
+        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
+        self._load = load
+
+    def load_model(self) -> CaptioningModels:
+        return self._load()
+
+    def run_inference(
+        self, batch: Sequence[DecodedImage], model: CaptioningModels, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[CaptionedImage]:
+        features, grids = model.backbone.features(_pixels(batch))
+        captions = model.generator.generate(features, grids)
+        advance(len(batch))
+        return [
+            CaptionedImage(
+                _feature_row(image, model.backbone.name, feature),
+                CaptionRow(
+                    image_id=image.ref.image_id,
+                    image_uri=image.ref.image_uri,
+                    image_sha256=image.sha256,
+                    caption=caption.text,
+                    source=GENERATED,
+                    model_id=model.generator.model_id,
+                    log_prob=caption.log_prob,
+                    n_tokens=caption.n_tokens,
+                    unk_fraction=0.0,  # the search never writes the unknown word
+                ),
+            )
+            for image, feature, caption in zip(batch, features, captions, strict=True)
+        ]

@@ -1,0 +1,119 @@
+"""Captions to tables of similar images: ``python -m beam_jobs.match_captions --captions URI --index URI --output ROOT``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.utils.shared import Shared
+
+from beam_jobs import launch
+from beam_jobs.transforms import WriteTable
+from captioner_core import layout, runs, storage
+from captioner_core.matching import CaptionIndex, Query
+from captioner_core.options import MatchOptions
+from captioner_core.progress import progress
+from captioner_core.tables import check_captions_table, features_beside, load_index, read_captions
+from captioner_core.text_encoders import load_encoder
+
+SUMMARY = "summary"
+
+
+class MatchQueries(beam.DoFn):  # type: ignore[misc]
+    """Searches a batch of query images in an index that each process loads once."""
+
+    def __init__(self, load: Callable[[], CaptionIndex], threshold: float, top_k: int) -> None:
+        self._load, self._threshold, self._top_k = load, threshold, top_k
+        self._shared = Shared()
+
+    def setup(self) -> None:
+        self._index = self._shared.acquire(self._load)
+
+    def process(self, queries: Sequence[Query]) -> Iterable[Any]:
+        for matches, summary in self._index.search(queries, threshold=self._threshold, top_k=self._top_k):
+            yield beam.pvalue.TaggedOutput(SUMMARY, summary)
+            yield from matches
+
+
+def _query(image_id: str, captions: Iterable[str]) -> Query:
+    return Query(image_id, tuple(sorted(set(captions))))
+
+
+def build(pipeline: beam.Pipeline, options: MatchOptions, load: Callable[[], CaptionIndex]) -> None:
+    """Read | Group | Match | Write."""
+    run = options.layout
+    answers = (
+        pipeline
+        | "ListParts" >> beam.Create(storage.list_parts(options.captions))
+        | "ReadCaptions" >> beam.FlatMap(read_captions)
+        | "KeyByImage" >> beam.Map(lambda record: (record.image_id, record.caption))
+        | "GroupByImage" >> beam.GroupByKey()
+        | "MakeQueries" >> beam.MapTuple(_query)
+        | "Batch" >> beam.BatchElements(min_batch_size=64, max_batch_size=512)
+        | "MatchQueries"
+        >> beam.ParDo(MatchQueries(load, options.threshold, options.top_k)).with_outputs(SUMMARY, main="matches")
+    )
+    _ = answers.matches | "WriteMatches" >> WriteTable(run, layout.MATCHES)
+    _ = answers[SUMMARY] | "WriteSummary" >> WriteTable(run, layout.MATCH_SUMMARY)
+
+
+def run(
+    options: MatchOptions, pipeline_args: Sequence[str] = (), manifest: runs.Manifest | None = None
+) -> runs.Manifest:
+    """Matches and commits.
+
+    Args:
+      options: what to do.
+      pipeline_args: options of Beam's.
+      manifest: of the stages of this run that came before, where they have just been done.
+
+    Returns:
+      The run's manifest.
+
+    Raises:
+      CaptionerError: a table is missing or is no captions table, or the encoder's vectors are missing.
+    """
+    start = time.monotonic()
+    run_layout = options.layout
+    just_made = {run_layout.table(layout.CAPTIONS)} if manifest else set()
+    for uri in {options.captions, *options.index} - just_made:
+        check_captions_table(uri)
+    encoder = load_encoder(options.encoder)
+    if manifest is None:
+        manifest = runs.manifest_to_extend(run_layout, options.captions)
+    runs.prepare_staging(run_layout)
+    beside = [uri for table in (options.captions, *options.index) if (uri := features_beside(table))]
+    load = functools.partial(load_index, options.index, options.index_splits, (*beside, *options.features), options.encoder)
+    with progress("match", 0, "queries"):
+        launch.run_pipeline(lambda pipeline: build(pipeline, options, load), pipeline_args)
+    asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("output", "run_id")}
+    return runs.commit_stage(
+        run_layout,
+        manifest,
+        layout.MATCH,
+        wall_time_s=time.monotonic() - start,
+        options=asked,
+        facts={"encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint}},
+        complete=True,
+    )
+
+
+def main_with(options: MatchOptions, pipeline_args: Sequence[str]) -> int:
+    """Runs the job and says what came out."""
+    counts = run(options, pipeline_args)["counts"]
+    print(f"{counts['matches']} matches of {counts['match_summary']} images in {options.layout.run_dir}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return launch.main("python -m beam_jobs.match_captions", __doc__ or "", MatchOptions, main_with, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The steps that the jobs are put together from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+
+from beam_jobs.files import read_bytes
+from captioner_core import images
+from captioner_core.errors import ImageError
+from captioner_core.layout import RunLayout
+from captioner_core.progress import advance
+from captioner_core.schemas import TABLE_SCHEMAS, FailureRow, ImageRef, Row, as_record
+
+FAILED = "failed"
+
+
+@dataclass
+class ReadListing(beam.PTransform):  # type: ignore[misc]
+    """The images listed before the job began, and the folders that could not be listed.
+
+    Args:
+      uri: the Parquet file that ``files.write_listing`` made.
+    """
+
+    uri: str
+
+    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[ImageRef], beam.PCollection[FailureRow]]:
+        listed = (
+            pipeline
+            | "ReadRows" >> beam.io.ReadFromParquet(self.uri)
+            | "SpreadOut" >> beam.Reshuffle()  # ids and URIs alone cross it, never image bytes
+            | "MakeRows" >> beam.FlatMap(_listed).with_outputs(FAILED, main="found")
+        )
+        return listed.found, listed[FAILED]
+
+
+def _listed(row: dict[str, Any]) -> Iterator[Any]:
+    if row["error_type"] is None:
+        yield ImageRef(row["image_id"], row["image_uri"])
+    else:
+        yield beam.pvalue.TaggedOutput(FAILED, FailureRow(stage="list", **row))
+
+
+@dataclass
+class DecodeImages(beam.PTransform):  # type: ignore[misc]
+    """Reads and decodes each image by itself, so that a bad one harms no other.
+
+    Args:
+      size: height and width of the pictures made, in pixels.
+      max_pixels: images with more are failures.
+      max_bytes: files with more are failures.
+    """
+
+    size: int
+    max_pixels: int
+    max_bytes: int
+
+    def expand(
+        self, refs: beam.PCollection[ImageRef]
+    ) -> tuple[beam.PCollection[images.DecodedImage], beam.PCollection[FailureRow]]:
+        decode = DecodeImage(self.size, self.max_pixels, self.max_bytes)
+        outcome = refs | "Decode" >> beam.ParDo(decode).with_outputs(FAILED, main="decoded")
+        return outcome.decoded, outcome[FAILED]
+
+
+class DecodeImage(beam.DoFn):  # type: ignore[misc]
+    """An image's bytes to pixels, or one row of failures."""
+
+    def __init__(self, size: int, max_pixels: int, max_bytes: int) -> None:
+        self._size, self._max_pixels, self._max_bytes = size, max_pixels, max_bytes
+        self._failures = Metrics.counter("images", "failed")
+        self._decoded = Metrics.counter("images", "decoded")
+
+    def process(self, ref: ImageRef) -> Iterable[Any]:
+        try:
+            data = read_bytes(ref.image_uri, self._max_bytes)
+            pixels, width, height = images.decode(data, size=self._size, max_pixels=self._max_pixels)
+        except ImageError as error:
+            self._failures.inc()
+            advance(1)
+            failure = FailureRow("decode", ref.image_id, ref.image_uri, error.error_type, error.message)
+            yield beam.pvalue.TaggedOutput(FAILED, failure)
+            return
+        self._decoded.inc()
+        yield images.DecodedImage(ref, hashlib.sha256(data).hexdigest(), width, height, pixels)
+
+
+@dataclass
+class WriteTable(beam.PTransform):  # type: ignore[misc]
+    """Writes rows into a run's staging folder; ``runs.commit_stage`` makes them part of the run.
+
+    Args:
+      run: where.
+      name: of the table.
+      schema: of the table; the one in ``TABLE_SCHEMAS`` where None.
+      rows_at_once: rows in memory before they become a row group.
+    """
+
+    run: RunLayout
+    name: str
+    schema: pa.Schema | None = None
+    rows_at_once: int = 8192
+
+    def expand(self, rows: beam.PCollection[Row]) -> beam.PCollection[str]:
+        return (
+            rows
+            | "MakeRecords" >> beam.Map(as_record, self.run.run_id)
+            | "Write"
+            >> beam.io.WriteToParquet(
+                f"{self.run.staged_table(self.name)}/part",
+                self.schema or TABLE_SCHEMAS[self.name],
+                codec="zstd",
+                file_name_suffix=".parquet",
+                record_batch_size=self.rows_at_once,
+            )
+        )

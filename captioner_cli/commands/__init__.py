@@ -1,0 +1,1 @@
+"""The subcommands of ``captioner``, one file each, each with ``register(subparsers)``."""

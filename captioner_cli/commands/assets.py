@@ -1,0 +1,25 @@
+"""``captioner assets``: fetch and verify what the jobs need."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "assets",
+        help="fetch and verify Xception weights and spaCy vectors",
+        description="Fetches what is missing or damaged in the cache ($CAPTIONER_CACHE, else ~/.cache/captioner).",
+    )
+    parser.set_defaults(handler=_run)
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    from captioner_core import assets
+
+    for asset in assets.ASSETS:
+        folder, fetched = assets.ensure(asset)
+        print(f"{asset.title}: {'fetched' if fetched else 'verified'}, {folder}", flush=True)
+    return 0

@@ -1,0 +1,31 @@
+"""``captioner report``: the HTML report of a finished run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "report",
+        help="write the HTML report of a finished run",
+        description="Writes RUN_DIR/report/index.html: images, captions, matches, scores and failures on one page.",
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of a finished run, ROOT/runs/RUN_ID")
+    parser.add_argument(
+        "--max-images",
+        type=int,
+        default=100,
+        metavar="N",
+        help="most images shown, taken at even distances (default: 100)",
+    )
+    parser.set_defaults(handler=_run)
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    from captioner_core.report import write_report
+
+    print(write_report(namespace.run_dir, max_images=namespace.max_images))
+    return 0

@@ -1,0 +1,66 @@
+"""``captioner run``: caption, match and report in one go."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from captioner_core.options import RunOptions, add_arguments, from_namespace
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "run",
+        help="caption a folder, match it and write the report",
+        description=(
+            "Captions every image below a folder, matches the captions against the --index tables and against each "
+            "other, and writes an HTML report."
+        ),
+        epilog="Other options go to Beam, such as --runner=FlinkRunner.",
+    )
+    add_arguments(parser, RunOptions)
+    parser.set_defaults(handler=_run, takes_pipeline_options=True)
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    caption_match_report(from_namespace(RunOptions, namespace), namespace.pipeline_args)
+    return 0
+
+
+def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ()) -> None:
+    """Does the three stages; the manifest is written once the tables of all are there.
+
+    Raises:
+      CaptionerError: bad input; nothing was written.
+      CheckFailed: more failures than allowed; everything was written.
+    """
+    from beam_jobs import caption_images, match_captions
+    from beam_jobs.launch import check_failures
+    from captioner_core import layout
+    from captioner_core.report import write_report
+    from captioner_core.tables import check_captions_table
+
+    for uri in options.index:
+        check_captions_table(uri)
+    manifest = caption_images.run(options.caption_options(), pipeline_args, complete=False)
+    manifest = match_captions.run(options.match_options(), pipeline_args, manifest)
+    report = write_report(options.layout.run_dir)
+    print_results(options, manifest["counts"], report)
+    check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
+
+
+def print_results(options: RunOptions, counts: dict[str, int], report: str) -> None:
+    """Names every output path and shows a few rows."""
+    from captioner_core import layout, storage
+
+    run = options.layout
+    matches = storage.read_table(run.table(layout.MATCHES)).slice(0, 5)
+    for row in matches.to_pylist():
+        query, match = f"{row['query_image_id']!r} {row['query_caption']!r}", f"{row['match_image_id']!r} {row['match_caption']!r}"
+        print(f"{row['score']:.3f}  {query}  ~  {match}")
+    for name in layout.TABLES:
+        print(f"{name:14} {counts[name]:8}  {run.table(name)}")
+    print(f"{'manifest':14} {'':8}  {run.manifest}")
+    print(f"{'report':14} {'':8}  {report}")

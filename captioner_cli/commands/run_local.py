@@ -1,0 +1,215 @@
+"""``captioner run-local``: the whole way on this machine, which is what ``make run-local`` does.
+
+Each stage is skipped where its output is there and was made from the same inputs, so an
+interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from captioner_core import layout
+from captioner_core.errors import CaptionerError, CheckFailed
+from captioner_core.options import (
+    DEFAULT_ENCODER,
+    ENCODERS,
+    ExtractOptions,
+    RunOptions,
+    TrainOptions,
+    add_arguments,
+    check,
+    from_namespace,
+    option,
+)
+
+_DATASET_RUN, _NEW_RUN = "dataset", "new"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalOptions:
+    """Options of the whole way."""
+
+    dataset: str = option("sample", help="sample, flickr8k or a dataset folder", metavar="NAME|DIR")
+    flickr8k_dir: str | None = option(None, help="folder with the two Flickr8k zips; downloaded where not given", metavar="DIR")
+    limit: int | None = option(None, help="use this many images of the dataset", metavar="N")
+    images: str | None = option(None, help="folder to caption (default: the dataset's held-back part)", metavar="DIR")
+    out: str = option("out", help="folder for everything that is made", metavar="DIR")
+    threshold: float = option(0.9, help="least cosine similarity of a match", metavar="X")
+    top_k: int = option(10, help="matches kept for each image", metavar="N")
+    encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
+    workers: int = option(1, help="training processes", metavar="N")
+    epochs: int | None = option(None, help="passes over the training captions", metavar="N")
+    batch_size: int = option(32, help="images per call of the network", metavar="N")
+    max_failures: int | None = option(None, help="exit 1 when more images than this fail", metavar="N")
+
+    def __post_init__(self) -> None:
+        check(self.limit is None or self.limit >= 1, "limit", self.limit, "must be 1 or more", "leave it out for all images")
+        check(self.workers == 1, "workers", self.workers, "must be 1", "training runs in one process in this version")
+        # what the stages would refuse later is refused now, before anything is made
+        self.run_options(self.images or "images", ())
+        self.train_options(Path("dataset"))
+
+    @property
+    def model_dir(self) -> str:
+        return layout.join(self.out, "model")
+
+    def extract_options(self, dataset: Path) -> ExtractOptions:
+        """Features of the dataset's images, with the grid that training needs."""
+        images = str(dataset / layout.DATASET_IMAGES)
+        return ExtractOptions(images=images, output=self.out, run_id=_DATASET_RUN, batch_size=self.batch_size)
+
+    def train_options(self, dataset: Path) -> TrainOptions:
+        """Training on the dataset."""
+        features = layout.RunLayout(self.out, _DATASET_RUN).table(layout.FEATURES)
+        epochs = {} if self.epochs is None else {"epochs": self.epochs}
+        return TrainOptions(dataset=str(dataset), features=features, output=self.model_dir, **epochs)
+
+    def run_options(self, images: str, index: tuple[str, ...], splits: tuple[str, ...] = ()) -> RunOptions:
+        """Captions and matches of the new folder against the dataset's human captions."""
+        return RunOptions(
+            images=images,
+            output=self.out,
+            run_id=_NEW_RUN,
+            model=self.model_dir,
+            index=index,
+            index_splits=splits,
+            features=(layout.RunLayout(self.out, _DATASET_RUN).table(layout.FEATURES),) if index else (),
+            threshold=self.threshold,
+            top_k=self.top_k,
+            encoder=self.encoder,
+            batch_size=self.batch_size,
+            max_failures=self.max_failures,
+        )
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "run-local",
+        help="dataset, features, training, captions, matches and report on this machine",
+        description="Goes the whole way on this machine; 'make run-local' is this with its variables.",
+    )
+    add_arguments(parser, LocalOptions)
+    parser.set_defaults(handler=_run)
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    options = from_namespace(LocalOptions, namespace)
+    from captioner_cli.commands.run import caption_match_report
+    from captioner_core import assets
+
+    if options.images is not None and not Path(options.images).is_dir():
+        raise CaptionerError(f"--images {options.images!r} is not a folder; name the folder of images to caption")
+    for asset in assets.ASSETS:
+        _say(f"assets: {assets.ensure(asset)[0]}")
+    dataset = _make_dataset(options)
+    _extract(options, dataset)
+    _train(options, dataset)
+    images, splits = _new_folder(options, dataset)
+    index = str(dataset / layout.DATASET_CAPTIONS)
+    failed: CheckFailed | None = None
+    try:
+        caption_match_report(options.run_options(str(images), (index,), splits))
+    except CheckFailed as error:
+        failed = error
+    print(f"{'model':14} {'':8}  {options.model_dir}\n{'dataset':14} {'':8}  {dataset}")
+    _verify(options)
+    if failed:
+        raise failed
+    return 0
+
+
+def _make_dataset(options: LocalOptions) -> Path:
+    from captioner_core import assets
+    from captioner_core.datasets import flickr8k, is_built, sample
+
+    target = Path(options.out) / "datasets" / options.dataset
+    if options.dataset == "sample":
+        asked = {} if options.limit is None else {"images": options.limit}
+        if not is_built(target, sample.options(**asked)):
+            _say_all(sample.build(target, **asked).lines())
+    elif options.dataset == "flickr8k":
+        source = Path(options.flickr8k_dir) if options.flickr8k_dir else None
+        if not is_built(target, flickr8k.options(limit=options.limit)):
+            _say_all(flickr8k.build(target, source=source, limit=options.limit, cache=assets.cache_dir()).lines())
+    else:
+        target = Path(options.dataset)
+        if not (target / layout.DATASET_CAPTIONS).is_file():
+            raise CaptionerError(
+                f"--dataset {options.dataset!r} is neither sample, flickr8k nor a folder with images/ and "
+                "captions.parquet; 'captioner dataset --help' says how to make one"
+            )
+    return target
+
+
+def _extract(options: LocalOptions, dataset: Path) -> None:
+    from beam_jobs import extract_features
+    from captioner_core import runs, storage
+
+    asked = options.extract_options(dataset)
+    if storage.exists(asked.layout.manifest):
+        manifest = Path(asked.layout.manifest)
+        same = runs.read_manifest(asked.layout.run_dir)["options"] == dataclasses.asdict(asked)
+        if same and manifest.stat().st_mtime >= (dataset / layout.DATASET_CAPTIONS).stat().st_mtime:
+            _say(f"extract: features of {asked.images} are there, {asked.layout.run_dir}")
+            return
+    extract_features.run(asked)
+
+
+def _train(options: LocalOptions, dataset: Path) -> None:
+    from captioner_core import storage
+    from captioner_core.model.folder import METRICS
+    from captioner_core.training.train import train, training_fingerprint
+
+    asked = options.train_options(dataset)
+    metrics = layout.join(asked.output, METRICS)
+    if storage.exists(metrics) and storage.read_json(metrics).get("training_fingerprint") == training_fingerprint(asked):
+        _say(f"train: this training is done, {asked.output}")
+        return
+    train(asked)
+
+
+def _new_folder(options: LocalOptions, dataset: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder to caption, and the splits whose human captions it is matched against.
+
+    Without ``--images`` it is made of the images of the test split, else of the dev split,
+    whose human captions then stay out of the index: nobody has written any for a new folder.
+    """
+    from captioner_core.datasets import link_split
+    from captioner_core.training.dataset import read_captions_by_split
+
+    if options.images is not None:
+        return Path(options.images), ()
+    captions = read_captions_by_split(str(dataset))
+    held = next((split for split in ("test", "dev") if captions.get(split)), None)
+    if held is None:
+        raise CaptionerError(f"dataset {str(dataset)!r} has no test or dev split to caption; give --images DIR")
+    folder = Path(options.out) / "new_images"
+    link_split(dataset, folder, captions[held])
+    return folder, tuple(split for split in captions if split != held)
+
+
+def _verify(options: LocalOptions) -> None:
+    from captioner_core.verify import verify
+
+    run = layout.RunLayout(options.out, _NEW_RUN)
+    breaches = verify(run.run_dir)
+    for breach in breaches:
+        print(f"breach: {breach}")
+    if breaches:
+        raise CheckFailed(f"{run.run_dir}: {len(breaches)} breaches of the tables' invariants, listed above")
+    print(f"{'verify':14} {'ok':>8}  captioner verify {run.run_dir}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _say_all(lines: list[str]) -> None:
+    for line in lines:
+        _say(line)

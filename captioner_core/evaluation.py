@@ -1,0 +1,87 @@
+"""Captions against human references, with the field's own scorers (pycocoevalcap)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from captioner_core import images, layout
+from captioner_core.backbones.base import Backbone
+from captioner_core.errors import CaptionerError
+from captioner_core.listing import read_bytes
+from captioner_core.model.generate import CaptionGenerator
+from captioner_core.text import tokenize
+
+_BATCH = 32
+
+
+def caption_split(
+    dataset_dir: str, image_ids: Sequence[str], backbone: Backbone, generator: CaptionGenerator
+) -> Iterator[tuple[str, str]]:
+    """Image id and generated caption of each image of a dataset.
+
+    Raises:
+      ImageError: an image of the dataset can't be used.
+    """
+    folder = Path(dataset_dir).absolute() / layout.DATASET_IMAGES
+    for start in range(0, len(image_ids), _BATCH):
+        chosen = image_ids[start : start + _BATCH]
+        data = (read_bytes(str(folder / image_id), images.DEFAULT_MAX_BYTES) for image_id in chosen)
+        pixels = np.stack([images.decode(item, size=backbone.input_size)[0] for item in data])
+        for image_id, caption in zip(chosen, generator.generate(*backbone.features(pixels)), strict=True):
+            yield image_id, caption.text
+
+
+def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """BLEU-1 to BLEU-4, ROUGE-L, CIDEr and, where Java is there, METEOR; as fractions, not times 100.
+
+    With Java captions go through the PTB tokenizer, as in the literature; without it through
+    ``text.tokenize``, whose figures are close but not comparable to the last digit.
+
+    Args:
+      hypotheses: image id to generated caption.
+      references: image id to its human captions, all of them.
+
+    Raises:
+      CaptionerError: nothing to score, or an image without references.
+    """
+    lacking = [image_id for image_id in hypotheses if not references.get(image_id)]
+    if not hypotheses or lacking:
+        raise CaptionerError(f"no reference for {lacking[:1] or 'any image'}; evaluate a split that has captions")
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    wanted = _tokenized({image_id: list(references[image_id]) for image_id in hypotheses})
+    given = _tokenized({image_id: [caption] for image_id, caption in hypotheses.items()})
+    with contextlib.redirect_stdout(io.StringIO()):  # the scorers print as they go
+        bleu = Bleu(4).compute_score(wanted, given)[0]
+        scores = {f"BLEU-{n}": float(value) for n, value in enumerate(bleu, start=1)}
+        scores["ROUGE-L"] = float(Rouge().compute_score(wanted, given)[0])
+        scores["CIDEr"] = float(Cider().compute_score(wanted, given)[0])
+        if has_java():
+            from pycocoevalcap.meteor.meteor import Meteor
+
+            scores["METEOR"] = float(Meteor().compute_score(wanted, given)[0])
+    return scores
+
+
+def has_java() -> bool:
+    """Whether the PTB tokenizer and METEOR can run."""
+    return shutil.which("java") is not None
+
+
+def _tokenized(captions: dict[str, list[str]]) -> dict[str, list[str]]:
+    if not has_java():
+        return {image_id: [" ".join(tokenize(text)) for text in listed] for image_id, listed in captions.items()}
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    tokenized: dict[str, list[str]] = PTBTokenizer(verbose=False).tokenize(
+        {image_id: [{"caption": text} for text in listed] for image_id, listed in captions.items()}
+    )
+    return tokenized

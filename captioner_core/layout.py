@@ -1,0 +1,83 @@
+"""Where everything of a run lies below its root: the one place that knows these names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+FEATURES = "features"
+CAPTIONS = "captions"
+MATCHES = "matches"
+MATCH_SUMMARY = "match_summary"
+FAILURES = "failures"
+TABLES = (FEATURES, CAPTIONS, MATCHES, MATCH_SUMMARY, FAILURES)
+
+EXTRACT = "extract"
+CAPTION = "caption"
+MATCH = "match"
+STAGE_TABLES = {
+    EXTRACT: (FEATURES, FAILURES),
+    CAPTION: (FEATURES, CAPTIONS, FAILURES),
+    MATCH: (MATCHES, MATCH_SUMMARY),
+}
+
+DATASET_IMAGES = "images"
+DATASET_CAPTIONS = "captions.parquet"
+DATASET_SUMMARY = "dataset.json"
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def join(*parts: str) -> str:
+    """Joins the parts of a URI or path with ``/``, which every Beam file system takes."""
+    head, *tail = parts
+    return "/".join([head.rstrip("/"), *(part.strip("/") for part in tail)])
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Names everything in ``ROOT/runs/RUN_ID``.
+
+    Args:
+      root: a local folder or a URI that Beam reads (``gs://``, ``s3://``, ``hdfs://``).
+      run_id: letters, digits, ``.``, ``_`` and ``-``; 128 characters at most.
+
+    Raises:
+      ValueError: the run id could leave its folder or isn't portable.
+    """
+
+    root: str
+    run_id: str
+
+    def __post_init__(self) -> None:
+        if not self.root:
+            raise ValueError("output root '' is empty; name a folder, such as --output out")
+        if not _RUN_ID.fullmatch(self.run_id):
+            raise ValueError(
+                f"run id {self.run_id!r} must be 1 to 128 letters, digits, '.', '_' or '-', "
+                "and start with a letter or digit; choose another --run-id"
+            )
+
+    @property
+    def run_dir(self) -> str:
+        return join(self.root, "runs", self.run_id)
+
+    @property
+    def manifest(self) -> str:
+        return join(self.run_dir, "manifest.json")
+
+    @property
+    def report(self) -> str:
+        return join(self.run_dir, "report", "index.html")
+
+    @property
+    def staging(self) -> str:
+        """Holds what is not committed yet; nothing in it is ever read as a result."""
+        return join(self.run_dir, "_staging")
+
+    def table(self, name: str) -> str:
+        """The folder of one table, holding ``part-*.parquet``."""
+        return join(self.run_dir, name)
+
+    def staged_table(self, name: str) -> str:
+        return join(self.staging, name)

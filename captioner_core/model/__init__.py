@@ -1,0 +1,1 @@
+"""The captioner: an LSTM decoder over image features, its search and its files."""

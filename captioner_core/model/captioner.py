@@ -1,0 +1,181 @@
+"""The network: an LSTM over words that attends over the cells of the image's feature map.
+
+The LSTM runs over the words first and attention follows (Luong et al. 2015,
+https://arxiv.org/abs/1508.04025), with several heads of scaled dot products
+(Vaswani et al. 2017, section 3.2). So the whole teacher-forced sequence is one LSTM call
+and a few matrix products. What depends on the image alone is computed once an image
+and shared by its captions in training and by its hypotheses in search.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from captioner_core.model.config import GRID_SIDE, CaptionerConfig
+
+
+class ImageState(NamedTuple):
+    """What the decoder needs to know of a batch of images.
+
+    ``keys`` and ``values`` are float32 [batch, cells, units]; ``hidden`` and ``cell``, the
+    LSTM's first state, are float32 [batch, units].
+    """
+
+    keys: tf.Tensor
+    values: tf.Tensor
+    hidden: tf.Tensor
+    cell: tf.Tensor
+
+
+class Captioner(keras.Model):
+    """LSTM decoder with attention over Xception features, output tied to the embeddings.
+
+    Args:
+      config: the sizes.
+      seed: of the initial weights and of dropout.
+    """
+
+    def __init__(self, config: CaptionerConfig, seed: int = 0) -> None:
+        super().__init__(name="captioner")
+        self.config = config
+        seeds = keras.random.SeedGenerator(seed)
+        self._seeds = seeds
+
+        def dense(units: int, name: str, activation: str | None = None) -> keras.layers.Dense:
+            kernel = keras.initializers.GlorotUniform(seeds)
+            return keras.layers.Dense(units, activation=activation, kernel_initializer=kernel, name=name)
+
+        def dropout(rate: float, name: str) -> keras.layers.Dropout:
+            return keras.layers.Dropout(rate, seed=int(seed) + sum(map(ord, name)), name=name)
+
+        self.embedding = keras.layers.Embedding(
+            config.vocabulary_size,
+            config.embedding_dim,
+            embeddings_initializer=keras.initializers.RandomUniform(-0.1, 0.1, seeds),
+            name="embedding",
+        )
+        self.lstm = keras.layers.LSTM(
+            config.units,
+            return_sequences=True,
+            kernel_initializer=keras.initializers.GlorotUniform(seeds),
+            recurrent_initializer=keras.initializers.Orthogonal(seed=seeds),
+            name="lstm",
+        )
+        self.first_hidden = dense(config.units, "first_hidden", "tanh")
+        self.first_cell = dense(config.units, "first_cell")
+        self.cell_features = dense(config.units, "cell_features", "relu")
+        self.keys = dense(config.units, "keys")
+        self.values = dense(config.units, "values")
+        self.queries = dense(config.units, "queries")
+        self.output_hidden = dense(config.embedding_dim, "output_hidden", "tanh")
+        self.drop_features = dropout(config.dropout / 2, "drop_features")
+        self.drop_embedding = dropout(config.dropout, "drop_embedding")
+        self.drop_output = dropout(config.dropout, "drop_output")
+        self._build_all()
+
+    def _build_all(self) -> None:
+        """Makes every weight now, so that a model can be filled from a file before its first use."""
+        config = self.config
+        self.embedding.build((None, None))
+        self.lstm.build((None, None, config.embedding_dim))
+        for layer in (self.first_hidden, self.first_cell, self.cell_features):
+            layer.build((None, config.feature_dim))
+        for layer in (self.keys, self.values, self.queries):
+            layer.build((None, config.units))
+        self.output_hidden.build((None, 2 * config.units))
+        self.output_bias = self.add_weight(shape=(config.vocabulary_size,), initializer="zeros", name="output_bias")
+        self.built = True
+
+    def encode(self, mean: tf.Tensor, cells: tf.Tensor, training: bool = False) -> ImageState:
+        """What the decoder needs of each image.
+
+        Args:
+          mean: float32 [batch, feature_dim], the averaged features.
+          cells: float32 [batch, cells, feature_dim]; see ``pool_grid``.
+          training: whether dropout is on.
+        """
+        mean = self.drop_features(mean, training=training)
+        cells = self.drop_features(cells, training=training)
+        projected = self.cell_features(cells)
+        return ImageState(self.keys(projected), self.values(projected), self.first_hidden(mean), self.first_cell(mean))
+
+    def teacher_forced(self, state: ImageState, words: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits of each next word, given the words before it.
+
+        Args:
+          state: of the images.
+          words: int32 [batch, captions, steps]; PAD only at the end of a caption.
+          training: whether dropout is on.
+
+        Returns:
+          float32 [batch, captions, steps, vocabulary].
+        """
+        batch, captions, steps = tf.unstack(tf.shape(words))
+        embedded = self.drop_embedding(self.embedding(words), training=training)
+        flat = tf.reshape(embedded, [batch * captions, steps, self.config.embedding_dim])
+        first = [tf.repeat(state.hidden, captions, axis=0), tf.repeat(state.cell, captions, axis=0)]
+        hidden = self.lstm(flat, initial_state=first, training=training)
+        hidden = tf.reshape(hidden, [batch, captions, steps, self.config.units])
+        return self._logits(state, hidden, training)
+
+    def step(
+        self, state: ImageState, words: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """One step of all hypotheses.
+
+        Args:
+          state: of the images.
+          words: int32 [batch, beams], the last word of each hypothesis.
+          hidden: float32 [batch, beams, units].
+          cell: float32 [batch, beams, units].
+
+        Returns:
+          Log-probabilities float32 [batch, beams, vocabulary], then the new hidden and cell.
+        """
+        batch, beams = tf.unstack(tf.shape(words))
+        units = self.config.units
+        flat = tf.reshape(self.embedding(words), [batch * beams, self.config.embedding_dim])
+        previous = [tf.reshape(hidden, [-1, units]), tf.reshape(cell, [-1, units])]
+        _, (hidden, cell) = self.lstm.cell(flat, previous, training=False)
+        hidden = tf.reshape(hidden, [batch, beams, units])
+        cell = tf.reshape(cell, [batch, beams, units])
+        logits = self._logits(state, hidden[:, :, tf.newaxis], training=False)
+        return tf.nn.log_softmax(logits[:, :, 0]), hidden, cell
+
+    def _logits(self, state: ImageState, hidden: tf.Tensor, training: bool) -> tf.Tensor:
+        context = self._attend(state, hidden)
+        output = self.output_hidden(tf.concat([hidden, context], axis=-1))
+        output = self.drop_output(output, training=training)
+        table = tf.convert_to_tensor(self.embedding.embeddings)
+        return tf.einsum("bcte,ve->bctv", output, table) + self.output_bias
+
+    def _attend(self, state: ImageState, hidden: tf.Tensor) -> tf.Tensor:
+        """Context float32 [batch, captions, steps, units] for hidden states of that shape."""
+        heads, width = self.config.heads, self.config.units // self.config.heads
+
+        def split(tensor: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(tensor, tf.concat([tf.shape(tensor)[:-1], [heads, width]], axis=0))
+
+        scores = tf.einsum("bcthd,bghd->bcthg", split(self.queries(hidden)), split(state.keys))
+        weights = tf.nn.softmax(scores / width**0.5)
+        context = tf.einsum("bcthg,bghd->bcthd", weights, split(state.values))
+        return tf.reshape(context, tf.shape(hidden))
+
+
+def pool_grid(grid: tf.Tensor, config: CaptionerConfig) -> tf.Tensor:
+    """The cells that a model attends over.
+
+    Args:
+      grid: float [batch, 100, feature_dim], row-major over the 10 x 10 map.
+      config: of the model.
+
+    Returns:
+      float32 [batch, cells, feature_dim], each the average of a square of the map.
+    """
+    side, block = config.grid_side, GRID_SIDE // config.grid_side
+    squares = tf.reshape(tf.cast(grid, tf.float32), [-1, side, block, side, block, config.feature_dim])
+    pooled = tf.reshape(tf.reduce_mean(squares, axis=[2, 4]), [-1, side * side, config.feature_dim])
+    return pooled if config.attention == "grid" else tf.reduce_mean(pooled, axis=1, keepdims=True)

@@ -1,0 +1,81 @@
+"""The numbers that a captioner is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from captioner_core.errors import CaptionerError
+
+FORMAT_VERSION = 1
+GRID_SIDE = 10  # of the backbone's last map
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerConfig:
+    """Everything needed to build the network again.
+
+    Args:
+      backbone: name of the backbone whose features it reads.
+      vocabulary_size: number of words, the special ones included.
+      feature_dim: channels of a feature vector or grid cell.
+      attention: ``grid`` to attend over cells of the map, ``mean`` for the average alone.
+      grid_side: the 10 x 10 map is averaged to this many cells a side before attention.
+      units: width of the LSTM.
+      embedding_dim: width of the word embeddings.
+      heads: attention heads.
+      dropout: share of values dropped in training, at embeddings, features and outputs.
+      max_words: longest caption, in words.
+      beam_width: hypotheses kept in search unless the user says otherwise.
+      length_penalty: exponent of the length normalisation in search; see ``decoding``.
+    """
+
+    backbone: str
+    vocabulary_size: int
+    feature_dim: int = 2048
+    attention: str = "grid"
+    grid_side: int = 5
+    units: int = 512
+    embedding_dim: int = 256
+    heads: int = 8
+    dropout: float = 0.4
+    max_words: int = 24
+    beam_width: int = 3
+    length_penalty: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.attention not in ("grid", "mean"):
+            raise CaptionerError(f"attention {self.attention!r} is not known; choose 'grid' or 'mean'")
+        if self.grid_side < 1 or GRID_SIDE % self.grid_side:
+            raise CaptionerError(f"grid_side {self.grid_side} must divide {GRID_SIDE}; choose 5")
+        if self.units % self.heads:
+            raise CaptionerError(f"units {self.units} must be a multiple of heads {self.heads}; choose 512 and 8")
+
+    @property
+    def cells(self) -> int:
+        """Cells attended over."""
+        return self.grid_side**2 if self.attention == "grid" else 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> CaptionerConfig:
+        """Reads what ``to_json`` made.
+
+        Raises:
+          CaptionerError: another version, or a field missing, unknown or of a wrong type.
+        """
+        if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
+            raise CaptionerError(f"model config.json is not of format {FORMAT_VERSION}; train the model again")
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        given = {name: item for name, item in value.items() if name != "format_version"}
+        wrong = set(given) ^ set(known)
+        for name, item in given.items():
+            expected = {"int": int, "float": (int, float), "str": str}.get(str(known[name].type)) if name in known else None
+            if expected is not None and (not isinstance(item, expected) or isinstance(item, bool)):  # type: ignore[arg-type]
+                wrong.add(name)
+        if wrong:
+            raise CaptionerError(f"model config.json has a wrong field {sorted(wrong)[0]!r}; train the model again")
+        return cls(**given)

@@ -1,0 +1,136 @@
+"""A model as a folder of plain data: tensors in .npz, the rest in JSON and Markdown.
+
+Nothing in it is pickled and nothing of it is executed: ``numpy.load`` refuses objects,
+and every tensor must have the name, shape and type that the configuration asks for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from captioner_core.errors import CaptionerError
+from captioner_core.model.config import CaptionerConfig
+from captioner_core.text import Vocabulary
+
+if TYPE_CHECKING:
+    from captioner_core.model.captioner import Captioner
+
+WEIGHTS = "weights.npz"
+VOCABULARY = "vocabulary.json"
+CONFIG = "config.json"
+METRICS = "metrics.json"
+MODEL_CARD = "MODEL_CARD.md"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A captioner ready for use; ``model_id`` names its weights, words and sizes."""
+
+    captioner: Captioner
+    vocabulary: Vocabulary
+    model_id: str
+
+    @property
+    def config(self) -> CaptionerConfig:
+        return self.captioner.config
+
+
+def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metrics: Any, card: str) -> str:
+    """Writes a model folder whole or not at all, replacing one that is there.
+
+    Args:
+      folder: where to; a local path.
+      captioner: the network.
+      vocabulary: its words.
+      metrics: what training measured, as JSON.
+      card: the model card, Markdown; ``{model_id}`` in it is filled in.
+
+    Returns:
+      The model id.
+    """
+    target = Path(folder).absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {weight.path: np.asarray(weight.numpy(), np.float32) for weight in captioner.trainable_variables}
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        made = Path(scratch) / "model"
+        made.mkdir()
+        np.savez(made / WEIGHTS, **tensors)
+        (made / VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
+        (made / CONFIG).write_text(json.dumps(captioner.config.to_json(), indent=2) + "\n", encoding="utf-8")
+        model_id = _model_id(made)
+        (made / METRICS).write_text(json.dumps({"model_id": model_id, **metrics}, indent=2) + "\n", encoding="utf-8")
+        (made / MODEL_CARD).write_text(card.replace("{model_id}", model_id), encoding="utf-8")
+        if target.exists():
+            target.rename(Path(scratch) / "replaced")
+        made.rename(target)
+    return model_id
+
+
+def load_model(folder: str) -> LoadedModel:
+    """Reads a model folder.
+
+    Raises:
+      CaptionerError: a file is missing or damaged, or weights, words and sizes don't fit.
+    """
+    from captioner_core.model.captioner import Captioner
+
+    path = Path(folder)
+    for name in (WEIGHTS, VOCABULARY, CONFIG):
+        if not (path / name).is_file():
+            raise CaptionerError(f"model folder {folder!r} has no {name}; make one with 'captioner train'")
+    try:
+        config = CaptionerConfig.from_json(json.loads((path / CONFIG).read_text(encoding="utf-8")))
+        vocabulary = Vocabulary.from_json((path / VOCABULARY).read_text(encoding="utf-8"))
+    except ValueError as error:  # CaptionerError, and text that is not UTF-8 or not JSON
+        raise CaptionerError(f"model folder {folder!r}: {error}") from error
+    if len(vocabulary) != config.vocabulary_size:
+        raise CaptionerError(
+            f"model folder {folder!r}: {len(vocabulary)} words where the weights have {config.vocabulary_size}; "
+            "take all files from one training"
+        )
+    captioner = Captioner(config)
+    _fill(captioner, path / WEIGHTS, folder)
+    return LoadedModel(captioner, vocabulary, _model_id(path))
+
+
+def _fill(captioner: Captioner, weights: Path, folder: str) -> None:
+    wanted = {weight.path: weight for weight in captioner.trainable_variables}
+    try:
+        with np.load(weights, allow_pickle=False) as stored:
+            tensors = {name: stored[name] for name in stored.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise CaptionerError(f"model folder {folder!r}: {WEIGHTS} is damaged ({error}); train or copy it again") from error
+    for name in sorted(set(wanted) ^ set(tensors)):
+        raise CaptionerError(f"model folder {folder!r}: {WEIGHTS} and {CONFIG} disagree on {name!r}; train it again")
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32 or tensor.shape != tuple(wanted[name].shape) or not np.isfinite(tensor).all():
+            raise CaptionerError(
+                f"model folder {folder!r}: tensor {name!r} is {tensor.dtype} {tensor.shape} where finite float32 "
+                f"{tuple(wanted[name].shape)} is needed; train it again"
+            )
+    for name, tensor in tensors.items():
+        wanted[name].assign(tensor)
+
+
+def _model_id(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (CONFIG, VOCABULARY):
+        digest.update((folder / name).read_bytes())
+    with np.load(folder / WEIGHTS, allow_pickle=False) as tensors:  # the archive's own bytes hold dates
+        for name in sorted(tensors.files):
+            digest.update(name.encode("utf-8") + tensors[name].tobytes())
+    return f"lstm-{digest.hexdigest()[:16]}"
+
+
+def delete_model(folder: str) -> None:
+    """Removes a model folder, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,224 @@
+"""What a user can ask for: frozen dataclasses, checked where they are made.
+
+Each field carries its help text, so that the command line, the Airflow form and the
+manifest all speak of the same options: ``add_arguments`` makes an argument of every
+field, ``from_namespace`` makes the checked dataclass of what was parsed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from captioner_core.errors import CaptionerError
+from captioner_core.layout import RunLayout
+
+DEFAULT_ENCODER = "spacy-content"
+ENCODERS = ("spacy-content", "spacy-mean")
+BACKBONES = ("xception",)
+MAX_PIXELS_LIMIT = 178_956_970  # Pillow's own guard against decompression bombs
+
+T = TypeVar("T")
+
+
+def option(default: Any = dataclasses.MISSING, *, help: str, metavar: str | None = None, choices: Any = None) -> Any:
+    """A dataclass field that is also a command-line option."""
+    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "choices": choices})
+
+
+def add_arguments(parser: argparse.ArgumentParser, options_class: type) -> None:
+    """Adds one argument for each field of ``options_class``.
+
+    A tuple becomes an argument that may be repeated, a bool an on/off pair.
+    """
+    hints = typing.get_type_hints(options_class)
+    for field in dataclasses.fields(options_class):
+        arguments: dict[str, Any] = {"help": field.metadata["help"]}
+        required = field.default is dataclasses.MISSING
+        kind = _plain_type(hints[field.name])
+        if kind is bool:
+            arguments.update(action=argparse.BooleanOptionalAction, default=field.default)
+        else:
+            arguments.update(required=required, metavar=field.metadata["metavar"], choices=field.metadata["choices"])
+            arguments["type"] = str if kind is tuple else kind
+            arguments["default"] = None if required or kind is tuple else field.default
+            if kind is tuple:
+                arguments["action"] = "append"
+            if not required and field.default not in (None, ()):
+                arguments["help"] += f" (default: {field.default})"
+        parser.add_argument("--" + field.name.replace("_", "-"), **arguments)
+
+
+def from_namespace(options_class: type[T], namespace: argparse.Namespace) -> T:
+    """The checked options.
+
+    Raises:
+      CaptionerError: a value breaks a rule; the line names value, rule and remedy.
+    """
+    values = {}
+    for field in dataclasses.fields(options_class):  # type: ignore[arg-type]
+        value = getattr(namespace, field.name)
+        values[field.name] = tuple(value or ()) if field.default == () or isinstance(value, list) else value
+    return options_class(**values)
+
+
+def _plain_type(hint: Any) -> Any:
+    """``int`` for ``int | None``, ``tuple`` for ``tuple[str, ...]``."""
+    if isinstance(hint, types.UnionType):
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    return typing.get_origin(hint) or hint
+
+
+def check(holds: bool, name: str, value: object, rule: str, remedy: str) -> None:
+    """Raises the one line that a bad option deserves."""
+    if not holds:
+        raise CaptionerError(f"--{name.replace('_', '-')} {value!r} {rule}; {remedy}")
+
+
+def _check_run_id(root: str, run_id: str) -> None:
+    try:
+        RunLayout(root, run_id)
+    except ValueError as error:
+        raise CaptionerError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What every job that reads images takes."""
+
+    images: str = option(help="folder of images, searched through all its subfolders", metavar="DIR")
+    output: str = option(help="output root; tables go to ROOT/runs/RUN_ID", metavar="ROOT")
+    run_id: str = option("run", help="name of this run; the same name again replaces the run", metavar="ID")
+    batch_size: int = option(32, help="images per call of the network", metavar="N")
+    max_pixels: int = option(100_000_000, help="images with more pixels are failures, unread", metavar="N")
+    max_bytes: int = option(268_435_456, help="files with more bytes are failures, unread", metavar="N")
+    max_failures: int | None = option(None, help="exit 1 when more images than this fail", metavar="N")
+    backbone: str = option("xception", help="network that makes the features", choices=BACKBONES)
+
+    def __post_init__(self) -> None:
+        _check_run_id(self.output, self.run_id)
+        check(1 <= self.batch_size <= 1024, "batch_size", self.batch_size, "must be 1 to 1024", "32 suits most machines")
+        limit = MAX_PIXELS_LIMIT
+        check(1 <= self.max_pixels <= limit, "max_pixels", self.max_pixels, f"must be 1 to {limit}", "choose a smaller one")
+        check(self.max_bytes >= 1, "max_bytes", self.max_bytes, "must be positive", "leave it out for 256 MiB")
+        allowed = self.max_failures is None or self.max_failures >= 0
+        check(allowed, "max_failures", self.max_failures, "must be 0 or more", "leave it out to allow any number")
+
+    @property
+    def layout(self) -> RunLayout:
+        return RunLayout(self.output, self.run_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions(ImageOptions):
+    """Options of the job that turns images into features."""
+
+    grid: bool = option(True, help="also keep the 10 x 10 grid that attention needs (400 kB an image before compression)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions(ImageOptions):
+    """Options of the job that turns images into captions."""
+
+    model: str = option(help="model folder made by captioner train", metavar="MODEL_DIR")
+    beam_width: int = option(3, help="hypotheses kept while a caption is searched; 1 is greedy", metavar="K")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(1 <= self.beam_width <= 20, "beam_width", self.beam_width, "must be 1 to 20", "3 suits most models")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarityOptions:
+    """What decides which captions match."""
+
+    index: tuple[str, ...] = option(
+        (), help="captions table to match against: a run's or a dataset's; may be repeated", metavar="URI"
+    )
+    index_splits: tuple[str, ...] = option(
+        (), help="of a dataset's table use this split alone; may be repeated (default: all)", metavar="SPLIT"
+    )
+    features: tuple[str, ...] = option(
+        (),
+        help="features table for feature_score and duplicates, beside those of the runs given; may be repeated",
+        metavar="URI",
+    )
+    threshold: float = option(0.9, help="least cosine similarity of a match, -1 to 1", metavar="X")
+    top_k: int = option(10, help="matches kept for each image", metavar="N")
+    encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
+
+    def __post_init__(self) -> None:
+        in_range = math.isfinite(self.threshold) and -1 <= self.threshold <= 1
+        check(in_range, "threshold", self.threshold, "must be from -1 to 1", "it is a cosine; 0.9 is strict")
+        check(0 <= self.top_k <= 10_000, "top_k", self.top_k, "must be 0 to 10000", "10 is the default")
+        check(self.encoder in ENCODERS, "encoder", self.encoder, "is not known", f"choose one of {', '.join(ENCODERS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchOptions(SimilarityOptions):
+    """Options of the job that turns captions into matches."""
+
+    captions: str = option(help="captions table whose images are matched", metavar="URI")
+    output: str = option(help="output root; tables go to ROOT/runs/RUN_ID", metavar="ROOT")
+    run_id: str = option("run", help="name of this run; the same name again replaces its matches", metavar="ID")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_run_id(self.output, self.run_id)
+        if not self.index:
+            raise CaptionerError("no --index given; name at least one captions table to match against")
+
+    @property
+    def layout(self) -> RunLayout:
+        return RunLayout(self.output, self.run_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SimilarityOptions, CaptionOptions):
+    """Options of caption, match and report in one go."""
+
+    def __post_init__(self) -> None:
+        SimilarityOptions.__post_init__(self)
+        CaptionOptions.__post_init__(self)
+
+    def caption_options(self) -> CaptionOptions:
+        return CaptionOptions(**{f.name: getattr(self, f.name) for f in dataclasses.fields(CaptionOptions)})
+
+    def match_options(self) -> MatchOptions:
+        """The images of this run are matched against the index and against each other."""
+        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(SimilarityOptions)}
+        captions = self.layout.table("captions")
+        shared["index"] = (*self.index, captions)
+        return MatchOptions(captions=captions, output=self.output, run_id=self.run_id, **shared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of training a captioner."""
+
+    dataset: str = option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
+    features: str = option(help="features table of the dataset's images, with the grid", metavar="URI")
+    output: str = option(help="model folder to write", metavar="MODEL_DIR")
+    epochs: int = option(20, help="passes over the training captions", metavar="N")
+    batch_size: int = option(16, help="images per step, each with all its captions", metavar="N")
+    learning_rate: float = option(1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X")
+    attention: str = option("grid", help="what the decoder looks at", choices=("grid", "mean"))
+    units: int = option(512, help="width of the LSTM", metavar="N")
+    min_word_count: int = option(3, help="words seen fewer times in training become unknown", metavar="N")
+    beam_width: int = option(3, help="beam width that the model card states and captions use", metavar="K")
+    seed: int = option(0, help="seed of initial weights, dropout and order", metavar="N")
+
+    def __post_init__(self) -> None:
+        check(1 <= self.epochs <= 10_000, "epochs", self.epochs, "must be 1 to 10000", "20 is the default")
+        check(1 <= self.batch_size <= 4096, "batch_size", self.batch_size, "must be 1 to 4096", "16 is the default")
+        rate = self.learning_rate
+        check(math.isfinite(rate) and 0 < rate <= 1, "learning_rate", rate, "must be above 0, at most 1", "try 0.001")
+        check(8 <= self.units <= 4096 and self.units % 8 == 0, "units", self.units, "must be a multiple of 8 up to 4096", "try 512")
+        check(self.min_word_count >= 1, "min_word_count", self.min_word_count, "must be 1 or more", "3 is the default")
+        check(1 <= self.beam_width <= 20, "beam_width", self.beam_width, "must be 1 to 20", "3 is the default")
+        check(self.seed >= 0, "seed", self.seed, "must be 0 or more", "0 is the default")

@@ -1,0 +1,5 @@
+"""The HTML report of a finished run: one page, readable without a network."""
+
+from captioner_core.report.page import write_report
+
+__all__ = ["write_report"]

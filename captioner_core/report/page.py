@@ -1,0 +1,475 @@
+"""Collects what a finished run says and renders it as one HTML page.
+
+The tables are streamed: what is kept is the images shown, counts, and the distinct
+captions. All text in them is a stranger's, so every value passes through ``visible`` and
+Jinja's autoescape on its way into the page.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import heapq
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+from markupsafe import Markup
+
+from captioner_core import layout, runs, storage
+from captioner_core.errors import CaptionerError
+from captioner_core.report import plots
+from captioner_core.report.pictures import CARD_SIDE, MATCH_SIDE, Gallery, ImageFinder, Picture
+from captioner_core.schemas import MATCHED
+
+MAX_FAILURES = 200
+MAX_COMMON = 10
+_TEXT_LIMIT = 500
+_METRICS = "metrics.json"
+
+# Control characters, lone surrogates, and the invisible ones that reorder, hide or end text.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+@dataclass(frozen=True)
+class Match:
+    """One of a card's matches; the scores that are not known are None."""
+
+    rank: int
+    picture: Picture
+    image_id: str
+    caption: str
+    source: str
+    score: float
+    feature_score: float | None
+    image_text_score: float | None
+    is_duplicate: bool
+
+
+@dataclass(frozen=True)
+class Closest:
+    """The best image that fell short of the threshold; its captions as far as they are known."""
+
+    picture: Picture
+    image_id: str
+    captions: list[str]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One new image with its caption and matches; ``status`` is None where nothing was matched."""
+
+    image_id: str
+    picture: Picture
+    caption: str
+    log_prob: float | None
+    status: str | None
+    n_above: int
+    best_score: float | None
+    matches: list[Match]
+    closest: Closest | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a whole run's match_summary and matches come to."""
+
+    matched: int
+    queries: int
+    best_scores: plots.ScoreCounts
+    match_scores: plots.ScoreCounts
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What a whole run's captions come to."""
+
+    total: int
+    distinct: int
+    common: list[tuple[str, int]]
+    lengths: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Failures:
+    """A run's failures: counts by type, and the first rows in order of stage and image."""
+
+    total: int
+    by_type: list[tuple[str, int]]
+    rows: list[dict[str, str]]
+
+
+def write_report(run_dir: str, *, max_images: int = 100) -> str:
+    """Writes a run's ``report/index.html``: one file that needs nothing else and no network.
+
+    Args:
+      run_dir: ``ROOT/runs/RUN_ID`` of a finished run.
+      max_images: most images shown; of more, as many are taken at even distances by image id.
+
+    Returns:
+      The URI of the page.
+
+    Raises:
+      CaptionerError: the run is missing or not complete, or the page can't be written.
+    """
+    if max_images < 0:
+        raise CaptionerError(f"--max-images {max_images} must be 0 or more; 100 is the default")
+    manifest = runs.read_manifest(run_dir)
+    run = _Run(run_dir, manifest)
+    page = _render(_collect(run, max_images))
+    uri = layout.join(run_dir, "report", "index.html")
+    try:
+        storage.write_text(uri, page)
+    except OSError as error:
+        raise CaptionerError(
+            f"report {uri!r} can't be written ({error}); make its folder writable"
+        ) from error
+    return uri
+
+
+class _Run:
+    """The tables and the manifest of a finished run, whatever is missing from either."""
+
+    def __init__(self, run_dir: str, manifest: runs.Manifest) -> None:
+        self.run_dir = run_dir
+        self.manifest = manifest
+        self.counts = {name: n for name, n in self.facts("counts").items() if isinstance(n, int)}
+        self.options = self.facts("options")
+
+    def facts(self, name: str) -> dict[str, Any]:
+        value = self.manifest.get(name)
+        return value if isinstance(value, dict) else {}
+
+    def number(self, option: str) -> float | None:
+        value = self.options.get(option)
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+    def table(self, name: str) -> pads.Dataset | None:
+        """A table of the run; None where the run has no row of it.
+
+        Raises:
+          CaptionerError: the manifest counts rows that aren't there.
+        """
+        uri = layout.join(self.run_dir, name)
+        if storage.list_parts(uri):
+            return storage.open_table(uri, f"{name} table")
+        if self.counts.get(name, 0):
+            raise CaptionerError(
+                f"run {self.run_dir!r} lacks its {name} table, of {self.counts[name]} rows by its manifest.json; "
+                "run it again"
+            )
+        return None
+
+    def batches(self, name: str, columns: Sequence[str], chosen: Any = None) -> Iterator[Any]:
+        table = self.table(name)
+        if table is not None:
+            missing = [column for column in columns if column not in table.schema.names]
+            if missing:
+                raise CaptionerError(
+                    f"run {self.run_dir!r}: {name} has no column {missing[0]!r}; run it again"
+                )
+            yield from table.to_batches(columns=list(columns), filter=chosen)
+
+    def rows(self, name: str, columns: Sequence[str], chosen: Any = None) -> Iterator[dict[str, Any]]:
+        for batch in self.batches(name, columns, chosen):
+            yield from batch.to_pylist()
+
+    @property
+    def captions_tables(self) -> list[str]:
+        """Where images and captions of either side of a match may be listed."""
+        listed = self.options.get("index")
+        index = [uri for uri in listed if isinstance(uri, str)] if isinstance(listed, list) else []
+        queries = self.options.get("captions")
+        own = layout.join(self.run_dir, layout.CAPTIONS)
+        return [*index, *([queries] if isinstance(queries, str) else []), own]
+
+
+def spread(ids: Sequence[str], limit: int) -> list[str]:
+    """At most ``limit`` of the ids, in order, at even distances, the first and last among them.
+
+    >>> spread("abcdefghi", 3)
+    ['a', 'e', 'i']
+    """
+    if len(ids) <= limit:
+        return list(ids)
+    if limit < 2:
+        return list(ids[:limit])
+    return [ids[n * (len(ids) - 1) // (limit - 1)] for n in range(limit)]
+
+
+def visible(text: str) -> str:
+    r"""Text with what can't be seen, or reorders what can, written as escapes.
+
+    >>> visible("a\nb\u202egpj.exe")
+    'a\\nb\\u202egpj.exe'
+    """
+    return _UNSEEN.sub(lambda found: _SHORT_ESCAPES.get(found[0]) or _escape(ord(found[0])), text)
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _collect(run: _Run, max_images: int) -> dict[str, Any]:
+    """Everything that the template shows, by the names it uses."""
+    captioned = layout.CAPTION in run.facts("stages") or run.table(layout.CAPTIONS) is not None
+    source, column = (layout.CAPTIONS, "image_id") if captioned else (layout.MATCH_SUMMARY, "query_image_id")
+    ids = sorted({i for batch in run.batches(source, [column]) for i in batch.column(column).to_pylist()})
+    gallery = Gallery()
+    cards = _cards(run, spread(ids, max_images), gallery)
+    summary, captions = _summary(run), _captions(run)
+    threshold = run.number("threshold")
+    history = _history(run)
+    return {
+        "run": run,
+        "created": _when(run.manifest.get("created_utc")),
+        "cards": cards,
+        "images_total": len(ids),
+        "shared_pictures": gallery.load(),
+        "summary": summary,
+        "captions": captions,
+        "captioned": captioned,
+        "was_matched": layout.MATCH in run.facts("stages") or summary.queries > 0,
+        "failures": _failures(run),
+        "threshold": threshold,
+        "history": history,
+        "wall_times": _wall_times(run),
+        "match_plot": _plot(
+            summary.match_scores.total, plots.score_histogram, summary.match_scores, threshold, "matches"
+        ),
+        "best_plot": _plot(
+            summary.best_scores.total, plots.score_histogram, summary.best_scores, threshold, "images"
+        ),
+        "length_plot": _plot(len(captions.lengths), plots.length_histogram, captions.lengths),
+        "training_plot": _plot(len(history), plots.training_curve, history),
+    }
+
+
+def _plot(amount: int, draw: Callable[..., str], *data: Any) -> Markup | None:
+    """The plot, or None where there is nothing to draw; plots hold numbers only, so they are safe as they are."""
+    return Markup(draw(*data)) if amount else None  # noqa: S704
+
+
+def _cards(run: _Run, ids: Sequence[str], gallery: Gallery) -> list[Card]:
+    chosen, queries = pc.field("image_id").isin(list(ids)), pc.field("query_image_id").isin(list(ids))
+    captions = {
+        row["image_id"]: row for row in run.rows(layout.CAPTIONS, ("image_id", "caption", "log_prob"), chosen)
+    }
+    summary_columns = (
+        "query_image_id",
+        "query_caption",
+        "status",
+        "n_above_threshold",
+        "best_score",
+        "best_match_image_id",
+    )
+    summaries = {
+        row["query_image_id"]: row for row in run.rows(layout.MATCH_SUMMARY, summary_columns, queries)
+    }
+    matches: dict[str, list[dict[str, Any]]] = {}
+    match_columns = (
+        "query_image_id", "rank", "match_image_id", "match_caption", "match_source",
+        "score", "feature_score", "image_text_score", "is_duplicate",
+    )  # fmt: skip
+    for row in run.rows(layout.MATCHES, match_columns, queries):
+        matches.setdefault(row["query_image_id"], []).append(row)
+    wanted = {*ids, *(row["match_image_id"] for rows in matches.values() for row in rows)}
+    wanted |= {row["best_match_image_id"] for row in summaries.values() if row["best_match_image_id"]}
+    images = run.options.get("images")
+    trusted = [run.run_dir, *([images] if isinstance(images, str) else [])]
+    finder = ImageFinder(run.captions_tables, wanted, trusted)
+    return [_card(i, captions.get(i), summaries.get(i), matches.get(i, []), finder, gallery) for i in ids]
+
+
+def _card(
+    image_id: str,
+    own: Mapping[str, Any] | None,
+    summary: Mapping[str, Any] | None,
+    matches: list[dict[str, Any]],
+    finder: ImageFinder,
+    gallery: Gallery,
+) -> Card:
+    caption = own["caption"] if own else summary["query_caption"] if summary else ""
+    best = summary["best_match_image_id"] if summary and not matches else None
+    return Card(
+        image_id=image_id,
+        picture=gallery.show(finder.location(image_id, caption), CARD_SIDE),
+        caption=caption,
+        log_prob=_known(own["log_prob"]) if own else None,
+        status=summary["status"] if summary else None,
+        n_above=summary["n_above_threshold"] if summary else 0,
+        best_score=_known(summary["best_score"]) if summary else None,
+        matches=[_match(row, finder, gallery) for row in sorted(matches, key=lambda row: row["rank"])],
+        closest=Closest(gallery.show(finder.location(best), MATCH_SIDE), best, finder.captions(best))
+        if best
+        else None,
+    )
+
+
+def _match(row: Mapping[str, Any], finder: ImageFinder, gallery: Gallery) -> Match:
+    image_id, caption = row["match_image_id"], row["match_caption"]
+    return Match(
+        rank=row["rank"],
+        picture=gallery.show(finder.location(image_id, caption), MATCH_SIDE),
+        image_id=image_id,
+        caption=caption,
+        source=row["match_source"],
+        score=row["score"],
+        feature_score=_known(row["feature_score"]),
+        image_text_score=_known(row["image_text_score"]),
+        is_duplicate=row["is_duplicate"],
+    )
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def _summary(run: _Run) -> Summary:
+    best, all_scores = plots.ScoreCounts(), plots.ScoreCounts()
+    matched = queries = 0
+    for batch in run.batches(layout.MATCH_SUMMARY, ("status", "best_score")):
+        queries += batch.num_rows
+        matched += pc.sum(pc.equal(batch.column("status"), MATCHED)).as_py() or 0
+        best.add(batch.column("best_score").to_numpy(zero_copy_only=False))
+    for batch in run.batches(layout.MATCHES, ("score",)):
+        all_scores.add(batch.column("score").to_numpy(zero_copy_only=False))
+    return Summary(matched, queries, best, all_scores)
+
+
+def _captions(run: _Run) -> Captions:
+    counts: Counter[str] = Counter()
+    lengths: Counter[int] = Counter()
+    for batch in run.batches(layout.CAPTIONS, ("caption", "n_tokens")):
+        for found in pc.value_counts(batch.column("caption")).to_pylist():
+            counts[found["values"]] += found["counts"]
+        values, numbers = np.unique(
+            batch.column("n_tokens").to_numpy(zero_copy_only=False), return_counts=True
+        )
+        lengths.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    common = heapq.nsmallest(MAX_COMMON, counts.items(), key=lambda item: (-item[1], item[0]))
+    return Captions(counts.total(), len(counts), common, dict(sorted(lengths.items())))
+
+
+def _failures(run: _Run) -> Failures:
+    counts: Counter[str] = Counter()
+
+    def counted(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
+        for row in rows:
+            counts[row["error_type"]] += 1
+            yield row
+
+    rows = counted(run.rows(layout.FAILURES, ("stage", "image_id", "error_type", "error_message")))
+    # the first in order, whichever part files the rows are in
+    first = heapq.nsmallest(
+        MAX_FAILURES, rows, key=lambda row: (row["stage"], row["image_id"], row["error_type"])
+    )
+    by_type = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return Failures(counts.total(), by_type, first)
+
+
+def _history(run: _Run) -> list[plots.Epoch]:
+    """The training history beside the model; empty where the model has none or isn't here."""
+    path = run.facts("model").get("path")
+    if not isinstance(path, str) or "://" in path or not Path(path, _METRICS).is_file():
+        return []
+    try:
+        listed = storage.read_json(str(Path(path, _METRICS)))["history"]
+        epochs = [plots.Epoch(int(e["epoch"]), float(e["train_loss"]), float(e["dev_loss"])) for e in listed]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []  # another program's metrics.json: the section says that there is none
+    return [one for one in epochs if math.isfinite(one.train_loss) and math.isfinite(one.dev_loss)]
+
+
+def _wall_times(run: _Run) -> list[tuple[str, float]]:
+    stages = run.facts("stages")
+    times = {name: stage.get("wall_time_s") for name, stage in stages.items() if isinstance(stage, dict)}
+    return [(name, seconds) for name, seconds in times.items() if isinstance(seconds, int | float)]
+
+
+def _when(created: object) -> str:
+    try:
+        moment = datetime.datetime.fromisoformat(str(created)).astimezone(datetime.UTC)
+    except ValueError:
+        return "at an unknown time"
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def _percent(part: int, whole: int) -> str:
+    """Rounded down, so that 100 % is said of all and no fewer."""
+    return f"{math.floor(1000 * part / whole) / 10:g} %" if whole else "–"
+
+
+def _score(value: float) -> str:
+    """Three decimals, rounded down, so that what fell short of a threshold never looks as if it had met it."""
+    return f"{math.floor(value * 1000 + 1e-3) / 1000:.3f}"
+
+
+def _seconds(value: float) -> str:
+    minutes, seconds = divmod(round(value), 60)
+    return (
+        f"{value:.1f} s"
+        if value < 60
+        else f"{minutes // 60} h {minutes % 60} min"
+        if minutes >= 60
+        else f"{minutes} min {seconds} s"
+    )
+
+
+def _plain(value: Any) -> str:
+    """An option or a version as text: strings as they are, lists one to a line's worth, the rest as JSON."""
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    return (
+        value
+        if isinstance(value, str)
+        else "none"
+        if value is None
+        else json.dumps(value, ensure_ascii=False)
+    )
+
+
+def _short(text: str, limit: int = _TEXT_LIMIT) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _finalize(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent_of": _percent,
+        "score": _score,
+        "seconds": _seconds,
+        "plain": _plain,
+        "short": _short,
+        "thousands": lambda number: f"{number:,}",
+    }
+    return environment
+
+
+def _render(values: dict[str, Any]) -> str:
+    return _environment().get_template("report.html.j2").render(values)

@@ -1,0 +1,241 @@
+"""Where a run's pictures are, and the thumbnails of them that the page embeds.
+
+Ids and URIs come out of tables that others may have written, so an id is followed only
+below its dataset's images, a URI only to a plain local file or to the storage that the run
+itself is on, and what is found there is read by the decoders of image formats alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import stat
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+from PIL import Image, ImageOps
+from pyarrow import fs as pafs
+
+from captioner_core import layout, storage
+from captioner_core.errors import CaptionerError
+
+CARD_SIDE = 320
+MATCH_SIDE = 160
+MAX_BYTES = 268_435_456
+MAX_PIXELS = 100_000_000
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+_QUALITY = 80
+
+Location = str | bytes  # a local path, or the URI of a file elsewhere
+
+
+@dataclass
+class Picture:
+    """A picture of the page, embedded once however often it is shown.
+
+    Args:
+      number: names it within the page.
+      location: where the image is, None where that is not known.
+      side: longest side of the thumbnail, in pixels.
+      uses: how often the page shows it.
+      width: of the thumbnail, in pixels.
+      height: of the thumbnail, in pixels.
+      data_uri: the thumbnail, empty where the image can't be opened.
+    """
+
+    number: int
+    location: Location | None
+    side: int
+    uses: int = 0
+    width: int = 4
+    height: int = 3
+    data_uri: Markup = field(default_factory=Markup)
+
+
+class Gallery:
+    """The pictures of a page; each location is opened once, after all uses are known."""
+
+    def __init__(self) -> None:
+        self._pictures: dict[Location | None, Picture] = {}
+
+    def show(self, location: Location | None, side: int) -> Picture:
+        """The picture at a location, to be shown once more, at most ``side`` pixels long."""
+        picture = self._pictures.setdefault(location, Picture(len(self._pictures), location, side))
+        picture.side = max(picture.side, side)
+        picture.uses += 1
+        return picture
+
+    def load(self) -> list[Picture]:
+        """Makes all thumbnails; returns the pictures that are shown more than once."""
+        for picture in self._pictures.values():
+            made = thumbnail(picture.location, picture.side) if picture.location is not None else None
+            if made is not None:
+                jpeg, (picture.width, picture.height) = made
+                picture.data_uri = Markup("data:image/jpeg;base64,") + base64.b64encode(jpeg).decode("ascii")
+        return [picture for picture in self._pictures.values() if picture.data_uri and picture.uses > 1]
+
+
+def thumbnail(location: Location, side: int) -> tuple[bytes, tuple[int, int]] | None:
+    """A small JPEG of an image in its own proportions, upright, on white, without its metadata.
+
+    Args:
+      location: a local path, or the URI of a file elsewhere.
+      side: longest side of the result, in pixels.
+
+    Returns:
+      The JPEG's bytes with its width and height, or None where the image can't be opened.
+    """
+    try:
+        with warnings.catch_warnings(), _open(location) as stream:
+            warnings.simplefilter("ignore")  # what Pillow has to say of an odd file is no news to a reader
+            with Image.open(stream, formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    return None
+                image.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded no larger than needed
+                small = _small(image, side)
+            result = io.BytesIO()
+            small.save(result, "JPEG", quality=_QUALITY, optimize=True)
+    except Exception:  # decoders raise what they please; the page then shows a box in place of the picture
+        return None
+    return result.getvalue(), small.size
+
+
+def _small(image: Image.Image, side: int) -> Image.Image:
+    see_through = image.has_transparency_data
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, np.float64)
+        low, high = (
+            (0.0, 65535.0) if image.mode.startswith("I;16") else (np.nanmin(values), np.nanmax(values))
+        )
+        levels = np.nan_to_num((values - low) * (255 / max(high - low, 1e-9)))
+        flat = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+        flat.getexif()[0x0112] = image.getexif().get(0x0112, 1)  # the orientation
+    else:
+        flat = image.convert("RGBA" if see_through else "RGB")
+    flat.thumbnail((side, side), reducing_gap=2.0)
+    flat = ImageOps.exif_transpose(flat)
+    clean = Image.new("RGB", flat.size, "white")  # a new canvas, so that no comment or profile comes along
+    clean.paste(flat, mask=flat.getchannel("A") if flat.mode == "RGBA" else None)
+    return clean
+
+
+def _open(location: Location) -> BinaryIO:
+    if isinstance(location, str) and "://" in location:
+        file_system, path = storage.resolve(location)
+        with file_system.open_input_file(path) as stream:
+            if stream.size() > MAX_BYTES:
+                raise OSError("too large")
+            return io.BytesIO(stream.read())
+    descriptor = os.open(
+        location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # a pipe must not hold up the report
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+        os.close(descriptor)
+        raise OSError("not a plain file, or too large")
+    return os.fdopen(descriptor, "rb")
+
+
+class ImageFinder:
+    """Knows where the images of some captions tables are, and what they say of them.
+
+    Args:
+      tables: captions tables, of runs or datasets; those that can't be read are passed over.
+      wanted: ids of the images asked for; of no other is anything kept.
+      trusted: URIs of the user's own; a remote image is fetched only from a host of theirs.
+    """
+
+    def __init__(self, tables: Sequence[str], wanted: Iterable[str], trusted: Sequence[str]) -> None:
+        self._hosts = {_host(uri) for uri in (*trusted, *tables) if _is_remote(uri)}
+        self._by_caption: dict[tuple[str, str], Location | None] = {}
+        self._by_image: dict[str, Location | None] = {}
+        self._captions: dict[str, list[str]] = {}
+        ids = sorted(set(wanted))
+        for table in dict.fromkeys(tables):
+            for image_id, caption, location in self._rows(table, ids):
+                self._by_caption.setdefault((image_id, caption), location)
+                self._by_image.setdefault(image_id, location)
+                self._captions.setdefault(image_id, []).append(caption)
+
+    def location(self, image_id: str, caption: str = "") -> Location | None:
+        """Where an image is: in the table that has it with this caption, else in the first that has it."""
+        return self._by_caption.get((image_id, caption), self._by_image.get(image_id))
+
+    def captions(self, image_id: str) -> list[str]:
+        """All captions of an image, as the tables list them, each once."""
+        return list(dict.fromkeys(self._captions.get(image_id, ())))
+
+    def _rows(self, table: str, ids: list[str]) -> Iterator[tuple[str, str, Location | None]]:
+        try:
+            dataset = storage.open_table(table)
+            has_uri = "image_uri" in dataset.schema.names
+            columns = ["image_id", "caption", *(["image_uri"] if has_uri else [])]
+            chosen = pc.field("image_id").isin(pa.array(ids, pa.string()))
+            for batch in dataset.to_batches(columns=columns, filter=chosen):
+                for image_id, caption, *uri in zip(
+                    *(batch.column(name).to_pylist() for name in columns), strict=True
+                ):
+                    where = self._of_uri(uri[0]) if has_uri else self._of_dataset(table, image_id)
+                    yield image_id, caption or "", where
+        except (CaptionerError, pa.ArrowException, OSError, KeyError):
+            return  # an index moved away costs the pictures of it, not the report
+
+    def _of_uri(self, uri: str | None) -> Location | None:
+        if not uri:
+            return None
+        if _is_remote(uri):
+            return uri if _host(uri) in self._hosts else None
+        from captioner_core.listing import local_path
+
+        try:
+            return local_path(uri)
+        except ValueError:
+            return None
+
+    def _of_dataset(self, table: str, image_id: str) -> Location | None:
+        if _is_remote(table):
+            folder = layout.join(table.rstrip("/").rpartition("/")[0], layout.DATASET_IMAGES)
+            return layout.join(folder, image_id) if _stays_below(image_id) else None
+        file_system, path = storage.resolve(table)
+        if not isinstance(file_system, pafs.LocalFileSystem):
+            return None
+        return path_below(Path(path).parent / layout.DATASET_IMAGES, image_id)
+
+
+def path_below(folder: Path, image_id: str) -> str | None:
+    """The file that an id names below a folder, or None where it would lead out of it, by ``..`` or by a link."""
+    if not _stays_below(image_id):
+        return None
+    base = os.path.realpath(folder)
+    path = os.path.realpath(os.path.join(base, image_id))
+    return path if path.startswith(base.rstrip(os.sep) + os.sep) else None
+
+
+def _stays_below(image_id: str) -> bool:
+    return (
+        bool(image_id)
+        and not image_id.startswith("/")
+        and "\0" not in image_id
+        and ".." not in image_id.split("/")
+    )
+
+
+def _is_remote(uri: str) -> bool:
+    return "://" in uri and not uri.startswith("file://")
+
+
+def _host(uri: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return uri, ""
+    return parts.scheme, parts.netloc

@@ -1,0 +1,125 @@
+"""Files and tables at local paths and URIs alike, through pyarrow's file systems."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pyarrow import fs as pafs
+
+from captioner_core.errors import CaptionerError
+from captioner_core.layout import join
+
+
+def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a local path or URI, and the path within it."""
+    if "://" in uri:
+        file_system, path = pafs.FileSystem.from_uri(uri)
+        return file_system, path
+    return pafs.LocalFileSystem(), str(Path(uri).absolute())
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    file_system, path = resolve(uri)
+    return file_system.get_file_info(path).type != pafs.FileType.NotFound
+
+
+def list_parts(uri: str) -> list[str]:
+    """The URIs of a table's Parquet files, sorted: the file itself, or a folder's ``*.parquet``.
+
+    Names that start with ``_`` or ``.`` are unfinished work and passed over.
+    """
+    file_system, path = resolve(uri)
+    info = file_system.get_file_info(path)
+    if info.type == pafs.FileType.File:
+        return [uri]
+    if info.type == pafs.FileType.NotFound:
+        return []
+    names = [item.base_name for item in file_system.get_file_info(pafs.FileSelector(path))]
+    return [join(uri, name) for name in sorted(names) if name.endswith(".parquet") and name[0] not in "._"]
+
+
+def open_table(uri: str, what: str = "table") -> pads.Dataset:
+    """A table as a pyarrow dataset, read lazily.
+
+    Raises:
+      CaptionerError: nothing is there, or it is not Parquet.
+    """
+    parts = list_parts(uri)
+    if not parts:
+        raise CaptionerError(f"{what} {uri!r} holds no Parquet file; name a table's folder or its .parquet file")
+    try:
+        return pads.dataset([resolve(part)[1] for part in parts], format="parquet", filesystem=resolve(uri)[0])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CaptionerError(f"{what} {uri!r} can't be read as Parquet ({_first_line(error)})") from error
+
+
+def read_table(uri: str, columns: Sequence[str] | None = None, what: str = "table") -> pa.Table:
+    """A whole table, or the named columns of it, in memory.
+
+    Raises:
+      CaptionerError: nothing is there, it is not Parquet, or a column is missing.
+    """
+    dataset = open_table(uri, what)
+    missing = [name for name in columns or () if name not in dataset.schema.names]
+    if missing:
+        raise CaptionerError(
+            f"{what} {uri!r} has no column {missing[0]!r} (it has {', '.join(dataset.schema.names)}); name another table"
+        )
+    return dataset.to_table(columns=list(columns) if columns is not None else None)
+
+
+def row_count(part: str) -> int:
+    """Rows of one Parquet file, from its footer."""
+    file_system, path = resolve(part)
+    with file_system.open_input_file(path) as stream:
+        return int(pq.ParquetFile(stream).metadata.num_rows)
+
+
+def read_json(uri: str) -> Any:
+    """The value of a JSON file."""
+    file_system, path = resolve(uri)
+    with file_system.open_input_stream(path) as stream:
+        return json.loads(stream.read())
+
+
+def write_text(uri: str, text: str) -> None:
+    """Writes a file whole or not at all, where the file system can rename."""
+    file_system, path = resolve(uri)
+    file_system.create_dir(path.rpartition("/")[0], recursive=True)
+    with file_system.open_output_stream(path + ".tmp") as stream:
+        stream.write(text.encode("utf-8"))
+    file_system.move(path + ".tmp", path)
+
+
+def write_json(uri: str, value: Any) -> None:
+    """Writes JSON, indented, whole or not at all; NaN is refused."""
+    write_text(uri, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def delete(uri: str) -> None:
+    """Removes a file, or a folder with all in it; nothing there is no error."""
+    file_system, path = resolve(uri)
+    kind = file_system.get_file_info(path).type
+    if kind == pafs.FileType.Directory:
+        file_system.delete_dir(path)
+    elif kind == pafs.FileType.File:
+        file_system.delete_file(path)
+
+
+def move(source: str, target: str) -> None:
+    """Renames a file within one file system, replacing the target."""
+    file_system, path = resolve(source)
+    target_path = resolve(target)[1]
+    file_system.create_dir(target_path.rpartition("/")[0], recursive=True)
+    file_system.move(path, target_path)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

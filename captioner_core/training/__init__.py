@@ -1,0 +1,1 @@
+"""Training of the captioner from features and human captions."""

@@ -1,0 +1,57 @@
+"""Package definition; Beam ships it to its workers with ``--setup_file=./setup.py``.
+
+Ranges live here; exact versions of everything live in ``requirements.lock``.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+AIRFLOW = ["apache-airflow==3.3.2", "apache-airflow-providers-standard"]
+DEV = [
+    "duckdb",  # the README's DuckDB example is a test
+    "hypothesis",
+    "mypy",
+    "pandas-stubs",
+    "pytest",
+    "pytest-timeout",
+    "ruff",
+    "types-requests",
+    "types-tqdm",
+]
+
+setup(
+    name="captioner",
+    version="0.1.0",
+    description="Folders of images to captions and tables of similar images, in batch",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    if Path(__file__).with_name("README.md").exists()
+    else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.12",
+    packages=find_packages(include=["beam_jobs*", "captioner_core*", "captioner_cli*"]),
+    package_data={"captioner_core": ["py.typed", "report/*.html.j2"]},
+    install_requires=[
+        "apache-beam==2.77.0",
+        "tensorflow==2.21.0",
+        "keras==3.15.1",
+        "h5py",  # reads the Xception weights file as data
+        "jinja2",  # the report, with autoescape
+        "matplotlib",  # the report's plots, as SVG
+        "numpy",
+        "pandas",  # tables joined and printed
+        "pillow",
+        "pyarrow",
+        "pycocoevalcap",  # the field's BLEU, METEOR, ROUGE-L and CIDEr
+        "requests",  # resumable downloads
+        "spacy==3.8.18",
+        "tqdm",
+    ],
+    extras_require={
+        "airflow": AIRFLOW,
+        "cluster": [],  # Flink and Spark need Java and their job server; no Python package
+        "dev": DEV,
+    },
+    entry_points={"console_scripts": ["captioner = captioner_cli.main:main"]},
+)

@@ -1,0 +1,87 @@
+"""Beam search on a toy alphabet, against every sequence there is."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from captioner_core.model.decoding import beam_search
+from captioner_core.text import END, PAD, START
+
+WORDS = 6  # four special ones, 4 and 5
+MAX_WORDS = 4
+
+
+@pytest.fixture
+def table():
+    """Log-probabilities [images, last word, next word]: a first-order toy model."""
+    logits = tf.random.stateless_normal([3, WORDS, WORDS], seed=[1, 2]) * 2
+    return tf.nn.log_softmax(logits).numpy()
+
+
+def search(table, width, length_penalty=0.0, images=None):
+    table = tf.constant(table if images is None else table[images])
+
+    def step(words, state):
+        return tf.gather(table, words, batch_dims=1), state
+
+    state = tf.zeros([table.shape[0], width, 1])
+    found = beam_search(
+        step, state, batch=table.shape[0], beam_width=width, max_words=MAX_WORDS, length_penalty=length_penalty
+    )
+    return found.words.numpy(), found.log_prob.numpy()
+
+
+def log_prob(table, words):
+    path = [START, *words, END]
+    return sum(table[a, b] for a, b in itertools.pairwise(path))
+
+
+def every_caption():
+    for length in range(1, MAX_WORDS + 1):
+        yield from itertools.product((4, 5), repeat=length)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_a_wide_beam_finds_the_best_there_is(table, length_penalty):
+    words, scores = search(table, 40, length_penalty)
+    for image in range(3):
+        best = max(every_caption(), key=lambda w: log_prob(table[image], w) / (len(w) + 1) ** length_penalty)
+        found = words[image, 0]
+        assert found[: len(best) + 1].tolist() == [*best, END]
+        assert (found[len(best) + 1 :] == PAD).all()
+        assert scores[image, 0] == pytest.approx(log_prob(table[image], best), abs=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_every_hypothesis_is_a_caption_with_its_own_probability(table, width):
+    words, scores = search(table, width)
+    for image, beam in itertools.product(range(3), range(width)):
+        row = words[image, beam].tolist()
+        caption = row[: row.index(END)]
+        assert 1 <= len(caption) <= MAX_WORDS
+        assert set(caption) <= {4, 5}
+        assert scores[image, beam] == pytest.approx(log_prob(table[image], caption), abs=1e-5)
+
+
+def test_width_one_is_greedy(table):
+    words, _ = search(table, 1)
+    for image in range(3):
+        greedy, last = [], START
+        while len(greedy) < MAX_WORDS:
+            allowed = [4, 5] if not greedy else [END, 4, 5]
+            last = max(allowed, key=lambda word: table[image, last, word])
+            if last == END:
+                break
+            greedy.append(last)
+        assert words[image, 0][: len(greedy) + 1].tolist() == [*greedy, END]
+
+
+def test_images_do_not_touch_each_other(table):
+    together, _ = search(table, 3)
+    for image in range(3):
+        alone, _ = search(table, 3, images=[image])
+        np.testing.assert_array_equal(alone[0], together[image])

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from captioner_core.errors import CaptionerError
+from captioner_core.model.captioner import Captioner, ImageState, pool_grid
+from captioner_core.model.config import CaptionerConfig
+from captioner_core.model.folder import load_model, save_model
+from captioner_core.model.generate import CaptionGenerator
+from captioner_core.text import Vocabulary
+from captioner_core.training.dataset import _pooled
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return Vocabulary.from_captions(["a red dog runs on the grass", "two cats sleep"])
+
+
+def make_captioner(vocabulary, **changes):
+    config = CaptionerConfig(
+        backbone="fake-299", vocabulary_size=len(vocabulary), feature_dim=16, units=16, embedding_dim=8, heads=2, **changes
+    )
+    return Captioner(config, seed=3)
+
+
+def random_state(captioner, images=3):
+    shape = [images, captioner.config.cells, 16]
+    cells = tf.random.stateless_uniform(shape, seed=[0, 1])
+    return captioner.encode(tf.reduce_mean(cells, axis=1), cells)
+
+
+@pytest.mark.parametrize("attention", ["grid", "mean"])
+def test_steps_agree_with_teacher_forcing(vocabulary, attention):
+    """Search and training must be the same model, word for word."""
+    captioner = make_captioner(vocabulary, attention=attention)
+    state = random_state(captioner)
+    words = np.stack([[vocabulary.encode("two red cats", 4), vocabulary.encode("a dog", 4)]] * 3)
+    expected = tf.nn.log_softmax(captioner.teacher_forced(state, words[:, :, :-1]))
+    hidden, cell = (tf.repeat(t[:, None], 2, axis=1) for t in (state.hidden, state.cell))
+    for place in range(3):
+        log_prob, hidden, cell = captioner.step(ImageState(*state), words[:, :, place], hidden, cell)
+        np.testing.assert_allclose(log_prob, expected[:, :, place], atol=1e-5)
+
+
+def test_attention_looks_at_the_cells(vocabulary):
+    captioner = make_captioner(vocabulary)
+    cells = tf.random.stateless_uniform([1, 25, 16], seed=[0, 1])
+    mean = tf.reduce_mean(cells, axis=1)
+    words = vocabulary.encode("a dog", 4)[None, None, :-1]
+    changed = tf.concat([cells[:, :1] * 5, cells[:, 1:]], axis=1)
+    one = captioner.teacher_forced(captioner.encode(mean, cells), words)
+    other = captioner.teacher_forced(captioner.encode(mean, changed), words)
+    assert np.abs(one - other).max() > 1e-4
+
+
+def test_pooling_in_training_and_in_use_is_the_same(vocabulary):
+    grid = np.random.default_rng(0).random((2, 100, 16), np.float32)
+    config = make_captioner(vocabulary).config
+    np.testing.assert_allclose(pool_grid(tf.constant(grid), config), _pooled(grid, 16, config.grid_side), atol=1e-3)
+    top_left = grid.reshape(2, 10, 10, 16)[:, :2, :2].mean(axis=(1, 2))
+    np.testing.assert_allclose(pool_grid(tf.constant(grid), config)[:, 0], top_left, atol=1e-6)
+
+
+@pytest.fixture
+def folder(tmp_path, vocabulary):
+    path = tmp_path / "model"
+    save_model(str(path), make_captioner(vocabulary), vocabulary, {"history": []}, "card of {model_id}")
+    return path
+
+
+def test_a_folder_gives_the_same_model_back(folder, vocabulary):
+    loaded = load_model(str(folder))
+    assert loaded.vocabulary == vocabulary
+    for one, other in zip(make_captioner(vocabulary).trainable_variables, loaded.captioner.trainable_variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert loaded.model_id in (folder / "MODEL_CARD.md").read_text()
+    assert json.loads((folder / "metrics.json").read_text())["model_id"] == loaded.model_id
+
+
+def test_captions_depend_on_their_own_image_alone(folder):
+    generator = CaptionGenerator(load_model(str(folder)))
+    grid = np.random.default_rng(1).random((5, 100, 16), np.float32)
+    mean = grid.mean(axis=1)
+    together = generator.generate(mean, grid)
+    alone = [generator.generate(mean[i : i + 1], grid[i : i + 1])[0] for i in range(5)]
+    assert [c.text for c in together] == [c.text for c in alone]
+    np.testing.assert_allclose([c.log_prob for c in together], [c.log_prob for c in alone], atol=1e-4)
+    assert all(c.text and c.n_tokens == len(c.text.split()) and c.log_prob < 0 for c in together)
+
+
+def test_saving_again_replaces(folder, vocabulary):
+    (folder / "stray").write_text("x")
+    save_model(str(folder), make_captioner(vocabulary), vocabulary, {}, "card")
+    assert not (folder / "stray").exists()
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+def _edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def _edit_weights(folder, **changes):
+    tensors = dict(np.load(folder / "weights.npz"))
+    np.savez(folder / "weights.npz", **{k: v for k, v in {**tensors, **changes}.items() if v is not None})
+
+
+BREAKS = {
+    "missing file": lambda f: (f / "vocabulary.json").unlink(),
+    "not JSON": lambda f: (f / "config.json").write_text("{"),
+    "unknown field": lambda f: _edit_config(f, colour="red"),
+    "wrong type": lambda f: _edit_config(f, units="16"),
+    "another size": lambda f: _edit_config(f, units=32),
+    "another format": lambda f: _edit_config(f, format_version=99),
+    "vocabulary of another model": lambda f: (f / "vocabulary.json").write_text(Vocabulary.from_captions(["b"]).to_json()),
+    "cut weights": lambda f: (f / "weights.npz").write_bytes((f / "weights.npz").read_bytes()[:1000]),
+    "tensor missing": lambda f: _edit_weights(f, **{"queries/bias": None}),
+    "tensor too many": lambda f: _edit_weights(f, extra=np.zeros(1, np.float32)),
+    "NaN": lambda f: _edit_weights(f, **{"queries/bias": np.full(16, np.nan, np.float32)}),
+    "pickled object": lambda f: _edit_weights(f, **{"queries/bias": np.array([print], dtype=object)}),
+    "not there": lambda f: shutil.rmtree(f),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_damaged_folder_is_refused_in_one_line(folder, name):
+    BREAKS[name](folder)
+    with pytest.raises(CaptionerError, match="model folder") as caught:
+        load_model(str(folder))
+    assert "\n" not in str(caught.value)

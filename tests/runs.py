@@ -1,0 +1,276 @@
+"""Finished runs made by hand: what a real run leaves behind, without models or Beam.
+
+``make_run`` draws small pictures, a dataset to match against and a model folder, and writes
+the tables and manifest of a run over them. Its rows keep every invariant of a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+from captioner_core import layout, schemas
+from captioner_core.layout import RunLayout
+from captioner_core.schemas import (
+    GENERATED,
+    HUMAN,
+    MATCHED,
+    NO_MATCH,
+    CaptionRow,
+    DatasetCaptionRow,
+    FailureRow,
+    MatchRow,
+    MatchSummaryRow,
+    Row,
+)
+
+MODEL_ID = "lstm-0123456789abcdef"
+ENCODER = "spacy-content"
+THRESHOLD = 0.9
+SUBJECTS = (
+    "a brown dog",
+    "two children",
+    "a man in a red shirt",
+    "a black and white cat",
+    "a woman",
+    "a group of people",
+)
+ACTIONS = (
+    "running on grass",
+    "playing in the water",
+    "riding a bicycle",
+    "sitting on a bench",
+    "jumping over a hurdle",
+)
+
+
+def caption_of(number: int) -> str:
+    """The caption of the picture of that number; they repeat after a while."""
+    return f"{SUBJECTS[number % len(SUBJECTS)]} {ACTIONS[number % len(ACTIONS)]}"
+
+
+def draw_picture(path: Path, number: int) -> Path:
+    """Draws one of many small pictures, in one of three shapes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = ((240, 180), (180, 240), (200, 200))[number % 3]
+    hue = number * 67 % 360
+    image = Image.new("RGB", size, f"hsl({hue}, 45%, 62%)")
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, size[1] * 2 // 3, *size), fill=f"hsl({(hue + 90) % 360}, 40%, 40%)")
+    left, top = size[0] // 4 + number % 5 * 8, size[1] // 4
+    pen.ellipse((left, top, left + 80, top + 80), fill=f"hsl({(hue + 180) % 360}, 60%, 55%)")
+    image.save(path)
+    return path
+
+
+def write_table(folder: Path, schema: pa.Schema, rows: Iterable[Row], run_id: str, parts: int = 1) -> None:
+    """Writes rows as the part files of a table, in the order given, dealt out in turn."""
+    records = [schemas.as_record(row, run_id) for row in rows]
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in range(parts):
+        table = pa.Table.from_pylist(records[part::parts], schema)
+        pq.write_table(table, folder / f"part-{part:05d}.parquet", compression="zstd")
+
+
+def write_dataset(folder: Path, captions: Sequence[tuple[str, str]], run_id: str = "dataset") -> Path:
+    """Writes a dataset's table of human captions (image id, caption); returns its path."""
+    rows = [
+        DatasetCaptionRow(image_id, n, caption, "train") for n, (image_id, caption) in enumerate(captions)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist(
+        [schemas.as_record(row, run_id) for row in rows], schemas.DATASET_CAPTIONS_SCHEMA
+    )
+    path = folder / layout.DATASET_CAPTIONS
+    pq.write_table(table, path, compression="zstd")
+    return path
+
+
+def write_model(folder: Path, epochs: int = 8) -> Path:
+    """Writes the part of a model folder that says how training went."""
+    folder.mkdir(parents=True, exist_ok=True)
+    history = [
+        {
+            "epoch": n,
+            "train_loss": 2.4 + 3 * math.exp(-n / 2.5),
+            "dev_loss": 2.9 + 2.4 * math.exp(-n / 2) + 0.02 * n,
+            "seconds": 41.5,
+        }
+        for n in range(1, epochs + 1)
+    ]
+    (folder / "metrics.json").write_text(
+        json.dumps({"model_id": MODEL_ID, "history": history}), encoding="utf-8"
+    )
+    return folder
+
+
+def make_run(
+    root: Path,
+    *,
+    images: int = 12,
+    index_images: int = 20,
+    matches_each: int = 4,
+    no_match_every: int = 4,
+    failures: int = 3,
+    ids: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
+    model: bool = True,
+    run_id: str = "test-run",
+) -> str:
+    """Makes a finished run in ``root/out`` with its images, index and model beside it.
+
+    Args:
+      root: an empty folder.
+      images: number of images captioned.
+      index_images: number of images of the dataset matched against.
+      matches_each: matches of each image that has any; its last may be of this run itself.
+      no_match_every: each image of this number has no match; 0 for none such.
+      failures: number of images that failed.
+      ids: ids of the images captioned, in place of ``folder/img-000.png`` and so on.
+      captions: their captions, in place of ``caption_of``.
+      model: whether the model folder is there.
+      run_id: name of the run.
+
+    Returns:
+      The run's folder.
+    """
+    folder, run = root / "new", RunLayout(str(root / "out"), run_id)
+    ids = list(ids if ids is not None else (f"folder/img-{n:03d}.png" for n in range(images)))
+    captions = list(captions if captions is not None else (caption_of(n) for n in range(len(ids))))
+    rows = [_caption_row(folder, n, image_id, captions[n]) for n, image_id in enumerate(ids)]
+    dataset = root / "dataset"
+    index = [(f"{n:03d}.jpg", caption_of(n)) for n in range(index_images)]
+    for n, (image_id, _) in enumerate(index):
+        draw_picture(dataset / layout.DATASET_IMAGES / image_id, 100 + n)
+    index_uri = write_dataset(dataset, index)
+    if model:
+        write_model(root / "model")
+    matches: list[MatchRow] = []
+    summaries: list[MatchSummaryRow] = []
+    for n, row in enumerate(rows):
+        found = (
+            [] if no_match_every and n % no_match_every == 3 else _matches(row, n, index, rows, matches_each)
+        )
+        matches += found
+        summaries.append(_summary(row, found, index))
+    failed = [_failure(folder, n) for n in range(failures)]
+    tables: dict[str, Sequence[Row]] = {
+        layout.CAPTIONS: rows,
+        layout.MATCHES: matches,
+        layout.MATCH_SUMMARY: summaries,
+        layout.FAILURES: failed,
+    }
+    for name, listed in tables.items():
+        write_table(Path(run.table(name)), schemas.TABLE_SCHEMAS[name], list(listed)[::-1], run_id, parts=2)
+    write_manifest(
+        run, {name: len(listed) for name, listed in tables.items()}, folder, index_uri, root / "model"
+    )
+    return run.run_dir
+
+
+def write_manifest(run: RunLayout, counts: dict[str, int], folder: Path, index: Path, model: Path) -> None:
+    """Writes the manifest of a run that captioned a folder and matched it against a dataset and itself."""
+    manifest: dict[str, Any] = {
+        "schema_version": schemas.SCHEMA_VERSION,
+        "run_id": run.run_id,
+        "created_utc": "2026-02-03T04:05:06+00:00",
+        "stages": {"caption": {"wall_time_s": 12.3}, "match": {"wall_time_s": 0.8}},
+        "counts": {
+            "images_found": counts[layout.CAPTIONS] + counts[layout.FAILURES],
+            "files_passed_over": 1,
+            "features": counts[layout.CAPTIONS],
+            **counts,
+        },
+        "options": {
+            "images": str(folder),
+            "index": [str(index), run.table(layout.CAPTIONS)],
+            "captions": run.table(layout.CAPTIONS),
+            "threshold": THRESHOLD,
+            "top_k": 10,
+            "encoder": ENCODER,
+            "max_failures": None,
+        },
+        "versions": {"captioner": "0.1.0", "python": "3.11.2", "tensorflow": "2.21.0"},
+        "model": {"model_id": MODEL_ID, "path": str(model)},
+        "encoder": {"name": ENCODER, "fingerprint": "f00d"},
+    }
+    Path(run.manifest).write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def change_manifest(run_dir: str, **changes: Any) -> None:
+    """Replaces parts of a run's manifest; a dictionary is merged into the one that is there."""
+    path = Path(run_dir, "manifest.json")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in changes.items():
+        manifest[name] = {**manifest[name], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def _caption_row(folder: Path, number: int, image_id: str, caption: str) -> CaptionRow:
+    path = draw_picture(folder / image_id, number)
+    return CaptionRow(
+        image_id=image_id,
+        image_uri=str(path),
+        image_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        caption=caption,
+        source=GENERATED,
+        model_id=MODEL_ID,
+        log_prob=-4.5 - number / 7,
+        n_tokens=len(caption.split()),
+        unk_fraction=0.0,
+    )
+
+
+def _matches(
+    query: CaptionRow, number: int, index: Sequence[tuple[str, str]], rows: Sequence[CaptionRow], amount: int
+) -> list[MatchRow]:
+    found = [(*index[(number + 5 * k) % len(index)], HUMAN) for k in range(min(amount, len(index)))]
+    other = rows[(number + 1) % len(rows)]
+    if found and other.image_id != query.image_id:
+        found[-1] = (other.image_id, other.caption, GENERATED)
+    found = list(dict.fromkeys(found))
+    return [
+        MatchRow(
+            query_image_id=query.image_id,
+            query_caption=query.caption,
+            rank=rank,
+            match_image_id=image_id,
+            match_caption=caption,
+            match_source=source,
+            score=1.0 - 0.011 * (rank - 1) - 0.001 * (number % 5),
+            feature_score=0.8 - 0.05 * rank if source == GENERATED else math.nan,
+            image_text_score=math.nan,
+            is_duplicate=rank == 2,
+            encoder=ENCODER,
+        )
+        for rank, (image_id, caption, source) in enumerate(found, start=1)
+    ]
+
+
+def _summary(
+    query: CaptionRow, found: Sequence[MatchRow], index: Sequence[tuple[str, str]]
+) -> MatchSummaryRow:
+    near = index[len(query.image_id) % len(index)][0] if index else None
+    return MatchSummaryRow(
+        query_image_id=query.image_id,
+        query_caption=query.caption,
+        status=MATCHED if found else NO_MATCH,
+        n_above_threshold=len(found),
+        n_written=len(found),
+        best_score=found[0].score if found else 0.8996 if near else math.nan,
+        best_match_image_id=found[0].match_image_id if found else near,
+    )
+
+
+def _failure(folder: Path, number: int) -> FailureRow:
+    image_id = f"broken/{number:03d}.jpg"
+    kind, message = (("empty_file", "the file is empty"), ("truncated", "the file ends early"))[number % 2]
+    return FailureRow("extract", image_id, str(folder / image_id), kind, message)

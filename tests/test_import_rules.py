@@ -1,0 +1,40 @@
+"""Who may import whom, asked of a fresh interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+RULES = [
+    ("captioner_core", {"tensorflow", "apache_beam", "airflow", "spacy", "numpy", "PIL"}),
+    ("captioner_core.options", {"tensorflow", "apache_beam", "airflow", "numpy", "pyarrow"}),
+    ("captioner_core.layout", {"tensorflow", "apache_beam", "airflow", "numpy", "pyarrow"}),
+    ("captioner_core.matching", {"tensorflow", "apache_beam", "airflow", "spacy"}),
+    ("captioner_core.verify", {"tensorflow", "apache_beam", "airflow", "spacy"}),
+    ("captioner_core.images", {"tensorflow", "apache_beam", "airflow", "spacy"}),
+    ("captioner_core.datasets", {"tensorflow", "apache_beam", "airflow", "spacy"}),
+    ("captioner_core.report", {"tensorflow", "apache_beam", "airflow", "spacy", "matplotlib"}),
+    ("captioner_core.training.loop", {"apache_beam", "airflow", "spacy"}),
+    ("captioner_core.model.generate", {"apache_beam", "airflow", "spacy"}),
+    ("captioner_core.text_encoders.spacy_content", {"apache_beam", "airflow", "tensorflow"}),
+    ("beam_jobs.match_captions", {"airflow", "tensorflow"}),
+    ("captioner_cli.main", {"tensorflow", "apache_beam", "airflow", "spacy", "matplotlib"}),
+]
+
+
+@pytest.mark.parametrize(("module", "absent"), RULES, ids=[module for module, _ in RULES])
+def test_import_stays_light(module, absent):
+    code = f"import sys, {module}; print(sorted({absent!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_making_the_parser_imports_nothing_heavy():
+    code = (
+        "import sys; from captioner_cli.main import make_parser; make_parser(); "
+        "print(sorted({'tensorflow', 'apache_beam', 'spacy', 'matplotlib', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
