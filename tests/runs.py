@@ -245,7 +245,7 @@ def _matches(
             match_image_id=image_id,
             match_caption=caption,
             match_source=source,
-            score=1.0 - 0.011 * (rank - 1) - 0.001 * (number % 5),
+            score=1.0 - 0.07 * (rank - 1) / amount - 0.006 * (number % 5),
             feature_score=0.8 - 0.05 * rank if source == GENERATED else math.nan,
             image_text_score=math.nan,
             is_duplicate=rank == 2,

@@ -11,7 +11,7 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         help="write the HTML report of a finished run",
-        description="Writes RUN_DIR/report/index.html: images, captions, matches, scores and failures on one page.",
+        description="Writes RUN_DIR/report/index.html: pictures, captions, matches and scores on one page.",
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of a finished run, ROOT/runs/RUN_ID")
     parser.add_argument(

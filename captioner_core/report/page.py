@@ -168,8 +168,8 @@ class _Run:
             return storage.open_table(uri, f"{name} table")
         if self.counts.get(name, 0):
             raise CaptionerError(
-                f"run {self.run_dir!r} lacks its {name} table, of {self.counts[name]} rows by its manifest.json; "
-                "run it again"
+                f"run {self.run_dir!r} lacks its {name} table, though manifest.json counts "
+                f"{self.counts[name]} rows of it; run it again"
             )
         return None
 
@@ -259,7 +259,7 @@ def _collect(run: _Run, max_images: int) -> dict[str, Any]:
 
 
 def _plot(amount: int, draw: Callable[..., str], *data: Any) -> Markup | None:
-    """The plot, or None where there is nothing to draw; plots hold numbers only, so they are safe as they are."""
+    """The plot, or None where there is nothing to draw; safe as it is, since plots hold numbers only."""
     return Markup(draw(*data)) if amount else None  # noqa: S704
 
 
@@ -414,7 +414,7 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _score(value: float) -> str:
-    """Three decimals, rounded down, so that what fell short of a threshold never looks as if it had met it."""
+    """Three decimals, rounded down, so that what fell short of a threshold doesn't look as if it met it."""
     return f"{math.floor(value * 1000 + 1e-3) / 1000:.3f}"
 
 

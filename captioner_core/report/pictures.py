@@ -32,7 +32,8 @@ CARD_SIDE = 320
 MATCH_SIDE = 160
 MAX_BYTES = 268_435_456
 MAX_PIXELS = 100_000_000
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+# MPO is opened by JPEG's reader and unknown to Image.open by its own name: it would raise KeyError.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 _QUALITY = 80
 
 Location = str | bytes  # a local path, or the URI of a file elsewhere
@@ -212,7 +213,7 @@ class ImageFinder:
 
 
 def path_below(folder: Path, image_id: str) -> str | None:
-    """The file that an id names below a folder, or None where it would lead out of it, by ``..`` or by a link."""
+    """The file that an id names below a folder, or None where ``..`` or a link would lead out of it."""
     if not _stays_below(image_id):
         return None
     base = os.path.realpath(folder)

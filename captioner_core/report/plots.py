@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 _INK, _LINE, _FIRST, _SECOND = "#010203", "#010204", "#010205", "#010206"
 _VARIABLES = {_INK: "var(--soft)", _LINE: "var(--line)", _FIRST: "var(--accent)", _SECOND: "var(--second)"}
-_SIZE_INCHES = (4.0, 2.4)
+_SIZE_INCHES = (3.3, 2.2)
 _FINE = 2000  # bins of a cosine from -1 to 1, each 0.001 wide, so that any table is counted in one pass
-_BARS = 40
+_BARS = 30
 
 
 @dataclass
@@ -85,7 +85,7 @@ def length_histogram(lengths: Mapping[int, int]) -> str:
     """
     figure, axes = _figure("words in a caption", "captions")
     axes.bar(list(lengths), list(lengths.values()), width=0.86, color=_FIRST, linewidth=0)
-    axes.set_xlim(min(lengths) - 1.5, max(lengths) + 1.5)
+    axes.set_xlim(max(min(lengths) - 1.5, -0.6), max(lengths) + 1.5)
     _whole_numbers(axes)
     _whole_numbers(axes, "x")
     return _svg(figure, "lengths")
@@ -123,7 +123,7 @@ def _whole_numbers(axes: Any, axis: str = "y") -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     place = getattr(axes, f"{axis}axis")
-    place.set_major_locator(MaxNLocator(nbins=5 if axis == "y" else 8, integer=True, min_n_ticks=1))
+    place.set_major_locator(MaxNLocator(nbins=4 if axis == "y" else 8, integer=True, min_n_ticks=1))
     place.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
