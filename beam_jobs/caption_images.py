@@ -42,9 +42,7 @@ def load_models(backbone_name: str, model_dir: str, beam_width: int) -> Captioni
     return CaptioningModels(backbone, CaptionGenerator(model, beam_width))
 
 
-def build(
-    pipeline: beam.Pipeline, options: CaptionOptions, listing: str, load: Callable[[], CaptioningModels]
-) -> None:
+def build(pipeline: beam.Pipeline, options: CaptionOptions, listing: str, load: Callable[[], CaptioningModels]) -> None:
     """Read | Decode | Infer | Write."""
     run = options.layout
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)

@@ -24,9 +24,7 @@ from captioner_core.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA
 INPUT_SIZE = 299
 
 
-def build(
-    pipeline: beam.Pipeline, options: ExtractOptions, listing: str, load: Callable[[], Backbone]
-) -> None:
+def build(pipeline: beam.Pipeline, options: ExtractOptions, listing: str, load: Callable[[], Backbone]) -> None:
     """Read | Decode | Infer | Write."""
     run = options.layout
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)

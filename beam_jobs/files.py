@@ -12,12 +12,11 @@ from captioner_core import storage
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import IMAGE_SUFFIXES
 from captioner_core.layout import RunLayout, join
-from captioner_core.listing import ListingCounts, SkippedEntry, list_images, read_bytes as read_local_bytes
+from captioner_core.listing import ListingCounts, SkippedEntry, list_images
+from captioner_core.listing import read_bytes as read_local_bytes
 from captioner_core.schemas import FailureRow, ImageRef
 
-_LISTING_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("image_id", "image_uri", "error_type", "error_message")]
-)
+_LISTING_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "image_uri", "error_type", "error_message")])
 _ROWS_AT_ONCE = 10_000
 
 
@@ -76,13 +75,10 @@ def write_listing(folder: str, run: RunLayout) -> tuple[str, ListingCounts]:
 
 
 def _row(entry: ImageRef | FailureRow) -> dict[str, str | None]:
-    failed = isinstance(entry, FailureRow)
-    return {
-        "image_id": entry.image_id,
-        "image_uri": entry.image_uri,
-        "error_type": entry.error_type if failed else None,
-        "error_message": entry.error_message if failed else None,
-    }
+    row: dict[str, str | None] = {"image_id": entry.image_id, "image_uri": entry.image_uri}
+    if isinstance(entry, FailureRow):
+        return {**row, "error_type": entry.error_type, "error_message": entry.error_message}
+    return {**row, "error_type": None, "error_message": None}
 
 
 def _list_remote(folder: str) -> Iterator[ImageRef | SkippedEntry]:
@@ -90,7 +86,9 @@ def _list_remote(folder: str) -> Iterator[ImageRef | SkippedEntry]:
     try:
         (found,) = FileSystems.match([root + "**"])
     except (OSError, ValueError) as error:
-        raise CaptionerError(f"images folder {folder!r} can't be listed ({error}); check address and credentials") from error
+        raise CaptionerError(
+            f"images folder {folder!r} can't be listed ({error}); check address and credentials"
+        ) from error
     for item in sorted(found.metadata_list, key=lambda item: item.path):
         image_id = item.path.removeprefix(root)
         if image_id.lower().endswith(tuple(IMAGE_SUFFIXES)):

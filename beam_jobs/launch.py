@@ -44,19 +44,23 @@ def check_failures(failed: int, allowed: int | None) -> None:
 
 
 def main(
-    prog: str, description: str, options_class: type, run: Callable[[Any, Sequence[str]], int], argv: Sequence[str] | None
+    prog: str,
+    description: str,
+    options_class: type,
+    run: Callable[[Any, Sequence[str]], int],
+    argv: Sequence[str] | None,
 ) -> int:
     """The command line of a job module: its own options, then any option of Beam's."""
     quiet_tensorflow()
-    parser = OneLineParser(prog=prog, description=description, epilog="Other options go to Beam, such as --runner=FlinkRunner.")
+    parser = OneLineParser(
+        prog=prog, description=description, epilog="Other options go to Beam, such as --runner=FlinkRunner."
+    )
     add_arguments(parser, options_class)
     namespace, pipeline_args = parse_known(parser, argv)
     return guarded(lambda: run(from_namespace(options_class, namespace), pipeline_args), prog)
 
 
-def parse_known(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> tuple[argparse.Namespace, list[str]]:
+def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Parses, leaving Beam's own options; one that neither knows is an error here, not a warning there."""
     namespace, rest = parser.parse_known_args(argv)
     known = argparse.ArgumentParser(add_help=False)

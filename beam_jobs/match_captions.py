@@ -1,4 +1,7 @@
-"""Captions to tables of similar images: ``python -m beam_jobs.match_captions --captions URI --index URI --output ROOT``."""
+"""Captions to tables of similar images.
+
+``python -m beam_jobs.match_captions --captions URI --index URI --output ROOT``
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ from captioner_core.tables import check_captions_table, features_beside, load_in
 from captioner_core.text_encoders import load_encoder
 
 SUMMARY = "summary"
+_ABOUT = "Captions to tables of similar images."
 
 
-class MatchQueries(beam.DoFn):  # type: ignore[misc]
+class MatchQueries(beam.DoFn):
     """Searches a batch of query images in an index that each process loads once."""
 
     def __init__(self, load: Callable[[], CaptionIndex], threshold: float, top_k: int) -> None:
@@ -87,8 +91,10 @@ def run(
     if manifest is None:
         manifest = runs.manifest_to_extend(run_layout, options.captions)
     runs.prepare_staging(run_layout)
-    beside = [uri for table in (options.captions, *options.index) if (uri := features_beside(table))]
-    load = functools.partial(load_index, options.index, options.index_splits, (*beside, *options.features), options.encoder)
+    beside = [found for table in (options.captions, *options.index) if (found := features_beside(table))]
+    load = functools.partial(
+        load_index, options.index, options.index_splits, (*beside, *options.features), options.encoder
+    )
     with progress("match", 0, "queries"):
         launch.run_pipeline(lambda pipeline: build(pipeline, options, load), pipeline_args)
     asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("output", "run_id")}
@@ -112,7 +118,7 @@ def main_with(options: MatchOptions, pipeline_args: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    return launch.main("python -m beam_jobs.match_captions", __doc__ or "", MatchOptions, main_with, argv)
+    return launch.main("python -m beam_jobs.match_captions", _ABOUT, MatchOptions, main_with, argv)
 
 
 if __name__ == "__main__":

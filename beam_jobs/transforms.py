@@ -22,7 +22,7 @@ FAILED = "failed"
 
 
 @dataclass
-class ReadListing(beam.PTransform):  # type: ignore[misc]
+class ReadListing(beam.PTransform):
     """The images listed before the job began, and the folders that could not be listed.
 
     Args:
@@ -49,7 +49,7 @@ def _listed(row: dict[str, Any]) -> Iterator[Any]:
 
 
 @dataclass
-class DecodeImages(beam.PTransform):  # type: ignore[misc]
+class DecodeImages(beam.PTransform):
     """Reads and decodes each image by itself, so that a bad one harms no other.
 
     Args:
@@ -70,7 +70,7 @@ class DecodeImages(beam.PTransform):  # type: ignore[misc]
         return outcome.decoded, outcome[FAILED]
 
 
-class DecodeImage(beam.DoFn):  # type: ignore[misc]
+class DecodeImage(beam.DoFn):
     """An image's bytes to pixels, or one row of failures."""
 
     def __init__(self, size: int, max_pixels: int, max_bytes: int) -> None:
@@ -93,7 +93,7 @@ class DecodeImage(beam.DoFn):  # type: ignore[misc]
 
 
 @dataclass
-class WriteTable(beam.PTransform):  # type: ignore[misc]
+class WriteTable(beam.PTransform):
     """Writes rows into a run's staging folder; ``runs.commit_stage`` makes them part of the run.
 
     Args:

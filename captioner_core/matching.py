@@ -84,7 +84,7 @@ class CaptionIndex:
         distinct = sorted(set(self._captions))
         rows = {caption: row for row, caption in enumerate(distinct)}
         vectors = encoder.encode(distinct)
-        self._known = vectors.any(axis=1)
+        self._known: npt.NDArray[np.bool_] = np.asarray(vectors.any(axis=1))
         self._vectors = vectors.astype(np.float64).T
         self._row = np.array([rows[caption] for caption in self._captions], dtype=np.int64)
 

@@ -19,6 +19,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
 
 DEFAULT_ENCODER = "spacy-content"
+DEFAULT_EPOCHS = 20
 ENCODERS = ("spacy-content", "spacy-mean")
 BACKBONES = ("xception",)
 MAX_PIXELS_LIMIT = 178_956_970  # Pillow's own guard against decompression bombs
@@ -102,9 +103,17 @@ class ImageOptions:
 
     def __post_init__(self) -> None:
         _check_run_id(self.output, self.run_id)
-        check(1 <= self.batch_size <= 1024, "batch_size", self.batch_size, "must be 1 to 1024", "32 suits most machines")
+        check(
+            1 <= self.batch_size <= 1024, "batch_size", self.batch_size, "must be 1 to 1024", "32 suits most machines"
+        )
         limit = MAX_PIXELS_LIMIT
-        check(1 <= self.max_pixels <= limit, "max_pixels", self.max_pixels, f"must be 1 to {limit}", "choose a smaller one")
+        check(
+            1 <= self.max_pixels <= limit,
+            "max_pixels",
+            self.max_pixels,
+            f"must be 1 to {limit}",
+            "choose a smaller one",
+        )
         check(self.max_bytes >= 1, "max_bytes", self.max_bytes, "must be positive", "leave it out for 256 MiB")
         allowed = self.max_failures is None or self.max_failures >= 0
         check(allowed, "max_failures", self.max_failures, "must be 0 or more", "leave it out to allow any number")
@@ -118,7 +127,9 @@ class ImageOptions:
 class ExtractOptions(ImageOptions):
     """Options of the job that turns images into features."""
 
-    grid: bool = option(True, help="also keep the 10 x 10 grid that attention needs (400 kB an image before compression)")
+    grid: bool = option(
+        True, help="also keep the 10 x 10 grid that attention needs (400 kB an image before compression)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +215,7 @@ class TrainOptions:
     dataset: str = option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
     features: str = option(help="features table of the dataset's images, with the grid", metavar="URI")
     output: str = option(help="model folder to write", metavar="MODEL_DIR")
-    epochs: int = option(20, help="passes over the training captions", metavar="N")
+    epochs: int = option(DEFAULT_EPOCHS, help="passes over the training captions", metavar="N")
     batch_size: int = option(16, help="images per step, each with all its captions", metavar="N")
     learning_rate: float = option(1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X")
     attention: str = option("grid", help="what the decoder looks at", choices=("grid", "mean"))
@@ -218,7 +229,13 @@ class TrainOptions:
         check(1 <= self.batch_size <= 4096, "batch_size", self.batch_size, "must be 1 to 4096", "16 is the default")
         rate = self.learning_rate
         check(math.isfinite(rate) and 0 < rate <= 1, "learning_rate", rate, "must be above 0, at most 1", "try 0.001")
-        check(8 <= self.units <= 4096 and self.units % 8 == 0, "units", self.units, "must be a multiple of 8 up to 4096", "try 512")
+        check(
+            8 <= self.units <= 4096 and self.units % 8 == 0,
+            "units",
+            self.units,
+            "must be a multiple of 8 up to 4096",
+            "try 512",
+        )
         check(self.min_word_count >= 1, "min_word_count", self.min_word_count, "must be 1 or more", "3 is the default")
         check(1 <= self.beam_width <= 20, "beam_width", self.beam_width, "must be 1 to 20", "3 is the default")
         check(self.seed >= 0, "seed", self.seed, "must be 0 or more", "0 is the default")

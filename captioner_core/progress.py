@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from tqdm import tqdm
 
@@ -35,7 +36,7 @@ class _PlainLines:
         print(f"{self._label}: {self._done}/{self._total} {self._unit} in {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
-_current: tqdm[None] | _PlainLines | None = None
+_current: Any = None
 _lock = threading.Lock()
 
 

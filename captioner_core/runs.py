@@ -50,7 +50,9 @@ def read_manifest(run_dir: str) -> Manifest:
     """
     uri = layout.join(run_dir, "manifest.json")
     if not storage.exists(uri):
-        raise CaptionerError(f"run {run_dir!r} has no manifest.json: it is missing or not complete; run it (again) first")
+        raise CaptionerError(
+            f"run {run_dir!r} has no manifest.json: it is missing or not complete; run it (again) first"
+        )
     try:
         manifest = storage.read_json(uri)
     except ValueError as error:

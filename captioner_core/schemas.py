@@ -141,12 +141,12 @@ _FEATURE_COLUMNS: Mapping[str, pa.DataType] = {
     "width": pa.int32(),
     "height": pa.int32(),
     "backbone": pa.string(),
-    "feature": pa.list_(pa.field("item", pa.float32(), nullable=False), FEATURE_DIM),
+    "feature": pa.list_(pa.float32(), FEATURE_DIM),
 }
 FEATURES_SCHEMA = _schema(**_FEATURE_COLUMNS)
 FEATURES_GRID_SCHEMA = _schema(
     **_FEATURE_COLUMNS,
-    grid=pa.list_(pa.field("item", pa.float16(), nullable=False), GRID_CELLS * FEATURE_DIM),
+    grid=pa.list_(pa.float16(), GRID_CELLS * FEATURE_DIM),
 )
 CAPTIONS_SCHEMA = _schema(
     image_id=pa.string(),

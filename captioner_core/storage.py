@@ -27,7 +27,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     file_system, path = resolve(uri)
-    return file_system.get_file_info(path).type != pafs.FileType.NotFound
+    return bool(file_system.get_file_info(path).type != pafs.FileType.NotFound)
 
 
 def list_parts(uri: str) -> list[str]:
@@ -70,7 +70,7 @@ def read_table(uri: str, columns: Sequence[str] | None = None, what: str = "tabl
     missing = [name for name in columns or () if name not in dataset.schema.names]
     if missing:
         raise CaptionerError(
-            f"{what} {uri!r} has no column {missing[0]!r} (it has {', '.join(dataset.schema.names)}); name another table"
+            f"{what} {uri!r} has no column {missing[0]!r}, only {', '.join(dataset.schema.names)}; name another table"
         )
     return dataset.to_table(columns=list(columns) if columns is not None else None)
 

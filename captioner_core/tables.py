@@ -105,14 +105,14 @@ def _feature_batches(uri: str) -> Iterator[pa.RecordBatch]:
 
 
 def _unit_rows(column: pa.FixedSizeListArray) -> np.ndarray:
-    rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32)
+    flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    rows = flat.reshape(len(column), column.type.list_size)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1)
+    unit: np.ndarray = rows / np.where(lengths > 0, lengths, 1)
+    return unit
 
 
-def load_index(
-    index: Sequence[str], splits: Sequence[str], features: Sequence[str], encoder_name: str
-) -> CaptionIndex:
+def load_index(index: Sequence[str], splits: Sequence[str], features: Sequence[str], encoder_name: str) -> CaptionIndex:
     """Everything that queries are matched against, from tables.
 
     Args:

@@ -36,7 +36,7 @@ from captioner_core.options import DEFAULT_ENCODER, ENCODERS
         "encoder": Param(DEFAULT_ENCODER, enum=list(ENCODERS), type="string"),
     },
 )
-def caption_folder() -> None:
+def caption_folder() -> None:  # noqa: D103  its text is doc_md
     @task(execution_timeout=timedelta(hours=12))
     def caption_match_report() -> str:
         """Replaces the run of that id as a whole, so a retry never doubles a row."""
@@ -64,7 +64,9 @@ def _captioner(*arguments: str) -> None:
         for line in process.stdout or ():
             print(line, end="", flush=True)
     if process.returncode:
-        raise RuntimeError(f"captioner {arguments[0]} ended with exit code {process.returncode}; its last line says why")
+        raise RuntimeError(
+            f"captioner {arguments[0]} ended with exit code {process.returncode}; its last line says why"
+        )
 
 
 caption_folder()

@@ -82,13 +82,9 @@ def write_table(folder: Path, schema: pa.Schema, rows: Iterable[Row], run_id: st
 
 def write_dataset(folder: Path, captions: Sequence[tuple[str, str]], run_id: str = "dataset") -> Path:
     """Writes a dataset's table of human captions (image id, caption); returns its path."""
-    rows = [
-        DatasetCaptionRow(image_id, n, caption, "train") for n, (image_id, caption) in enumerate(captions)
-    ]
+    rows = [DatasetCaptionRow(image_id, n, caption, "train") for n, (image_id, caption) in enumerate(captions)]
     folder.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(
-        [schemas.as_record(row, run_id) for row in rows], schemas.DATASET_CAPTIONS_SCHEMA
-    )
+    table = pa.Table.from_pylist([schemas.as_record(row, run_id) for row in rows], schemas.DATASET_CAPTIONS_SCHEMA)
     path = folder / layout.DATASET_CAPTIONS
     pq.write_table(table, path, compression="zstd")
     return path
@@ -106,9 +102,7 @@ def write_model(folder: Path, epochs: int = 8) -> Path:
         }
         for n in range(1, epochs + 1)
     ]
-    (folder / "metrics.json").write_text(
-        json.dumps({"model_id": MODEL_ID, "history": history}), encoding="utf-8"
-    )
+    (folder / "metrics.json").write_text(json.dumps({"model_id": MODEL_ID, "history": history}), encoding="utf-8")
     return folder
 
 
@@ -156,9 +150,7 @@ def make_run(
     matches: list[MatchRow] = []
     summaries: list[MatchSummaryRow] = []
     for n, row in enumerate(rows):
-        found = (
-            [] if no_match_every and n % no_match_every == 3 else _matches(row, n, index, rows, matches_each)
-        )
+        found = [] if no_match_every and n % no_match_every == 3 else _matches(row, n, index, rows, matches_each)
         matches += found
         summaries.append(_summary(row, found, index))
     failed = [_failure(folder, n) for n in range(failures)]
@@ -170,9 +162,7 @@ def make_run(
     }
     for name, listed in tables.items():
         write_table(Path(run.table(name)), schemas.TABLE_SCHEMAS[name], list(listed)[::-1], run_id, parts=2)
-    write_manifest(
-        run, {name: len(listed) for name, listed in tables.items()}, folder, index_uri, root / "model"
-    )
+    write_manifest(run, {name: len(listed) for name, listed in tables.items()}, folder, index_uri, root / "model")
     return run.run_dir
 
 
@@ -255,9 +245,7 @@ def _matches(
     ]
 
 
-def _summary(
-    query: CaptionRow, found: Sequence[MatchRow], index: Sequence[tuple[str, str]]
-) -> MatchSummaryRow:
+def _summary(query: CaptionRow, found: Sequence[MatchRow], index: Sequence[tuple[str, str]]) -> MatchSummaryRow:
     near = index[len(query.image_id) % len(index)][0] if index else None
     return MatchSummaryRow(
         query_image_id=query.image_id,

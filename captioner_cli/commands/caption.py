@@ -11,7 +11,10 @@ from captioner_core.options import CaptionOptions, add_arguments, from_namespace
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
     parser = subparsers.add_parser(
-        "caption", help="images to captions", description="Captions every image below a folder.", epilog="Other options go to Beam, such as --runner=FlinkRunner."
+        "caption",
+        help="images to captions",
+        description="Captions every image below a folder.",
+        epilog="Other options go to Beam, such as --runner=FlinkRunner.",
     )
     add_arguments(parser, CaptionOptions)
     parser.set_defaults(handler=_run, takes_pipeline_options=True)

@@ -66,7 +66,9 @@ def _run(namespace: argparse.Namespace) -> int:
         "tokenizer": "PTB" if has_java() else "captioner (no Java, so no METEOR either)",
         "scores": score(hypotheses, references),
     }
-    for image_id, caption in list(hypotheses.items())[:: max(1, len(hypotheses) // max(1, options.show))][: options.show]:
+    for image_id, caption in list(hypotheses.items())[:: max(1, len(hypotheses) // max(1, options.show))][
+        : options.show
+    ]:
         print(f"{image_id}: {caption}  |  {references[image_id][0]}")
     for name, value in figures["scores"].items():
         print(f"{name:8} {100 * value:6.1f}" if name != "CIDEr" else f"{name:8} {value:6.3f}")

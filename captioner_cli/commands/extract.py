@@ -11,7 +11,10 @@ from captioner_core.options import ExtractOptions, add_arguments, from_namespace
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
     parser = subparsers.add_parser(
-        "extract", help="images to Xception features", description="Extracts Xception features of every image below a folder.", epilog="Other options go to Beam, such as --runner=FlinkRunner."
+        "extract",
+        help="images to Xception features",
+        description="Extracts Xception features of every image below a folder.",
+        epilog="Other options go to Beam, such as --runner=FlinkRunner.",
     )
     add_arguments(parser, ExtractOptions)
     parser.set_defaults(handler=_run, takes_pipeline_options=True)

@@ -11,7 +11,10 @@ from captioner_core.options import MatchOptions, add_arguments, from_namespace
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
     parser = subparsers.add_parser(
-        "match", help="captions to tables of similar images", description="Finds, for every captioned image, the images whose captions are most similar.", epilog="Other options go to Beam, such as --runner=FlinkRunner."
+        "match",
+        help="captions to tables of similar images",
+        description="Finds, for every captioned image, the images whose captions are most similar.",
+        epilog="Other options go to Beam, such as --runner=FlinkRunner.",
     )
     add_arguments(parser, MatchOptions)
     parser.set_defaults(handler=_run, takes_pipeline_options=True)

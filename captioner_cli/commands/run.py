@@ -58,7 +58,10 @@ def print_results(options: RunOptions, counts: dict[str, int], report: str) -> N
     run = options.layout
     matches = storage.read_table(run.table(layout.MATCHES)).slice(0, 5)
     for row in matches.to_pylist():
-        query, match = f"{row['query_image_id']!r} {row['query_caption']!r}", f"{row['match_image_id']!r} {row['match_caption']!r}"
+        query, match = (
+            f"{row['query_image_id']!r} {row['query_caption']!r}",
+            f"{row['match_image_id']!r} {row['match_caption']!r}",
+        )
         print(f"{row['score']:.3f}  {query}  ~  {match}")
     for name in layout.TABLES:
         print(f"{name:14} {counts[name]:8}  {run.table(name)}")

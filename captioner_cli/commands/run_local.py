@@ -17,6 +17,7 @@ from captioner_core import layout
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.options import (
     DEFAULT_ENCODER,
+    DEFAULT_EPOCHS,
     ENCODERS,
     ExtractOptions,
     RunOptions,
@@ -35,7 +36,9 @@ class LocalOptions:
     """Options of the whole way."""
 
     dataset: str = option("sample", help="sample, flickr8k or a dataset folder", metavar="NAME|DIR")
-    flickr8k_dir: str | None = option(None, help="folder with the two Flickr8k zips; downloaded where not given", metavar="DIR")
+    flickr8k_dir: str | None = option(
+        None, help="folder with the two Flickr8k zips; downloaded where not given", metavar="DIR"
+    )
     limit: int | None = option(None, help="use this many images of the dataset", metavar="N")
     images: str | None = option(None, help="folder to caption (default: the dataset's held-back part)", metavar="DIR")
     out: str = option("out", help="folder for everything that is made", metavar="DIR")
@@ -48,7 +51,13 @@ class LocalOptions:
     max_failures: int | None = option(None, help="exit 1 when more images than this fail", metavar="N")
 
     def __post_init__(self) -> None:
-        check(self.limit is None or self.limit >= 1, "limit", self.limit, "must be 1 or more", "leave it out for all images")
+        check(
+            self.limit is None or self.limit >= 1,
+            "limit",
+            self.limit,
+            "must be 1 or more",
+            "leave it out for all images",
+        )
         check(self.workers == 1, "workers", self.workers, "must be 1", "training runs in one process in this version")
         # what the stages would refuse later is refused now, before anything is made
         self.run_options(self.images or "images", ())
@@ -66,8 +75,8 @@ class LocalOptions:
     def train_options(self, dataset: Path) -> TrainOptions:
         """Training on the dataset."""
         features = layout.RunLayout(self.out, _DATASET_RUN).table(layout.FEATURES)
-        epochs = {} if self.epochs is None else {"epochs": self.epochs}
-        return TrainOptions(dataset=str(dataset), features=features, output=self.model_dir, **epochs)
+        epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
+        return TrainOptions(dataset=str(dataset), features=features, output=self.model_dir, epochs=epochs)
 
     def run_options(self, images: str, index: tuple[str, ...], splits: tuple[str, ...] = ()) -> RunOptions:
         """Captions and matches of the new folder against the dataset's human captions."""
@@ -168,7 +177,9 @@ def _train(options: LocalOptions, dataset: Path) -> None:
 
     asked = options.train_options(dataset)
     metrics = layout.join(asked.output, METRICS)
-    if storage.exists(metrics) and storage.read_json(metrics).get("training_fingerprint") == training_fingerprint(asked):
+    if storage.exists(metrics) and storage.read_json(metrics).get("training_fingerprint") == training_fingerprint(
+        asked
+    ):
         _say(f"train: this training is done, {asked.output}")
         return
     train(asked)

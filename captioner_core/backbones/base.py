@@ -22,9 +22,7 @@ class Backbone(Protocol):
     input_size: int
     """Height and width of the pictures that it takes, in pixels."""
 
-    def features(
-        self, pixels: npt.NDArray[np.uint8]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def features(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Features of a batch.
 
         Args:

@@ -36,9 +36,7 @@ class Xception:
         cells = tf.reshape(grid, [tf.shape(grid)[0], -1, grid.shape[-1]])
         return tf.reduce_mean(cells, axis=1), cells
 
-    def features(
-        self, pixels: npt.NDArray[np.uint8]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def features(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """See ``Backbone.features``."""
         averages, grid = self._forward(pixels)
         return averages.numpy(), grid.numpy()

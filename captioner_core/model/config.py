@@ -73,7 +73,9 @@ class CaptionerConfig:
         given = {name: item for name, item in value.items() if name != "format_version"}
         wrong = set(given) ^ set(known)
         for name, item in given.items():
-            expected = {"int": int, "float": (int, float), "str": str}.get(str(known[name].type)) if name in known else None
+            expected = (
+                {"int": int, "float": (int, float), "str": str}.get(str(known[name].type)) if name in known else None
+            )
             if expected is not None and (not isinstance(item, expected) or isinstance(item, bool)):  # type: ignore[arg-type]
                 wrong.add(name)
         if wrong:

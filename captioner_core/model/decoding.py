@@ -51,7 +51,9 @@ def beam_search(
     last = tf.fill([batch, beam_width], START)
     ended = tf.zeros([batch, beam_width], tf.bool)
 
-    def grow(place: tf.Tensor, words: tf.Tensor, log_prob: tf.Tensor, last: tf.Tensor, ended: tf.Tensor, state: Any) -> Any:
+    def grow(
+        place: tf.Tensor, words: tf.Tensor, log_prob: tf.Tensor, last: tf.Tensor, ended: tf.Tensor, state: Any
+    ) -> Any:
         next_log_prob, state = step(last, state)
         scores = log_prob[:, :, tf.newaxis] + _allowed(next_log_prob, ended, place, max_words)
         vocabulary = tf.shape(scores)[2]

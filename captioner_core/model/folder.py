@@ -63,7 +63,7 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         made = Path(scratch) / "model"
         made.mkdir()
-        np.savez(made / WEIGHTS, **tensors)
+        np.savez(made / WEIGHTS, allow_pickle=False, **tensors)
         (made / VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
         (made / CONFIG).write_text(json.dumps(captioner.config.to_json(), indent=2) + "\n", encoding="utf-8")
         model_id = _model_id(made)
@@ -108,7 +108,9 @@ def _fill(captioner: Captioner, weights: Path, folder: str) -> None:
         with np.load(weights, allow_pickle=False) as stored:
             tensors = {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise CaptionerError(f"model folder {folder!r}: {WEIGHTS} is damaged ({error}); train or copy it again") from error
+        raise CaptionerError(
+            f"model folder {folder!r}: {WEIGHTS} is damaged ({error}); train or copy it again"
+        ) from error
     for name in sorted(set(wanted) ^ set(tensors)):
         raise CaptionerError(f"model folder {folder!r}: {WEIGHTS} and {CONFIG} disagree on {name!r}; train it again")
     for name, tensor in tensors.items():

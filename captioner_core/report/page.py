@@ -28,13 +28,33 @@ from markupsafe import Markup
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.report import plots
-from captioner_core.report.pictures import CARD_SIDE, MATCH_SIDE, Gallery, ImageFinder, Picture
+from captioner_core.report.pictures import CARD_SIDE, MATCH_SIDE, Gallery, ImageFinder, Picture, among
 from captioner_core.schemas import MATCHED
 
 MAX_FAILURES = 200
 MAX_COMMON = 10
 _TEXT_LIMIT = 500
 _METRICS = "metrics.json"
+_CAPTION_COLUMNS = ("image_id", "caption", "log_prob")
+_SUMMARY_COLUMNS = (
+    "query_image_id",
+    "query_caption",
+    "status",
+    "n_above_threshold",
+    "best_score",
+    "best_match_image_id",
+)
+_MATCH_COLUMNS = (
+    "query_image_id",
+    "rank",
+    "match_image_id",
+    "match_caption",
+    "match_source",
+    "score",
+    "feature_score",
+    "image_text_score",
+    "is_duplicate",
+)
 
 # Control characters, lone surrogates, and the invisible ones that reorder, hide or end text.
 _UNSEEN = re.compile(
@@ -134,9 +154,7 @@ def write_report(run_dir: str, *, max_images: int = 100) -> str:
     try:
         storage.write_text(uri, page)
     except OSError as error:
-        raise CaptionerError(
-            f"report {uri!r} can't be written ({error}); make its folder writable"
-        ) from error
+        raise CaptionerError(f"report {uri!r} can't be written ({error}); make its folder writable") from error
     return uri
 
 
@@ -173,18 +191,18 @@ class _Run:
             )
         return None
 
-    def batches(self, name: str, columns: Sequence[str], chosen: Any = None) -> Iterator[Any]:
+    def batches(self, name: str, columns: Sequence[str], ids: Sequence[str] | None = None) -> Iterator[Any]:
+        """A table's rows; with ``ids``, those alone whose first column is one of them."""
         table = self.table(name)
         if table is not None:
             missing = [column for column in columns if column not in table.schema.names]
             if missing:
-                raise CaptionerError(
-                    f"run {self.run_dir!r}: {name} has no column {missing[0]!r}; run it again"
-                )
+                raise CaptionerError(f"run {self.run_dir!r}: {name} has no column {missing[0]!r}; run it again")
+            chosen = None if ids is None else among(table, columns[0], ids)
             yield from table.to_batches(columns=list(columns), filter=chosen)
 
-    def rows(self, name: str, columns: Sequence[str], chosen: Any = None) -> Iterator[dict[str, Any]]:
-        for batch in self.batches(name, columns, chosen):
+    def rows(self, name: str, columns: Sequence[str], ids: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        for batch in self.batches(name, columns, ids):
             yield from batch.to_pylist()
 
     @property
@@ -250,9 +268,7 @@ def _collect(run: _Run, max_images: int) -> dict[str, Any]:
         "match_plot": _plot(
             summary.match_scores.total, plots.score_histogram, summary.match_scores, threshold, "matches"
         ),
-        "best_plot": _plot(
-            summary.best_scores.total, plots.score_histogram, summary.best_scores, threshold, "images"
-        ),
+        "best_plot": _plot(summary.best_scores.total, plots.score_histogram, summary.best_scores, threshold, "images"),
         "length_plot": _plot(len(captions.lengths), plots.length_histogram, captions.lengths),
         "training_plot": _plot(len(history), plots.training_curve, history),
     }
@@ -264,27 +280,10 @@ def _plot(amount: int, draw: Callable[..., str], *data: Any) -> Markup | None:
 
 
 def _cards(run: _Run, ids: Sequence[str], gallery: Gallery) -> list[Card]:
-    chosen, queries = pc.field("image_id").isin(list(ids)), pc.field("query_image_id").isin(list(ids))
-    captions = {
-        row["image_id"]: row for row in run.rows(layout.CAPTIONS, ("image_id", "caption", "log_prob"), chosen)
-    }
-    summary_columns = (
-        "query_image_id",
-        "query_caption",
-        "status",
-        "n_above_threshold",
-        "best_score",
-        "best_match_image_id",
-    )
-    summaries = {
-        row["query_image_id"]: row for row in run.rows(layout.MATCH_SUMMARY, summary_columns, queries)
-    }
+    captions = {row["image_id"]: row for row in run.rows(layout.CAPTIONS, _CAPTION_COLUMNS, ids)}
+    summaries = {row["query_image_id"]: row for row in run.rows(layout.MATCH_SUMMARY, _SUMMARY_COLUMNS, ids)}
     matches: dict[str, list[dict[str, Any]]] = {}
-    match_columns = (
-        "query_image_id", "rank", "match_image_id", "match_caption", "match_source",
-        "score", "feature_score", "image_text_score", "is_duplicate",
-    )  # fmt: skip
-    for row in run.rows(layout.MATCHES, match_columns, queries):
+    for row in run.rows(layout.MATCHES, _MATCH_COLUMNS, ids):
         matches.setdefault(row["query_image_id"], []).append(row)
     wanted = {*ids, *(row["match_image_id"] for rows in matches.values() for row in rows)}
     wanted |= {row["best_match_image_id"] for row in summaries.values() if row["best_match_image_id"]}
@@ -313,9 +312,7 @@ def _card(
         n_above=summary["n_above_threshold"] if summary else 0,
         best_score=_known(summary["best_score"]) if summary else None,
         matches=[_match(row, finder, gallery) for row in sorted(matches, key=lambda row: row["rank"])],
-        closest=Closest(gallery.show(finder.location(best), MATCH_SIDE), best, finder.captions(best))
-        if best
-        else None,
+        closest=Closest(gallery.show(finder.location(best), MATCH_SIDE), best, finder.captions(best)) if best else None,
     )
 
 
@@ -356,9 +353,7 @@ def _captions(run: _Run) -> Captions:
     for batch in run.batches(layout.CAPTIONS, ("caption", "n_tokens")):
         for found in pc.value_counts(batch.column("caption")).to_pylist():
             counts[found["values"]] += found["counts"]
-        values, numbers = np.unique(
-            batch.column("n_tokens").to_numpy(zero_copy_only=False), return_counts=True
-        )
+        values, numbers = np.unique(batch.column("n_tokens").to_numpy(zero_copy_only=False), return_counts=True)
         lengths.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     common = heapq.nsmallest(MAX_COMMON, counts.items(), key=lambda item: (-item[1], item[0]))
     return Captions(counts.total(), len(counts), common, dict(sorted(lengths.items())))
@@ -374,9 +369,7 @@ def _failures(run: _Run) -> Failures:
 
     rows = counted(run.rows(layout.FAILURES, ("stage", "image_id", "error_type", "error_message")))
     # the first in order, whichever part files the rows are in
-    first = heapq.nsmallest(
-        MAX_FAILURES, rows, key=lambda row: (row["stage"], row["image_id"], row["error_type"])
-    )
+    first = heapq.nsmallest(MAX_FAILURES, rows, key=lambda row: (row["stage"], row["image_id"], row["error_type"]))
     by_type = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return Failures(counts.total(), by_type, first)
 
@@ -433,13 +426,7 @@ def _plain(value: Any) -> str:
     """An option or a version as text: strings as they are, lists one to a line's worth, the rest as JSON."""
     if isinstance(value, list):
         return ", ".join(map(_plain, value)) or "none"
-    return (
-        value
-        if isinstance(value, str)
-        else "none"
-        if value is None
-        else json.dumps(value, ensure_ascii=False)
-    )
+    return value if isinstance(value, str) else "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _short(text: str, limit: int = _TEXT_LIMIT) -> str:

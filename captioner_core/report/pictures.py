@@ -15,12 +15,13 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 from markupsafe import Markup
 from PIL import Image, ImageOps
 from pyarrow import fs as pafs
@@ -36,7 +37,7 @@ MAX_PIXELS = 100_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 _QUALITY = 80
 
-Location = str | bytes  # a local path, or the URI of a file elsewhere
+Location = bytes | str  # a local path, or the URI of a file elsewhere
 
 
 @dataclass
@@ -114,9 +115,7 @@ def _small(image: Image.Image, side: int) -> Image.Image:
     see_through = image.has_transparency_data
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
-        low, high = (
-            (0.0, 65535.0) if image.mode.startswith("I;16") else (np.nanmin(values), np.nanmax(values))
-        )
+        low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (np.nanmin(values), np.nanmax(values))
         levels = np.nan_to_num((values - low) * (255 / max(high - low, 1e-9)))
         flat = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
         flat.getexif()[0x0112] = image.getexif().get(0x0112, 1)  # the orientation
@@ -136,9 +135,7 @@ def _open(location: Location) -> BinaryIO:
             if stream.size() > MAX_BYTES:
                 raise OSError("too large")
             return io.BytesIO(stream.read())
-    descriptor = os.open(
-        location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-    )  # a pipe must not hold up the report
+    descriptor = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hold up the report
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
         os.close(descriptor)
@@ -180,11 +177,9 @@ class ImageFinder:
             dataset = storage.open_table(table)
             has_uri = "image_uri" in dataset.schema.names
             columns = ["image_id", "caption", *(["image_uri"] if has_uri else [])]
-            chosen = pc.field("image_id").isin(pa.array(ids, pa.string()))
+            chosen = among(dataset, "image_id", ids)
             for batch in dataset.to_batches(columns=columns, filter=chosen):
-                for image_id, caption, *uri in zip(
-                    *(batch.column(name).to_pylist() for name in columns), strict=True
-                ):
+                for image_id, caption, *uri in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
                     where = self._of_uri(uri[0]) if has_uri else self._of_dataset(table, image_id)
                     yield image_id, caption or "", where
         except (CaptionerError, pa.ArrowException, OSError, KeyError):
@@ -198,7 +193,7 @@ class ImageFinder:
         from captioner_core.listing import local_path
 
         try:
-            return local_path(uri)
+            return os.fsencode(local_path(uri))
         except ValueError:
             return None
 
@@ -212,22 +207,25 @@ class ImageFinder:
         return path_below(Path(path).parent / layout.DATASET_IMAGES, image_id)
 
 
-def path_below(folder: Path, image_id: str) -> str | None:
+def among(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:
+    """The filter for rows whose id is one of these, whichever type of text the table's writer chose."""
+    kind = table.schema.field(column).type
+    plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    field = pc.field(column) if plain else pc.field(column).cast(pa.string())  # statistics help where there's no cast
+    return field.isin(pa.array(list(ids), kind if plain else pa.string()))
+
+
+def path_below(folder: Path, image_id: str) -> bytes | None:
     """The file that an id names below a folder, or None where ``..`` or a link would lead out of it."""
     if not _stays_below(image_id):
         return None
     base = os.path.realpath(folder)
     path = os.path.realpath(os.path.join(base, image_id))
-    return path if path.startswith(base.rstrip(os.sep) + os.sep) else None
+    return os.fsencode(path) if path.startswith(base.rstrip(os.sep) + os.sep) else None
 
 
 def _stays_below(image_id: str) -> bool:
-    return (
-        bool(image_id)
-        and not image_id.startswith("/")
-        and "\0" not in image_id
-        and ".." not in image_id.split("/")
-    )
+    return bool(image_id) and not image_id.startswith("/") and "\0" not in image_id and ".." not in image_id.split("/")
 
 
 def _is_remote(uri: str) -> bool:

@@ -73,9 +73,13 @@ def read_captions_by_split(dataset_dir: str) -> dict[str, dict[str, list[str]]]:
     """
     uri = layout.join(dataset_dir, layout.DATASET_CAPTIONS)
     columns = ["image_id", "caption_index", "caption", "split"]
-    table = storage.read_table(uri, columns, "dataset").sort_by([("image_id", "ascending"), ("caption_index", "ascending")])
+    table = storage.read_table(uri, columns, "dataset").sort_by(
+        [("image_id", "ascending"), ("caption_index", "ascending")]
+    )
     captions: dict[str, dict[str, list[str]]] = {}
-    for image_id, caption, split in zip(*(table.column(n).to_pylist() for n in ("image_id", "caption", "split")), strict=True):
+    for image_id, caption, split in zip(
+        *(table.column(n).to_pylist() for n in ("image_id", "caption", "split")), strict=True
+    ):
         captions.setdefault(split, {}).setdefault(image_id, []).append(caption)
     return captions
 
@@ -91,7 +95,7 @@ def read_features(uri: str, grid_side: int) -> FeatureTable:
     missing = [name for name in columns if name not in dataset.schema.names]
     if missing:
         raise CaptionerError(
-            f"features table {uri!r} has no column {missing[0]!r}; extract the dataset's images with 'captioner extract --grid'"
+            f"features table {uri!r} has no column {missing[0]!r}; extract them with 'captioner extract --grid'"
         )
     image_ids: list[str] = []
     means, cells, backbones = [], [], set()
@@ -108,9 +112,7 @@ def read_features(uri: str, grid_side: int) -> FeatureTable:
     return FeatureTable(tuple(image_ids), np.concatenate(means), np.concatenate(cells), backbones.pop())
 
 
-def make_split(
-    captions: dict[str, list[str]], features: FeatureTable, vocabulary: Vocabulary, max_words: int
-) -> Split:
+def make_split(captions: dict[str, list[str]], features: FeatureTable, vocabulary: Vocabulary, max_words: int) -> Split:
     """The images of a split that have features, with their captions as word ids."""
     place = {image_id: row for row, image_id in enumerate(features.image_ids)}
     used = [image_id for image_id in captions if image_id in place]
@@ -123,7 +125,7 @@ def make_split(
 
 
 def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
 
 
 def _pooled(grid: np.ndarray, feature_dim: int, side: int) -> np.ndarray:

@@ -67,7 +67,9 @@ class Trainer:
         self._optimizer.build(captioner.trainable_variables)
         signature = [tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, None, None], tf.int32)]
         self._train_step = tf.function(self._step, input_signature=signature)
-        self._dev_step = tf.function(lambda rows, words: self._loss(rows, words, training=False), input_signature=signature)
+        self._dev_step = tf.function(
+            lambda rows, words: self._loss(rows, words, training=False), input_signature=signature
+        )
 
     def fit(
         self, train: Split, dev: Split, *, epochs: int, batch_size: int, say: Callable[[EpochResult], None]

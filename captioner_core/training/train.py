@@ -14,7 +14,15 @@ from captioner_core.errors import CaptionerError
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.options import TrainOptions
 from captioner_core.text import Vocabulary
-from captioner_core.training.dataset import DEV, TRAIN, FeatureTable, Split, make_split, read_captions_by_split, read_features
+from captioner_core.training.dataset import (
+    DEV,
+    TRAIN,
+    FeatureTable,
+    Split,
+    make_split,
+    read_captions_by_split,
+    read_features,
+)
 
 _HELD_FOR_DEV = 20  # of a dataset without a dev split, every 20th training image
 
@@ -46,7 +54,9 @@ def train(options: TrainOptions) -> str:
     splits = {name: make_split(captions[name], features, vocabulary, config.max_words) for name in (TRAIN, DEV)}
     _check_splits(splits, captions, options)
     if options.attention == "mean":
-        features = dataclasses.replace(features, cells=features.cells.mean(axis=1, keepdims=True, dtype="float32").astype("float16"))
+        features = dataclasses.replace(
+            features, cells=features.cells.mean(axis=1, keepdims=True, dtype="float32").astype("float16")
+        )
     return _fit_and_save(options, config, vocabulary, features, splits, start)
 
 
@@ -73,8 +83,8 @@ def _fit_and_save(
         rate = splits[TRAIN].caption_count / result.seconds
         left = (options.epochs - result.epoch) * result.seconds
         print(
-            f"train: epoch {result.epoch}/{options.epochs}, loss {result.train_loss:.3f}, dev loss {result.dev_loss:.3f}, "
-            f"{rate:.0f} captions/s, {left:.0f} s left",
+            f"train: epoch {result.epoch}/{options.epochs}, loss {result.train_loss:.3f}, "
+            f"dev loss {result.dev_loss:.3f}, {rate:.0f} captions/s, {left:.0f} s left",
             file=sys.stderr,
             flush=True,
         )
@@ -125,10 +135,13 @@ def _check_splits(splits: dict[str, Split], captions: dict[str, dict[str, list[s
             )
         lacking = len(captions[name]) - len(split)
         if lacking:
-            print(f"train: {lacking} of {len(captions[name])} images of split {name!r} have no features", file=sys.stderr)
+            print(
+                f"train: {lacking} of {len(captions[name])} images of split {name!r} have no features", file=sys.stderr
+            )
 
 
 def _card(options: TrainOptions, config: CaptionerConfig, metrics: dict[str, Any]) -> str:
+    trained = {what: metrics[what][TRAIN] for what in ("images", "captions")}
     best = metrics["history"][metrics["best_epoch"] - 1]
     return f"""# Model card: {{model_id}}
 
@@ -136,7 +149,7 @@ LSTM captioner over `{config.backbone}` features, attention: {config.attention}.
 
 | | |
 |---|---|
-| training data | `{options.dataset}`, split train: {metrics["images"][TRAIN]} images, {metrics["captions"][TRAIN]} captions |
+| trained on | `{options.dataset}`, split train: {trained["images"]} images, {trained["captions"]} captions |
 | chosen on | split dev: {metrics["images"][DEV]} images; epoch {metrics["best_epoch"]} of {options.epochs} |
 | dev loss | {best["dev_loss"]:.4f} nats a word |
 | vocabulary | {config.vocabulary_size} words, seen at least {options.min_word_count} times |

@@ -36,7 +36,9 @@ def captioned(photos, run, model_dir, load_models):
 
 
 def test_extract_writes_features_and_failures(photos, run):
-    manifest = extract_features.run(ExtractOptions(images=str(photos), output=run.root, batch_size=5), load=FakeBackbone)
+    manifest = extract_features.run(
+        ExtractOptions(images=str(photos), output=run.root, batch_size=5), load=FakeBackbone
+    )
     features, failures = frame(run, "features"), frame(run, "failures")
     assert manifest["counts"]["images_found"] == 14
     assert manifest["counts"]["files_passed_over"] == 1
@@ -64,7 +66,13 @@ def test_caption_writes_the_contracts_tables(captioned, run):
         assert schema.equals(TABLE_SCHEMAS[name]), name
         part = storage.list_parts(run.table(name))[0]
         assert pq.ParquetFile(part).metadata.row_group(0).column(0).compression == "ZSTD" or not len(frame(run, name))
-    assert captioned["counts"] == {**captioned["counts"], "captions": 12, "failures": 2, "features": 12, "images_found": 14}
+    assert captioned["counts"] == {
+        **captioned["counts"],
+        "captions": 12,
+        "failures": 2,
+        "features": 12,
+        "images_found": 14,
+    }
     assert verify(run.run_dir) == []
 
 
@@ -99,7 +107,9 @@ def test_more_failures_than_allowed(photos, run, model_dir, load_models):
 
 def test_an_empty_folder_is_an_empty_run(tmp_path, run, model_dir, load_models):
     (tmp_path / "nothing").mkdir()
-    caption_images.run(CaptionOptions(images=str(tmp_path / "nothing"), output=run.root, model=model_dir), load=load_models)
+    caption_images.run(
+        CaptionOptions(images=str(tmp_path / "nothing"), output=run.root, model=model_dir), load=load_models
+    )
     options = MatchOptions(captions=run.table("captions"), output=run.root, index=(run.table("captions"),))
     match_captions.run(options)
     assert runs.read_manifest(run.run_dir)["counts"]["match_summary"] == 0
@@ -122,7 +132,11 @@ def human_captions(tmp_path):
 
 def test_match_adds_to_the_run_of_its_captions(captioned, run, human_captions):
     options = MatchOptions(
-        captions=run.table("captions"), output=run.root, index=(human_captions, run.table("captions")), threshold=0.2, top_k=3
+        captions=run.table("captions"),
+        output=run.root,
+        index=(human_captions, run.table("captions")),
+        threshold=0.2,
+        top_k=3,
     )
     manifest = match_captions.run(options)
     assert manifest["stages"].keys() == {"caption", "match"}

@@ -22,7 +22,10 @@ images = st.lists(st.tuples(st.sampled_from("abcdef"), captions), max_size=14)
 def brute_force(queries, index, threshold, top_k):
     """Every pair of captions, one dot product at a time."""
     encoder = HashedWords()
-    vector = {text: encoder.encode([text])[0].astype(float) for text in {c for _, c in index} | {c for q in queries for c in q.captions}}
+    vector = {
+        text: encoder.encode([text])[0].astype(float)
+        for text in {c for _, c in index} | {c for q in queries for c in q.captions}
+    }
     answers = []
     for query in queries:
         best: dict[str, float] = {}
@@ -62,7 +65,11 @@ def test_equals_brute_force(asked, rows, threshold, top_k):
         assert (summary.n_above_threshold, summary.n_written) == (n_above, len(best))
         assert summary.status == (MATCHED if n_above else NO_MATCH)
         assert summary.best_match_image_id == (first[1] if first else None)
-        assert math.isnan(summary.best_score) if first is None else summary.best_score == pytest.approx(-first[0], abs=1e-6)
+        assert (
+            math.isnan(summary.best_score)
+            if first is None
+            else summary.best_score == pytest.approx(-first[0], abs=1e-6)
+        )
 
 
 @settings(max_examples=50, deadline=None)
@@ -70,7 +77,9 @@ def test_equals_brute_force(asked, rows, threshold, top_k):
 def test_blocks_change_nothing(rows, block):
     queries = [Query(str(number), (caption,)) for number, (_, caption) in enumerate(rows)]
     whole = list(make_index(rows).search(queries, threshold=0.5, top_k=3))
-    matches_one_by_one = [answer for query in queries for answer in make_index(rows).search([query], threshold=0.5, top_k=3)]
+    matches_one_by_one = [
+        answer for query in queries for answer in make_index(rows).search([query], threshold=0.5, top_k=3)
+    ]
     assert repr(whole) == repr(matches_one_by_one)  # repr, since NaN differs from itself
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matching, "_BLOCK_SCORES", block)

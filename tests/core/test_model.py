@@ -23,7 +23,13 @@ def vocabulary():
 
 def make_captioner(vocabulary, **changes):
     config = CaptionerConfig(
-        backbone="fake-299", vocabulary_size=len(vocabulary), feature_dim=16, units=16, embedding_dim=8, heads=2, **changes
+        backbone="fake-299",
+        vocabulary_size=len(vocabulary),
+        feature_dim=16,
+        units=16,
+        embedding_dim=8,
+        heads=2,
+        **changes,
     )
     return Captioner(config, seed=3)
 
@@ -76,7 +82,9 @@ def folder(tmp_path, vocabulary):
 def test_a_folder_gives_the_same_model_back(folder, vocabulary):
     loaded = load_model(str(folder))
     assert loaded.vocabulary == vocabulary
-    for one, other in zip(make_captioner(vocabulary).trainable_variables, loaded.captioner.trainable_variables, strict=True):
+    for one, other in zip(
+        make_captioner(vocabulary).trainable_variables, loaded.captioner.trainable_variables, strict=True
+    ):
         np.testing.assert_array_equal(one, other)
     assert loaded.model_id in (folder / "MODEL_CARD.md").read_text()
     assert json.loads((folder / "metrics.json").read_text())["model_id"] == loaded.model_id
@@ -117,7 +125,9 @@ BREAKS = {
     "wrong type": lambda f: _edit_config(f, units="16"),
     "another size": lambda f: _edit_config(f, units=32),
     "another format": lambda f: _edit_config(f, format_version=99),
-    "vocabulary of another model": lambda f: (f / "vocabulary.json").write_text(Vocabulary.from_captions(["b"]).to_json()),
+    "vocabulary of another model": lambda f: (f / "vocabulary.json").write_text(
+        Vocabulary.from_captions(["b"]).to_json()
+    ),
     "cut weights": lambda f: (f / "weights.npz").write_bytes((f / "weights.npz").read_bytes()[:1000]),
     "tensor missing": lambda f: _edit_weights(f, **{"queries/bias": None}),
     "tensor too many": lambda f: _edit_weights(f, extra=np.zeros(1, np.float32)),

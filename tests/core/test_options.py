@@ -64,16 +64,24 @@ def test_bad_values_are_refused_in_one_line(options_class, name, value):
 def test_arguments_make_the_same_options():
     parser = argparse.ArgumentParser()
     add_arguments(parser, RunOptions)
-    argv = "--images in --output out --model m --index a --index b --threshold -0.5 --max-failures 3".split()
+    argv = ["--images", "in", "--output", "out", "--model", "m", "--index", "a", "--index", "b"]
+    argv += ["--threshold", "-0.5", "--max-failures", "3"]
     options = from_namespace(RunOptions, parser.parse_args(argv))
-    expected = {"images": "in", "output": "out", "model": "m", "index": ("a", "b"), "threshold": -0.5, "max_failures": 3}
+    expected = {
+        "images": "in",
+        "output": "out",
+        "model": "m",
+        "index": ("a", "b"),
+        "threshold": -0.5,
+        "max_failures": 3,
+    }
     assert options == RunOptions(**expected)
 
 
 def test_a_switch_can_be_turned_off():
     parser = argparse.ArgumentParser()
     add_arguments(parser, ExtractOptions)
-    options = from_namespace(ExtractOptions, parser.parse_args("--images in --output out --no-grid".split()))
+    options = from_namespace(ExtractOptions, parser.parse_args(["--images", "in", "--output", "out", "--no-grid"]))
     assert options.grid is False
 
 

@@ -16,6 +16,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,11 +26,12 @@ from PIL import Image
 from captioner_cli.commands import report as command
 from captioner_core import schemas, storage
 from captioner_core.errors import CaptionerError
+from captioner_core.report import page as page_module
 from captioner_core.report import pictures, write_report
 from captioner_core.report.page import spread, visible
 from captioner_core.report.pictures import Gallery, ImageFinder, path_below, thumbnail
 from captioner_core.report.plots import Epoch, ScoreCounts, score_histogram, training_curve
-from tests.runs import change_manifest, draw_picture, make_run, write_dataset
+from tests.runs import change_manifest, draw_picture, make_run, write_dataset, write_table
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = [
@@ -95,6 +98,12 @@ class Page(HTMLParser):
             assert "alt" in found
 
 
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Saves the time of drawing, where plots don't matter."""
+    monkeypatch.setattr(page_module, "_plot", lambda *_: None)
+
+
 def page_of(run_dir: str, **options: int) -> Page:
     page = Page(write_report(run_dir, **options))
     page.check()
@@ -109,20 +118,25 @@ def test_report_shows_figures_and_every_section(tmp_path):
     run_dir = make_run(tmp_path, images=12, failures=3)
     page = page_of(run_dir)
     assert len(cards_of(page)) == 12
-    squeezed = " ".join(page.text.split())
-    for shown in (
-        "15images found",
-        "12captioned",
-        "3failed",
-        "75 %with a match",
-        "threshold0.9",
-        "spacy-content",
-    ):
-        assert shown in squeezed.replace(" images found", "images found").replace(
-            " captioned", "captioned"
-        ) or shown in re.sub(r"(\d|%) (?=[a-z])", r"\1", squeezed), shown
-    assert "2026-02-03 04:05 UTC" in squeezed
-    assert "12.3 s" in squeezed
+    figures = dict(re.findall(r"<dt>(.*?)</dt><dd[^>]*>(.*?)</dd>", page.source))
+    assert figures == {
+        "images found": "15",
+        "captioned": "12",
+        "failed": "3",
+        "with a match": "75 %",
+        "matches": "36",
+    }
+    chips = dict(re.findall(r"<li><span>([\w ]+)</span>(.*?)</li>", page.source))
+    assert chips == {
+        "threshold": "0.9",
+        "top k": "10",
+        "encoder": "spacy-content",
+        "model": "lstm-0123456789abcdef",
+        "wall time": "13.1 s",
+    }
+    assert "2026-02-03 04:05 UTC" in page.text
+    for fact in ("12.3 s", "2.21.0", "f00d", str(tmp_path / "dataset" / "captions.parquet")):
+        assert fact in page.text
     assert page.source.count('<div class="plot">') == 4
 
 
@@ -137,14 +151,12 @@ def test_report_is_the_only_thing_written_and_the_same_each_time(tmp_path):
     assert Path(uri).read_bytes() == first
 
 
-def test_each_image_has_its_matches_in_rank_order(tmp_path):
+def test_each_image_has_its_matches_in_rank_order(no_plots, tmp_path):
     run_dir = make_run(tmp_path, images=9, matches_each=6)
     rows = storage.read_table(f"{run_dir}/matches").to_pylist()
     for card in cards_of(page_of(run_dir)):
         image_id = re.search(r'<bdi class="mono">(.*?)</bdi>', card)[1]
-        expected = sorted(
-            (row for row in rows if row["query_image_id"] == image_id), key=lambda row: row["rank"]
-        )
+        expected = sorted((row for row in rows if row["query_image_id"] == image_id), key=lambda row: row["rank"])
         strip = card.partition('<ol class="matches"')[2]
         names = re.findall(r'<div class="name"><bdi>(.*?)</bdi>', strip)
         assert names == [row["match_image_id"] for row in expected]
@@ -152,14 +164,12 @@ def test_each_image_has_its_matches_in_rank_order(tmp_path):
         assert [float(x) for x in re.findall(r"<strong[^>]*>([\d.]+)</strong>", strip)] == pytest.approx(
             [row["score"] for row in expected], abs=1e-3
         )
-        assert re.findall(r'class="badge (human|generated)"', strip) == [
-            row["match_source"] for row in expected
-        ]
+        assert re.findall(r'class="badge (human|generated)"', strip) == [row["match_source"] for row in expected]
         assert strip.count("badge duplicate") == sum(row["is_duplicate"] for row in expected)
         assert ("no match" in card) == (not expected)
 
 
-def test_image_that_fell_short_names_its_score_below_the_threshold(tmp_path):
+def test_image_that_fell_short_names_its_score_below_the_threshold(no_plots, tmp_path):
     page = page_of(make_run(tmp_path, images=4, no_match_every=4))
     (card,) = (card for card in cards_of(page) if "no match" in card)
     assert "<strong>0.899</strong>, short of 0.9" in card  # 0.8996 must not look like 0.900
@@ -167,14 +177,10 @@ def test_image_that_fell_short_names_its_score_below_the_threshold(tmp_path):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_stays_text(tmp_path, text):
+def test_hostile_text_stays_text(no_plots, tmp_path, text):
     name = text.replace("/", "_").replace("\x00", "")
-    run_dir = make_run(
-        tmp_path, ids=[f"{name}.png", "b.png"], captions=[text, text], failures=0, no_match_every=2
-    )
+    run_dir = make_run(tmp_path, ids=[f"{name}.png", "b.png"], captions=[text, text], failures=0, no_match_every=2)
     failed = schemas.FailureRow("extract", name, name, text, text)
-    from tests.runs import write_table
-
     write_table(Path(run_dir, "failures"), schemas.FAILURES_SCHEMA, [failed], "r")
     change_manifest(run_dir, run_id=text, options={"encoder": text, text: [text]}, versions={text: text})
     page = page_of(run_dir)
@@ -182,15 +188,13 @@ def test_hostile_text_stays_text(tmp_path, text):
     assert visible(name) in page.text
     assert page.of("img", class_="pic") or page.of("svg", class_="pic")
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200f\u2028\u202e\u2066]", page.source)
-    assert "evil.example" not in str(
-        [found for _, found in page.elements if "src" in found and "evil" in found["src"]]
-    )
+    assert "evil.example" not in str([found for _, found in page.elements if "src" in found and "evil" in found["src"]])
 
 
 @given(st.text(st.characters(exclude_categories=[])))
 def test_visible_text_can_be_written_and_hides_nothing(text):
     seen = visible(text)
-    assert seen.encode("utf-8")
+    seen.encode("utf-8")
     assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b\u200e\u200f\ufeff]", seen)
 
 
@@ -199,7 +203,7 @@ def test_plain_text_in_any_script_is_left_alone():
         assert visible(text) == text
 
 
-def test_each_picture_is_embedded_once(tmp_path):
+def test_each_picture_is_embedded_once(no_plots, tmp_path):
     page = page_of(make_run(tmp_path, images=10, index_images=5, matches_each=4))
     data = re.findall(r"data:image/jpeg;base64,[\w+/=]+", page.source)
     assert len(data) == len(set(data)) <= 15
@@ -217,7 +221,7 @@ def test_thumbnails_keep_proportions_and_size(tmp_path):
     assert shapes == {1.0, 1.33, 0.75}
 
 
-def test_missing_and_broken_pictures_show_a_box(tmp_path):
+def test_missing_and_broken_pictures_show_a_box(no_plots, tmp_path):
     run_dir = make_run(tmp_path, images=4, no_match_every=0)
     images = sorted((tmp_path / "new").rglob("*.png"))
     images[0].unlink()
@@ -231,13 +235,12 @@ def test_missing_and_broken_pictures_show_a_box(tmp_path):
     assert sum('class="pic missing"' in card.partition("</div>")[0] for card in cards_of(page)) == 3
 
 
-def test_many_images_are_spread_evenly(tmp_path):
+def test_many_images_are_spread_evenly(no_plots, tmp_path):
     run_dir = make_run(tmp_path, images=20)
     page = page_of(run_dir, max_images=5)
     shown = re.findall(r'<bdi class="mono">folder/img-(\d+)\.png', page.source)
     assert shown == ["000", "004", "009", "014", "019"]
     assert "5 of 20 shown" in page.text
-    assert "20" in page.text
     assert "None shown" in page_of(run_dir, max_images=0).text
 
 
@@ -296,22 +299,20 @@ def test_incomplete_run_is_refused(tmp_path, table):
         write_report(run_dir, max_images=-1)
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", "{", '{"history": 3}', '{"history": [{"epoch": 1}]}', '{"history": []}']
-)
+@pytest.mark.parametrize("content", ["[]", "{", '{"history": 3}', '{"history": [{"epoch": 1}]}', '{"history": []}'])
 def test_strange_training_history_is_none(tmp_path, content):
     run_dir = make_run(tmp_path, images=1)
     (tmp_path / "model" / "metrics.json").write_text(content)
     assert "Not available: the model" in page_of(run_dir).text
 
 
-def test_strange_manifest_is_no_error(tmp_path):
+def test_strange_manifest_is_no_error(no_plots, tmp_path):
     run_dir = make_run(tmp_path, images=2)
     change_manifest(run_dir, options=None, versions=[], stages=3, created_utc="noon", model="m")
     assert "at an unknown time" in page_of(run_dir).text
 
 
-def test_more_failures_than_shown(tmp_path):
+def test_more_failures_than_shown(no_plots, tmp_path):
     page = page_of(make_run(tmp_path, images=1, failures=260))
     assert "60 more in the failures table." in page.text
     assert page.text.count("broken/") == 200
@@ -319,7 +320,7 @@ def test_more_failures_than_shown(tmp_path):
     assert "broken/200.jpg" not in page.text
 
 
-def test_repeated_captions_are_counted(tmp_path):
+def test_repeated_captions_are_counted(no_plots, tmp_path):
     page = page_of(make_run(tmp_path, images=8, captions=["a dog"] * 7 + ["a cat"]))
     assert "2 distinct for 8 images" in page.text
     assert "87.5 %" in page.text
@@ -328,11 +329,9 @@ def test_repeated_captions_are_counted(tmp_path):
 @pytest.mark.parametrize(
     "image_id", ["../secret.png", "a/../../secret.png", "link.png", "folder/secret.png", "", "a\0.png"]
 )
-def test_ids_that_leave_the_dataset_are_never_opened(tmp_path, monkeypatch, image_id):
+def test_ids_that_leave_the_dataset_are_never_opened(no_plots, tmp_path, monkeypatch, image_id):
     opened: list[object] = []
-    run_dir = make_run(
-        tmp_path, images=2, no_match_every=0, matches_each=1, ids=["x.png"], captions=["a dog"]
-    )
+    run_dir = make_run(tmp_path, images=2, no_match_every=0, matches_each=1, ids=["x.png"], captions=["a dog"])
     secret = draw_picture(tmp_path / "outside" / "secret.png", 1)
     shutil.copy(secret, tmp_path / "dataset" / "secret.png")
     (tmp_path / "dataset" / "images" / "link.png").symlink_to(secret)
@@ -345,13 +344,11 @@ def test_ids_that_leave_the_dataset_are_never_opened(tmp_path, monkeypatch, imag
         )
         for n, i in enumerate((image_id, str(secret)), start=1)
     ]
-    from tests.runs import write_table
-
     shutil.rmtree(Path(run_dir, "matches"))
     write_table(Path(run_dir, "matches"), schemas.MATCHES_SCHEMA, rows, "r")
     monkeypatch.setattr(pictures, "_open", lambda location: opened.append(location) or _refuse())
     page = page_of(run_dir)
-    assert opened == [str(tmp_path / "new" / "x.png")]
+    assert opened == [os.fsencode(tmp_path / "new" / "x.png")]
     assert page.source.count('class="pic missing"') == 3
 
 
@@ -363,10 +360,21 @@ def test_ids_below_the_dataset_are_found(tmp_path):
     images = tmp_path / "images"
     inside = draw_picture(images / "a" / "b.png", 1)
     (images / "again.png").symlink_to(inside)
-    assert path_below(images, "a/b.png") == str(inside)
-    assert path_below(images, "again.png") == str(inside)
+    assert path_below(images, "a/b.png") == os.fsencode(inside)
+    assert path_below(images, "again.png") == os.fsencode(inside)
     assert path_below(images, "/etc/passwd") is None
     assert path_below(images, ".") is None
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_index_tables_of_other_writers_are_read(tmp_path, kind):
+    picture = draw_picture(tmp_path / "images" / "a.png", 1)
+    table = pa.table({"image_id": pa.array(["a.png", "b.png"]).cast(kind), "caption": ["a dog", "a cat"]})
+    pq.write_table(table, tmp_path / "captions.parquet")
+    finder = ImageFinder([str(tmp_path / "gone"), str(tmp_path / "captions.parquet")], ["a.png"], [])
+    assert finder.location("a.png", "a dog") == finder.location("a.png", "other") == os.fsencode(picture)
+    assert finder.captions("a.png") == ["a dog"]
+    assert finder.location("b.png") is None
 
 
 def test_remote_pictures_only_from_hosts_of_the_users_own(tmp_path):
@@ -459,8 +467,7 @@ def test_report_command(tmp_path, capsys):
 
 
 def test_importing_the_report_draws_nothing():
-    code = (
-        "import sys, captioner_core.report; print({'matplotlib', 'tensorflow', 'pandas'} & set(sys.modules))"
-    )
+    heavy = "{'matplotlib', 'tensorflow', 'apache_beam'}"
+    code = f"import sys, captioner_core.report; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -14,7 +14,7 @@ from captioner_core.text import END, PAD, SPECIAL_WORDS, START, UNKNOWN, Vocabul
         ("A dog's well-worn, RED ball .", ["a", "dog's", "well-worn", "red", "ball"]),
         ("two   dogs\nrun!", ["two", "dogs", "run"]),
         ("10 people, 2nd row", ["10", "people", "2nd", "row"]),
-        ("Ｆｕｌｌ width café", ["full", "width", "café"]),  # noqa: RUF001
+        ("Ｆｕｌｌ width café", ["full", "width", "café"]),
         ('" . , !', []),
         ("snake_case", ["snake", "case"]),
     ],

@@ -12,7 +12,14 @@ from captioner_core.errors import CaptionerError
 from captioner_core.options import ENCODERS
 from captioner_core.text_encoders import load_encoder
 
-TEXTS = ["A brown dog runs through the grass .", "two cats sleep on a sofa", "grass runs dog brown", "Zzqx vvfw", "", "of the a"]
+TEXTS = [
+    "A brown dog runs through the grass .",
+    "two cats sleep on a sofa",
+    "grass runs dog brown",
+    "Zzqx vvfw",
+    "",
+    "of the a",
+]
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
@@ -61,11 +68,11 @@ def test_spacy_mean_points_where_doc_vector_does():
         np.testing.assert_allclose(row, expected / np.linalg.norm(expected), atol=1e-6)
 
 
-def test_spacy_content_counts_but_has_no_grammar():
+def test_spacy_content_leaves_grammar_out_and_numbers_in():
     encoder = load_encoder("spacy-content")
-    one, same, other = encoder.encode(["two dogs on the beach", "Two dogs at a beach!", "three dogs on the beach"])
+    one, same, other = encoder.encode(["two dogs on the beach", "Two dogs at a beach!", "the dogs on the beach"])
     np.testing.assert_allclose(one, same, atol=1e-6)
-    assert one @ other < 0.9999
+    assert one @ other < 0.99
 
 
 def test_an_unknown_encoder_is_refused():

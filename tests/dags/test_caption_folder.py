@@ -51,7 +51,10 @@ dag = bag.dags["caption_folder"]
 
 def test_parses_without_the_heavy_libraries(airflow):
     heavy = "{'tensorflow', 'apache_beam', 'spacy', 'pandas'}"
-    assert airflow(LOAD + f"import sys; print(sorted({heavy} & set(sys.modules)), dag.doc_md[:8])").split("\n")[-2] == "[] Captions"
+    assert (
+        airflow(LOAD + f"import sys; print(sorted({heavy} & set(sys.modules)), dag.doc_md[:8])").split("\n")[-2]
+        == "[] Captions"
+    )
 
 
 def test_a_parameter_is_one_argument_whatever_it_holds(airflow):
@@ -64,7 +67,9 @@ def test_a_parameter_is_one_argument_whatever_it_holds(airflow):
     assert calls[1] == ["-m", "captioner_cli", "verify", "out/runs/r1"]
 
 
-@pytest.mark.parametrize("bad", [{"threshold": 1.5}, {"top_k": -1}, {"run_id": "../x"}, {"encoder": "x"}, {"images": ""}])
+@pytest.mark.parametrize(
+    "bad", [{"threshold": 1.5}, {"top_k": -1}, {"run_id": "../x"}, {"encoder": "x"}, {"images": ""}]
+)
 def test_bad_parameters_are_refused(airflow, bad):
     conf = {"images": "in", "output": "out", "model": "m", **bad}
     code = f"""

@@ -1,0 +1,91 @@
+"""``captioner dataset``: make a dataset folder from what there is."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from captioner_core.errors import CaptionerError
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand and its own: ``sample``, ``flickr8k``, ``coco`` and ``csv``."""
+    parser = subparsers.add_parser(
+        "dataset", help="make a dataset folder", description="Makes a folder with images/ and captions.parquet."
+    )
+    kinds = parser.add_subparsers(required=True, metavar="KIND")
+
+    def add(name: str, handler: Any, text: str) -> Any:
+        kind = kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        kind.add_argument("--output", required=True, type=Path, metavar="DIR", help="dataset folder to make")
+        kind.set_defaults(handler=handler)
+        return kind
+
+    sample = add("sample", _sample, "rendered scenes with five captions each")
+    sample.add_argument("--images", type=int, default=600, metavar="N", help="number of images (default: 600)")
+    sample.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes other scenes (default: 0)")
+    flickr8k = add("flickr8k", _flickr8k, "Flickr8k from its two zips, downloaded where they are not given")
+    folder = os.environ.get("FLICKR8K_DIR") or None
+    flickr8k.add_argument(
+        "--source", default=folder, metavar="DIR", help="folder with the zips (default: $FLICKR8K_DIR)"
+    )
+    coco = add("coco", _coco, "captions in COCO's JSON")
+    coco.add_argument(
+        "--annotations", action="append", required=True, metavar="SPLIT=FILE", help="a split's JSON; may be repeated"
+    )
+    table = add("csv", _csv, "captions in a CSV file")
+    table.add_argument(
+        "--csv", required=True, type=Path, metavar="FILE", help="columns image_id, caption and maybe split"
+    )
+    for kind in (coco, table):
+        kind.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder with the images")
+    for kind in (flickr8k, coco, table):
+        kind.add_argument("--limit", type=_positive, metavar="N", help="use this many images")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be 1 or more")
+    return number
+
+
+def _sample(namespace: argparse.Namespace) -> int:
+    from captioner_core.datasets import sample
+
+    return _say(sample.build(namespace.output, images=namespace.images, seed=namespace.seed))
+
+
+def _flickr8k(namespace: argparse.Namespace) -> int:
+    from captioner_core.assets import cache_dir
+    from captioner_core.datasets import flickr8k
+
+    source = Path(namespace.source) if namespace.source else None
+    return _say(flickr8k.build(namespace.output, source=source, cache=cache_dir(), limit=namespace.limit))
+
+
+def _coco(namespace: argparse.Namespace) -> int:
+    from captioner_core.datasets import coco
+
+    annotations = {}
+    for item in namespace.annotations:
+        split, sign, path = item.partition("=")
+        if not sign:
+            raise CaptionerError(f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; write it so")
+        annotations[split] = Path(path)
+    return _say(coco.build(namespace.output, annotations=annotations, images=namespace.images, limit=namespace.limit))
+
+
+def _csv(namespace: argparse.Namespace) -> int:
+    from captioner_core.datasets import csv_captions
+
+    return _say(
+        csv_captions.build(namespace.output, csv_file=namespace.csv, images=namespace.images, limit=namespace.limit)
+    )
+
+
+def _say(summary: Any) -> int:
+    print("\n".join(summary.lines()))
+    return 0

@@ -1,0 +1,30 @@
+"""``captioner verify``: every invariant of a run's tables."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="check every invariant of a run's tables",
+        description="Checks a run; prints a line for each breach and exits 1 where there is one.",
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="ROOT/runs/RUN_ID")
+    parser.set_defaults(handler=_run)
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    from captioner_core import runs
+    from captioner_core.verify import verify
+
+    breaches = verify(namespace.run_dir)
+    for breach in breaches:
+        print(f"breach: {breach}")
+    if not breaches:
+        counts = runs.read_manifest(namespace.run_dir)["counts"]
+        print(f"ok: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+    return 1 if breaches else 0

@@ -1,0 +1,153 @@
+"""The images below a local folder, one at a time, and their bytes.
+
+A listing never holds more than one folder's entries, comes in a fixed order and follows
+no link that leaves the folder. Folder links are not walked at all: what lies behind one
+inside the folder is listed under its own name anyway, and loops can't happen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.images import IMAGE_SUFFIXES
+from captioner_core.schemas import FailureRow, ImageRef
+
+OTHER, LINK = "other", "link"
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedEntry:
+    """Something that is no image by the rules: another file, or a link not followed."""
+
+    image_id: str
+    reason: str
+
+
+Entry = ImageRef | SkippedEntry | FailureRow
+
+
+@dataclass(frozen=True)
+class ListingCounts:
+    """What a listing found; a folder that can't be read counts as an image found and failed."""
+
+    images: int = 0
+    other: int = 0
+    links: int = 0
+
+    def counting(self, entry: Entry) -> ListingCounts:
+        """These counts and one entry more."""
+        if not isinstance(entry, SkippedEntry):
+            return dataclasses.replace(self, images=self.images + 1)
+        if entry.reason == LINK:
+            return dataclasses.replace(self, links=self.links + 1)
+        return dataclasses.replace(self, other=self.other + 1)
+
+    def as_manifest(self) -> dict[str, int]:
+        return {
+            "images_found": self.images,
+            "files_passed_over": self.other + self.links,
+            "links_passed_over": self.links,
+        }
+
+
+def list_images(folder: str) -> Iterator[Entry]:
+    """Everything below a folder, in order of names.
+
+    Args:
+      folder: a local path.
+
+    Raises:
+      CaptionerError: at once, where the folder is missing, no folder, or can't be read.
+    """
+    root = os.fsencode(os.path.abspath(folder))
+    if not os.path.isdir(root):
+        raise CaptionerError(f"images folder {folder!r} is not a folder; name one with --images")
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise CaptionerError(
+            f"images folder {folder!r} can't be read ({error.strerror}); mend its permissions"
+        ) from error
+    return _walk(root, b"", os.path.realpath(root))
+
+
+def _walk(folder: bytes, below: bytes, real_root: bytes) -> Iterator[Entry]:
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        image_id = _text(below.rstrip(b"/"))
+        message = f"the folder can't be listed ({error.strerror}); what is in it was not looked at"
+        yield FailureRow("list", image_id, _uri(folder), "unreadable", message)
+        return
+    for entry in entries:
+        relative = below + entry.name
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path, relative + b"/", real_root)
+        else:
+            yield _classified(entry, relative, real_root)
+
+
+def _classified(entry: os.DirEntry[bytes], relative: bytes, real_root: bytes) -> Entry:
+    image_id = _text(relative)
+    if entry.is_symlink() and not _stays_below(entry.path, real_root):
+        return SkippedEntry(image_id, LINK)
+    has_suffix = image_id.lower().endswith(IMAGE_SUFFIXES)
+    return ImageRef(image_id, _uri(entry.path)) if has_suffix and entry.is_file() else SkippedEntry(image_id, OTHER)
+
+
+def _stays_below(link: bytes, real_root: bytes) -> bool:
+    """Whether a link leads to a file below the root; loops and dangling links don't."""
+    try:
+        target = os.path.realpath(link, strict=True)
+    except OSError:
+        return False
+    return target.startswith(real_root.rstrip(b"/") + b"/") and os.path.isfile(target)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _uri(path: bytes) -> str:
+    """The path as it is; a name that is no UTF-8 can't be text, so it becomes a ``file://`` URI."""
+    try:
+        return path.decode("utf-8")
+    except UnicodeDecodeError:
+        return "file://" + quote_from_bytes(path)
+
+
+def local_path(image_uri: str) -> bytes:
+    """The path that ``image_uri`` of a local image stands for."""
+    if image_uri.startswith("file://"):
+        return unquote_to_bytes(image_uri.removeprefix("file://"))
+    return os.fsencode(image_uri)
+
+
+def read_bytes(image_uri: str, max_bytes: int) -> bytes:
+    """A local image file's bytes.
+
+    Raises:
+      ImageError: ``unreadable`` or ``too_large``.
+    """
+    try:
+        # without O_NONBLOCK, a pipe put there since the listing would never open
+        descriptor = os.open(local_path(image_uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ImageError("unreadable", "it is no longer a regular file")
+            data = stream.read(max_bytes + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError("unreadable", f"it can't be read ({reason}); mend its permissions or the disk") from error
+    if len(data) > max_bytes:
+        raise ImageError("too_large", f"it holds more than the {max_bytes} bytes that --max-bytes allows")
+    return data
