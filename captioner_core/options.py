@@ -19,7 +19,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
 
 DEFAULT_ENCODER = "spacy-content"
-DEFAULT_EPOCHS = 20
+DEFAULT_EPOCHS = 15
 ENCODERS = ("spacy-content", "spacy-mean")
 BACKBONES = ("xception",)
 MAX_PIXELS_LIMIT = 178_956_970  # Pillow's own guard against decompression bombs
@@ -219,13 +219,13 @@ class TrainOptions:
     batch_size: int = option(16, help="images per step, each with all its captions", metavar="N")
     learning_rate: float = option(1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X")
     attention: str = option("grid", help="what the decoder looks at", choices=("grid", "mean"))
-    units: int = option(512, help="width of the LSTM", metavar="N")
+    units: int = option(256, help="width of the LSTM", metavar="N")
     min_word_count: int = option(3, help="words seen fewer times in training become unknown", metavar="N")
     beam_width: int = option(3, help="beam width that the model card states and captions use", metavar="K")
     seed: int = option(0, help="seed of initial weights, dropout and order", metavar="N")
 
     def __post_init__(self) -> None:
-        check(1 <= self.epochs <= 10_000, "epochs", self.epochs, "must be 1 to 10000", "20 is the default")
+        check(1 <= self.epochs <= 10_000, "epochs", self.epochs, "must be 1 to 10000", "15 is the default")
         check(1 <= self.batch_size <= 4096, "batch_size", self.batch_size, "must be 1 to 4096", "16 is the default")
         rate = self.learning_rate
         check(math.isfinite(rate) and 0 < rate <= 1, "learning_rate", rate, "must be above 0, at most 1", "try 0.001")
@@ -234,7 +234,7 @@ class TrainOptions:
             "units",
             self.units,
             "must be a multiple of 8 up to 4096",
-            "try 512",
+            "try 256",
         )
         check(self.min_word_count >= 1, "min_word_count", self.min_word_count, "must be 1 or more", "3 is the default")
         check(1 <= self.beam_width <= 20, "beam_width", self.beam_width, "must be 1 to 20", "3 is the default")

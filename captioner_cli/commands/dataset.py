@@ -24,7 +24,7 @@ def register(subparsers: Any) -> None:
         return kind
 
     sample = add("sample", _sample, "rendered scenes with five captions each")
-    sample.add_argument("--images", type=int, default=600, metavar="N", help="number of images (default: 600)")
+    sample.add_argument("--images", type=int, default=800, metavar="N", help="number of images (default: 800)")
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes other scenes (default: 0)")
     flickr8k = add("flickr8k", _flickr8k, "Flickr8k from its two zips, downloaded where they are not given")
     folder = os.environ.get("FLICKR8K_DIR") or None

@@ -18,7 +18,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.progress import advance, progress
 from captioner_core.text import tokenize
 
-DEFAULT_IMAGES = 600
+DEFAULT_IMAGES = 800
 CAPTIONS_EACH = 5
 _FEWEST, _MOST = 30, 100_000
 
@@ -129,7 +129,7 @@ def build(output: Path, *, images: int = DEFAULT_IMAGES, seed: int = 0) -> Datas
       CaptionerError: too few or too many images, or a negative seed.
     """
     if not _FEWEST <= images <= _MOST:
-        raise CaptionerError(f"{images} images of the sample are not {_FEWEST} to {_MOST}; 600 is the default")
+        raise CaptionerError(f"{images} images of the sample are not {_FEWEST} to {_MOST}; 800 is the default")
     if seed < 0:
         raise CaptionerError(f"--seed {seed} must be 0 or more; 0 is the default")
     writer = DatasetWriter(output, "sample", options(images, seed))

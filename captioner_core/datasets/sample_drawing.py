@@ -296,7 +296,7 @@ def draw_scene(scene: Scene, chance: random.Random) -> Image.Image:
     image = Image.new("RGB", (width, height))
     draw = ImageDraw.Draw(image)
     SETTINGS[scene.setting](draw, width, height, chance)
-    small = 0.36 * height * chance.uniform(0.9, 1.1)
+    small = 0.44 * height * chance.uniform(0.9, 1.1)
     beside = width * 0.02 if scene.side == "left" else width * 0.98 - small
     first, room = (
         (small + width * 0.05, width * 0.93 - small) if scene.side == "left" else (width * 0.02, width * 0.93 - small)

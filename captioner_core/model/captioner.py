@@ -67,6 +67,7 @@ class Captioner(keras.Model):
         self.first_hidden = dense(config.units, "first_hidden", "tanh")
         self.first_cell = dense(config.units, "first_cell")
         self.cell_features = dense(config.units, "cell_features", "relu")
+        self.normalise = keras.layers.LayerNormalization(name="normalise")
         self.keys = dense(config.units, "keys")
         self.values = dense(config.units, "values")
         self.queries = dense(config.units, "queries")
@@ -81,11 +82,17 @@ class Captioner(keras.Model):
         config = self.config
         self.embedding.build((None, None))
         self.lstm.build((None, None, config.embedding_dim))
+        self.normalise.build((None, config.feature_dim))
         for layer in (self.first_hidden, self.first_cell, self.cell_features):
             layer.build((None, config.feature_dim))
         for layer in (self.keys, self.values, self.queries):
             layer.build((None, config.units))
         self.output_hidden.build((None, 2 * config.units))
+        self.positions = self.add_weight(
+            shape=(config.cells, config.units),
+            initializer=keras.initializers.RandomNormal(0.0, 0.02, self._seeds),
+            name="positions",
+        )
         self.output_bias = self.add_weight(shape=(config.vocabulary_size,), initializer="zeros", name="output_bias")
         self.built = True
 
@@ -97,9 +104,9 @@ class Captioner(keras.Model):
           cells: float32 [batch, cells, feature_dim]; see ``pool_grid``.
           training: whether dropout is on.
         """
-        mean = self.drop_features(mean, training=training)
-        cells = self.drop_features(cells, training=training)
-        projected = self.cell_features(cells)
+        mean = self.drop_features(self.normalise(mean), training=training)
+        cells = self.drop_features(self.normalise(cells), training=training)
+        projected = self.cell_features(cells) + self.positions  # where a cell lies is not in its features
         return ImageState(self.keys(projected), self.values(projected), self.first_hidden(mean), self.first_cell(mean))
 
     def teacher_forced(self, state: ImageState, words: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -36,7 +36,7 @@ class CaptionerConfig:
     feature_dim: int = 2048
     attention: str = "grid"
     grid_side: int = 5
-    units: int = 512
+    units: int = 256
     embedding_dim: int = 256
     heads: int = 8
     dropout: float = 0.4
@@ -50,7 +50,7 @@ class CaptionerConfig:
         if self.grid_side < 1 or GRID_SIDE % self.grid_side:
             raise CaptionerError(f"grid_side {self.grid_side} must divide {GRID_SIDE}; choose 5")
         if self.units % self.heads:
-            raise CaptionerError(f"units {self.units} must be a multiple of heads {self.heads}; choose 512 and 8")
+            raise CaptionerError(f"units {self.units} must be a multiple of heads {self.heads}; choose 256 and 8")
 
     @property
     def cells(self) -> int:
