@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16  # what a cut costs at most
 
 
 class DownloadError(OSError):

@@ -81,7 +81,7 @@ def _tokenized(captions: dict[str, list[str]]) -> dict[str, list[str]]:
         return {image_id: [" ".join(tokenize(text)) for text in listed] for image_id, listed in captions.items()}
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    tokenized: dict[str, list[str]] = PTBTokenizer(verbose=False).tokenize(
+    tokenized: dict[str, list[str]] = PTBTokenizer().tokenize(
         {image_id: [{"caption": text} for text in listed] for image_id, listed in captions.items()}
     )
     return tokenized

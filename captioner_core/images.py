@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from captioner_core.errors import ImageError
 from captioner_core.schemas import ImageRef
@@ -35,7 +36,30 @@ _LOOKS_LIKE = (
     (b"\x1f\x8b", "gzip"),
     (b"8BPS", "Photoshop"),
 )
-_SIXTEEN_BITS = 65535
+_SUPPORTED_MAGIC = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+)
+
+# How EXIF's orientations are undone (EXIF 2.32, 4.6.4, tag 274)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
+_WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+_STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
+_SIXTEEN_TO_EIGHT = np.rint(np.arange(65536) / 257).astype(np.uint8)
+
+# Pillow's warnings on odd files are no business of a log. For good, not around each call:
+# catch_warnings is not safe with threads, and Beam decodes in many.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +103,19 @@ def decode(
     if not data:
         raise ImageError("empty_file", "the file holds no bytes; copy it again")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's warnings on odd files are no business of a log
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(image, max_pixels)
-                image.load()
-                upright = _upright(image)
-                rgb = _to_rgb(upright)
-                small = rgb.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
-                return np.asarray(small, dtype=np.uint8).copy(), upright.width, upright.height
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image, max_pixels)
+            image.load()
+            turn = _turn_upright(image)
+            width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
+            square = _to_rgb_square(image, size)
+        # Turned when small: a square stays one, and 100 megapixels need no second copy
+        pixels = np.array(square if turn is None else square.transpose(turn), dtype=np.uint8)
+        return pixels, width, height
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError("unsupported_format", _unsupported(data)) from error
+        raise _unidentified(data) from error
     except Image.DecompressionBombError as error:
         raise ImageError("too_many_pixels", f"the header asks for too many pixels ({error})") from error
     except MemoryError as error:
@@ -111,33 +135,48 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> Image.Transpose | None:
     try:
-        return ImageOps.exif_transpose(image) or image
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a broken EXIF block says nothing of the pixels
-        return image
+        return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow's as RGB: alpha on white, 16 bits and floats scaled rather than cut off."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return _grey(np.asarray(image).astype(np.float64), _SIXTEEN_BITS)
-    if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        return _grey(values, 1.0 if values.max(initial=0) <= 1 else 255.0 if values.max() <= 255 else values.max())
-    if image.mode == "LAB":
-        return _lab_to_rgb(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
-        white = Image.new("RGBA", straight.size, "white")
-        return Image.alpha_composite(white, straight).convert("RGB")
-    return image.convert("RGB")
+def _to_rgb_square(image: Image.Image, size: int) -> Image.Image:
+    """Any mode of Pillow's as RGB [size, size]: alpha on white, wide grey scaled rather than cut off."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    elif image.mode in _WITH_ALPHA or "transparency" in image.info:
+        # Pillow weighs colours by alpha when it scales RGBA, so hidden colours don't bleed in
+        for mode in (_STRAIGHT.get(image.mode, image.mode), "RGBA"):
+            image = image if image.mode == mode else image.convert(mode)
+        small = _scale(image, size)
+        return Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
+    elif image.mode == "LAB":
+        return _lab_to_rgb(_scale(image, size))
+    elif image.mode not in ("RGB", "L"):
+        image = image.convert("RGB")
+    return _scale(image, size).convert("RGB")
 
 
-def _grey(values: npt.NDArray[np.float64], full: float) -> Image.Image:
-    return Image.fromarray(np.clip(np.rint(values * (255 / full)), 0, 255).astype(np.uint8)).convert("RGB")
+def _scale(image: Image.Image, size: int) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def _eight_bits(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """16-bit, 32-bit or float grey [height, width] as uint8; floats up to 1, or up to 255, keep that scale."""
+    if grey.dtype.kind == "u":
+        narrow: npt.NDArray[np.uint8] = _SIXTEEN_TO_EIGHT[grey]
+        return narrow
+    # float32 and in place: a copy in float64 of 100 megapixels would be 800 MB
+    values = np.array(grey, dtype=np.float32)
+    if grey.dtype.kind == "f":
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    highest = float(values.max())
+    usual = (1.0, 255.0) if grey.dtype.kind == "f" else (65535.0,)
+    values *= 255 / next((full for full in usual if highest <= full), highest)
+    np.rint(np.clip(values, 0, 255, out=values), out=values)
+    return values.astype(np.uint8)
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
@@ -147,6 +186,13 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
     converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
     assert converted is not None  # None only comes back for a conversion in place
     return converted
+
+
+def _unidentified(data: bytes) -> ImageError:
+    if data.startswith(_SUPPORTED_MAGIC) or data[4:12] in (b"ftypavif", b"ftypavis"):
+        said = "it starts like an image of a supported format, but its header is damaged or of a kind unknown"
+        return ImageError("decode_error", said)
+    return ImageError("unsupported_format", _unsupported(data))
 
 
 def _unsupported(data: bytes) -> str:

@@ -74,24 +74,40 @@ def list_images(folder: str) -> Iterator[Entry]:
         raise CaptionerError(
             f"images folder {folder!r} can't be read ({error.strerror}); mend its permissions"
         ) from error
-    return _walk(root, b"", os.path.realpath(root))
+    return _walk(root, os.path.realpath(root))
 
 
-def _walk(folder: bytes, below: bytes, real_root: bytes) -> Iterator[Entry]:
+def _walk(root: bytes, real_root: bytes) -> Iterator[Entry]:
+    # A stack of its own: a thousand folders within each other would be too deep for recursion
+    open_folders = [_scan(root, b"")]
+    while open_folders:
+        found = next(open_folders[-1], None)
+        if found is None:
+            open_folders.pop()
+        elif isinstance(found, FailureRow):
+            yield found
+        else:
+            entry, relative = found
+            if entry.is_dir(follow_symlinks=False):
+                open_folders.append(_scan(entry.path, relative + b"/"))
+            else:
+                yield _classified(entry, relative, real_root)
+
+
+def _scan(folder: bytes, below: bytes) -> Iterator[tuple[os.DirEntry[bytes], bytes] | FailureRow]:
+    """A folder's entries by name, each with its path below the root; one failure where it can't be listed."""
     try:
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
+        for entry in entries:  # where the file system doesn't say what an entry is, asking can fail too
+            entry.is_dir(follow_symlinks=False)
     except OSError as error:
         image_id = _text(below.rstrip(b"/"))
         message = f"the folder can't be listed ({error.strerror}); what is in it was not looked at"
         yield FailureRow("list", image_id, _uri(folder), "unreadable", message)
         return
     for entry in entries:
-        relative = below + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, relative + b"/", real_root)
-        else:
-            yield _classified(entry, relative, real_root)
+        yield entry, below + entry.name
 
 
 def _classified(entry: os.DirEntry[bytes], relative: bytes, real_root: bytes) -> Entry:
@@ -137,17 +153,30 @@ def read_bytes(image_uri: str, max_bytes: int) -> bytes:
       ImageError: ``unreadable`` or ``too_large``.
     """
     try:
-        # without O_NONBLOCK, a pipe put there since the listing would never open
+        # Without O_NONBLOCK, a pipe put there since the listing would never open
         descriptor = os.open(local_path(image_uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ImageError("unreadable", "it is no longer a regular file")
-            data = stream.read(max_bytes + 1)
-    except (OSError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
+        try:
+            return _read_regular(descriptor, max_bytes)
+        finally:
+            os.close(descriptor)
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError("unreadable", f"it can't be read ({reason}); mend its permissions or the disk") from error
+
+
+def _read_regular(descriptor: int, max_bytes: int) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("unreadable", "it is no longer a regular file")
+    too_large = ImageError("too_large", f"it holds more than the {max_bytes} bytes that --max-bytes allows")
+    if status.st_size > max_bytes:
+        raise too_large
+    with open(descriptor, "rb", closefd=False) as stream:
+        # One byte more than it should hold: a file that grows meanwhile is held to the limit too.
+        # Some network file systems say 0 of every file.
+        data = stream.read((status.st_size or max_bytes) + 1)
     if len(data) > max_bytes:
-        raise ImageError("too_large", f"it holds more than the {max_bytes} bytes that --max-bytes allows")
+        raise too_large
     return data

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pyarrow import fs as pafs
 
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.layout import CAPTION, CAPTIONS, EXTRACT, FAILURES, FEATURES, MATCH, MATCH_SUMMARY, MATCHES
-from captioner_core.schemas import GENERATED, HUMAN, MATCHED, NO_MATCH, SCHEMA_VERSION, TABLE_SCHEMAS
+from captioner_core.schemas import FEATURE_DIM, GENERATED, HUMAN, MATCHED, NO_MATCH, SCHEMA_VERSION, TABLE_SCHEMAS
 
 _SHOWN = 5
 _TOLERANCE = 1e-6
-_MANIFEST_FIELDS = ("schema_version", "run_id", "stages", "counts", "options", "versions")
+_MANIFEST_FIELDS: dict[str, type] = {
+    "schema_version": int,
+    "run_id": str,
+    "stages": dict,
+    "counts": dict,
+    "options": dict,
+    "versions": dict,
+}
+_FEATURE_TYPES = (pa.list_(pa.float32(), FEATURE_DIM), pa.list_(pa.float16(), FEATURE_DIM))
+# No rule reads these, and they are most of the bytes
+_UNREAD = ("feature", "image_uri", "model_id", "backbone", "match_caption", "error_message")
 
 Tables = dict[str, pd.DataFrame]
 
@@ -29,60 +45,166 @@ def verify(run_dir: str) -> list[str]:
     Raises:
       CaptionerError: there is no such folder.
     """
-    if not storage.exists(run_dir):
-        raise CaptionerError(f"run {run_dir!r} does not exist; name ROOT/runs/RUN_ID")
+    file_system, path = storage.resolve(run_dir)
+    if file_system.get_file_info(path).type != pafs.FileType.Directory:
+        raise CaptionerError(f"run {run_dir!r} is not a folder; name ROOT/runs/RUN_ID")
     try:
         manifest = runs.read_manifest(run_dir)
     except CaptionerError as error:
         return [str(error)]
-    missing = [name for name in _MANIFEST_FIELDS if name not in manifest]
-    if missing:
-        return [f"manifest.json has no {', '.join(missing)}"]
-    breaches: list[str] = []
+    breaches = list(_check_manifest(manifest, PurePosixPath(path).name))
+    if any(not isinstance(manifest.get(name), kind) for name, kind in _MANIFEST_FIELDS.items()):
+        return breaches
     tables = _read_tables(run_dir, manifest, breaches.append)
-    for check in (_check_counts, _check_images, _check_captions, _check_summary, _check_matches, _check_ranks):
+    checks = (_check_counts, _check_images, _check_features, _check_captions)
+    for check in (*checks, _check_summary, _check_best, _check_matches, _check_ranks):
         breaches += check(tables, manifest)
-    if storage.exists(layout.join(run_dir, "_staging")):
-        breaches.append("_staging is left over from work cut off; run the stage again")
-    return breaches
+    return [*breaches, *_check_files(run_dir, manifest)]
+
+
+def _check_manifest(manifest: runs.Manifest, folder: str) -> Iterator[str]:
+    """Invariant 5, but for the counts."""
+    for name, kind in _MANIFEST_FIELDS.items():
+        if not isinstance(manifest.get(name), kind):
+            yield f"manifest.json has no {name}, or one of another kind"
+            return
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        yield f"manifest.json: schema_version is {manifest['schema_version']}, not {SCHEMA_VERSION}"
+    if manifest["run_id"] != folder:
+        yield f"manifest.json: run_id is {manifest['run_id']!r}, the folder's name is {folder!r}"
+    stages = manifest["stages"]
+    if not stages:
+        yield "manifest.json names no stage"
+    for stage, facts in stages.items():
+        if stage not in layout.STAGE_TABLES:
+            yield f"manifest.json: stage {stage!r} is none of {', '.join(layout.STAGE_TABLES)}"
+        elif not (isinstance(facts, dict) and _is_number(facts.get("wall_time_s"), low=0)):
+            yield f"manifest.json: stage {stage!r} has no wall_time_s"
+    if not manifest["versions"]:
+        yield "manifest.json names no versions"
+    if {EXTRACT, CAPTION} & stages.keys() and not isinstance(manifest["options"].get("images"), str):
+        yield "manifest.json: options.images, the images folder, is missing"
+    if CAPTION in stages and not isinstance(manifest.get("model"), dict):
+        yield "manifest.json has no model"
+    if MATCH in stages:
+        yield from _check_match_facts(manifest)
+
+
+def _check_match_facts(manifest: runs.Manifest) -> Iterator[str]:
+    encoder = manifest.get("encoder")
+    if not (isinstance(encoder, dict) and encoder.get("name") and encoder.get("fingerprint")):
+        yield "manifest.json has no encoder with name and fingerprint"
+    for name, low in (("threshold", -1.0), ("top_k", 0.0)):
+        if not _is_number(manifest["options"].get(name), low):
+            yield f"manifest.json: options.{name} is missing or no number of {low:g} or more"
+
+
+def _is_number(value: Any, low: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= low
+
+
+def _tables_of(manifest: runs.Manifest) -> list[str]:
+    written = {table for stage in manifest["stages"] for table in layout.STAGE_TABLES.get(stage, ())}
+    return [name for name in layout.TABLES if name in written]
 
 
 def _read_tables(run_dir: str, manifest: runs.Manifest, say: Callable[[str], None]) -> Tables:
     """The tables of the run's stages, without their vectors; one that is not as it should be is said and left out."""
     tables: Tables = {}
-    wanted = {table for stage in manifest["stages"] for table in layout.STAGE_TABLES.get(stage, ())}
-    for name in sorted(wanted):
-        schema = TABLE_SCHEMAS[name]
-        try:
-            dataset = storage.open_table(layout.join(run_dir, name), f"table {name}")
-        except CaptionerError as error:
-            say(str(error))
+    for name in _tables_of(manifest):
+        uri = layout.join(run_dir, name)
+        parts = storage.list_parts(uri)
+        breaches = [breach for part in parts for breach in _check_part(name, part)]
+        if not parts:
+            breaches = [f"table {name} holds no Parquet file"]
+        if not breaches:
+            try:
+                table = _read_columns(uri, parts, [c for c in TABLE_SCHEMAS[name].names if c not in _UNREAD])
+                breaches = [f"table {name}: column {c!r} holds nulls" for c in _columns_with_nulls(name, table)]
+            except (pa.ArrowException, OSError) as error:
+                breaches = [f"table {name}: its rows can't be read ({_first_line(error)})"]
+        if breaches:
+            for breach in dict.fromkeys(breaches):
+                say(breach)
             continue
-        wrong = [field.name for field in schema if dataset.schema.get_field_index(field.name) < 0]
-        wrong += [f.name for f in schema if f.name not in wrong and dataset.schema.field(f.name).type != f.type]
-        if wrong:
-            say(f"table {name}: column {wrong[0]!r} is missing or of another type than {schema.field(wrong[0]).type}")
-            continue
-        columns = [field.name for field in schema if field.name != "feature"]
-        tables[name] = frame = dataset.to_table(columns=columns).to_pandas()
+        tables[name] = frame = table.to_pandas()
         if (frame.run_id != manifest["run_id"]).any() or (frame.schema_version != SCHEMA_VERSION).any():
             say(f"table {name}: run_id or schema_version differs from the manifest's")
     return tables
 
 
+def _check_part(name: str, part: str) -> Iterator[str]:
+    """One Parquet file's columns, types and codec; each part, for a reader of one sees no other."""
+    file_system, path = storage.resolve(part)
+    what = f"table {name}, {PurePosixPath(path).name}"
+    try:
+        with file_system.open_input_file(path) as stream:
+            file = pq.ParquetFile(stream)
+            schema, metadata = file.schema_arrow, file.metadata
+    except (pa.ArrowException, OSError) as error:
+        yield f"{what}: can't be read as Parquet ({_first_line(error)})"
+        return
+    for field in TABLE_SCHEMAS[name]:
+        place = schema.get_field_index(field.name)
+        kinds = _FEATURE_TYPES if field.name == "feature" else (field.type,)
+        if place < 0 or schema.field(place).type not in kinds:
+            yield f"{what}: column {field.name!r} is missing or of another type than {field.type}"
+    for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
+        for column in (group.column(place) for place in range(group.num_columns)):
+            if column.compression != "ZSTD":
+                yield f"{what}: its compression is {column.compression}, not ZSTD"
+            # Told by the number of values, since reading a list column that holds a null row fails
+            is_feature = column.path_in_schema.startswith("feature.")
+            if is_feature and column.num_values != group.num_rows * FEATURE_DIM:
+                yield f"{what}: column 'feature' holds nulls"
+
+
+def _read_columns(uri: str, parts: list[str], columns: list[str]) -> pa.Table:
+    file_system = storage.resolve(uri)[0]
+    paths = [storage.resolve(part)[1] for part in parts]
+    return pads.dataset(paths, format="parquet", filesystem=file_system).to_table(columns=columns)
+
+
+def _columns_with_nulls(name: str, table: pa.Table) -> list[str]:
+    schema = TABLE_SCHEMAS[name]
+    return [c for c in table.column_names if not schema.field(c).nullable and table[c].null_count]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _some(what: str, ids: Iterable[Any]) -> Iterator[str]:
     """One line that names a few of the rows concerned, and none where there are none."""
-    listed = list(dict.fromkeys(map(str, ids)))
+    listed = sorted(set(map(str, ids)))
     if listed:
         more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
         yield f"{what}: {', '.join(map(repr, listed[:_SHOWN]))}{more}"
 
 
+def _broken(table: str, ids: pd.Series[Any], rules: dict[str, Any]) -> Iterator[str]:
+    """A line for each rule, whose value tells for each row whether it is broken."""
+    for what, broken in rules.items():
+        yield from _some(f"{table}: {what}", ids[np.asarray(broken, bool)])
+
+
+def _no_cosine(scores: pd.Series[Any]) -> npt.NDArray[np.bool_]:
+    """Whether each is neither a cosine nor NaN, which stands for unknown."""
+    values = scores.to_numpy(np.float64)
+    broken: npt.NDArray[np.bool_] = ~np.isnan(values) & ~((values >= -1) & (values <= 1))
+    return broken
+
+
+def _no_sha256(values: pd.Series[Any]) -> pd.Series[Any]:
+    return ~values.str.fullmatch("[0-9a-f]{64}").astype(bool)
+
+
 def _check_counts(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+    """Invariant 5: counts."""
     for name, frame in tables.items():
         counted = manifest["counts"].get(name)
         if counted != len(frame):
-            yield f"manifest counts {counted} {name}, the table has {len(frame)} rows"
+            yield f"manifest.json counts {counted} {name}, the table has {len(frame)} rows"
 
 
 def _check_images(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
@@ -90,17 +212,34 @@ def _check_images(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     stages = manifest["stages"]
     if not {CAPTION, EXTRACT} & stages.keys() or FAILURES not in tables:
         return
+    found, failed = manifest["counts"].get("images_found"), tables[FAILURES].image_id
+    yield from _some("failures: image twice", failed[failed.duplicated()])
+    yield from _broken(FAILURES, failed, {"error_type is empty": tables[FAILURES].error_type.str.strip() == ""})
+    if not _is_number(manifest["counts"].get("files_passed_over"), low=0):
+        yield "manifest.json: counts.files_passed_over is missing"
     for name in (CAPTIONS, FEATURES) if CAPTION in stages else (FEATURES,):
         if name not in tables:
             continue
-        done, failed = tables[name].image_id, tables[FAILURES].image_id
-        yield from _some(f"image twice in {name}", done[done.duplicated()])
-        yield from _some(f"image in {name} and in failures", set(done) & set(failed))
-        found = manifest["counts"].get("images_found")
+        done = tables[name].image_id
+        yield from _some(f"{name}: image twice", done[done.duplicated()])
+        yield from _some(f"{name}: image also in failures", set(done) & set(failed))
         if found != len(done) + len(failed):
             yield f"{found} images found, but {len(done)} {name} + {len(failed)} failures"
-    failed = tables[FAILURES].image_id
-    yield from _some("image twice in failures", failed[failed.duplicated()])
+    if CAPTIONS in tables and FEATURES in tables:
+        both = tables[CAPTIONS].merge(tables[FEATURES], on="image_id", suffixes=("", "_of_features"))
+        differs = both.image_sha256 != both.image_sha256_of_features
+        yield from _some("captions: image_sha256 is not that of features", both.image_id[differs])
+
+
+def _check_features(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+    if FEATURES not in tables:
+        return
+    frame = tables[FEATURES]
+    rules = {
+        "width or height is below 1": (frame.width < 1) | (frame.height < 1),
+        "image_sha256 is no sha256": _no_sha256(frame.image_sha256),
+    }
+    yield from _broken(FEATURES, frame.image_id, rules)
 
 
 def _check_captions(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
@@ -112,68 +251,101 @@ def _check_captions(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
         "log_prob is above 0 or not a number": ~(frame.log_prob <= 0),
         "unk_fraction is outside 0 to 1": ~frame.unk_fraction.between(0, 1),
         "n_tokens is negative": frame.n_tokens < 0,
-        "image_sha256 is no sha256": ~frame.image_sha256.str.fullmatch("[0-9a-f]{64}"),
+        "image_sha256 is no sha256": _no_sha256(frame.image_sha256),
         "source is neither generated nor human": ~frame.source.isin([GENERATED, HUMAN]),
     }
-    for what, broken in rules.items():
-        yield from _some(f"captions: {what}", frame.image_id[broken.astype(bool)])
+    yield from _broken(CAPTIONS, frame.image_id, rules)
 
 
 def _check_summary(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     """Invariant 2: one summary row for each captioned image, its counts those of its matches."""
-    if MATCH_SUMMARY not in tables or MATCHES not in tables:
+    if MATCH_SUMMARY not in tables:
         return
-    summary, matches = tables[MATCH_SUMMARY].set_index("query_image_id"), tables[MATCHES]
-    yield from _some("image twice in match_summary", summary.index[summary.index.duplicated()])
+    summary = tables[MATCH_SUMMARY]
+    ids, above, written = summary.query_image_id, summary.n_above_threshold, summary.n_written
+    yield from _some("match_summary: image twice", ids[ids.duplicated()])
     if CAPTIONS in tables:
         captioned = set(tables[CAPTIONS].image_id)
-        yield from _some("captioned image without match_summary", captioned - set(summary.index))
-        yield from _some("match_summary of an image not captioned", set(summary.index) - captioned)
-    yield from _some("matches of an image without match_summary", set(matches.query_image_id) - set(summary.index))
-    rows = matches.groupby("query_image_id").size().reindex(summary.index, fill_value=0)
-    yield from _some(
-        "n_written is not the number of matches", summary.index[summary.n_written.to_numpy() != rows.to_numpy()]
-    )
-    expected = summary.n_above_threshold.clip(upper=manifest["options"].get("top_k"))
-    yield from _some("n_written is not min(n_above_threshold, top_k)", summary.index[summary.n_written != expected])
-    status = np.where(summary.n_above_threshold > 0, MATCHED, NO_MATCH)
-    yield from _some("status doesn't fit n_above_threshold", summary.index[summary.status != status])
-    first = matches[matches["rank"] == 1].set_index("query_image_id")
-    known = summary[~summary.index.duplicated()].reindex(first.index)
-    differs = (known.best_match_image_id != first.match_image_id) | (
-        (known.best_score - first.score).abs() > _TOLERANCE
-    )
-    yield from _some("best match of match_summary is not the match of rank 1", first.index[differs.to_numpy()])
+        yield from _some("captions: image without match_summary", captioned - set(ids))
+        yield from _some("match_summary: image not captioned", set(ids) - captioned)
+    rules = {
+        "n_above_threshold is negative": above < 0,
+        "status doesn't fit n_above_threshold": summary.status != np.where(above > 0, MATCHED, NO_MATCH),
+        "best_score is outside -1 to 1": _no_cosine(summary.best_score),
+    }
+    top_k = manifest["options"].get("top_k")
+    if _is_number(top_k, low=0):
+        rules["n_written is not min(n_above_threshold, top_k)"] = written != above.clip(upper=top_k)
+    if MATCHES in tables:
+        queries = tables[MATCHES].query_image_id
+        yield from _some("matches: image without match_summary", set(queries) - set(ids))
+        rules["n_written is not its number of matches"] = written != ids.map(queries.value_counts()).fillna(0)
+    yield from _broken(MATCH_SUMMARY, ids, rules)
+
+
+def _check_best(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+    """The summary's best match is the match of rank 1; without one, nothing reached the threshold."""
+    if MATCH_SUMMARY not in tables or MATCHES not in tables:
+        return
+    first = tables[MATCHES][tables[MATCHES]["rank"] == 1]
+    summary = tables[MATCH_SUMMARY].merge(first[["query_image_id", "match_image_id", "score"]], on="query_image_id")
+    near = (summary.best_score - summary.score).abs() <= _TOLERANCE  # False where either is NaN
+    differs = (summary.best_match_image_id != summary.match_image_id) | ~near
+    yield from _some("match_summary: best match is not the match of rank 1", summary.query_image_id[differs])
+    threshold = manifest["options"].get("threshold")
+    if _is_number(threshold, low=-1):
+        none = tables[MATCH_SUMMARY][tables[MATCH_SUMMARY].n_above_threshold == 0]
+        reached = none.best_score >= threshold + _TOLERANCE
+        what = "match_summary: best_score reaches the threshold, yet n_above_threshold is 0"
+        yield from _some(what, none.query_image_id[reached])
 
 
 def _check_matches(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     """Invariant 3, row by row."""
     if MATCHES not in tables:
         return
-    frame = tables[MATCHES]
-    threshold = manifest["options"].get("threshold", -1.0)
+    frame, encoder = tables[MATCHES], manifest.get("encoder")
     rules = {
-        f"score below the threshold {threshold}": ~(frame.score >= threshold - _TOLERANCE),
-        "score outside -1 to 1": ~frame.score.between(-1, 1),
+        "score is outside -1 to 1": ~frame.score.between(-1, 1),
+        "feature_score is outside -1 to 1": _no_cosine(frame.feature_score),
+        "image_text_score is outside -1 to 1": _no_cosine(frame.image_text_score),
         "an image matches itself": frame.query_image_id == frame.match_image_id,
         "match image twice for one query": frame.duplicated(["query_image_id", "match_image_id"]),
         "match_source is neither generated nor human": ~frame.match_source.isin([GENERATED, HUMAN]),
-        "encoder is not the manifest's": frame.encoder != (manifest.get("encoder") or {}).get("name"),
+        "encoder is not the manifest's": frame.encoder != (encoder.get("name") if isinstance(encoder, dict) else None),
     }
-    for what, broken in rules.items():
-        yield from _some(f"matches: {what}", frame.query_image_id[broken.astype(bool)])
+    threshold = manifest["options"].get("threshold")
+    if _is_number(threshold, low=-1):
+        rules[f"score is below the threshold {threshold}"] = ~(frame.score >= threshold - _TOLERANCE)
+    yield from _broken(MATCHES, frame.query_image_id, rules)
 
 
 def _check_ranks(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     """Invariant 3: ranks 1…n by falling score, ties by match_image_id."""
-    if MATCHES not in tables or MATCH not in manifest["stages"]:
+    if MATCHES not in tables:
         return
     frame = tables[MATCHES].sort_values(["query_image_id", "rank"], ignore_index=True)
     place = frame.groupby("query_image_id").cumcount() + 1
     yield from _some("matches: ranks are not 1…n_written", frame.query_image_id[frame["rank"] != place])
-    before = frame.shift()
-    same = frame.query_image_id == before.query_image_id
-    rising = frame.score > before.score
-    untied = (frame.score == before.score) & (frame.match_image_id <= before.match_image_id)
-    yield from _some("matches: ranks are not in order of falling score", frame.query_image_id[same & rising])
-    yield from _some("matches: equal scores are not in order of match_image_id", frame.query_image_id[same & untied])
+    query, score = frame.query_image_id.to_numpy(object), frame.score.to_numpy()
+    match = frame.match_image_id.to_numpy(object)
+    same = query[1:] == query[:-1]
+    rising = same & (score[1:] > score[:-1])
+    untied = same & (score[1:] == score[:-1]) & (match[1:] < match[:-1])
+    yield from _some("matches: ranks are not in order of falling score", query[1:][rising])
+    yield from _some("matches: equal scores are not in order of match_image_id", query[1:][untied])
+
+
+def _check_files(run_dir: str, manifest: runs.Manifest) -> Iterator[str]:
+    """Nothing unfinished, and no table of a stage that is not in the manifest."""
+    file_system, path = storage.resolve(run_dir)
+    tables, stray = _tables_of(manifest), []
+    for item in file_system.get_file_info(pafs.FileSelector(path)):
+        if item.base_name[0] in "._" or item.base_name.endswith(".tmp"):
+            stray.append(item.base_name)
+        elif item.base_name in layout.TABLES and item.base_name not in tables:
+            yield f"table {item.base_name} is of no stage in manifest.json"
+    for name in tables:
+        held = file_system.get_file_info(pafs.FileSelector(layout.join(path, name), allow_not_found=True))
+        stray += [f"{name}/{i.base_name}" for i in held if not PurePosixPath(i.base_name).match("part-*.parquet")]
+    yield from _some("left over from work cut off, so run the stage again", stray)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
@@ -27,6 +28,7 @@ from captioner_core.schemas import (
     CaptionRow,
     DatasetCaptionRow,
     FailureRow,
+    FeatureRow,
     MatchRow,
     MatchSummaryRow,
     Row,
@@ -155,6 +157,7 @@ def make_run(
         summaries.append(_summary(row, found, index))
     failed = [_failure(folder, n) for n in range(failures)]
     tables: dict[str, Sequence[Row]] = {
+        layout.FEATURES: [_feature_row(row, n) for n, row in enumerate(rows)],
         layout.CAPTIONS: rows,
         layout.MATCHES: matches,
         layout.MATCH_SUMMARY: summaries,
@@ -176,7 +179,6 @@ def write_manifest(run: RunLayout, counts: dict[str, int], folder: Path, index: 
         "counts": {
             "images_found": counts[layout.CAPTIONS] + counts[layout.FAILURES],
             "files_passed_over": 1,
-            "features": counts[layout.CAPTIONS],
             **counts,
         },
         "options": {
@@ -217,6 +219,11 @@ def _caption_row(folder: Path, number: int, image_id: str, caption: str) -> Capt
         n_tokens=len(caption.split()),
         unk_fraction=0.0,
     )
+
+
+def _feature_row(row: CaptionRow, number: int) -> FeatureRow:
+    feature = np.random.default_rng(number).random(schemas.FEATURE_DIM, np.float32)
+    return FeatureRow(row.image_id, row.image_uri, row.image_sha256, 240, 180, "fake-299", feature)
 
 
 def _matches(

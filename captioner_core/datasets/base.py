@@ -177,9 +177,12 @@ def limited(splits: Mapping[str, str], limit: int | None) -> dict[str, str]:
         raise CaptionerError(
             f"limit {limit} leaves no image for some of {len(by_split)} splits; give {len(by_split)} or more"
         )
-    largest = max(by_split, key=lambda split: len(by_split[split]))
     sizes = {split: max(1, limit * len(ids) // len(splits)) for split, ids in by_split.items()}
-    sizes[largest] += limit - sum(sizes.values())
+    rest = limit - sum(sizes.values())
+    for split in sorted(by_split, key=lambda split: -len(by_split[split])):  # the largest gives or takes first
+        change = min(rest, len(by_split[split]) - sizes[split])
+        sizes[split] += change
+        rest -= change
     return {image_id: split for split, ids in by_split.items() for image_id in ids[: sizes[split]]}
 
 

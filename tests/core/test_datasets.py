@@ -1,0 +1,314 @@
+"""Dataset folders from each kind of source: whole or not there, nothing lost without a count, nothing outside its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from captioner_cli.main import main
+from captioner_core import storage
+from captioner_core.datasets import base, coco, csv_captions, flickr8k, is_built, link_split, sample
+from captioner_core.errors import CaptionerError
+from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA
+from captioner_core.text import tokenize
+from tests.image_files import encoded, picture
+
+JPEG = encoded(picture(), "JPEG")
+
+
+def captions_of(folder):
+    return storage.read_table(str(folder / "captions.parquet")).to_pandas()
+
+
+def images_of(folder):
+    return {path.relative_to(folder / "images").as_posix() for path in (folder / "images").rglob("*") if path.is_file()}
+
+
+# --- the sample
+
+
+def test_sample_has_five_captions_an_image_and_a_part_held_back(tmp_path):
+    summary = sample.build(tmp_path, images=60)
+    frame = captions_of(tmp_path)
+    assert storage.open_table(str(tmp_path / "captions.parquet")).schema.equals(DATASET_CAPTIONS_SCHEMA)
+    assert summary.images == {"train": 48, "dev": 6, "test": 6}
+    assert set(frame.image_id) == images_of(tmp_path)
+    assert (frame.groupby("image_id").caption.nunique() == 5).all()
+    assert (frame.groupby("image_id").split.nunique() == 1).all(), "no image is in two splits"
+    with Image.open(tmp_path / "images" / "scene-00000.jpg") as image:
+        assert image.format == "JPEG"
+
+
+def test_sample_is_the_same_by_seed_and_another_by_another(tmp_path):
+    for folder, seed in (("one", 0), ("two", 0), ("other", 1)):
+        sample.build(tmp_path / folder, images=30, seed=seed)
+    image = "images/scene-00007.jpg"
+    assert (tmp_path / "one" / image).read_bytes() == (tmp_path / "two" / image).read_bytes()
+    assert (tmp_path / "one" / image).read_bytes() != (tmp_path / "other" / image).read_bytes()
+    assert captions_of(tmp_path / "one").equals(captions_of(tmp_path / "two"))
+    assert not captions_of(tmp_path / "one").equals(captions_of(tmp_path / "other"))
+
+
+def test_a_sample_image_is_told_from_another_by_its_captions():
+    """Scenes differ in what their captions say, and every caption names both kinds of object shown."""
+    scenes = {sample.scene(index) for index in range(300)}
+    assert len(scenes) > 290
+    for index in range(300):
+        shown = sample.scene(index)
+        for caption in sample.captions(index):
+            assert sample.names_right_things(caption, shown), caption
+            assert {shown.colour, shown.second_colour} <= set(tokenize(caption))
+
+
+def test_naming_the_right_things_can_fail():
+    shown = sample.Scene("beach", "dog", "red", 2, "ball", "blue", "left")
+    assert sample.names_right_things("Two dogs beside a ball .", shown)
+    assert not sample.names_right_things("two dogs on the beach", shown)
+    assert not sample.names_right_things("a hotdog and a football", shown)
+
+
+@pytest.mark.parametrize(("images", "seed"), [(29, 0), (100_001, 0), (30, -1)])
+def test_sample_refuses_what_it_cannot_make(tmp_path, images, seed):
+    with pytest.raises(CaptionerError):
+        sample.build(tmp_path / "dataset", images=images, seed=seed)
+    assert not (tmp_path / "dataset").exists()
+
+
+# --- what all share
+
+
+def test_a_dataset_cut_off_is_not_taken_for_whole(tmp_path, monkeypatch):
+    sample.build(tmp_path, images=40)
+    assert is_built(tmp_path, sample.options(40))
+    assert not is_built(tmp_path, sample.options(41)), "made with other options"
+
+    def dies(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sample, "captions", dies)
+        with pytest.raises(KeyboardInterrupt):
+            sample.build(tmp_path, images=30)
+    assert not is_built(tmp_path, sample.options(40))
+    sample.build(tmp_path, images=30)
+    assert is_built(tmp_path, sample.options(30))
+    assert len(images_of(tmp_path)) == 30, "images of the older dataset are gone"
+
+
+def test_a_folder_of_one_split_holds_it_and_nothing_else(tmp_path):
+    sample.build(tmp_path / "dataset", images=30)
+    folder = tmp_path / "new"
+    link_split(tmp_path / "dataset", folder, ["scene-00009.jpg", "scene-00019.jpg"])
+    link_split(tmp_path / "dataset", folder, ["scene-00019.jpg", "scene-00029.jpg"])
+    assert sorted(path.name for path in folder.iterdir()) == ["scene-00019.jpg", "scene-00029.jpg"]
+    with pytest.raises(CaptionerError, match="outside"):
+        link_split(tmp_path / "dataset", folder, ["../captions.parquet"])
+
+
+def test_the_limit_keeps_every_split(tmp_path):
+    splits = {f"{n}.jpg": "train" if n < 90 else "dev" if n < 98 else "test" for n in range(100)}
+    for limit in (3, 10, 50, 99):
+        kept = base.limited(splits, limit)
+        assert len(kept) == limit
+        assert set(kept.values()) == {"train", "dev", "test"}
+    assert base.limited(splits, 20).items() <= base.limited(splits, 40).items(), "a larger limit only adds"
+    with pytest.raises(CaptionerError, match="limit 2"):
+        base.limited(splits, 2)
+
+
+@pytest.mark.parametrize("name", ["../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "C:\\x.jpg", "..\\x.jpg", ""])
+def test_names_that_would_leave_their_folder(name):
+    with pytest.raises(CaptionerError, match="outside its folder"):
+        base.safe_image_id(name, "entry")
+
+
+# --- Flickr8k
+
+
+def write_flickr8k(folder: Path, *, entries=(), lists=("train", "dev", "test"), link=False) -> Path:
+    """Two zips in the form of Flickr8k's: ten images with captions, one without, one caption without its image."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{n:03d}.jpg" for n in range(10)]
+    lines = [f"{name}#{k}\tA dog number {k} ." for name in names for k in range(5)]
+    lines += ["gone.jpg#0\tA cat .", "a line that is no caption"]
+    with zipfile.ZipFile(folder / flickr8k.TEXT_ZIP, "w") as archive:
+        archive.writestr("Flickr8k.token.txt", "\n".join(lines))
+        parts = {"train": [*names[:6], "gone.jpg"], "dev": names[6:8], "test": names[8:]}
+        for split in lists:
+            archive.writestr(f"Flickr_8k.{split}Images.txt", "\n".join(parts[split]))
+        archive.writestr("__MACOSX/._Flickr8k.token.txt", "no")
+    with zipfile.ZipFile(folder / flickr8k.IMAGES_ZIP, "w") as archive:
+        for name in [*names, "silent.jpg"]:
+            archive.writestr(f"Flicker8k_Dataset/{name}", JPEG)
+        for entry in entries:
+            archive.writestr(entry, JPEG)
+        if link:
+            info = zipfile.ZipInfo("Flicker8k_Dataset/link.jpg")
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(info, "/etc/passwd")
+    return folder
+
+
+def test_flickr8k_keeps_its_own_splits_and_counts_what_is_missing(tmp_path):
+    source = write_flickr8k(tmp_path / "zips")
+    summary = flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
+    assert summary.images == {"train": 6, "dev": 2, "test": 2}
+    assert summary.captions == 50
+    said = "\n".join(summary.lines())
+    assert "left out 1 captions without their image" in said
+    assert "left out 1 images without a caption" in said
+    assert "left out 1 lines that are no caption" in said
+    assert images_of(tmp_path / "out") == {f"{n:03d}.jpg" for n in range(10)}
+    assert captions_of(tmp_path / "out").caption_index.tolist()[:5] == [0, 1, 2, 3, 4]
+
+
+def test_flickr8k_without_a_list_says_so(tmp_path):
+    source = write_flickr8k(tmp_path / "zips", lists=("train", "dev"))
+    summary = flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
+    assert summary.images == {"train": 6, "dev": 2}
+    assert any("missing list Flickr_8k.testImages.txt" in line for line in summary.lines())
+
+
+@pytest.mark.parametrize("entry", ["../evil.jpg", "/tmp/evil.jpg", "Flicker8k_Dataset/../../evil.jpg", "..\\evil.jpg"])
+def test_a_zip_entry_that_would_land_outside_is_refused(tmp_path, entry):
+    source = write_flickr8k(tmp_path / "zips", entries=[entry])
+    with pytest.raises(CaptionerError, match="outside its folder"):
+        flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
+    assert not list(tmp_path.rglob("evil*"))
+    assert not is_built(tmp_path / "out", flickr8k.options())
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path):
+    source = write_flickr8k(tmp_path / "zips", link=True)
+    with pytest.raises(CaptionerError, match="is a link"):
+        flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
+
+
+def test_a_zip_that_is_missing_or_damaged(tmp_path):
+    source = write_flickr8k(tmp_path / "zips")
+    data = (source / flickr8k.IMAGES_ZIP).read_bytes()
+    (source / flickr8k.IMAGES_ZIP).write_bytes(data[: len(data) // 2])
+    with pytest.raises(CaptionerError, match="damaged"):
+        flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
+    (source / flickr8k.IMAGES_ZIP).unlink()
+    with pytest.raises(CaptionerError, match=flickr8k.IMAGES_ZIP):
+        flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
+
+
+@pytest.mark.skipif("FLICKR8K_DIR" not in os.environ, reason="FLICKR8K_DIR names no Flickr8k")
+def test_the_real_flickr8k(tmp_path):
+    summary = flickr8k.build(tmp_path, source=Path(os.environ["FLICKR8K_DIR"]), cache=tmp_path, limit=40)
+    frame = captions_of(tmp_path)
+    assert sum(summary.images.values()) == 40
+    assert set(frame.image_id) == images_of(tmp_path)
+    assert (frame.groupby("image_id").size() == 5).all()
+
+
+# --- COCO and CSV
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for name in ("a.jpg", "sub/b.jpg", "c.jpg", "silent.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(JPEG)
+    return folder
+
+
+def coco_json(path, names, annotations):
+    value = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+        "annotations": [{"image_id": image, "caption": text} for image, text in annotations],
+    }
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_coco(tmp_path, photos):
+    train = coco_json(
+        tmp_path / "t.json", ["a.jpg", "sub/b.jpg"], [(0, "a dog"), (0, "one dog\n"), (1, "a cat"), (7, "x")]
+    )
+    dev = coco_json(tmp_path / "d.json", ["c.jpg", "missing.jpg"], [(0, "a bird"), (1, "nothing")])
+    summary = coco.build(tmp_path / "out", annotations={"train": train, "dev": dev}, images=photos)
+    frame = captions_of(tmp_path / "out")
+    assert summary.images == {"train": 2, "dev": 1}
+    assert frame[frame.image_id == "a.jpg"].caption.tolist() == ["a dog", "one dog"]
+    assert images_of(tmp_path / "out") == {"a.jpg", "sub/b.jpg", "c.jpg"}
+    said = "\n".join(summary.lines())
+    assert "1 captions without their image" in said
+    assert "1 images without a caption" in said
+    assert "1 annotations that are empty or of no listed image" in said
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": [{}], "annotations": []}'])
+def test_no_coco(tmp_path, photos, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(CaptionerError, match="no COCO captions JSON"):
+        coco.build(tmp_path / "out", annotations={"train": tmp_path / "x.json"}, images=photos)
+
+
+def test_coco_file_names_stay_below_the_images(tmp_path, photos):
+    bad = coco_json(tmp_path / "x.json", ["../secret.jpg"], [(0, "a dog")])
+    with pytest.raises(CaptionerError, match="outside its folder"):
+        coco.build(tmp_path / "out", annotations={"train": bad}, images=photos)
+
+
+def test_csv(tmp_path, photos):
+    text = (
+        '\ufeffimage,caption,split\na.jpg,"a dog, running",train\nsub/b.jpg,a cat,dev\nc.jpg,,train\nnone.jpg,x,test\n'
+    )
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8")
+    summary = csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=photos)
+    frame = captions_of(tmp_path / "out")
+    assert dict(zip(frame.image_id, frame.caption, strict=True)) == {"a.jpg": "a dog, running", "sub/b.jpg": "a cat"}
+    assert summary.images == {"train": 1, "dev": 1}
+    assert any("1 lines without image or caption" in line for line in summary.lines())
+
+
+def test_csv_without_splits_gives_an_image_the_same_one_always(tmp_path, photos):
+    for name, extra in (("one", ""), ("two", "silent.jpg,a hush\n")):
+        (tmp_path / "x.csv").write_text(f"image_id,caption\na.jpg,a dog\nsub/b.jpg,a cat\n{extra}")
+        csv_captions.build(tmp_path / name, csv_file=tmp_path / "x.csv", images=photos)
+    one, two = (dict(captions_of(tmp_path / name)[["image_id", "split"]].to_numpy()) for name in ("one", "two"))
+    assert one.items() <= two.items()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "needs image_id and caption"),
+        ("", "needs image_id and caption"),
+        ("image_id,caption,split\na.jpg,x,holdout\n", "line 2: split 'holdout'"),
+        ("image_id,caption\n../a.jpg,x\n", "outside its folder"),
+        ("image_id,caption\nnone.jpg,x\n", "no image has both"),
+    ],
+)
+def test_no_csv_of_captions(tmp_path, photos, text, message):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(CaptionerError, match=message):
+        csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=photos)
+
+
+def test_an_image_behind_a_link_that_leaves_the_folder_is_not_taken(tmp_path, photos):
+    (tmp_path / "secret.jpg").write_bytes(JPEG)
+    (photos / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    (tmp_path / "x.csv").write_text("image_id,caption\na.jpg,a dog\nlink.jpg,a secret\n")
+    csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=photos)
+    assert images_of(tmp_path / "out") == {"a.jpg"}
+
+
+def test_the_commands(tmp_path, photos, capsys):
+    (tmp_path / "x.csv").write_text("image_id,caption\na.jpg,a dog\n")
+    out = str(tmp_path / "out")
+    assert main(["dataset", "csv", "--csv", str(tmp_path / "x.csv"), "--images", str(photos), "--output", out]) == 0
+    assert "1 images" in capsys.readouterr().out
+    assert main(["dataset", "sample", "--images", "30", "--output", out]) == 0
+    assert main(["dataset", "coco", "--annotations", "x.json", "--images", str(photos), "--output", out]) == 2
+    assert "SPLIT=FILE" in capsys.readouterr().err

@@ -1,0 +1,191 @@
+"""Training on a tiny dataset of made-up features: it learns, keeps the best, repeats itself, and refuses what doesn't fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from captioner_core import layout
+from captioner_core.errors import CaptionerError, CheckFailed
+from captioner_core.model.folder import load_model
+from captioner_core.model.generate import CaptionGenerator
+from captioner_core.options import TrainOptions
+from captioner_core.schemas import (
+    DATASET_CAPTIONS_SCHEMA,
+    FEATURE_DIM,
+    FEATURES_GRID_SCHEMA,
+    GRID_CELLS,
+    DatasetCaptionRow,
+    FeatureRow,
+    as_record,
+)
+from captioner_core.training.train import train, training_fingerprint
+
+THINGS = ("dog", "cat", "car", "tree")
+
+
+def grid_of(number: int) -> np.ndarray:
+    """float16 [100, 2048]: the kind of thing decides the channels, the number adds noise."""
+    thing = number % len(THINGS)
+    grid = np.abs(np.random.default_rng(number).normal(0, 0.1, (GRID_CELLS, FEATURE_DIM)))
+    grid[:, thing * 400 : thing * 400 + 400] += 1
+    return grid.astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A dataset of 24 images, every sixth for dev, with a caption that names what its features show."""
+    root = tmp_path_factory.mktemp("source")
+    captions, features = [], []
+    for number in range(24):
+        image_id = f"{number:02d}.jpg"
+        split = "dev" if number % 6 == 5 else "train"
+        for index, text in enumerate(("there is a {}", "a {} stands here")):
+            captions.append(DatasetCaptionRow(image_id, index, text.format(THINGS[number % 4]), split))
+        grid = grid_of(number)
+        feature = grid.astype(np.float32).mean(axis=0)
+        features.append(FeatureRow(image_id, image_id, "0" * 64, 10, 10, "fake-299", feature, grid))
+    write(root / "dataset" / layout.DATASET_CAPTIONS, captions, DATASET_CAPTIONS_SCHEMA)
+    write(root / "features" / "part-00000.parquet", features, FEATURES_GRID_SCHEMA)
+    return root
+
+
+def write(path, rows, schema):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist([as_record(row, "r") for row in rows], schema), path)
+
+
+def options(source, output, **changes) -> TrainOptions:
+    small = TrainOptions(
+        dataset=str(source / "dataset"),
+        features=str(source / "features"),
+        output=str(output),
+        epochs=12,
+        batch_size=4,
+        learning_rate=5e-3,
+        units=32,
+        min_word_count=1,
+    )
+    return dataclasses.replace(small, **changes)
+
+
+def weights(folder):
+    with np.load(folder / "weights.npz", allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def history(folder):
+    return json.loads((folder / "metrics.json").read_text())["history"]
+
+
+@pytest.mark.parametrize("attention", ["grid", "mean"])
+def test_it_learns_to_name_what_the_features_show(source, tmp_path, attention):
+    train(options(source, tmp_path / "model", attention=attention, epochs=60))
+    losses = [epoch["train_loss"] for epoch in history(tmp_path / "model")]
+    assert losses[-1] < losses[0] * 0.6
+    generator = CaptionGenerator(load_model(str(tmp_path / "model")))
+    unseen = np.stack([grid_of(number) for number in range(100, 108)]).astype(np.float32)
+    captions = generator.generate(unseen.mean(axis=1), unseen)
+    named = [
+        THINGS[number % 4] in caption.text.split() for number, caption in zip(range(100, 108), captions, strict=True)
+    ]
+    assert all(named), [caption.text for caption in captions]
+
+
+def test_the_weights_of_the_best_epoch_are_kept(source, tmp_path, monkeypatch):
+    """A model that only gets worse after its second epoch is the model of the second epoch."""
+    from captioner_core.training.loop import Trainer
+
+    real, losses = Trainer.evaluate, iter([3.0, 1.0, 2.0, 5.0])
+    monkeypatch.setattr(Trainer, "evaluate", lambda self, split, size: [next(losses), real(self, split, size)][0])
+    train(options(source, tmp_path / "long", epochs=4))
+    assert json.loads((tmp_path / "long" / "metrics.json").read_text())["best_epoch"] == 2
+    kept = []
+
+    def at_second(self, split, size):
+        kept.append({variable.path: variable.numpy() for variable in self._captioner.trainable_variables})
+        return 1.0
+
+    monkeypatch.setattr(Trainer, "evaluate", at_second)
+    train(options(source, tmp_path / "again", epochs=4))
+    for name, value in weights(tmp_path / "long").items():
+        np.testing.assert_array_equal(value, kept[1][name])
+
+
+def test_the_same_seed_gives_the_same_model_and_another_another(source, tmp_path):
+    one, two, other = (
+        train(options(source, tmp_path / name, epochs=2, seed=seed)) for name, seed in (("a", 7), ("b", 7), ("c", 8))
+    )
+    assert one == two, "the model id names the weights"
+    assert one != other
+
+
+def test_the_model_folder_is_whole_and_says_what_it_is(source, tmp_path):
+    model_id = train(options(source, tmp_path / "model", epochs=1))
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"weights.npz", "vocabulary.json", "config.json", "metrics.json", "MODEL_CARD.md"}
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert metrics["images"] == {"train": 20, "dev": 4}
+    assert metrics["captions"] == {"train": 40, "dev": 8}
+    assert model_id in (tmp_path / "model" / "MODEL_CARD.md").read_text()
+
+
+def test_a_loss_that_is_no_number_leaves_the_old_model(source, tmp_path):
+    before = train(options(source, tmp_path / "model", epochs=1))
+    with pytest.raises(CheckFailed, match="lower --learning-rate"):
+        from captioner_core.training.loop import Trainer
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "evaluate", lambda *args: float("nan"))
+            train(options(source, tmp_path / "model", epochs=2))
+    assert load_model(str(tmp_path / "model")).model_id == before
+
+
+def test_a_dataset_without_dev_lends_some_of_its_training_images(source, tmp_path):
+    rows = pq.read_table(source / "dataset" / layout.DATASET_CAPTIONS).to_pylist()
+    rows = [{**row, "split": "train"} for row in rows]
+    (tmp_path / "dataset").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, DATASET_CAPTIONS_SCHEMA), tmp_path / "dataset" / layout.DATASET_CAPTIONS)
+    train(options(source, tmp_path / "model", dataset=str(tmp_path / "dataset"), epochs=1))
+    images = json.loads((tmp_path / "model" / "metrics.json").read_text())["images"]
+    assert images == {"train": 22, "dev": 2}, "none is in both"
+
+
+def test_images_without_features_are_said(source, tmp_path, capsys):
+    table = pq.read_table(source / "features").slice(0, 18)
+    (tmp_path / "features").mkdir()
+    pq.write_table(table, tmp_path / "features" / "part-00000.parquet")
+    train(options(source, tmp_path / "model", features=str(tmp_path / "features"), epochs=1))
+    assert "5 of 20 images of split 'train' have no features" in capsys.readouterr().err
+
+
+def test_features_that_do_not_fit_are_refused(source, tmp_path):
+    no_grid = pq.read_table(source / "features").drop_columns(["grid"])
+    pq.write_table(no_grid, tmp_path / "no_grid.parquet")
+    others = pq.read_table(source / "features").to_pylist()
+    for row in others:
+        row["image_id"] = "other/" + row["image_id"]
+    pq.write_table(pa.Table.from_pylist(others, FEATURES_GRID_SCHEMA), tmp_path / "others.parquet")
+    mixed = [{**row, "backbone": f"backbone {n % 2}"} for n, row in enumerate(others)]
+    pq.write_table(pa.Table.from_pylist(mixed, FEATURES_GRID_SCHEMA), tmp_path / "mixed.parquet")
+    for name, message in (
+        ("no_grid", "--grid"),
+        ("others", "hold none of"),
+        ("mixed", "mixes backbones"),
+        ("x", "holds no"),
+    ):
+        with pytest.raises(CaptionerError, match=message):
+            train(options(source, tmp_path / "model", features=str(tmp_path / f"{name}.parquet")))
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_fingerprint_names_what_the_model_came_of(source, tmp_path):
+    asked = options(source, tmp_path / "model")
+    assert training_fingerprint(asked) == training_fingerprint(dataclasses.replace(asked, output="elsewhere"))
+    assert training_fingerprint(asked) != training_fingerprint(dataclasses.replace(asked, epochs=13))
