@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from captioner_core.cli import OneLineParser, guarded, quiet_tensorflow
+from captioner_core.cli import OneLineParser, guarded, quiet_libraries
 from captioner_core.errors import CheckFailed
 from captioner_core.options import add_arguments, from_namespace
 
@@ -51,18 +51,18 @@ def main(
     argv: Sequence[str] | None,
 ) -> int:
     """The command line of a job module: its own options, then any option of Beam's."""
-    quiet_tensorflow()
+    quiet_libraries()
     parser = OneLineParser(
         prog=prog, description=description, epilog="Other options go to Beam, such as --runner=FlinkRunner."
     )
     add_arguments(parser, options_class)
-    namespace, pipeline_args = parse_known(parser, argv)
+    namespace, pipeline_args = parser.parse_known_args(argv)
+    check_pipeline_args(parser, pipeline_args)
     return guarded(lambda: run(from_namespace(options_class, namespace), pipeline_args), prog)
 
 
-def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Parses, leaving Beam's own options; one that neither knows is an error here, not a warning there."""
-    namespace, rest = parser.parse_known_args(argv)
+def check_pipeline_args(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Refuses an option that is not Beam's either; Beam itself would only warn, and work without it."""
     known = argparse.ArgumentParser(add_help=False)
     for options_class in PipelineOptions.__subclasses__():
         if hasattr(options_class, "_add_argparse_args"):
@@ -70,7 +70,6 @@ def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
                 options_class._add_argparse_args(known)
             except argparse.ArgumentError:
                 continue
-    _, unknown = known.parse_known_args(rest)
+    _, unknown = known.parse_known_args(arguments)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return namespace, rest

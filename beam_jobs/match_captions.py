@@ -20,7 +20,7 @@ from beam_jobs.transforms import WriteTable
 from captioner_core import layout, runs, storage
 from captioner_core.matching import CaptionIndex, Query
 from captioner_core.options import MatchOptions
-from captioner_core.progress import progress
+from captioner_core.progress import advance, progress
 from captioner_core.tables import check_captions_table, features_beside, load_index, read_captions
 from captioner_core.text_encoders import load_encoder
 
@@ -42,6 +42,7 @@ class MatchQueries(beam.DoFn):
         for matches, summary in self._index.search(queries, threshold=self._threshold, top_k=self._top_k):
             yield beam.pvalue.TaggedOutput(SUMMARY, summary)
             yield from matches
+        advance(sum(len(query.captions) for query in queries))
 
 
 def _query(image_id: str, captions: Iterable[str]) -> Query:
@@ -95,7 +96,7 @@ def run(
     load = functools.partial(
         load_index, options.index, options.index_splits, (*beside, *options.features), options.encoder
     )
-    with progress("match", 0, "queries"):
+    with progress("match", sum(map(storage.row_count, storage.list_parts(options.captions))), "captions"):
         launch.run_pipeline(lambda pipeline: build(pipeline, options, load), pipeline_args)
     asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("output", "run_id")}
     return runs.commit_stage(

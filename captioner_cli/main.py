@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import captioner_core
-from captioner_core.cli import OneLineParser, guarded, quiet_tensorflow
+from captioner_core.cli import OneLineParser, guarded, quiet_libraries
 
 COMMANDS = (
     "assets",
@@ -42,11 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       0 done; 1 a check failed; 2 bad usage or bad input.
     """
-    quiet_tensorflow()
+    quiet_libraries()
     parser = make_parser()
     namespace, rest = parser.parse_known_args(argv)
     if rest and not getattr(namespace, "takes_pipeline_options", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        from beam_jobs.launch import check_pipeline_args
+
+        check_pipeline_args(parser, rest)
     namespace.pipeline_args = rest
     return guarded(lambda: int(namespace.handler(namespace)), "captioner")
 

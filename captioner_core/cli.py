@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,9 @@ from typing import Any, NoReturn
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import add_arguments, from_namespace
+
+# Beam on Google's clients, which local runs don't have, and on an import that its own model manager needs
+_SAID_ON_EVERY_START = ("apitools not found", "Resource module is not available")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -45,9 +49,10 @@ def run_command(
     return guarded(lambda: run(from_namespace(options_class, namespace)), prog)
 
 
-def quiet_tensorflow() -> None:
-    """Keeps TensorFlow's greetings off stderr, most of them; must come before it is imported.
+def quiet_libraries() -> None:
+    """Keeps off stderr what TensorFlow and Beam say on every start; must come before they are imported.
 
-    What goes wrong still comes as an exception; this is for the C++ side's talk of missing GPUs.
+    What goes wrong still comes as an exception.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger().addFilter(lambda record: not str(record.msg).startswith(_SAID_ON_EVERY_START))

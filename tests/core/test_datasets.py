@@ -1,4 +1,4 @@
-"""Dataset folders from each kind of source: whole or not there, nothing lost without a count, nothing outside its folder."""
+"""Dataset folders from each kind of source: whole or not there, nothing lost uncounted, nothing outside its folder."""
 
 from __future__ import annotations
 

@@ -120,10 +120,9 @@ def test_no_damage_raises_anything_else(name, data):
             damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:
         pixels, _, _ = decode(bytes(damaged), size=16, max_pixels=10**6)
-    except ImageError as error:
-        assert error.message
-    else:
-        assert pixels.shape == (16, 16, 3)
+    except ImageError:
+        return
+    assert pixels.shape == (16, 16, 3)
 
 
 def test_only_the_named_formats_are_ever_opened(monkeypatch):

@@ -1,4 +1,4 @@
-"""Training on a tiny dataset of made-up features: it learns, keeps the best, repeats itself, and refuses what doesn't fit."""
+"""Training on made-up features: it learns, keeps the best, repeats itself, and refuses what doesn't fit."""
 
 from __future__ import annotations
 
@@ -136,14 +136,11 @@ def test_the_model_folder_is_whole_and_says_what_it_is(source, tmp_path):
     assert model_id in (tmp_path / "model" / "MODEL_CARD.md").read_text()
 
 
-def test_a_loss_that_is_no_number_leaves_the_old_model(source, tmp_path):
+def test_a_loss_that_is_no_number_leaves_the_old_model(source, tmp_path, monkeypatch):
     before = train(options(source, tmp_path / "model", epochs=1))
+    monkeypatch.setattr("captioner_core.training.loop.Trainer.evaluate", lambda *args: float("nan"))
     with pytest.raises(CheckFailed, match="lower --learning-rate"):
-        from captioner_core.training.loop import Trainer
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Trainer, "evaluate", lambda *args: float("nan"))
-            train(options(source, tmp_path / "model", epochs=2))
+        train(options(source, tmp_path / "model", epochs=2))
     assert load_model(str(tmp_path / "model")).model_id == before
 
 
