@@ -48,6 +48,11 @@ lint: $(VENV)/dev.stamp  ## ruff: rules and format
 typecheck: $(VENV)/dev.stamp  ## mypy, strict
 	@$(BIN)/mypy
 
+bench: $(VENV)/dev.stamp  ## benchmarks, each beside a named peer
+	@$(BIN)/captioner assets
+	@$(BIN)/python -m bench.extract
+	@$(BIN)/python -m bench.match
+
 lock: $(VENV)/dev.stamp  ## resolve setup.py's requirements anew into requirements.lock
 	@$(PIP) install uv
 	@$(BIN)/uv pip compile --quiet --python-version 3.11 --all-extras --no-header --no-annotate --upgrade setup.py -o requirements.lock

@@ -81,16 +81,19 @@ def test_captions_of_unseen_images_name_the_right_things(finished):
 
 
 def test_matches_are_of_the_same_things(finished):
-    """A caption that scores 0.9 shares most content words; no query is matched with its own human captions."""
+    """They name a kind of object in common twice as often as pairs at random; none is of the query's own split."""
     matches = rows(finished[0] / "runs" / "new", "matches")
     assert len(matches) > 20
-    nouns = set(sample.OBJECTS)
 
-    def things(caption):
-        return {word.rstrip("s") for word in caption.lower().split()} & nouns
+    def in_common(queries, others):
+        things = [
+            [{word.rstrip("s") for word in text.split()} & set(sample.OBJECTS) for text in side]
+            for side in (queries.str.lower(), others.str.lower())
+        ]
+        return np.mean([bool(one & other) for one, other in zip(*things, strict=True)])
 
-    agree = [bool(things(a) & things(b)) for a, b in zip(matches.query_caption, matches.match_caption, strict=True)]
-    assert np.mean(agree) > 0.95
+    at_random = in_common(matches.query_caption, matches.match_caption.sample(frac=1, random_state=0))
+    assert in_common(matches.query_caption, matches.match_caption) > 2 * at_random
     assert matches.feature_score.notna().all(), "features of the dataset and of the new images are both known"
     human = matches[matches.match_source == "human"]
     assert not {sample.split_of(int(i[6:11])) for i in human.match_image_id} & {"test"}

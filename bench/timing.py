@@ -1,0 +1,41 @@
+"""Timing of several ways to do one thing, in turn, so that a machine whose speed drifts is fair to all."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def compare(title: str, ways: Mapping[str, Callable[[], object]], *, amount: int, unit: str, rounds: int = 3) -> None:
+    """Prints a table of rates, and each way's ratio to the first way, its peer.
+
+    Args:
+      title: what is done.
+      ways: name to function; the first is the peer, each is called once before any is timed.
+      amount: how many things one call does.
+      unit: what they are.
+      rounds: timed calls of each way; the median counts.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for round_number in range(rounds + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if round_number:
+                seconds[name].append(time.perf_counter() - start)
+    peer = next(iter(seconds.values()))
+    print(f"\n{title} ({amount} {unit}, median of {rounds}; Python {platform.python_version()}, {_processor()})")
+    print(f"{'way':48} {unit + '/s':>14} {'ratio':>7}")
+    for name, taken in seconds.items():
+        ratio = statistics.median(one / other for one, other in zip(peer, taken, strict=True))
+        print(f"{name:48} {amount / statistics.median(taken):14.1f} {ratio:7.2f}", flush=True)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

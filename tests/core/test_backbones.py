@@ -1,0 +1,55 @@
+"""What every registered backbone must do, on its real weights."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from captioner_core import assets
+from captioner_core.backbones import load_backbone
+from captioner_core.errors import CaptionerError
+from captioner_core.options import BACKBONES
+from captioner_core.schemas import FEATURE_DIM, GRID_CELLS
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def backbone(request):
+    return load_backbone(request.param)
+
+
+@pytest.fixture(scope="module")
+def pixels(backbone):
+    size = backbone.input_size
+    return np.random.default_rng(0).integers(0, 255, (3, size, size, 3), dtype=np.uint8)
+
+
+def test_shapes_and_types(backbone, pixels):
+    mean, grid = backbone.features(pixels)
+    assert (mean.shape, mean.dtype) == ((3, FEATURE_DIM), np.float32)
+    assert (grid.shape, grid.dtype) == ((3, GRID_CELLS, FEATURE_DIM), np.float32)
+    np.testing.assert_allclose(grid.mean(axis=1), mean, atol=1e-5)
+    assert backbone.name
+
+
+def test_an_image_is_the_same_in_any_batch(backbone, pixels):
+    together, _ = backbone.features(pixels)
+    for number in range(len(pixels)):
+        alone, _ = backbone.features(pixels[number : number + 1])
+        np.testing.assert_allclose(alone[0], together[number], atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 0.1, "and images differ"
+
+
+def test_xception_is_that_of_keras(pixels):
+    """The network, its weights and its scaling, as Keras documents them."""
+    network = keras.applications.Xception(weights=None, include_top=False, pooling="avg", input_shape=(299, 299, 3))
+    network.load_weights(assets.xception_weights())
+    scaled = keras.applications.xception.preprocess_input(pixels.astype(np.float32))
+    expected = network(scaled, training=False).numpy()
+    np.testing.assert_allclose(load_backbone("xception").features(pixels)[0], expected, atol=1e-5)
+    assert network.count_params() == assets.XCEPTION_PARAMETERS
+
+
+def test_an_unknown_name():
+    with pytest.raises(CaptionerError, match="choose one of xception"):
+        load_backbone("vgg")
