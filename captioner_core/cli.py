@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import add_arguments, from_namespace
 
+_INTERRUPTED = 130  # a shell's exit code for SIGINT
+_UNWIND_S = 10.0
 # Beam on Google's clients, which local runs don't have, and on an import that its own model manager needs
 _SAID_ON_EVERY_START = ("apitools not found", "Resource module is not available")
 
@@ -26,7 +31,8 @@ class OneLineParser(argparse.ArgumentParser):
 def guarded(run: Callable[[], int], prog: str) -> int:
     """Runs a command; what a user can mend becomes one line on stderr and the exit code 1 or 2."""
     try:
-        return run()
+        with _heard_interrupts(prog):
+            return run()
     except CaptionerError as error:
         line = " ".join(str(error).split())
         print(f"{prog}: error: {line}", file=sys.stderr)
@@ -35,8 +41,44 @@ def guarded(run: Callable[[], int], prog: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
         return 0
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted; run it again to complete", file=sys.stderr)
-        return 130
+        print(_interrupted(prog), file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _interrupted(prog: str) -> str:
+    return f"{prog}: interrupted; run it again to complete"
+
+
+@contextmanager
+def _heard_interrupts(prog: str) -> Iterator[None]:
+    """Makes sure that Ctrl-C ends the block.
+
+    Libraries with a bare ``except`` or a callback from C swallow KeyboardInterrupt where it
+    happens to strike. Whatever still runs a while after it is ended outright, which loses
+    nothing: nothing is a result before it is committed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave() -> None:
+        os.write(2, f"{_interrupted(prog)}\n".encode())
+        os._exit(_INTERRUPTED)
+
+    timer = threading.Timer(_UNWIND_S, leave)
+    timer.daemon = True
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        if not timer.is_alive():
+            timer.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        timer.cancel()
 
 
 def run_command(
