@@ -46,6 +46,7 @@ setup(
         "pycocoevalcap",  # the field's BLEU, METEOR, ROUGE-L and CIDEr
         "requests",  # resumable downloads
         "spacy==3.8.18",
+        "tensorboard",  # writes training's event files
         "tqdm",
     ],
     extras_require={

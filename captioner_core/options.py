@@ -220,9 +220,15 @@ class TrainOptions:
     learning_rate: float = option(1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X")
     attention: str = option("grid", help="what the decoder looks at", choices=("grid", "mean"))
     units: int = option(256, help="width of the LSTM", metavar="N")
+    dropout: float = option(0.4, help="share of values dropped at embeddings and outputs", metavar="X")
     min_word_count: int = option(3, help="words seen fewer times in training become unknown", metavar="N")
     beam_width: int = option(3, help="beam width that the model card states and captions use", metavar="K")
     seed: int = option(0, help="seed of initial weights, dropout and order", metavar="N")
+    reinforce_epochs: int = option(0, help="passes of self-critical training on CIDEr after those", metavar="N")
+    reinforce_rate: float = option(1e-4, help="learning rate of self-critical training", metavar="X")
+    samples: int = option(5, help="captions drawn for an image in self-critical training", metavar="N")
+    workers: int = option(1, help="processes that train together on this machine", metavar="N")
+    checkpoint_s: float = option(60.0, help="seconds between checkpoints", metavar="S")
 
     def __post_init__(self) -> None:
         check(1 <= self.epochs <= 10_000, "epochs", self.epochs, "must be 1 to 10000", "15 is the default")
@@ -239,3 +245,11 @@ class TrainOptions:
         check(self.min_word_count >= 1, "min_word_count", self.min_word_count, "must be 1 or more", "3 is the default")
         check(1 <= self.beam_width <= 20, "beam_width", self.beam_width, "must be 1 to 20", "3 is the default")
         check(self.seed >= 0, "seed", self.seed, "must be 0 or more", "0 is the default")
+        check(0 <= self.dropout < 1, "dropout", self.dropout, "must be 0 or more and below 1", "0.4 is the default")
+        passes = self.reinforce_epochs
+        check(0 <= passes <= 10_000, "reinforce_epochs", passes, "must be 0 to 10000", "0 leaves it out")
+        rate = self.reinforce_rate
+        check(math.isfinite(rate) and 0 < rate <= 1, "reinforce_rate", rate, "must be above 0, at most 1", "try 0.0001")
+        check(2 <= self.samples <= 100, "samples", self.samples, "must be 2 to 100", "5 is the default")
+        check(1 <= self.workers <= 64, "workers", self.workers, "must be 1 to 64", "1 suits one machine without GPUs")
+        check(self.checkpoint_s >= 0, "checkpoint_s", self.checkpoint_s, "must be 0 or more", "60 is the default")

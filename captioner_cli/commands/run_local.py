@@ -58,7 +58,6 @@ class LocalOptions:
             "must be 1 or more",
             "leave it out for all images",
         )
-        check(self.workers == 1, "workers", self.workers, "must be 1", "training runs in one process in this version")
         # what the stages would refuse later is refused now, before anything is made
         self.run_options(self.images or "images", ())
         self.train_options(Path("dataset"))
@@ -76,7 +75,9 @@ class LocalOptions:
         """Training on the dataset."""
         features = layout.RunLayout(self.out, _DATASET_RUN).table(layout.FEATURES)
         epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
-        return TrainOptions(dataset=str(dataset), features=features, output=self.model_dir, epochs=epochs)
+        return TrainOptions(
+            dataset=str(dataset), features=features, output=self.model_dir, epochs=epochs, workers=self.workers
+        )
 
     def run_options(self, images: str, index: tuple[str, ...], splits: tuple[str, ...] = ()) -> RunOptions:
         """Captions and matches of the new folder against the dataset's human captions."""

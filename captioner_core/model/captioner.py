@@ -16,6 +16,8 @@ import tensorflow as tf
 
 from captioner_core.model.config import GRID_SIDE, CaptionerConfig
 
+_DROP_MEAN, _DROP_CELLS, _DROP_EMBEDDING, _DROP_OUTPUT = range(4)
+
 
 class ImageState(NamedTuple):
     """What the decoder needs to know of a batch of images.
@@ -35,7 +37,7 @@ class Captioner(keras.Model):
 
     Args:
       config: the sizes.
-      seed: of the initial weights and of dropout.
+      seed: of the initial weights.
     """
 
     def __init__(self, config: CaptionerConfig, seed: int = 0) -> None:
@@ -47,9 +49,6 @@ class Captioner(keras.Model):
         def dense(units: int, name: str, activation: str | None = None) -> keras.layers.Dense:
             kernel = keras.initializers.GlorotUniform(seeds)
             return keras.layers.Dense(units, activation=activation, kernel_initializer=kernel, name=name)
-
-        def dropout(rate: float, name: str) -> keras.layers.Dropout:
-            return keras.layers.Dropout(rate, seed=int(seed) + sum(map(ord, name)), name=name)
 
         self.embedding = keras.layers.Embedding(
             config.vocabulary_size,
@@ -72,9 +71,6 @@ class Captioner(keras.Model):
         self.values = dense(config.units, "values")
         self.queries = dense(config.units, "queries")
         self.output_hidden = dense(config.embedding_dim, "output_hidden", "tanh")
-        self.drop_features = dropout(config.dropout / 2, "drop_features")
-        self.drop_embedding = dropout(config.dropout, "drop_embedding")
-        self.drop_output = dropout(config.dropout, "drop_output")
         self._build_all()
 
     def _build_all(self) -> None:
@@ -96,37 +92,44 @@ class Captioner(keras.Model):
         self.output_bias = self.add_weight(shape=(config.vocabulary_size,), initializer="zeros", name="output_bias")
         self.built = True
 
-    def encode(self, mean: tf.Tensor, cells: tf.Tensor, training: bool = False) -> ImageState:
+    def _drop(self, tensor: tf.Tensor, place: int, seed: tf.Tensor | None) -> tf.Tensor:
+        """Dropout that depends on the seed alone, so that a step done again drops the same values."""
+        if seed is None or not self.config.dropout:
+            return tensor
+        rate = self.config.dropout / 2 if place in (_DROP_MEAN, _DROP_CELLS) else self.config.dropout
+        return tf.nn.experimental.stateless_dropout(tensor, rate, tf.random.experimental.stateless_fold_in(seed, place))
+
+    def encode(self, mean: tf.Tensor, cells: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> ImageState:
         """What the decoder needs of each image.
 
         Args:
           mean: float32 [batch, feature_dim], the averaged features.
           cells: float32 [batch, cells, feature_dim]; see ``pool_grid``.
-          training: whether dropout is on.
+          dropout_seed: int32 [2], of the values dropped; no dropout where None.
         """
-        mean = self.drop_features(self.normalise(mean), training=training)
-        cells = self.drop_features(self.normalise(cells), training=training)
+        mean = self._drop(self.normalise(mean), _DROP_MEAN, dropout_seed)
+        cells = self._drop(self.normalise(cells), _DROP_CELLS, dropout_seed)
         projected = self.cell_features(cells) + self.positions  # where a cell lies is not in its features
         return ImageState(self.keys(projected), self.values(projected), self.first_hidden(mean), self.first_cell(mean))
 
-    def teacher_forced(self, state: ImageState, words: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def teacher_forced(self, state: ImageState, words: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
         """Logits of each next word, given the words before it.
 
         Args:
           state: of the images.
           words: int32 [batch, captions, steps]; PAD only at the end of a caption.
-          training: whether dropout is on.
+          dropout_seed: int32 [2], of the values dropped; no dropout where None.
 
         Returns:
           float32 [batch, captions, steps, vocabulary].
         """
         batch, captions, steps = tf.unstack(tf.shape(words))
-        embedded = self.drop_embedding(self.embedding(words), training=training)
+        embedded = self._drop(self.embedding(words), _DROP_EMBEDDING, dropout_seed)
         flat = tf.reshape(embedded, [batch * captions, steps, self.config.embedding_dim])
         first = [tf.repeat(state.hidden, captions, axis=0), tf.repeat(state.cell, captions, axis=0)]
-        hidden = self.lstm(flat, initial_state=first, training=training)
+        hidden = self.lstm(flat, initial_state=first)
         hidden = tf.reshape(hidden, [batch, captions, steps, self.config.units])
-        return self._logits(state, hidden, training)
+        return self._logits(state, hidden, dropout_seed)
 
     def step(
         self, state: ImageState, words: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor
@@ -149,13 +152,13 @@ class Captioner(keras.Model):
         _, (hidden, cell) = self.lstm.cell(flat, previous, training=False)
         hidden = tf.reshape(hidden, [batch, beams, units])
         cell = tf.reshape(cell, [batch, beams, units])
-        logits = self._logits(state, hidden[:, :, tf.newaxis], training=False)
+        logits = self._logits(state, hidden[:, :, tf.newaxis], None)
         return tf.nn.log_softmax(logits[:, :, 0]), hidden, cell
 
-    def _logits(self, state: ImageState, hidden: tf.Tensor, training: bool) -> tf.Tensor:
+    def _logits(self, state: ImageState, hidden: tf.Tensor, dropout_seed: tf.Tensor | None) -> tf.Tensor:
         context = self._attend(state, hidden)
         output = self.output_hidden(tf.concat([hidden, context], axis=-1))
-        output = self.drop_output(output, training=training)
+        output = self._drop(output, _DROP_OUTPUT, dropout_seed)
         table = tf.convert_to_tensor(self.embedding.embeddings)
         return tf.einsum("bcte,ve->bctv", output, table) + self.output_bias
 

@@ -74,6 +74,42 @@ def beam_search(
     return _ranked(words, log_prob, length_penalty)
 
 
+def sample(step: Step, state: Any, *, batch: tf.Tensor, samples: int, max_words: int, seed: tf.Tensor) -> tf.Tensor:
+    """Captions drawn word by word from the model's own probabilities, by the same rules as ``beam_search``.
+
+    Args:
+      step: advances every sample by a word.
+      state: a structure of tensors [batch, samples, ...] to start from.
+      batch: number of images.
+      samples: captions for each image.
+      max_words: longest caption.
+      seed: int [2]; the same one draws the same captions.
+
+    Returns:
+      int32 [batch, samples, max_words + 1], END then PAD at the end.
+    """
+    words = tf.fill([batch, samples, max_words + 1], PAD)
+    last = tf.fill([batch, samples], START)
+    ended = tf.zeros([batch, samples], tf.bool)
+
+    def grow(place: tf.Tensor, words: tf.Tensor, last: tf.Tensor, ended: tf.Tensor, state: Any) -> Any:
+        log_prob, state = step(last, state)
+        log_prob = _allowed(log_prob, ended, place, max_words)
+        flat = tf.reshape(log_prob, [batch * samples, tf.shape(log_prob)[2]])
+        step_seed = tf.random.experimental.stateless_fold_in(seed, place)
+        last = tf.reshape(tf.random.stateless_categorical(flat, 1, step_seed, tf.int32), [batch, samples])
+        column = tf.one_hot(place, max_words + 1, on_value=True, off_value=False)
+        words = tf.where(column, last[:, :, tf.newaxis], words)
+        return place + 1, words, last, ended | tf.equal(last, END), state
+
+    _, words, *_ = tf.while_loop(
+        lambda place, words, last, ended, state: (place <= max_words) & ~tf.reduce_all(ended),
+        grow,
+        (tf.constant(0), words, last, ended, state),
+    )
+    return words
+
+
 def _allowed(log_prob: tf.Tensor, ended: tf.Tensor, place: tf.Tensor, max_words: int) -> tf.Tensor:
     """Bars what must not be written: an ended hypothesis takes PAD alone, at no cost."""
     word = tf.range(tf.shape(log_prob)[2])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from captioner_core.model.captioner import ImageState, pool_grid
-from captioner_core.model.config import GRID_SIDE
-from captioner_core.model.decoding import Hypotheses, beam_search
+from captioner_core.model.captioner import Captioner, ImageState, pool_grid
+from captioner_core.model.decoding import Hypotheses, Step, beam_search, sample
 from captioner_core.model.folder import LoadedModel
 from captioner_core.text import PAD
 
@@ -24,6 +24,68 @@ class GeneratedCaption:
     n_tokens: int
 
 
+class CaptionSearch:
+    """Beam search over images in batch, as one compiled graph for any number of them.
+
+    Args:
+      captioner: the network; its weights may change between calls.
+      beam_width: hypotheses kept; the model's own choice where None.
+    """
+
+    def __init__(self, captioner: Captioner, beam_width: int | None = None) -> None:
+        self._captioner, config = captioner, captioner.config
+        self._beam_width = beam_width or config.beam_width
+        shapes = [tf.TensorSpec([None, config.feature_dim]), tf.TensorSpec([None, config.cells, config.feature_dim])]
+        self._search = tf.function(self._searched, input_signature=shapes)
+
+    def find(self, mean: Any, cells: Any) -> Hypotheses:
+        """The hypotheses of each image.
+
+        Args:
+          mean: float [batch, feature_dim].
+          cells: float [batch, cells, feature_dim]; see ``pool_grid``.
+        """
+        return self._search(tf.cast(mean, tf.float32), tf.cast(cells, tf.float32))
+
+    def _searched(self, mean: tf.Tensor, cells: tf.Tensor) -> Hypotheses:
+        config, width = self._captioner.config, self._beam_width
+        state = self._captioner.encode(mean, cells)
+        return beam_search(
+            _step_of(self._captioner, state),
+            _start(state, width),
+            batch=tf.shape(mean)[0],
+            beam_width=width,
+            max_words=config.max_words,
+            length_penalty=config.length_penalty,
+        )
+
+
+def draw_captions(captioner: Captioner, mean: tf.Tensor, cells: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
+    """Captions drawn from the model's probabilities, int32 [batch, samples, steps]; see ``decoding.sample``."""
+    state = captioner.encode(mean, tf.cast(cells, tf.float32))
+    return sample(
+        _step_of(captioner, state),
+        _start(state, samples),
+        batch=tf.shape(mean)[0],
+        samples=samples,
+        max_words=captioner.config.max_words,
+        seed=seed,
+    )
+
+
+def _start(state: ImageState, each: int) -> tuple[tf.Tensor, ...]:
+    """The first LSTM state of each of an image's hypotheses."""
+    return tuple(tf.repeat(tensor[:, tf.newaxis], each, axis=1) for tensor in (state.hidden, state.cell))
+
+
+def _step_of(captioner: Captioner, state: ImageState) -> Step:
+    def step(words: tf.Tensor, lstm: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+        log_prob, hidden, cell = captioner.step(state, words, *lstm)
+        return log_prob, (hidden, cell)
+
+    return step
+
+
 class CaptionGenerator:
     """Turns features into captions in batch.
 
@@ -34,10 +96,7 @@ class CaptionGenerator:
 
     def __init__(self, model: LoadedModel, beam_width: int | None = None) -> None:
         self._model = model
-        self._beam_width = beam_width or model.config.beam_width
-        dim = model.config.feature_dim
-        shapes = [tf.TensorSpec([None, dim]), tf.TensorSpec([None, GRID_SIDE**2, dim])]
-        self._search = tf.function(self._searched, input_signature=shapes)  # one graph for any batch
+        self._search = CaptionSearch(model.captioner, beam_width)
 
     @property
     def model_id(self) -> str:
@@ -50,27 +109,9 @@ class CaptionGenerator:
           mean: float32 [batch, 2048].
           grid: float32 [batch, 100, 2048].
         """
-        found = self._search(tf.constant(mean, tf.float32), tf.constant(grid, tf.float32))
+        found = self._search.find(mean, pool_grid(tf.convert_to_tensor(grid), self._model.config))
         words, log_prob = found.words[:, 0].numpy(), found.log_prob[:, 0].numpy()
         return [
             GeneratedCaption(self._model.vocabulary.decode(row), float(value), int((row != PAD).sum()) - 1)
             for row, value in zip(words, log_prob, strict=True)
         ]
-
-    def _searched(self, mean: tf.Tensor, grid: tf.Tensor) -> Hypotheses:
-        captioner, config, width = self._model.captioner, self._model.config, self._beam_width
-        state = captioner.encode(mean, pool_grid(grid, config))
-        start = tuple(tf.repeat(tensor[:, tf.newaxis], width, axis=1) for tensor in (state.hidden, state.cell))
-
-        def step(words: tf.Tensor, lstm: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
-            log_prob, hidden, cell = captioner.step(ImageState(*state), words, *lstm)
-            return log_prob, (hidden, cell)
-
-        return beam_search(
-            step,
-            start,
-            batch=tf.shape(mean)[0],
-            beam_width=width,
-            max_words=config.max_words,
-            length_penalty=config.length_penalty,
-        )

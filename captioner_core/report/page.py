@@ -381,7 +381,8 @@ def _history(run: _Run) -> list[plots.Epoch]:
         return []
     try:
         listed = storage.read_json(str(Path(path, _METRICS)))["history"]
-        epochs = [plots.Epoch(int(e["epoch"]), float(e["train_loss"]), float(e["dev_loss"])) for e in listed]
+        imitated = [e for e in listed if e["train_loss"] is not None]  # self-critical epochs have a reward instead
+        epochs = [plots.Epoch(int(e["epoch"]), float(e["train_loss"]), float(e["dev_loss"])) for e in imitated]
     except (OSError, ValueError, TypeError, KeyError):
         return []  # another program's metrics.json: the section says that there is none
     return [one for one in epochs if math.isfinite(one.train_loss) and math.isfinite(one.dev_loss)]

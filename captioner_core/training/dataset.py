@@ -1,68 +1,61 @@
-"""Features and captions of a dataset, in memory, and the batches that training takes.
+"""Features and captions of a dataset, as training wants them.
 
-Features are kept as float16 cells, pooled as the model wants them, and a batch is a few
-indices into them; nothing of the input is computed twice.
+Captions are text and fit into memory. Features don't always: each worker reads those of its
+own images alone, pooled as the model wants them, into a file that the system pages in and out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
 from captioner_core import layout, storage
 from captioner_core.errors import CaptionerError
-from captioner_core.model.config import GRID_SIDE
-from captioner_core.text import Vocabulary
+from captioner_core.model.config import GRID_SIDE, CaptionerConfig
+from captioner_core.text import PAD, Vocabulary
 
 TRAIN, DEV = "train", "dev"
 
 
 @dataclass(frozen=True)
-class FeatureTable:
-    """Features of images, by row.
+class FeatureStore:
+    """Features of some images, by row.
 
     Args:
-      image_ids: of each row.
       mean: float32 [images, feature_dim].
-      cells: float16 [images, cells, feature_dim].
-      backbone: what made them.
+      cells: float16 [images, cells, feature_dim], in a file.
     """
 
-    image_ids: tuple[str, ...]
     mean: npt.NDArray[np.float32]
     cells: npt.NDArray[np.float16]
-    backbone: str
 
 
 @dataclass(frozen=True)
-class Split:
-    """The images of a split that have features and captions.
+class Captions:
+    """Captions of some images as word ids, by row.
 
     Args:
-      rows: int32 [images], their places in the feature table.
+      image_ids: of each row.
       words: int32 [images, captions, steps + 1], all PAD where an image has fewer captions.
     """
 
-    rows: npt.NDArray[np.int32]
+    image_ids: tuple[str, ...]
     words: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.image_ids)
 
     @property
     def caption_count(self) -> int:
-        return int((self.words[:, :, 0] != 0).sum())
-
-    def batches(self, size: int, order: npt.NDArray[np.intp] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rows int32 [batch] and words int32 [batch, captions, steps + 1], in an order."""
-        order = np.arange(len(self)) if order is None else order
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            yield self.rows[chosen], self.words[chosen]
+        return int((self.words[:, :, 0] != PAD).sum())
 
 
 def read_captions_by_split(dataset_dir: str) -> dict[str, dict[str, list[str]]]:
@@ -84,52 +77,75 @@ def read_captions_by_split(dataset_dir: str) -> dict[str, dict[str, list[str]]]:
     return captions
 
 
-def read_features(uri: str, grid_side: int) -> FeatureTable:
-    """A features table with its grid, pooled to ``grid_side`` cells a side as it is read.
+def encode_captions(captions: dict[str, list[str]], vocabulary: Vocabulary, max_words: int) -> Captions:
+    """The captions of some images as word ids, images in the order given."""
+    most = max(map(len, captions.values()), default=1)
+    words = np.zeros((len(captions), most, max_words + 2), np.int32)
+    for row, listed in enumerate(captions.values()):
+        for number, caption in enumerate(listed):
+            words[row, number] = vocabulary.encode(caption, max_words)
+    return Captions(tuple(captions), words)
+
+
+def open_features(uri: str) -> tuple[pads.Dataset, set[str], str]:
+    """A features table that has the grid, the images in it, and the backbone that made it.
 
     Raises:
-      CaptionerError: no features table, no grid in it, or more than one backbone.
+      CaptionerError: no features table, no grid in it, nothing in it, or more than one backbone.
     """
     dataset = storage.open_table(uri, "features table")
-    columns = ["image_id", "backbone", "feature", "grid"]
-    missing = [name for name in columns if name not in dataset.schema.names]
+    missing = [name for name in ("image_id", "backbone", "feature", "grid") if name not in dataset.schema.names]
     if missing:
         raise CaptionerError(
             f"features table {uri!r} has no column {missing[0]!r}; extract them with 'captioner extract --grid'"
         )
-    image_ids: list[str] = []
-    means, cells, backbones = [], [], set()
-    # a grid is 400 kB: small batches and no reading ahead keep memory at what is kept
-    for batch in dataset.to_batches(columns=columns, batch_size=64, batch_readahead=1, fragment_readahead=1):
-        image_ids += batch.column("image_id").to_pylist()
-        backbones.update(batch.column("backbone").to_pylist())
-        means.append(_matrix(batch.column("feature")).astype(np.float32))
-        cells.append(_pooled(_matrix(batch.column("grid")), means[-1].shape[1], grid_side))
-    if not image_ids:
+    table = dataset.to_table(columns=["image_id", "backbone"])
+    backbones = sorted(pc.unique(table.column("backbone")).to_pylist())
+    if not backbones:
         raise CaptionerError(f"features table {uri!r} is empty; extract the dataset's images first")
     if len(backbones) > 1:
-        raise CaptionerError(f"features table {uri!r} mixes backbones {sorted(backbones)}; extract all images with one")
-    return FeatureTable(tuple(image_ids), np.concatenate(means), np.concatenate(cells), backbones.pop())
+        raise CaptionerError(f"features table {uri!r} mixes backbones {backbones}; extract all images with one")
+    return dataset, set(table.column("image_id").to_pylist()), str(backbones[0])
 
 
-def make_split(captions: dict[str, list[str]], features: FeatureTable, vocabulary: Vocabulary, max_words: int) -> Split:
-    """The images of a split that have features, with their captions as word ids."""
-    place = {image_id: row for row, image_id in enumerate(features.image_ids)}
-    used = [image_id for image_id in captions if image_id in place]
-    most = max((len(captions[image_id]) for image_id in used), default=1)
-    words = np.zeros((len(used), most, max_words + 2), np.int32)
-    for row, image_id in enumerate(used):
-        for number, caption in enumerate(captions[image_id]):
-            words[row, number] = vocabulary.encode(caption, max_words)
-    return Split(np.array([place[image_id] for image_id in used], np.int32), words)
+def load_features(
+    dataset: pads.Dataset, image_ids: Sequence[str], config: CaptionerConfig, scratch: Path
+) -> FeatureStore:
+    """The features of some images, in their order.
+
+    Args:
+      dataset: a features table; see ``open_features``.
+      image_ids: of the images wanted; all are in the table.
+      config: decides the cells.
+      scratch: folder for the file, which is gone with this process.
+    """
+    place = {image_id: row for row, image_id in enumerate(image_ids)}
+    mean = np.zeros((len(place), config.feature_dim), np.float32)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        cells: npt.NDArray[np.float16] = np.memmap(
+            file, np.float16, "w+", shape=(max(1, len(place)), config.cells, config.feature_dim)
+        )
+    wanted = pc.field("image_id").isin(list(place))
+    columns = ["image_id", "feature", "grid"]
+    # a grid is 400 kB: small batches and no reading ahead keep memory at what is needed
+    for batch in dataset.to_batches(
+        columns=columns, filter=wanted, batch_size=64, batch_readahead=1, fragment_readahead=1
+    ):
+        rows = [place[image_id] for image_id in batch.column("image_id").to_pylist()]
+        mean[rows] = _matrix(batch.column("feature"))
+        cells[rows] = pool_cells(_matrix(batch.column("grid")), config)
+    return FeatureStore(mean, cells[: len(place)])
+
+
+def pool_cells(grid: np.ndarray, config: CaptionerConfig) -> npt.NDArray[np.float16]:
+    """float16 [n, cells, feature_dim] of grids [n, 100 * feature_dim], as ``captioner.pool_grid`` makes them."""
+    side, block = config.grid_side, GRID_SIDE // config.grid_side
+    squares = grid.astype(np.float32).reshape(-1, side, block, side, block, config.feature_dim)
+    pooled = squares.mean(axis=(2, 4)).reshape(len(grid), side * side, config.feature_dim)
+    if config.attention == "mean":
+        pooled = pooled.mean(axis=1, keepdims=True)
+    return pooled.astype(np.float16)
 
 
 def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
-
-
-def _pooled(grid: np.ndarray, feature_dim: int, side: int) -> np.ndarray:
-    """float16 [n, side², feature_dim]: averages of squares of the map, as ``pool_grid`` makes them."""
-    block = GRID_SIDE // side
-    squares = grid.astype(np.float32).reshape(-1, side, block, side, block, feature_dim)
-    return squares.mean(axis=(2, 4)).reshape(len(grid), side * side, feature_dim).astype(np.float16)

@@ -1,140 +1,344 @@
-"""The training loop: plain TensorFlow, one step function, the best weights kept."""
+"""The training loop: plain TensorFlow under tf.distribute, the same on one device, several, and several hosts.
+
+A batch is a function of seed, epoch and step (see ``order``), and so are dropout and sampling.
+A checkpoint therefore needs the tensors and a few numbers alone, and what goes on from it
+ends with the weights of a training that was never cut off.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from captioner_core.errors import CheckFailed
 from captioner_core.model.captioner import Captioner
+from captioner_core.model.generate import CaptionSearch, draw_captions
 from captioner_core.text import PAD
-from captioner_core.training.dataset import FeatureTable, Split
+from captioner_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from captioner_core.training.dataset import Captions, FeatureStore
+from captioner_core.training.devices import Place
+from captioner_core.training.optimizer import Settings, make_optimizer
+from captioner_core.training.order import BatchOrder
+from captioner_core.training.self_critical import CaptionReward, advantages, begun
+from captioner_core.training.stopping import StopRequest
 
 LABEL_SMOOTHING = 0.1
-WEIGHT_DECAY = 1e-4
-CLIP_NORM = 5.0
-WARMUP_SHARE = 0.05
+_DEV_BATCH = 64
+_NO_SCORE = -1e30  # instead of minus infinity, which can't be summed
+
+Batch = tuple[npt.NDArray[Any], ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split: captions of all its images, the features of those that this process needs, and a reward.
+
+    Args:
+      captions: as word ids.
+      features: of ``Place.rows``, in that order.
+      reward: of samples; only self-critical training needs it.
+    """
+
+    captions: Captions
+    features: FeatureStore
+    reward: CaptionReward | None = None
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch came to; losses are nats a word, the training one with label smoothing."""
+    """What an epoch came to.
+
+    Losses are nats a word; the training loss has label smoothing. An epoch of self-critical
+    training has the mean reward of its samples in place of a training loss.
+    """
 
     epoch: int
-    train_loss: float
+    train_loss: float | None
     dev_loss: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """The history, and the epoch whose weights the captioner holds now."""
-
-    history: tuple[EpochResult, ...]
-    best_epoch: int
+    captions_per_s: float
+    reward: float | None = None
+    dev_reward: float | None = None
 
 
 class Trainer:
-    """Fits a captioner by teacher forcing.
+    """Fits a captioner.
 
     Args:
-      captioner: the network; it is changed in place.
-      features: of all images.
-      steps: number of steps that the learning-rate schedule spans.
-      learning_rate: its peak.
-      seed: of the order of the batches.
+      place: where this process stands among those that train.
+      captioner: the network, made under the place's strategy; it is changed in place.
+      train: what it learns from.
+      dev: what its best epoch is chosen on.
+      settings: how.
+      checkpoint: file to go on from and to write; none where None.
+      fingerprint: of the inputs; see ``TrainingState``.
     """
 
     def __init__(
-        self, captioner: Captioner, features: FeatureTable, *, steps: int, learning_rate: float, seed: int
+        self,
+        place: Place,
+        captioner: Captioner,
+        train: Split,
+        dev: Split,
+        settings: Settings,
+        checkpoint: Path | None = None,
+        fingerprint: str = "",
     ) -> None:
-        self._captioner = captioner
-        self._mean = tf.constant(features.mean)
-        self._cells = tf.constant(features.cells)
-        self._random = np.random.default_rng(seed)
-        warmup = max(1, int(steps * WARMUP_SHARE))
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, steps - warmup), alpha=0.05, warmup_target=learning_rate, warmup_steps=warmup
-        )
-        self._optimizer = keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP_NORM)
-        self._optimizer.build(captioner.trainable_variables)
-        signature = [tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, None, None], tf.int32)]
-        self._train_step = tf.function(self._step, input_signature=signature)
-        self._dev_step = tf.function(
-            lambda rows, words: self._loss(rows, words, training=False), input_signature=signature
-        )
+        self._place, self._captioner, self._settings = place, captioner, settings
+        self._train, self._dev = train, dev
+        self._checkpoint = checkpoint if place.is_chief else None
+        self._order = BatchOrder(len(train.captions), settings.batch_size, settings.seed)
+        self._local = np.full(len(train.captions), -1, np.int64)
+        own = place.rows(len(train.captions))
+        self._local[own] = np.arange(len(own))
+        self._state = TrainingState(fingerprint)
+        self._best: list[npt.NDArray[np.float32]] = []
+        self._saved_at = time.monotonic()
+        with place.strategy.scope():
+            self._optimizer = make_optimizer(settings, self._order.steps)
+            self._optimizer.build(captioner.trainable_variables)
+        self._steps = {reinforcing: self._compiled(reinforcing) for reinforcing in (False, True)}
+        self._dev_loss = tf.function(self._loss, reduce_retracing=True)
+        self._draw = tf.function(self._drawn, reduce_retracing=True)
 
-    def fit(
-        self, train: Split, dev: Split, *, epochs: int, batch_size: int, say: Callable[[EpochResult], None]
-    ) -> TrainingResult:
-        """Trains, and leaves the captioner with the weights of the epoch of least dev loss.
+    def fit(self, say: Callable[[EpochResult], None], stop: StopRequest | None = None) -> TrainingState:
+        """Trains, and leaves the captioner with the weights of the best epoch.
+
+        Teacher forcing keeps the weights of least dev loss; self-critical training goes on from
+        them and keeps those of the highest CIDEr on dev.
 
         Raises:
           CheckFailed: the loss is not a number.
+          Interrupted: ``stop`` was asked for; the checkpoint is written.
         """
-        history: list[EpochResult] = []
-        best: list[npt.NDArray[np.float32]] = []
-        best_loss, best_epoch = math.inf, 0
-        for epoch in range(1, epochs + 1):
-            start = time.monotonic()
-            train_loss = self._epoch(train, batch_size)
-            result = EpochResult(epoch, train_loss, self.evaluate(dev, batch_size), time.monotonic() - start)
-            if not (math.isfinite(result.train_loss) and math.isfinite(result.dev_loss)):
-                raise CheckFailed(f"loss is {train_loss} in epoch {epoch}; nothing was written, lower --learning-rate")
-            history.append(result)
+        stop = stop or StopRequest()
+        state, settings = self._resume(), self._settings
+        while state.epoch <= settings.epochs + settings.reinforce_epochs:
+            reinforcing = state.epoch > settings.epochs
+            if reinforcing and not state.step and state.epoch == settings.epochs + 1:
+                self._assign(self._best)
+                state.best_score = -math.inf
+            result = self._epoch(reinforcing, stop)
+            self._keep_if_best(result)
+            state.history.append(asdict(result))
+            state.epoch, state.step, state.loss, state.words = state.epoch + 1, 0, 0.0, 0.0
+            self._save()
             say(result)
-            if result.dev_loss < best_loss:
-                best_loss, best_epoch = result.dev_loss, epoch
-                best = [variable.numpy() for variable in self._captioner.trainable_variables]
-        for variable, value in zip(self._captioner.trainable_variables, best, strict=True):
-            variable.assign(value)
-        return TrainingResult(tuple(history), best_epoch)
+        self._assign(self._best)
+        return state
 
-    def evaluate(self, split: Split, batch_size: int) -> float:
-        """Mean negative log-likelihood a word, in nats, without smoothing or dropout."""
-        total, words = 0.0, 0.0
-        for rows, batch in split.batches(batch_size):
-            loss, count = self._dev_step(rows, _trimmed(batch))
-            total, words = total + float(loss), words + float(count)
-        return total / max(words, 1.0)
+    def evaluate(self) -> float:
+        """Mean negative log-likelihood a word of dev, in nats, without smoothing or dropout."""
+        total = np.zeros(2)
+        for places, (mean, cells) in self._dev_batches():
+            words = _trimmed(self._dev.captions.words[places])
+            loss = self._dev_loss(mean, cells, words, np.ones(words.shape[:2], np.float32))
+            total += [float(value) for value in loss]
+        loss, words = self._place.sum_over_workers(total)
+        return float(loss / max(words, 1.0))
 
-    def _epoch(self, split: Split, batch_size: int) -> float:
-        total, words = tf.constant(0.0), tf.constant(0.0)
-        for rows, batch in split.batches(batch_size, self._random.permutation(len(split))):
-            loss, count = self._train_step(rows, _trimmed(batch))
-            total, words = total + loss, words + count
-        return float(total / words)
+    def evaluate_reward(self) -> float:
+        """Mean CIDEr-D of the captions that the search finds for dev."""
+        assert self._dev.reward is not None
+        search, total = CaptionSearch(self._captioner), np.zeros(2)
+        for places, (mean, cells) in self._dev_batches():
+            words = search.find(mean, cells).words[:, :1].numpy()
+            total += [float(self._dev.reward.of(places, words).sum()), len(places)]
+        reward, images = self._place.sum_over_workers(total)
+        return float(reward / max(images, 1.0))
 
-    def _step(self, rows: tf.Tensor, words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _epoch(self, reinforcing: bool, stop: StopRequest) -> EpochResult:
+        state, start, captions = self._state, time.monotonic(), 0
+        orders = [self._order.batches(state.epoch, replica, self._place.replicas) for replica in self._place.own]
+        for step in range(state.step, self._order.steps):
+            shares = [
+                self._share(order[step], step, replica) for replica, order in zip(self._place.own, orders, strict=True)
+            ]
+            reward = 0.0
+            if reinforcing:
+                shares, reward = self._reinforced(shares, [order[step] for order in orders])
+            asked = tf.constant(1.0 if stop.asked else 0.0)
+            loss, words, stopping = self._steps[reinforcing](*self._spread(shares), asked).numpy().tolist()
+            captions += sum(int((share[2][:, :, 0] != PAD).sum()) for share in shares)
+            state.step, state.words = step + 1, state.words + words
+            state.loss += reward if reinforcing else loss
+            if not math.isfinite(loss):
+                raise CheckFailed(f"loss is {loss} in epoch {state.epoch}; nothing was written, lower --learning-rate")
+            if stopping or time.monotonic() - self._saved_at > self._settings.checkpoint_s:
+                self._save()
+            if stopping:
+                raise stop.interrupted(state.epoch, state.step)
+        return self._result(reinforcing, time.monotonic() - start, captions)
+
+    def _result(self, reinforcing: bool, seconds: float, captions: int) -> EpochResult:
+        state, dev_loss = self._state, self.evaluate()
+        if not math.isfinite(dev_loss):
+            raise CheckFailed(
+                f"dev loss is {dev_loss} in epoch {state.epoch}; nothing was written, lower --learning-rate"
+            )
+        rate = captions * self._place.workers / seconds
+        if not reinforcing:
+            return EpochResult(state.epoch, state.loss / state.words, dev_loss, seconds, rate)
+        return EpochResult(state.epoch, None, dev_loss, seconds, rate, state.loss / state.step, self.evaluate_reward())
+
+    def _keep_if_best(self, result: EpochResult) -> None:
+        score = -result.dev_loss if result.dev_reward is None else result.dev_reward
+        if score > self._state.best_score:
+            self._state.best_score, self._state.best_epoch = score, result.epoch
+            self._best = [variable.numpy() for variable in self._captioner.trainable_variables]
+
+    # A step, on one replica
+
+    def _compiled(self, reinforcing: bool) -> Any:
+        strategy = self._place.strategy
+
+        def replica_step(*share: tf.Tensor) -> tf.Tensor:
+            return self._step(reinforcing, *share)
+
+        def step(*shares: Any) -> tf.Tensor:
+            return strategy.experimental_local_results(strategy.run(replica_step, args=shares))[0]
+
+        return tf.function(step, reduce_retracing=True)
+
+    def _step(
+        self,
+        reinforcing: bool,
+        mean: tf.Tensor,
+        cells: tf.Tensor,
+        words: tf.Tensor,
+        weights: tf.Tensor,
+        seed: tf.Tensor,
+        stop: tf.Tensor,
+    ) -> tf.Tensor:
+        """Summed loss, number of words and requests to stop, over all replicas; the weights are a step on."""
         with tf.GradientTape() as tape:
-            loss, count = self._loss(rows, words, training=True)
-            mean_loss = loss / count
+            dropout_seed, smoothing = (None, 0.0) if reinforcing else (seed, LABEL_SMOOTHING)
+            loss, count = self._loss(mean, cells, words, weights, dropout_seed, smoothing)
         variables = self._captioner.trainable_variables
-        self._optimizer.apply(tape.gradient(mean_loss, variables), variables)
-        return loss, count
+        gradients = tape.gradient(loss, variables)
+        context = tf.distribute.get_replica_context()
+        totals = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([loss, count, stop]))
+        # The optimizer sums over replicas: divided by the words of all, that is the mean over the whole batch
+        scale = 1 / tf.maximum(totals[1], 1.0)
+        self._optimizer.apply([tf.convert_to_tensor(gradient) * scale for gradient in gradients], variables)
+        return totals
 
-    def _loss(self, rows: tf.Tensor, words: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Summed cross-entropy and number of words."""
-        mean = tf.gather(self._mean, rows)
-        cells = tf.cast(tf.gather(self._cells, rows), tf.float32)
-        state = self._captioner.encode(mean, cells, training=training)
+    def _loss(
+        self,
+        mean: tf.Tensor,
+        cells: tf.Tensor,
+        words: tf.Tensor,
+        weights: tf.Tensor,
+        dropout_seed: tf.Tensor | None = None,
+        smoothing: float = 0.0,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Summed cross-entropy, each caption by its weight, and the number of words."""
+        state = self._captioner.encode(mean, tf.cast(cells, tf.float32), dropout_seed)
         given, wanted = words[:, :, :-1], words[:, :, 1:]
-        logits = self._captioner.teacher_forced(state, given, training=training)
-        weight = tf.cast(tf.not_equal(wanted, PAD), tf.float32)
-        log_prob = tf.nn.log_softmax(logits)
+        log_prob = tf.nn.log_softmax(self._captioner.teacher_forced(state, given, dropout_seed))
+        present = tf.cast(tf.not_equal(wanted, PAD), tf.float32)
         loss = -tf.gather(log_prob, wanted, batch_dims=3)
-        if training:
-            loss = (1 - LABEL_SMOOTHING) * loss - LABEL_SMOOTHING * tf.reduce_mean(log_prob, axis=-1)
-        return tf.reduce_sum(loss * weight), tf.reduce_sum(weight)
+        if smoothing:
+            loss = (1 - smoothing) * loss - smoothing * tf.reduce_mean(log_prob, axis=-1)
+        return tf.reduce_sum(loss * present * weights[:, :, tf.newaxis]), tf.reduce_sum(present)
+
+    def _drawn(self, mean: tf.Tensor, cells: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return draw_captions(self._captioner, mean, cells, self._settings.samples, seed)
+
+    # What a step is given
+
+    def _share(self, places: npt.NDArray[np.int64], step: int, replica: int) -> Batch:
+        """Mean, cells, words, weights and seed of one replica's share of a batch."""
+        words, rows = self._train.captions.words[places], self._local[places]
+        if not len(places):  # the last batch may not go round; words of none count for nothing
+            words, rows = np.zeros_like(self._train.captions.words[:1]), np.zeros(1, np.int64)
+        number = (self._state.epoch * self._order.steps + step) * self._place.replicas + replica
+        features, weights = self._train.features, np.ones(words.shape[:2], np.float32)
+        return features.mean[rows], features.cells[rows], _trimmed(words), weights, self._seed(number)
+
+    def _seed(self, number: int) -> npt.NDArray[np.int64]:
+        return np.array([self._settings.seed, number], np.int64)
+
+    def _reinforced(
+        self, shares: Sequence[Batch], places: Sequence[npt.NDArray[np.int64]]
+    ) -> tuple[list[Batch], float]:
+        """Shares of captions that the model draws, each weighted by its advantage, and their mean reward."""
+        assert self._train.reward is not None
+        made: list[Batch] = []
+        rewards = []
+        for (mean, cells, _, _, seed), chosen in zip(shares, places, strict=True):
+            words = self._draw(mean, cells, seed).numpy()
+            reward = self._train.reward.of(chosen, words[: len(chosen)])
+            weights = np.zeros(words.shape[:2], np.float32)
+            weights[: len(chosen)] = advantages(reward)
+            made.append((mean, cells, _trimmed(begun(words)), weights, seed))
+            rewards.append(reward)
+        return made, float(np.concatenate(rewards).mean())
+
+    def _spread(self, shares: Sequence[Batch]) -> Sequence[Any]:
+        """Each replica's share where tf.distribute wants it."""
+        if len(shares) == 1:
+            return [tf.convert_to_tensor(array) for array in shares[0]]
+        first, spread = self._place.own[0], self._place.strategy.experimental_distribute_values_from_function
+        parts = zip(*shares, strict=True)
+        return [spread(lambda replica, part=part: part[replica.replica_id_in_sync_group - first]) for part in parts]
+
+    def _dev_batches(self) -> Any:
+        """Places among all dev images, and features, of this process's own."""
+        own = self._place.rows(len(self._dev.captions))
+        for start in range(0, len(own), _DEV_BATCH):
+            rows = slice(start, start + _DEV_BATCH)
+            yield own[rows], (self._dev.features.mean[rows], self._dev.features.cells[rows])
+
+    # Going on after a cut
+
+    def _variables(self) -> dict[str, Any]:
+        """Every tensor that the next step depends on."""
+        trained = {f"weight {n}": variable for n, variable in enumerate(self._captioner.trainable_variables)}
+        return trained | {f"optimizer {n}": variable for n, variable in enumerate(self._optimizer.variables)}
+
+    def _save(self) -> None:
+        self._saved_at = time.monotonic()
+        if self._checkpoint is not None:
+            tensors = {name: variable.numpy() for name, variable in self._variables().items()}
+            best = {f"best {n}": value for n, value in enumerate(self._best)}
+            save_checkpoint(self._checkpoint, self._state, tensors | best)
+
+    def _resume(self) -> TrainingState:
+        """The state to go on from: the chief's checkpoint, which every process is given."""
+        loaded = load_checkpoint(self._checkpoint, self._state.fingerprint) if self._checkpoint else None
+        found = self._place.sum_over_workers(np.array([1.0 if loaded else 0.0]))[0]
+        if not found:
+            return self._state
+        state, tensors = loaded or (TrainingState(self._state.fingerprint), {})
+        variables = self._variables()
+        told = np.array([state.epoch, state.step, state.best_epoch, max(state.best_score, _NO_SCORE)])
+        *numbers, state.best_score = self._place.sum_over_workers(told * bool(loaded)).tolist()
+        state.epoch, state.step, state.best_epoch = map(int, numbers)
+        for name, variable in variables.items():
+            value = tensors[name] if loaded else np.zeros(variable.shape)
+            variable.assign(tf.cast(self._place.sum_over_workers(value.astype(np.float64)), variable.dtype))
+        shapes = [variable.shape for variable in self._captioner.trainable_variables]
+        best = [tensors[f"best {n}"] if f"best {n}" in tensors else np.zeros(s) for n, s in enumerate(shapes)]
+        if state.best_epoch:
+            summed = (self._place.sum_over_workers(value.astype(np.float64)) for value in best)
+            self._best = [value.astype(np.float32) for value in summed]
+        self._state = state
+        return state
+
+    def _assign(self, values: Sequence[npt.NDArray[np.float32]]) -> None:
+        for variable, value in zip(self._captioner.trainable_variables, values, strict=True):
+            variable.assign(value)
 
 
 def _trimmed(words: np.ndarray) -> np.ndarray:
     """Without the steps that are PAD in every caption of the batch."""
-    return words[:, :, : int((words != PAD).any(axis=(0, 1)).sum())]
+    return words[:, :, : max(2, int((words != PAD).any(axis=(0, 1)).sum()))]

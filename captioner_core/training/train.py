@@ -5,107 +5,160 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from captioner_core import layout, storage
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.options import TrainOptions
 from captioner_core.text import Vocabulary
 from captioner_core.training.dataset import (
     DEV,
     TRAIN,
-    FeatureTable,
-    Split,
-    make_split,
+    encode_captions,
+    load_features,
+    open_features,
     read_captions_by_split,
-    read_features,
 )
+
+if TYPE_CHECKING:
+    from captioner_core.training.cluster import Cluster
+    from captioner_core.training.devices import Place
+    from captioner_core.training.loop import Split
+    from captioner_core.training.optimizer import Settings
 
 _HELD_FOR_DEV = 20  # of a dataset without a dev split, every 20th training image
 
 
 def train(options: TrainOptions) -> str:
-    """Trains a captioner and writes its folder.
+    """Trains a captioner and writes its folder; goes on from where a training of the same inputs was cut off.
+
+    The environment may make this process one of several that train together (see ``cluster``);
+    otherwise ``options.workers`` processes are started on this machine.
 
     Returns:
-      The model id.
+      The model id; empty where another process writes the model.
 
     Raises:
-      CaptionerError: dataset and features don't fit each other.
-      CheckFailed: training diverged.
+      CaptionerError: dataset, features and options don't fit each other.
+      CheckFailed: training diverged, or another worker is gone.
+      Interrupted: SIGTERM or SIGINT; the checkpoint is written.
     """
+    from captioner_core.training.cluster import read_cluster
+
+    cluster = read_cluster(os.environ)
+    if cluster is None and options.workers > 1:
+        from captioner_core.training.launcher import train_on_workers
+
+        return train_on_workers(options)
+    return _train_here(options, cluster)
+
+
+def _train_here(options: TrainOptions, cluster: Cluster | None) -> str:
+    from captioner_core.training.devices import find_place
+
     start = time.monotonic()
     captions = _with_dev(read_captions_by_split(options.dataset), options.dataset)
-    features = read_features(options.features, CaptionerConfig.grid_side)
+    dataset, extracted, backbone = open_features(options.features)
+    captions = _with_features(captions, extracted, options)
+    place = find_place(cluster)
+    if options.batch_size % place.replicas:
+        raise CaptionerError(
+            f"--batch-size {options.batch_size} must be a multiple of the {place.replicas} replicas that train; "
+            "each takes an equal share"
+        )
     vocabulary = Vocabulary.from_captions(
         (caption for listed in captions[TRAIN].values() for caption in listed), options.min_word_count
     )
     config = CaptionerConfig(
-        backbone=features.backbone,
+        backbone=backbone,
         vocabulary_size=len(vocabulary),
-        feature_dim=features.mean.shape[1],
         attention=options.attention,
         units=options.units,
+        dropout=options.dropout,
         beam_width=options.beam_width,
     )
-    splits = {name: make_split(captions[name], features, vocabulary, config.max_words) for name in (TRAIN, DEV)}
-    _check_splits(splits, captions, options)
-    if options.attention == "mean":
-        features = dataclasses.replace(
-            features, cells=features.cells.mean(axis=1, keepdims=True, dtype="float32").astype("float16")
-        )
-    return _fit_and_save(options, config, vocabulary, features, splits, start)
+    work = Path(f"{options.output.rstrip('/')}.training")
+    work.mkdir(parents=True, exist_ok=True)
+
+    def split(name: str) -> Split:
+        from captioner_core.training.loop import Split
+        from captioner_core.training.self_critical import CaptionReward
+
+        ids = list(captions[name])
+        own = [ids[row] for row in place.rows(len(ids))]
+        reward = CaptionReward(captions[name], vocabulary) if options.reinforce_epochs else None
+        encoded = encode_captions(captions[name], vocabulary, config.max_words)
+        return Split(encoded, load_features(dataset, own, config, work), reward)
+
+    return _fit_and_save(options, place, config, vocabulary, {TRAIN: split(TRAIN), DEV: split(DEV)}, work, start)
 
 
 def _fit_and_save(
     options: TrainOptions,
+    place: Place,
     config: CaptionerConfig,
     vocabulary: Vocabulary,
-    features: FeatureTable,
     splits: dict[str, Split],
+    work: Path,
     start: float,
 ) -> str:
     import keras
+    import tensorflow as tf
 
     from captioner_core.model.captioner import Captioner
     from captioner_core.model.folder import save_model
-    from captioner_core.training.loop import EpochResult, Trainer
+    from captioner_core.training.loop import Trainer
+    from captioner_core.training.progress import EpochLog
+    from captioner_core.training.stopping import stop_on_signals
 
     keras.utils.set_random_seed(options.seed)
-    captioner = Captioner(config, seed=options.seed)
-    steps = options.epochs * -(-len(splits[TRAIN]) // options.batch_size)
-    trainer = Trainer(captioner, features, steps=steps, learning_rate=options.learning_rate, seed=options.seed)
+    with place.strategy.scope():
+        captioner = Captioner(config, seed=options.seed)
+    checkpoint, fingerprint = work / "checkpoint.npz", training_fingerprint(options)
+    trainer = Trainer(place, captioner, splits[TRAIN], splits[DEV], _settings(options), checkpoint, fingerprint)
+    log = EpochLog(work / "logs", options.epochs + options.reinforce_epochs) if place.is_chief else None
+    try:
+        with stop_on_signals() as stop:
+            state = trainer.fit(log.say if log else lambda result: None, stop)
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        raise CheckFailed(
+            f"another worker is gone ({str(error).splitlines()[0][:120]}); start all again to go on from the checkpoint"
+        ) from error
+    model_id = ""
+    if place.is_chief:
+        metrics = {
+            "history": state.history,
+            "best_epoch": state.best_epoch,
+            "images": {name: len(split.captions) for name, split in splits.items()},
+            "captions": {name: split.captions.caption_count for name, split in splits.items()},
+            "seconds": round(time.monotonic() - start, 1),
+            "options": dataclasses.asdict(options),
+            "training_fingerprint": fingerprint,
+        }
+        model_id = save_model(options.output, captioner, vocabulary, metrics, _card(options, config, metrics))
+        checkpoint.unlink(missing_ok=True)
+    place.sum_over_workers(np.zeros(1))  # nobody leaves before the model is written
+    return model_id
 
-    def say(result: EpochResult) -> None:
-        rate = splits[TRAIN].caption_count / result.seconds
-        left = (options.epochs - result.epoch) * result.seconds
-        print(
-            f"train: epoch {result.epoch}/{options.epochs}, loss {result.train_loss:.3f}, "
-            f"dev loss {result.dev_loss:.3f}, {rate:.0f} captions/s, {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
 
-    result = trainer.fit(splits[TRAIN], splits[DEV], epochs=options.epochs, batch_size=options.batch_size, say=say)
-    metrics = {
-        "history": [dataclasses.asdict(epoch) for epoch in result.history],
-        "best_epoch": result.best_epoch,
-        "images": {name: len(split) for name, split in splits.items()},
-        "captions": {name: split.caption_count for name, split in splits.items()},
-        "seconds": round(time.monotonic() - start, 1),
-        "options": dataclasses.asdict(options),
-        "training_fingerprint": training_fingerprint(options),
-    }
-    return save_model(options.output, captioner, vocabulary, metrics, _card(options, config, metrics))
+def _settings(options: TrainOptions) -> Settings:
+    from captioner_core.training.optimizer import Settings
+
+    return Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
 
 
 def training_fingerprint(options: TrainOptions) -> str:
     """Names the inputs of a training: equal for two that would give the same model."""
     digest = hashlib.sha256()
-    asked = {name: value for name, value in dataclasses.asdict(options).items() if name != "output"}
+    ways = ("output", "workers", "checkpoint_s")  # which decide where and how, not what
+    asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ways}
     digest.update(json.dumps(asked, sort_keys=True).encode("utf-8"))
     captions = storage.list_parts(layout.join(options.dataset, layout.DATASET_CAPTIONS))
     for part in (*captions, *storage.list_parts(options.features)):
@@ -126,18 +179,24 @@ def _with_dev(captions: dict[str, dict[str, list[str]]], dataset: str) -> dict[s
     return {**captions, DEV: held, TRAIN: rest or captions[TRAIN]}
 
 
-def _check_splits(splits: dict[str, Split], captions: dict[str, dict[str, list[str]]], options: TrainOptions) -> None:
-    for name, split in splits.items():
-        if not len(split):
+def _with_features(
+    captions: dict[str, dict[str, list[str]]], extracted: set[str], options: TrainOptions
+) -> dict[str, dict[str, list[str]]]:
+    """The images of train and dev that have features; the others are said."""
+    kept = {}
+    for name in (TRAIN, DEV):
+        kept[name] = {image_id: listed for image_id, listed in captions[name].items() if image_id in extracted}
+        lacking = len(captions[name]) - len(kept[name])
+        if not kept[name]:
             raise CaptionerError(
-                f"features {options.features!r} hold none of the {len(captions[name])} images of split {name!r} of "
+                f"features {options.features!r} hold none of the {lacking} images of split {name!r} of "
                 f"{options.dataset!r}; extract the images of that dataset"
             )
-        lacking = len(captions[name]) - len(split)
         if lacking:
             print(
                 f"train: {lacking} of {len(captions[name])} images of split {name!r} have no features", file=sys.stderr
             )
+    return kept
 
 
 def _card(options: TrainOptions, config: CaptionerConfig, metrics: dict[str, Any]) -> str:

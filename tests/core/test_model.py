@@ -13,7 +13,7 @@ from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import load_model, save_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.text import Vocabulary
-from captioner_core.training.dataset import _pooled
+from captioner_core.training.dataset import pool_cells
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,13 @@ def test_attention_looks_at_the_cells(vocabulary):
     assert np.abs(one - other).max() > 1e-4
 
 
-def test_pooling_in_training_and_in_use_is_the_same(vocabulary):
+@pytest.mark.parametrize("attention", ["grid", "mean"])
+def test_pooling_in_training_and_in_use_is_the_same(vocabulary, attention):
     grid = np.random.default_rng(0).random((2, 100, 16), np.float32)
-    config = make_captioner(vocabulary).config
-    np.testing.assert_allclose(pool_grid(tf.constant(grid), config), _pooled(grid, 16, config.grid_side), atol=1e-3)
-    top_left = grid.reshape(2, 10, 10, 16)[:, :2, :2].mean(axis=(1, 2))
+    config = make_captioner(vocabulary, attention=attention).config
+    np.testing.assert_allclose(pool_grid(tf.constant(grid), config), pool_cells(grid.reshape(2, -1), config), atol=1e-3)
+    corner = 2 if attention == "grid" else 10
+    top_left = grid.reshape(2, 10, 10, 16)[:, :corner, :corner].mean(axis=(1, 2))
     np.testing.assert_allclose(pool_grid(tf.constant(grid), config)[:, 0], top_left, atol=1e-6)
 
 

@@ -1,0 +1,43 @@
+"""Every image once an epoch, the same batches for any number of workers."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captioner_core.training.order import BatchOrder
+
+SIZES = st.tuples(st.integers(1, 200), st.sampled_from([1, 2, 4, 6, 12, 16]), st.integers(0, 3))
+
+
+@given(SIZES, st.integers(1, 4))
+def test_every_image_once_an_epoch(sizes, epoch):
+    order = BatchOrder(*sizes)
+    batches = order.batches(epoch)
+    assert len(batches) == order.steps
+    assert sorted(np.concatenate(batches)) == list(range(order.images))
+    assert max(map(len, batches)) <= order.batch_size
+
+
+@given(SIZES, st.sampled_from([2, 3, 4]))
+def test_workers_together_make_the_batches_of_one(sizes, workers):
+    order = BatchOrder(*sizes)
+    if order.batch_size % workers:
+        return
+    shares = [order.batches(1, worker, workers) for worker in range(workers)]
+    for step, whole in enumerate(order.batches(1)):
+        assert sorted(np.concatenate([share[step] for share in shares])) == sorted(whole)
+    for worker, share in enumerate(shares):
+        assert all(place % workers == worker for batch in share for place in batch), "each needs its own images alone"
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    order = BatchOrder(100, 4, 0)
+
+    def flat(batches):
+        return np.concatenate(batches).tolist()
+
+    assert flat(order.batches(1)) == flat(BatchOrder(100, 4, 0).batches(1))
+    assert flat(order.batches(1)) != flat(order.batches(2))
+    assert flat(order.batches(1)) != flat(BatchOrder(100, 4, 1).batches(1))
