@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := captioner_core beam_jobs captioner_cli dags tests bench setup.py
 
-.PHONY: help run-local test lint typecheck bench lock clean
+.PHONY: help run-local test test-cluster lint typecheck bench lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -32,7 +32,7 @@ $(VENV)/dev.stamp: requirements.lock setup.py
 # Each variable reaches the program as one argument, whatever it holds.
 export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES
 
-run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLICKR8K_DIR= LIMIT= IMAGES= OUT= THRESHOLD= TOP_K= EPOCHS=
+run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLICKR8K_DIR= LIMIT= IMAGES= OUT= THRESHOLD= TOP_K= EPOCHS= WORKERS=
 	@$(BIN)/captioner run-local --dataset "$$DATASET" --out "$$OUT" --threshold="$$THRESHOLD" --top-k="$$TOP_K" --workers="$$WORKERS" \
 		$${FLICKR8K_DIR:+--flickr8k-dir "$$FLICKR8K_DIR"} $${LIMIT:+--limit="$$LIMIT"} $${IMAGES:+--images "$$IMAGES"} \
 		$${EPOCHS:+--epochs="$$EPOCHS"} $${MAX_FAILURES:+--max-failures="$$MAX_FAILURES"}
@@ -40,6 +40,9 @@ run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLI
 test: $(VENV)/dev.stamp  ## the whole test suite that needs no cluster and no browser
 	@$(BIN)/captioner assets
 	@$(BIN)/python -m pytest -m "not cluster and not browser"
+
+test-cluster: $(VENV)/dev.stamp  ## tests of processes and hosts that work together
+	@$(BIN)/python -m pytest -m cluster
 
 lint: $(VENV)/dev.stamp  ## ruff: rules and format
 	@$(BIN)/ruff check $(SOURCES)
@@ -52,6 +55,7 @@ bench: $(VENV)/dev.stamp  ## benchmarks, each beside a named peer
 	@$(BIN)/captioner assets
 	@$(BIN)/python -m bench.extract
 	@$(BIN)/python -m bench.match
+	@$(BIN)/python -m bench.train
 
 lock: $(VENV)/dev.stamp  ## resolve setup.py's requirements anew into requirements.lock
 	@$(PIP) install uv

@@ -7,15 +7,19 @@ import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from captioner_core import images, layout
+from captioner_core import images, layout, storage
 from captioner_core.backbones.base import Backbone
 from captioner_core.errors import CaptionerError
 from captioner_core.listing import read_bytes
+from captioner_core.model.folder import METRICS
 from captioner_core.model.generate import CaptionGenerator
+from captioner_core.schemas import GRID_CELLS
 from captioner_core.text import tokenize
+from captioner_core.training.dataset import open_features, read_grids
 
 _BATCH = 32
 
@@ -23,7 +27,7 @@ _BATCH = 32
 def caption_split(
     dataset_dir: str, image_ids: Sequence[str], backbone: Backbone, generator: CaptionGenerator
 ) -> Iterator[tuple[str, str]]:
-    """Image id and generated caption of each image of a dataset.
+    """Image id and generated caption of each image of a dataset, from the images themselves.
 
     Raises:
       ImageError: an image of the dataset can't be used.
@@ -35,6 +39,34 @@ def caption_split(
         pixels = np.stack([images.decode(item, size=backbone.input_size)[0] for item in data])
         for image_id, caption in zip(chosen, generator.generate(*backbone.features(pixels)), strict=True):
             yield image_id, caption.text
+
+
+def caption_features(
+    uri: str, image_ids: Sequence[str], backbone: str, generator: CaptionGenerator
+) -> Iterator[tuple[str, str]]:
+    """The same from a features table with its grid, which spares the backbone.
+
+    Args:
+      uri: the features table.
+      image_ids: the images wanted.
+      backbone: the one that the model was trained on.
+      generator: of the model.
+
+    Raises:
+      CaptionerError: no features with their grid, of another backbone, or not of all images.
+    """
+    dataset, extracted, made_by = open_features(uri)
+    if made_by != backbone:
+        raise CaptionerError(f"features {uri!r} are of {made_by!r}, the model's of {backbone!r}; extract them again")
+    lacking = [image_id for image_id in image_ids if image_id not in extracted]
+    if lacking:
+        raise CaptionerError(
+            f"features {uri!r} lack {len(lacking)} of the split's {len(image_ids)} images, such as {lacking[0]!r}; "
+            "extract the images of that dataset"
+        )
+    for found, mean, grid in read_grids(dataset, image_ids):
+        captions = generator.generate(mean, grid.reshape(len(found), GRID_CELLS, -1).astype(np.float32))
+        yield from ((image_id, caption.text) for image_id, caption in zip(found, captions, strict=True))
 
 
 def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
@@ -85,3 +117,12 @@ def _tokenized(captions: dict[str, list[str]]) -> dict[str, list[str]]:
         {image_id: [{"caption": text} for text in listed] for image_id, listed in captions.items()}
     )
     return tokenized
+
+
+def record(model_dir: str, figures: Mapping[str, Any]) -> None:
+    """Adds an evaluation to the model's metrics.json, in place of an earlier one of the same split and beam width."""
+    uri = layout.join(model_dir, METRICS)
+    metrics = storage.read_json(uri) if storage.exists(uri) else {}
+    same = ("split", "beam_width", "dataset")
+    others = [one for one in metrics.get("evaluations", []) if any(one.get(name) != figures[name] for name in same)]
+    storage.write_json(uri, {**metrics, "evaluations": [*others, dict(figures)]})

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import add_arguments, check, from_namespace, option
+
+if TYPE_CHECKING:
+    from captioner_core.model.folder import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +22,11 @@ class EvaluateOptions:
     model: str = option(help="model folder", metavar="MODEL_DIR")
     dataset: str = option(help="dataset folder", metavar="DIR")
     split: str = option("dev", help="split to caption", choices=("dev", "test"))
+    features: str | None = option(
+        None,
+        help="the dataset's features table, with its grid; extracted anew where not given",
+        metavar="URI",
+    )
     beam_width: int | None = option(None, help="hypotheses kept; the model's own choice where not given", metavar="K")
     output: str | None = option(None, help="also write the figures to this JSON file", metavar="FILE")
     show: int = option(10, help="captions to show", metavar="N")
@@ -41,38 +50,55 @@ def register(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(EvaluateOptions, namespace)
     from captioner_core import storage
-    from captioner_core.backbones import load_backbone
-    from captioner_core.evaluation import caption_split, has_java, score
+    from captioner_core.evaluation import has_java, record, score
     from captioner_core.model.folder import load_model
-    from captioner_core.model.generate import CaptionGenerator
-    from captioner_core.progress import advance, progress
     from captioner_core.training.dataset import read_captions_by_split
 
     references = read_captions_by_split(options.dataset).get(options.split)
     if not references:
         raise CaptionerError(f"dataset {options.dataset!r} has no split {options.split!r}; choose another --split")
     model = load_model(options.model)
-    generator = CaptionGenerator(model, options.beam_width)
-    hypotheses = {}
-    with progress("evaluate", len(references)):
-        for image_id, caption in caption_split(options.dataset, list(references), load_backbone("xception"), generator):
-            hypotheses[image_id] = caption
-            advance(1)
+    hypotheses = _captions(options, model, list(references))
     figures: dict[str, Any] = {
         "model_id": model.model_id,
+        "dataset": options.dataset,
         "split": options.split,
         "images": len(hypotheses),
         "beam_width": options.beam_width or model.config.beam_width,
         "tokenizer": "PTB" if has_java() else "captioner (no Java, so no METEOR either)",
         "scores": score(hypotheses, references),
     }
-    for image_id, caption in list(hypotheses.items())[:: max(1, len(hypotheses) // max(1, options.show))][
-        : options.show
-    ]:
-        print(f"{image_id}: {caption}  |  {references[image_id][0]}")
+    record(options.model, figures)
+    if options.output:
+        storage.write_json(options.output, figures)
+    _show(figures, hypotheses, references, options.show)
+    return 0
+
+
+def _captions(options: EvaluateOptions, model: LoadedModel, image_ids: list[str]) -> dict[str, str]:
+    from captioner_core.backbones import load_backbone
+    from captioner_core.evaluation import caption_features, caption_split
+    from captioner_core.model.generate import CaptionGenerator
+    from captioner_core.progress import advance, progress
+
+    generator = CaptionGenerator(model, options.beam_width)
+    if options.features:
+        found = caption_features(options.features, image_ids, model.config.backbone, generator)
+    else:
+        found = caption_split(options.dataset, image_ids, load_backbone("xception"), generator)
+    hypotheses = {}
+    with progress("evaluate", len(image_ids)):
+        for image_id, caption in found:
+            hypotheses[image_id] = caption
+            advance(1)
+    return hypotheses
+
+
+def _show(figures: Mapping[str, Any], hypotheses: dict[str, str], references: dict[str, list[str]], show: int) -> None:
+    """A few captions beside a human one, then the table, then all as JSON."""
+    apart = max(1, len(hypotheses) // max(1, show))
+    for image_id in sorted(hypotheses)[::apart][:show]:
+        print(f"{image_id}: {hypotheses[image_id]}  |  {references[image_id][0]}")
     for name, value in figures["scores"].items():
         print(f"{name:8} {100 * value:6.1f}" if name != "CIDEr" else f"{name:8} {value:6.3f}")
     print(json.dumps(figures))
-    if options.output:
-        storage.write_json(options.output, figures)
-    return 0

@@ -7,7 +7,7 @@ own images alone, pooled as the model wants them, into a file that the system pa
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,16 +125,26 @@ def load_features(
         cells: npt.NDArray[np.float16] = np.memmap(
             file, np.float16, "w+", shape=(max(1, len(place)), config.cells, config.feature_dim)
         )
-    wanted = pc.field("image_id").isin(list(place))
+    for found, means, grids in read_grids(dataset, image_ids):
+        rows = [place[image_id] for image_id in found]
+        mean[rows] = means
+        cells[rows] = pool_cells(grids, config)
+    return FeatureStore(mean, cells[: len(place)])
+
+
+def read_grids(
+    dataset: pads.Dataset, image_ids: Sequence[str]
+) -> Iterator[tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.float16]]]:
+    """Image ids, averages [n, feature_dim] and grids [n, 100 * feature_dim] of some images, a few at a time."""
+    wanted = pc.field("image_id").isin(list(image_ids))
     columns = ["image_id", "feature", "grid"]
     # a grid is 400 kB: small batches and no reading ahead keep memory at what is needed
     for batch in dataset.to_batches(
         columns=columns, filter=wanted, batch_size=64, batch_readahead=1, fragment_readahead=1
     ):
-        rows = [place[image_id] for image_id in batch.column("image_id").to_pylist()]
-        mean[rows] = _matrix(batch.column("feature"))
-        cells[rows] = pool_cells(_matrix(batch.column("grid")), config)
-    return FeatureStore(mean, cells[: len(place)])
+        if len(batch):
+            feature = _matrix(batch.column("feature")).astype(np.float32)
+            yield batch.column("image_id").to_pylist(), feature, _matrix(batch.column("grid"))
 
 
 def pool_cells(grid: np.ndarray, config: CaptionerConfig) -> npt.NDArray[np.float16]:

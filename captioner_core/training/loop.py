@@ -57,7 +57,8 @@ class EpochResult:
     """What an epoch came to.
 
     Losses are nats a word; the training loss has label smoothing. An epoch of self-critical
-    training has the mean reward of its samples in place of a training loss.
+    training has the mean reward of its samples in place of a training loss. ``input_share`` is
+    the part of the time in which the loop waited for its input.
     """
 
     epoch: int
@@ -65,6 +66,7 @@ class EpochResult:
     dev_loss: float
     seconds: float
     captions_per_s: float
+    input_share: float
     reward: float | None = None
     dev_reward: float | None = None
 
@@ -156,12 +158,14 @@ class Trainer:
         return float(reward / max(images, 1.0))
 
     def _epoch(self, reinforcing: bool, stop: StopRequest) -> EpochResult:
-        state, start, captions = self._state, time.monotonic(), 0
+        state, start, captions, waited = self._state, time.monotonic(), 0, 0.0
         orders = [self._order.batches(state.epoch, replica, self._place.replicas) for replica in self._place.own]
         for step in range(state.step, self._order.steps):
+            asked_at = time.monotonic()
             shares = [
                 self._share(order[step], step, replica) for replica, order in zip(self._place.own, orders, strict=True)
             ]
+            waited += time.monotonic() - asked_at
             reward = 0.0
             if reinforcing:
                 shares, reward = self._reinforced(shares, [order[step] for order in orders])
@@ -176,18 +180,19 @@ class Trainer:
                 self._save()
             if stopping:
                 raise stop.interrupted(state.epoch, state.step)
-        return self._result(reinforcing, time.monotonic() - start, captions)
+        return self._result(reinforcing, time.monotonic() - start, captions, waited)
 
-    def _result(self, reinforcing: bool, seconds: float, captions: int) -> EpochResult:
+    def _result(self, reinforcing: bool, seconds: float, captions: int, waited: float) -> EpochResult:
         state, dev_loss = self._state, self.evaluate()
         if not math.isfinite(dev_loss):
             raise CheckFailed(
                 f"dev loss is {dev_loss} in epoch {state.epoch}; nothing was written, lower --learning-rate"
             )
-        rate = captions * self._place.workers / seconds
+        speed = (seconds, captions * self._place.workers / seconds, waited / seconds)
         if not reinforcing:
-            return EpochResult(state.epoch, state.loss / state.words, dev_loss, seconds, rate)
-        return EpochResult(state.epoch, None, dev_loss, seconds, rate, state.loss / state.step, self.evaluate_reward())
+            return EpochResult(state.epoch, state.loss / state.words, dev_loss, *speed)
+        reward = state.loss / self._order.steps
+        return EpochResult(state.epoch, None, dev_loss, *speed, reward, self.evaluate_reward())
 
     def _keep_if_best(self, result: EpochResult) -> None:
         score = -result.dev_loss if result.dev_reward is None else result.dev_reward

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from captioner_cli.main import main
 from captioner_core import evaluation
 from captioner_core.errors import CaptionerError
 from captioner_core.evaluation import score
+from captioner_core.training.train import train
+from tests.core.test_training import options, source  # noqa: F401  source is a fixture
 
 REFERENCES = {
     "one.jpg": ["a brown dog runs on the green grass", "the dog is running"],
@@ -41,3 +48,33 @@ def test_wrong_captions_score_low_and_case_and_punctuation_do_not_count():
 def test_nothing_to_score_against_is_refused(hypotheses, references):
     with pytest.raises(CaptionerError, match="no reference"):
         score(hypotheses, references)
+
+
+def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):  # noqa: F811
+    model_id = train(options(source, tmp_path / "model", epochs=2))
+    model, features = str(tmp_path / "model"), str(source / "features")
+    command = ["evaluate", "--model", model, "--dataset", str(source / "dataset"), "--features", features]
+    for beam_width in ("1", "2", "2"):
+        assert main([*command, "--beam-width", beam_width, "--output", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == figures
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert metrics["model_id"] == model_id == figures["model_id"]
+    assert [one["beam_width"] for one in metrics["evaluations"]] == [1, 2], "the same again replaces"
+    assert figures["images"] == 4
+    assert {"BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr"} <= figures["scores"].keys()
+
+
+def test_features_that_do_not_fit_the_model_are_refused(source, tmp_path, capsys):  # noqa: F811
+    train(options(source, tmp_path / "model", epochs=1))
+    table = pq.read_table(source / "features")
+    pq.write_table(table.slice(0, 6), tmp_path / "few.parquet")
+    place = table.schema.get_field_index("backbone")
+    other = table.set_column(place, "backbone", pa.array(["other"] * len(table)))
+    pq.write_table(other, tmp_path / "other.parquet")
+    capsys.readouterr()
+    for name, message in (("few", "lack 3 of the split's 4 images"), ("other", "are of 'other'")):
+        features = str(tmp_path / f"{name}.parquet")
+        command = ["evaluate", "--model", str(tmp_path / "model"), "--dataset", str(source / "dataset")]
+        assert main([*command, "--features", features]) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]

@@ -17,7 +17,7 @@ from captioner_core.training.launcher import arguments_of
 from captioner_core.training.train import train
 from tests.core.test_training import history, options, source, weights  # noqa: F401  source is a fixture
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def command(asked):

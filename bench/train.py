@@ -1,0 +1,113 @@
+"""Training from features: our loop against the tutorial way.
+
+The peer makes one training sample of every caption prefix in a Python generator, gives it the
+averaged features, and calls ``model.fit`` with one-hot next words, as tutorials on Flickr8k do.
+Both see the same captions; what counts is captions per second once graphs are compiled.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from captioner_core.cli import quiet_libraries
+
+quiet_libraries()
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from captioner_core.datasets import sample  # noqa: E402
+from captioner_core.model.captioner import Captioner  # noqa: E402
+from captioner_core.model.config import CaptionerConfig  # noqa: E402
+from captioner_core.schemas import FEATURE_DIM  # noqa: E402
+from captioner_core.text import Vocabulary  # noqa: E402
+from captioner_core.training.dataset import FeatureStore, encode_captions  # noqa: E402
+from captioner_core.training.devices import find_place  # noqa: E402
+from captioner_core.training.loop import Split, Trainer  # noqa: E402
+from captioner_core.training.optimizer import Settings  # noqa: E402
+
+IMAGES, PEER_IMAGES, BATCH, EPOCHS = 512, 32, 16, 4
+UNITS = 256
+VOCABULARY = 3000  # as Flickr8k's; words beyond the sample's own are never seen, but each costs its logit
+
+
+def main() -> int:
+    """Prints the table."""
+    captions = {f"{n}": sample.captions(n) for n in range(IMAGES)}
+    known = Vocabulary.from_captions(text for texts in captions.values() for text in texts)
+    vocabulary = Vocabulary((*known.words, *(f"unseen{n}" for n in range(VOCABULARY - len(known)))))
+    peer = _tutorial(dict(list(captions.items())[:PEER_IMAGES]), vocabulary)
+    ours, waiting = _ours(captions, vocabulary)
+    print(f"\nTraining from features (vocabulary {VOCABULARY}, {UNITS} units, TensorFlow {tf.__version__})")
+    print(f"{'way':48} {'captions/s':>12} {'ratio':>7}")
+    print(f"{'a sample for each prefix, generator, model.fit':48} {peer:12.1f} {1:7.1f}")
+    print(f"{'our loop, with attention over the grid':48} {ours:12.1f} {ours / peer:7.1f}")
+    print(f"our loop waits for its input for {100 * waiting:.1f} % of the time")
+    return 0
+
+
+def _tutorial(captions: dict[str, list[str]], vocabulary: Vocabulary) -> float:
+    """Captions per second of the second epoch."""
+    longest = CaptionerConfig.max_words + 1
+    features = np.random.default_rng(0).random((len(captions), FEATURE_DIM), np.float32)
+
+    def samples() -> Iterator[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]:
+        while True:
+            for row, texts in enumerate(captions.values()):
+                images, prefixes, following = [], [], []
+                for text in texts:
+                    words = vocabulary.encode(text, longest - 1)
+                    words = words[: int((words != 0).sum())]
+                    for place in range(1, len(words)):
+                        images.append(features[row])
+                        prefixes.append(np.pad(words[:place], (longest - place, 0)))
+                        following.append(keras.utils.to_categorical(words[place], len(vocabulary)))
+                yield (np.array(images), np.array(prefixes)), np.array(following)
+
+    image, text = keras.Input((FEATURE_DIM,)), keras.Input((longest,))
+    seen = keras.layers.Dense(UNITS, activation="relu")(keras.layers.Dropout(0.5)(image))
+    embedded = keras.layers.Embedding(len(vocabulary), UNITS, mask_zero=True)(text)
+    read = keras.layers.LSTM(UNITS)(keras.layers.Dropout(0.5)(embedded))
+    joined = keras.layers.Dense(UNITS, activation="relu")(keras.layers.add([seen, read]))
+    model = keras.Model([image, text], keras.layers.Dense(len(vocabulary), activation="softmax")(joined))
+    model.compile(loss="categorical_crossentropy", optimizer="adam")
+    signature = (
+        (tf.TensorSpec([None, FEATURE_DIM]), tf.TensorSpec([None, longest])),
+        tf.TensorSpec([None, len(vocabulary)]),
+    )
+    data = tf.data.Dataset.from_generator(samples, output_signature=signature)
+    model.fit(data, steps_per_epoch=len(captions), verbose=0)
+    start = time.perf_counter()
+    model.fit(data, steps_per_epoch=len(captions), verbose=0)
+    return sum(map(len, captions.values())) / (time.perf_counter() - start)
+
+
+def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float, float]:
+    """Captions per second of the last epoch, and the share of it spent on input."""
+    config = CaptionerConfig(backbone="bench", vocabulary_size=len(vocabulary), units=UNITS)
+    random = np.random.default_rng(0)
+    store = FeatureStore(
+        random.random((len(captions), FEATURE_DIM), np.float32),
+        random.random((len(captions), config.cells, FEATURE_DIM), np.float32).astype(np.float16),
+    )
+    encoded = encode_captions(captions, vocabulary, config.max_words)
+    dev = encode_captions(dict(list(captions.items())[:BATCH]), vocabulary, config.max_words)
+    place = find_place(None)
+    split = Split(encoded, store)
+    with place.strategy.scope():
+        captioner = Captioner(config)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(epochs=EPOCHS, batch_size=BATCH)
+        trainer = Trainer(place, captioner, split, Split(dev, store), settings, Path(folder, "checkpoint.npz"))
+        state = trainer.fit(lambda result: None)
+    last = state.history[-1]
+    return last["captions_per_s"], last["input_share"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
