@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,31 @@ from captioner_core.backbones.base import Backbone
 from captioner_core.errors import CaptionerError
 from captioner_core.listing import read_bytes
 from captioner_core.model.folder import METRICS
-from captioner_core.model.generate import CaptionGenerator
+from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
 from captioner_core.schemas import GRID_CELLS
 from captioner_core.text import tokenize
 from captioner_core.training.dataset import open_features, read_grids
 
 _BATCH = 32
+_FIFTHS = 5
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What captions are worth.
+
+    Args:
+      corpus: BLEU-1 to BLEU-4, ROUGE-L, CIDEr and, where Java is there, METEOR, over all captions; as fractions.
+      cider: of each image by itself.
+    """
+
+    corpus: Mapping[str, float]
+    cider: Mapping[str, float]
 
 
 def caption_split(
     dataset_dir: str, image_ids: Sequence[str], backbone: Backbone, generator: CaptionGenerator
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, GeneratedCaption]]:
     """Image id and generated caption of each image of a dataset, from the images themselves.
 
     Raises:
@@ -37,13 +53,12 @@ def caption_split(
         chosen = image_ids[start : start + _BATCH]
         data = (read_bytes(str(folder / image_id), images.DEFAULT_MAX_BYTES) for image_id in chosen)
         pixels = np.stack([images.decode(item, size=backbone.input_size)[0] for item in data])
-        for image_id, caption in zip(chosen, generator.generate(*backbone.features(pixels)), strict=True):
-            yield image_id, caption.text
+        yield from zip(chosen, generator.generate(*backbone.features(pixels)), strict=True)
 
 
 def caption_features(
     uri: str, image_ids: Sequence[str], backbone: str, generator: CaptionGenerator
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, GeneratedCaption]]:
     """The same from a features table with its grid, which spares the backbone.
 
     Args:
@@ -65,12 +80,12 @@ def caption_features(
             "extract the images of that dataset"
         )
     for found, mean, grid in read_grids(dataset, image_ids):
-        captions = generator.generate(mean, grid.reshape(len(found), GRID_CELLS, -1).astype(np.float32))
-        yield from ((image_id, caption.text) for image_id, caption in zip(found, captions, strict=True))
+        cells = grid.reshape(len(found), GRID_CELLS, -1).astype(np.float32)
+        yield from zip(found, generator.generate(mean, cells), strict=True)
 
 
-def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """BLEU-1 to BLEU-4, ROUGE-L, CIDEr and, where Java is there, METEOR; as fractions, not times 100.
+def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Scores:
+    """The field's figures.
 
     With Java captions go through the PTB tokenizer, as in the literature; without it through
     ``text.tokenize``, whose figures are close but not comparable to the last digit.
@@ -95,12 +110,37 @@ def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
         bleu = Bleu(4).compute_score(wanted, given)[0]
         scores = {f"BLEU-{n}": float(value) for n, value in enumerate(bleu, start=1)}
         scores["ROUGE-L"] = float(Rouge().compute_score(wanted, given)[0])
-        scores["CIDEr"] = float(Cider().compute_score(wanted, given)[0])
+        cider, each = Cider().compute_score(wanted, given)
+        scores["CIDEr"] = float(cider)
         if has_java():
             from pycocoevalcap.meteor.meteor import Meteor
 
             scores["METEOR"] = float(Meteor().compute_score(wanted, given)[0])
-    return scores
+    return Scores(scores, dict(zip(wanted, map(float, each), strict=True)))
+
+
+def reliability(captions: Mapping[str, GeneratedCaption], cider: Mapping[str, float]) -> list[dict[str, float]]:
+    """Whether the model knows when it is right: images in fifths by how likely it holds its caption.
+
+    Args:
+      captions: of each image.
+      cider: of each image; see ``Scores``.
+
+    Returns:
+      For each fifth, least likely first: ``images``, the mean ``word_probability`` (the geometric
+      mean over a caption's words and its end) and the mean ``cider``.
+    """
+    likely = {image_id: math.exp(one.log_prob / (one.n_tokens + 1)) for image_id, one in captions.items()}
+    order = sorted(likely, key=lambda image_id: (likely[image_id], image_id))
+    fifths = [part.tolist() for part in np.array_split(np.array(order, object), _FIFTHS) if len(part)]
+    return [
+        {
+            "images": len(part),
+            "word_probability": round(float(np.mean([likely[image_id] for image_id in part])), 4),
+            "cider": round(float(np.mean([cider[image_id] for image_id in part])), 4),
+        }
+        for part in fifths
+    ]
 
 
 def has_java() -> bool:

@@ -13,6 +13,7 @@ from captioner_core.options import add_arguments, check, from_namespace, option
 
 if TYPE_CHECKING:
     from captioner_core.model.folder import LoadedModel
+    from captioner_core.model.generate import GeneratedCaption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +51,17 @@ def register(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(EvaluateOptions, namespace)
     from captioner_core import storage
-    from captioner_core.evaluation import has_java, record, score
-    from captioner_core.model.folder import load_model
+    from captioner_core.evaluation import has_java, record, reliability, score
+    from captioner_core.model.folder import PRETRAINED, load_model
     from captioner_core.training.dataset import read_captions_by_split
 
     references = read_captions_by_split(options.dataset).get(options.split)
     if not references:
         raise CaptionerError(f"dataset {options.dataset!r} has no split {options.split!r}; choose another --split")
     model = load_model(options.model)
-    hypotheses = _captions(options, model, list(references))
+    captions = _captions(options, model, list(references))
+    hypotheses = {image_id: caption.text for image_id, caption in captions.items()}
+    scores = score(hypotheses, references)
     figures: dict[str, Any] = {
         "model_id": model.model_id,
         "dataset": options.dataset,
@@ -66,16 +69,18 @@ def _run(namespace: argparse.Namespace) -> int:
         "images": len(hypotheses),
         "beam_width": options.beam_width or model.config.beam_width,
         "tokenizer": "PTB" if has_java() else "captioner (no Java, so no METEOR either)",
-        "scores": score(hypotheses, references),
+        "scores": dict(scores.corpus),
+        "reliability": reliability(captions, scores.cider),
     }
-    record(options.model, figures)
+    if options.model != PRETRAINED:  # what comes with the package is not written to
+        record(options.model, figures)
     if options.output:
         storage.write_json(options.output, figures)
     _show(figures, hypotheses, references, options.show)
     return 0
 
 
-def _captions(options: EvaluateOptions, model: LoadedModel, image_ids: list[str]) -> dict[str, str]:
+def _captions(options: EvaluateOptions, model: LoadedModel, image_ids: list[str]) -> dict[str, GeneratedCaption]:
     from captioner_core.backbones import load_backbone
     from captioner_core.evaluation import caption_features, caption_split
     from captioner_core.model.generate import CaptionGenerator
@@ -86,12 +91,12 @@ def _captions(options: EvaluateOptions, model: LoadedModel, image_ids: list[str]
         found = caption_features(options.features, image_ids, model.config.backbone, generator)
     else:
         found = caption_split(options.dataset, image_ids, load_backbone("xception"), generator)
-    hypotheses = {}
+    captions = {}
     with progress("evaluate", len(image_ids)):
         for image_id, caption in found:
-            hypotheses[image_id] = caption
+            captions[image_id] = caption
             advance(1)
-    return hypotheses
+    return captions
 
 
 def _show(figures: Mapping[str, Any], hypotheses: dict[str, str], references: dict[str, list[str]], show: int) -> None:
@@ -101,4 +106,7 @@ def _show(figures: Mapping[str, Any], hypotheses: dict[str, str], references: di
         print(f"{image_id}: {hypotheses[image_id]}  |  {references[image_id][0]}")
     for name, value in figures["scores"].items():
         print(f"{name:8} {100 * value:6.1f}" if name != "CIDEr" else f"{name:8} {value:6.3f}")
+    for fifth in figures["reliability"]:
+        likely, cider = fifth["word_probability"], fifth["cider"]
+        print(f"{fifth['images']} images whose words have probability {likely:.3f}: CIDEr {cider:.3f}")
     print(json.dumps(figures))

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ VOCABULARY = "vocabulary.json"
 CONFIG = "config.json"
 METRICS = "metrics.json"
 MODEL_CARD = "MODEL_CARD.md"
+PRETRAINED = "pretrained"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def load_model(folder: str) -> LoadedModel:
     """
     from captioner_core.model.captioner import Captioner
 
-    path = Path(folder)
+    path = model_path(folder)
     for name in (WEIGHTS, VOCABULARY, CONFIG):
         if not (path / name).is_file():
             raise CaptionerError(f"model folder {folder!r} has no {name}; make one with 'captioner train'")
@@ -114,13 +116,14 @@ def _fill(captioner: Captioner, weights: Path, folder: str) -> None:
     for name in sorted(set(wanted) ^ set(tensors)):
         raise CaptionerError(f"model folder {folder!r}: {WEIGHTS} and {CONFIG} disagree on {name!r}; train it again")
     for name, tensor in tensors.items():
-        if tensor.dtype != np.float32 or tensor.shape != tuple(wanted[name].shape) or not np.isfinite(tensor).all():
+        is_float = tensor.dtype in (np.float32, np.float16)
+        if not is_float or tensor.shape != tuple(wanted[name].shape) or not np.isfinite(tensor).all():
             raise CaptionerError(
-                f"model folder {folder!r}: tensor {name!r} is {tensor.dtype} {tensor.shape} where finite float32 "
-                f"{tuple(wanted[name].shape)} is needed; train it again"
+                f"model folder {folder!r}: tensor {name!r} is {tensor.dtype} {tensor.shape} where finite float32 or "
+                f"float16 {tuple(wanted[name].shape)} is needed; train it again"
             )
     for name, tensor in tensors.items():
-        wanted[name].assign(tensor)
+        wanted[name].assign(tensor.astype(np.float32))
 
 
 def _model_id(folder: Path) -> str:
@@ -133,6 +136,36 @@ def _model_id(folder: Path) -> str:
     return f"lstm-{digest.hexdigest()[:16]}"
 
 
-def delete_model(folder: str) -> None:
-    """Removes a model folder, if it is there."""
-    shutil.rmtree(folder, ignore_errors=True)
+def shrink_model(folder: str, target: str) -> str:
+    """Copies a model with its weights as float16, which is how a model is shipped.
+
+    Returns:
+      The copy's model id, which differs: it names the weights as they are.
+
+    Raises:
+      CaptionerError: the folder holds no whole model, or there is something at the target.
+    """
+    load_model(folder)
+    source, made = Path(folder), Path(target)
+    if made.exists():
+        raise CaptionerError(f"{target!r} exists; name a folder that does not")
+    made.mkdir(parents=True)
+    with np.load(source / WEIGHTS, allow_pickle=False) as stored:
+        halves = {name: stored[name].astype(np.float16) for name in stored.files}
+    np.savez_compressed(made / WEIGHTS, allow_pickle=False, **halves)
+    for name in (VOCABULARY, CONFIG):
+        shutil.copyfile(source / name, made / name)
+    model_id = load_model(target).model_id
+    metrics = json.loads((source / METRICS).read_text(encoding="utf-8"))
+    trained_as = metrics["model_id"]
+    card = (source / MODEL_CARD).read_text(encoding="utf-8").replace(trained_as, model_id)
+    (made / METRICS).write_text(
+        json.dumps({**metrics, "model_id": model_id, "trained_as": trained_as}, indent=2) + "\n", encoding="utf-8"
+    )
+    (made / MODEL_CARD).write_text(card, encoding="utf-8")
+    return model_id
+
+
+def model_path(folder: str) -> Path:
+    """Where a model lies; ``pretrained`` is the one that comes with the package."""
+    return Path(str(resources.files("captioner_core") / PRETRAINED)) if folder == PRETRAINED else Path(folder)

@@ -27,6 +27,7 @@ from markupsafe import Markup
 
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
+from captioner_core.model.folder import METRICS, model_path
 from captioner_core.report import plots
 from captioner_core.report.pictures import CARD_SIDE, MATCH_SIDE, Gallery, ImageFinder, Picture, among
 from captioner_core.schemas import MATCHED
@@ -34,7 +35,6 @@ from captioner_core.schemas import MATCHED
 MAX_FAILURES = 200
 MAX_COMMON = 10
 _TEXT_LIMIT = 500
-_METRICS = "metrics.json"
 _CAPTION_COLUMNS = ("image_id", "caption", "log_prob")
 _SUMMARY_COLUMNS = (
     "query_image_id",
@@ -250,7 +250,7 @@ def _collect(run: _Run, max_images: int) -> dict[str, Any]:
     cards = _cards(run, spread(ids, max_images), gallery)
     summary, captions = _summary(run), _captions(run)
     threshold = run.number("threshold")
-    history = _history(run)
+    history, known = _history(run), _reliability(run)
     return {
         "run": run,
         "created": _when(run.manifest.get("created_utc")),
@@ -271,6 +271,7 @@ def _collect(run: _Run, max_images: int) -> dict[str, Any]:
         "best_plot": _plot(summary.best_scores.total, plots.score_histogram, summary.best_scores, threshold, "images"),
         "length_plot": _plot(len(captions.lengths), plots.length_histogram, captions.lengths),
         "training_plot": _plot(len(history), plots.training_curve, history),
+        "reliability_plot": _plot(len(known), plots.reliability_curve, *known),
     }
 
 
@@ -374,18 +375,37 @@ def _failures(run: _Run) -> Failures:
     return Failures(counts.total(), by_type, first)
 
 
-def _history(run: _Run) -> list[plots.Epoch]:
-    """The training history beside the model; empty where the model has none or isn't here."""
+def _metrics(run: _Run) -> dict[str, Any]:
+    """The metrics of the run's model; empty where its folder isn't here or holds another program's."""
     path = run.facts("model").get("path")
-    if not isinstance(path, str) or "://" in path or not Path(path, _METRICS).is_file():
-        return []
+    if not isinstance(path, str) or "://" in path:
+        return {}
+    file = model_path(path) / METRICS
     try:
-        listed = storage.read_json(str(Path(path, _METRICS)))["history"]
-        imitated = [e for e in listed if e["train_loss"] is not None]  # self-critical epochs have a reward instead
-        epochs = [plots.Epoch(int(e["epoch"]), float(e["train_loss"]), float(e["dev_loss"])) for e in imitated]
-    except (OSError, ValueError, TypeError, KeyError):
+        metrics = storage.read_json(str(file)) if file.is_file() else {}
+    except (OSError, ValueError):
+        return {}
+    return metrics if isinstance(metrics, dict) else {}
+
+
+def _history(run: _Run) -> list[plots.Epoch]:
+    """The training history beside the model; self-critical epochs have a reward in place of a loss."""
+    try:
+        listed = [e for e in _metrics(run)["history"] if e["train_loss"] is not None]
+        epochs = [plots.Epoch(int(e["epoch"]), float(e["train_loss"]), float(e["dev_loss"])) for e in listed]
+    except (ValueError, TypeError, KeyError):
         return []  # another program's metrics.json: the section says that there is none
     return [one for one in epochs if math.isfinite(one.train_loss) and math.isfinite(one.dev_loss)]
+
+
+def _reliability(run: _Run) -> list[list[float]]:
+    """Word probabilities and CIDEr of the model's last evaluation on dev; empty where there is none."""
+    try:
+        listed = [one for one in _metrics(run)["evaluations"] if one["split"] == "dev"][-1]["reliability"]
+        points = [(float(fifth["word_probability"]), float(fifth["cider"])) for fifth in listed]
+    except (ValueError, TypeError, KeyError, IndexError):
+        return []
+    return [list(axis) for axis in zip(*points, strict=True)] if len(points) > 1 else []
 
 
 def _wall_times(run: _Run) -> list[tuple[str, float]]:

@@ -101,6 +101,15 @@ def training_curve(history: Sequence[Epoch]) -> str:
     return _svg(figure, "training")
 
 
+def reliability_curve(word_probability: Sequence[float], cider: Sequence[float]) -> str:
+    """CIDEr on the dev split by how likely the model held its captions; at least two points."""
+    figure, axes = _figure("probability of a word", "CIDEr")
+    axes.plot(word_probability, cider, color=_FIRST, marker="o", markersize=4, linewidth=1.8)
+    axes.margins(0.08)
+    axes.set_ylim(bottom=0)
+    return _svg(figure, "reliability")
+
+
 def _figure(x_label: str, y_label: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # takes half a second, so only once a plot is drawn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from captioner_cli.main import main
 from captioner_core import evaluation
 from captioner_core.errors import CaptionerError
 from captioner_core.evaluation import score
+from captioner_core.model.generate import GeneratedCaption
 from captioner_core.training.train import train
 from tests.core.test_training import options, source  # noqa: F401  source is a fixture
 
@@ -22,7 +24,7 @@ REFERENCES = {
 
 
 def test_the_references_themselves_score_one():
-    scores = score({image: listed[0] for image, listed in REFERENCES.items()}, REFERENCES)
+    scores = score({image: listed[0] for image, listed in REFERENCES.items()}, REFERENCES).corpus
     for name in ("BLEU-1", "BLEU-4", "ROUGE-L"):
         assert scores[name] == pytest.approx(1.0, abs=1e-6)
     assert scores["CIDEr"] > 1
@@ -31,15 +33,15 @@ def test_the_references_themselves_score_one():
 def test_bleu_counts_words_by_hand(monkeypatch):
     """ "a dog runs here" has three of its four words in the reference, and the brevity penalty is exp(1 - 5/4)."""
     monkeypatch.setattr(evaluation, "has_java", lambda: False)
-    scores = score({"x": "a dog runs here"}, {"x": ["a dog runs very fast"]})
+    scores = score({"x": "a dog runs here"}, {"x": ["a dog runs very fast"]}).corpus
     assert scores["BLEU-1"] == pytest.approx(0.75 * 2.718281828 ** (1 - 5 / 4), rel=1e-4)
 
 
 def test_wrong_captions_score_low_and_case_and_punctuation_do_not_count():
     swapped = {"one.jpg": "two children play in the water", "two.jpg": "a brown dog runs on the green grass"}
-    assert score(swapped, REFERENCES)["BLEU-4"] < 0.1
+    assert score(swapped, REFERENCES).corpus["BLEU-4"] < 0.1
     shouted = {image: listed[0].upper() + " ." for image, listed in REFERENCES.items()}
-    assert score(shouted, REFERENCES)["BLEU-4"] == pytest.approx(1.0, abs=1e-6)
+    assert score(shouted, REFERENCES).corpus["BLEU-4"] == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,14 @@ def test_wrong_captions_score_low_and_case_and_punctuation_do_not_count():
 def test_nothing_to_score_against_is_refused(hypotheses, references):
     with pytest.raises(CaptionerError, match="no reference"):
         score(hypotheses, references)
+
+
+def test_reliability_goes_from_the_least_likely_to_the_likeliest():
+    captions = {f"{n:02d}": GeneratedCaption("a b", -3.0 * (n + 1), 2) for n in range(10)}
+    fifths = evaluation.reliability(captions, {image_id: float(10 - int(image_id)) for image_id in captions})
+    assert [fifth["images"] for fifth in fifths] == [2] * 5
+    assert fifths[-1]["word_probability"] == pytest.approx((math.exp(-1) + math.exp(-2)) / 2, abs=1e-4)
+    assert [fifth["cider"] for fifth in fifths] == [1.5, 3.5, 5.5, 7.5, 9.5]
 
 
 def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):  # noqa: F811

@@ -10,7 +10,7 @@ import tensorflow as tf
 from captioner_core.errors import CaptionerError
 from captioner_core.model.captioner import Captioner, ImageState, pool_grid
 from captioner_core.model.config import CaptionerConfig
-from captioner_core.model.folder import load_model, save_model
+from captioner_core.model.folder import load_model, save_model, shrink_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.text import Vocabulary
 from captioner_core.training.dataset import pool_cells
@@ -108,6 +108,22 @@ def test_saving_again_replaces(folder, vocabulary):
     save_model(str(folder), make_captioner(vocabulary), vocabulary, {}, "card")
     assert not (folder / "stray").exists()
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_shrunk_copy_captions_alike(folder, tmp_path):
+    model_id = shrink_model(str(folder), str(tmp_path / "small"))
+    assert model_id != load_model(str(folder)).model_id, "other weights, another name"
+    assert model_id in (tmp_path / "small" / "MODEL_CARD.md").read_text()
+    with np.load(tmp_path / "small" / "weights.npz") as stored:
+        assert {stored[name].dtype for name in stored.files} == {np.dtype(np.float16)}
+    grid = np.random.default_rng(1).random((5, 100, 16), np.float32)
+    whole, small = (
+        CaptionGenerator(load_model(str(path))).generate(grid.mean(axis=1), grid)
+        for path in (folder, tmp_path / "small")
+    )
+    np.testing.assert_allclose([one.log_prob for one in small], [one.log_prob for one in whole], rtol=0.01)
+    with pytest.raises(CaptionerError, match="exists"):
+        shrink_model(str(folder), str(tmp_path / "small"))
 
 
 def _edit_config(folder, **changes):

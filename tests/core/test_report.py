@@ -306,6 +306,24 @@ def test_strange_training_history_is_none(tmp_path, content):
     assert "Not available: the model" in page_of(run_dir).text
 
 
+def test_confidence_is_shown_where_the_model_was_evaluated(tmp_path):
+    run_dir = make_run(tmp_path, images=1)
+    assert "Confidence" not in page_of(run_dir).text
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    fifths = [{"images": 20, "word_probability": 0.2 + n / 10, "cider": 0.3 + n / 5} for n in range(5)]
+    metrics["evaluations"] = [{"split": "dev", "reliability": fifths}]
+    (tmp_path / "model" / "metrics.json").write_text(json.dumps(metrics))
+    assert "Confidence" in page_of(run_dir).text
+
+
+def test_self_critical_epochs_have_no_training_loss(tmp_path):
+    run_dir = make_run(tmp_path, images=1)
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    metrics["history"].append({"epoch": 9, "train_loss": None, "dev_loss": 3.0, "reward": 0.5})
+    (tmp_path / "model" / "metrics.json").write_text(json.dumps(metrics))
+    assert "Not available: the model" not in page_of(run_dir).text
+
+
 def test_strange_manifest_is_no_error(no_plots, tmp_path):
     run_dir = make_run(tmp_path, images=2)
     change_manifest(run_dir, options=None, versions=[], stages=3, created_utc="noon", model="m")
