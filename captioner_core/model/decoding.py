@@ -110,10 +110,16 @@ def sample(step: Step, state: Any, *, batch: tf.Tensor, samples: int, max_words:
     return words
 
 
+def unwritten(vocabulary: tf.Tensor) -> tf.Tensor:
+    """float32 [vocabulary]: what bars, once added to logits, the words that no caption ever holds."""
+    word = tf.range(vocabulary)
+    return tf.where((word == PAD) | (word == START) | (word == UNKNOWN), _IMPOSSIBLE, 0.0)
+
+
 def _allowed(log_prob: tf.Tensor, ended: tf.Tensor, place: tf.Tensor, max_words: int) -> tf.Tensor:
     """Bars what must not be written: an ended hypothesis takes PAD alone, at no cost."""
     word = tf.range(tf.shape(log_prob)[2])
-    banned = (word == PAD) | (word == START) | (word == UNKNOWN) | ((word == END) & (place == 0))
+    banned = (unwritten(tf.shape(log_prob)[2]) < 0) | ((word == END) & (place == 0))
     banned = tf.where(place == max_words, word != END, banned)
     growing = tf.where(banned, _IMPOSSIBLE, log_prob)
     resting = tf.where(word == PAD, 0.0, _IMPOSSIBLE)

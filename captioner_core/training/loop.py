@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from captioner_core.errors import CheckFailed
 from captioner_core.model.captioner import Captioner
+from captioner_core.model.decoding import unwritten
 from captioner_core.model.generate import CaptionSearch, draw_captions
 from captioner_core.text import PAD
 from captioner_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
@@ -226,7 +227,7 @@ class Trainer:
         """Summed loss, number of words and requests to stop, over all replicas; the weights are a step on."""
         with tf.GradientTape() as tape:
             dropout_seed, smoothing = (None, 0.0) if reinforcing else (seed, LABEL_SMOOTHING)
-            loss, count = self._loss(mean, cells, words, weights, dropout_seed, smoothing)
+            loss, count = self._loss(mean, cells, words, weights, dropout_seed, smoothing, drawn=reinforcing)
         variables = self._captioner.trainable_variables
         gradients = tape.gradient(loss, variables)
         context = tf.distribute.get_replica_context()
@@ -244,11 +245,19 @@ class Trainer:
         weights: tf.Tensor,
         dropout_seed: tf.Tensor | None = None,
         smoothing: float = 0.0,
+        drawn: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Summed cross-entropy, each caption by its weight, and the number of words."""
+        """Summed cross-entropy, each caption by its weight, and the number of words.
+
+        Captions drawn from the model get the probability with which they were drawn: what is never
+        drawn has none, or a bad caption's probability would flow to where no reward is ever seen.
+        """
         state = self._captioner.encode(mean, tf.cast(cells, tf.float32), dropout_seed)
         given, wanted = words[:, :, :-1], words[:, :, 1:]
-        log_prob = tf.nn.log_softmax(self._captioner.teacher_forced(state, given, dropout_seed))
+        logits = self._captioner.teacher_forced(state, given, dropout_seed)
+        if drawn:
+            logits += unwritten(tf.shape(logits)[-1])
+        log_prob = tf.nn.log_softmax(logits)
         present = tf.cast(tf.not_equal(wanted, PAD), tf.float32)
         loss = -tf.gather(log_prob, wanted, batch_dims=3)
         if smoothing:

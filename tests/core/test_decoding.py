@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from captioner_core.model.decoding import beam_search
-from captioner_core.text import END, PAD, START
+from captioner_core.model.decoding import beam_search, sample, unwritten
+from captioner_core.text import END, PAD, START, UNKNOWN
 
 WORDS = 6  # four special ones, 4 and 5
 MAX_WORDS = 4
@@ -85,3 +85,23 @@ def test_images_do_not_touch_each_other(table):
     for image in range(3):
         alone, _ = search(table, 3, images=[image])
         np.testing.assert_array_equal(alone[0], together[image])
+
+
+def test_samples_have_the_probability_that_training_gives_them():
+    """Else a bad caption's probability flows to words that are never drawn, and training falls apart."""
+    logits = tf.constant([5.0, 4.0, 1.0, 6.0, 1.5, 0.5, 0.0])
+
+    def step(words, state):
+        shape = [*words.shape, len(logits)]
+        return tf.broadcast_to(tf.nn.log_softmax(logits), shape), state
+
+    seed = tf.constant([0, 1], tf.int64)
+    drawn = sample(step, (), batch=tf.constant(1), samples=20_000, max_words=3, seed=seed).numpy()[0]
+    expected = tf.nn.softmax(logits + unwritten(tf.constant(len(logits)))).numpy()
+    assert expected[[PAD, START, UNKNOWN]].max() == 0
+    second = drawn[drawn[:, 0] != PAD, 1]  # END can't be the first word, so the second tells
+    np.testing.assert_allclose(np.bincount(second, minlength=len(logits)) / len(second), expected, atol=0.02)
+    ends = (drawn == END).sum(axis=1)
+    assert (ends == 1).all()
+    again = sample(step, (), batch=tf.constant(1), samples=20_000, max_words=3, seed=seed).numpy()[0]
+    np.testing.assert_array_equal(again, drawn)
