@@ -22,6 +22,7 @@ DEFAULT_ENCODER = "spacy-content"
 DEFAULT_EPOCHS = 15
 ENCODERS = ("spacy-content", "spacy-mean")
 BACKBONES = ("xception",)
+PRECISIONS = ("float32", "bfloat16")
 MAX_PIXELS_LIMIT = 178_956_970  # Pillow's own guard against decompression bombs
 
 T = TypeVar("T")
@@ -228,6 +229,7 @@ class TrainOptions:
     reinforce_rate: float = option(1e-4, help="learning rate of self-critical training", metavar="X")
     samples: int = option(5, help="captions drawn for an image in self-critical training", metavar="N")
     workers: int = option(1, help="processes that train together on this machine", metavar="N")
+    precision: str = option("auto", help="auto is bfloat16 on GPUs, else float32", choices=("auto", *PRECISIONS))
     checkpoint_s: float = option(60.0, help="seconds between checkpoints", metavar="S")
 
     def __post_init__(self) -> None:
@@ -252,4 +254,6 @@ class TrainOptions:
         check(math.isfinite(rate) and 0 < rate <= 1, "reinforce_rate", rate, "must be above 0, at most 1", "try 0.0001")
         check(2 <= self.samples <= 100, "samples", self.samples, "must be 2 to 100", "5 is the default")
         check(1 <= self.workers <= 64, "workers", self.workers, "must be 1 to 64", "1 suits one machine without GPUs")
+        known = ("auto", *PRECISIONS)
+        check(self.precision in known, "precision", self.precision, "is not known", f"choose {', '.join(known)}")
         check(self.checkpoint_s >= 0, "checkpoint_s", self.checkpoint_s, "must be 0 or more", "60 is the default")

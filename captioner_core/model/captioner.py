@@ -38,23 +38,26 @@ class Captioner(keras.Model):
     Args:
       config: the sizes.
       seed: of the initial weights.
+      precision: ``float32``, or ``bfloat16`` to compute in that while weights and logits stay float32.
     """
 
-    def __init__(self, config: CaptionerConfig, seed: int = 0) -> None:
-        super().__init__(name="captioner")
+    def __init__(self, config: CaptionerConfig, seed: int = 0, precision: str = "float32") -> None:
+        policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
+        super().__init__(name="captioner", dtype=policy)
         self.config = config
         seeds = keras.random.SeedGenerator(seed)
         self._seeds = seeds
 
         def dense(units: int, name: str, activation: str | None = None) -> keras.layers.Dense:
             kernel = keras.initializers.GlorotUniform(seeds)
-            return keras.layers.Dense(units, activation=activation, kernel_initializer=kernel, name=name)
+            return keras.layers.Dense(units, activation=activation, kernel_initializer=kernel, name=name, dtype=policy)
 
         self.embedding = keras.layers.Embedding(
             config.vocabulary_size,
             config.embedding_dim,
             embeddings_initializer=keras.initializers.RandomUniform(-0.1, 0.1, seeds),
             name="embedding",
+            dtype=policy,
         )
         self.lstm = keras.layers.LSTM(
             config.units,
@@ -62,11 +65,12 @@ class Captioner(keras.Model):
             kernel_initializer=keras.initializers.GlorotUniform(seeds),
             recurrent_initializer=keras.initializers.Orthogonal(seed=seeds),
             name="lstm",
+            dtype=policy,
         )
         self.first_hidden = dense(config.units, "first_hidden", "tanh")
         self.first_cell = dense(config.units, "first_cell")
         self.cell_features = dense(config.units, "cell_features", "relu")
-        self.normalise = keras.layers.LayerNormalization(name="normalise")
+        self.normalise = keras.layers.LayerNormalization(name="normalise", dtype=policy)
         self.keys = dense(config.units, "keys")
         self.values = dense(config.units, "values")
         self.queries = dense(config.units, "queries")
@@ -109,7 +113,8 @@ class Captioner(keras.Model):
         """
         mean = self._drop(self.normalise(mean), _DROP_MEAN, dropout_seed)
         cells = self._drop(self.normalise(cells), _DROP_CELLS, dropout_seed)
-        projected = self.cell_features(cells) + self.positions  # where a cell lies is not in its features
+        projected = self.cell_features(cells)
+        projected += tf.cast(self.positions, projected.dtype)  # where a cell lies is not in its features
         return ImageState(self.keys(projected), self.values(projected), self.first_hidden(mean), self.first_cell(mean))
 
     def teacher_forced(self, state: ImageState, words: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -159,8 +164,8 @@ class Captioner(keras.Model):
         context = self._attend(state, hidden)
         output = self.output_hidden(tf.concat([hidden, context], axis=-1))
         output = self._drop(output, _DROP_OUTPUT, dropout_seed)
-        table = tf.convert_to_tensor(self.embedding.embeddings)
-        return tf.einsum("bcte,ve->bctv", output, table) + self.output_bias
+        table = tf.cast(self.embedding.embeddings, output.dtype)
+        return tf.cast(tf.einsum("bcte,ve->bctv", output, table), tf.float32) + self.output_bias
 
     def _attend(self, state: ImageState, hidden: tf.Tensor) -> tf.Tensor:
         """Context float32 [batch, captions, steps, units] for hidden states of that shape."""
@@ -170,8 +175,8 @@ class Captioner(keras.Model):
             return tf.reshape(tensor, tf.concat([tf.shape(tensor)[:-1], [heads, width]], axis=0))
 
         scores = tf.einsum("bcthd,bghd->bcthg", split(self.queries(hidden)), split(state.keys))
-        weights = tf.nn.softmax(scores / width**0.5)
-        context = tf.einsum("bcthg,bghd->bcthd", weights, split(state.values))
+        weights = tf.nn.softmax(tf.cast(scores, tf.float32) / width**0.5)
+        context = tf.einsum("bcthg,bghd->bcthd", tf.cast(weights, hidden.dtype), split(state.values))
         return tf.reshape(context, tf.shape(hidden))
 
 

@@ -119,8 +119,10 @@ def _fit_and_save(
     from captioner_core.training.stopping import stop_on_signals
 
     keras.utils.set_random_seed(options.seed)
+    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    precision = options.precision if options.precision != "auto" else "bfloat16" if on_gpu else "float32"
     with place.strategy.scope():
-        captioner = Captioner(config, seed=options.seed)
+        captioner = Captioner(config, seed=options.seed, precision=precision)
     checkpoint, fingerprint = work / "checkpoint.npz", training_fingerprint(options)
     trainer = Trainer(place, captioner, splits[TRAIN], splits[DEV], _settings(options), checkpoint, fingerprint)
     log = EpochLog(work / "logs", options.epochs + options.reinforce_epochs) if place.is_chief else None

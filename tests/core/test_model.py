@@ -64,6 +64,21 @@ def test_attention_looks_at_the_cells(vocabulary):
     assert np.abs(one - other).max() > 1e-4
 
 
+def test_half_precision_computes_about_the_same(vocabulary):
+    """Weights and logits stay float32, whatever is computed in between."""
+    config = make_captioner(vocabulary).config
+    whole, half = (Captioner(config, seed=3, precision=precision) for precision in ("float32", "bfloat16"))
+    cells = tf.random.stateless_uniform([2, 25, 16], seed=[0, 1])
+    words = np.stack([vocabulary.encode("two red cats", 4)[None, :-1]] * 2)
+    one, other = (
+        model.teacher_forced(model.encode(tf.reduce_mean(cells, axis=1), cells), words) for model in (whole, half)
+    )
+    assert other.dtype == tf.float32
+    assert {variable.dtype for variable in half.trainable_variables} == {"float32"}
+    assert half.encode(tf.reduce_mean(cells, axis=1), cells).keys.dtype == tf.bfloat16
+    np.testing.assert_allclose(one, other, atol=5e-3)
+
+
 @pytest.mark.parametrize("attention", ["grid", "mean"])
 def test_pooling_in_training_and_in_use_is_the_same(vocabulary, attention):
     grid = np.random.default_rng(0).random((2, 100, 16), np.float32)

@@ -99,6 +99,13 @@ def test_it_learns_to_name_what_the_features_show(source, tmp_path, attention):
     assert all(named), [caption.text for caption in captions]
 
 
+def test_it_learns_in_half_precision_too(source, tmp_path):
+    train(options(source, tmp_path / "model", epochs=10, precision="bfloat16", reinforce_epochs=1))
+    losses = [epoch["train_loss"] for epoch in history(tmp_path / "model")[:10]]
+    assert losses[-1] < losses[0] * 0.95
+    assert {value.dtype for value in weights(tmp_path / "model").values()} == {np.dtype(np.float32)}
+
+
 def test_the_weights_of_the_best_epoch_are_kept(source, tmp_path, monkeypatch):
     """A model that only gets worse after its second epoch is the model of the second epoch."""
     from captioner_core.training.loop import Trainer
