@@ -39,7 +39,7 @@ run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLI
 
 test: $(VENV)/dev.stamp  ## the whole test suite that needs no cluster and no browser
 	@$(BIN)/captioner assets
-	@$(BIN)/python -m pytest -m "not cluster and not browser"
+	@$(BIN)/python -m pytest -m "not cluster and not browser" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(VENV)/dev.stamp  ## tests of processes and hosts that work together
 	@$(BIN)/python -m pytest -m cluster

@@ -15,6 +15,7 @@ DEV = [
     "pandas-stubs",
     "pytest",
     "pytest-timeout",
+    "pytest-xdist",  # two files at a time: half the time of CI
     "ruff",
     "types-requests",
     "types-tqdm",
