@@ -181,7 +181,7 @@ class Trainer:
                 self._save()
             if stopping:
                 raise stop.interrupted(state.epoch, state.step)
-        return self._result(reinforcing, time.monotonic() - start, captions, waited)
+        return self._result(reinforcing, max(time.monotonic() - start, 1e-9), captions, waited)
 
     def _result(self, reinforcing: bool, seconds: float, captions: int, waited: float) -> EpochResult:
         state, dev_loss = self._state, self.evaluate()
@@ -334,9 +334,10 @@ class Trainer:
             return self._state
         state, tensors = loaded or (TrainingState(self._state.fingerprint), {})
         variables = self._variables()
-        told = np.array([state.epoch, state.step, state.best_epoch, max(state.best_score, _NO_SCORE)])
-        *numbers, state.best_score = self._place.sum_over_workers(told * bool(loaded)).tolist()
-        state.epoch, state.step, state.best_epoch = map(int, numbers)
+        score = max(state.best_score, _NO_SCORE)
+        told = np.array([state.epoch, state.step, state.best_epoch, score, state.loss, state.words])
+        *places, state.best_score, state.loss, state.words = self._place.sum_over_workers(told * bool(loaded)).tolist()
+        state.epoch, state.step, state.best_epoch = map(int, places)
         for name, variable in variables.items():
             value = tensors[name] if loaded else np.zeros(variable.shape)
             variable.assign(tf.cast(self._place.sum_over_workers(value.astype(np.float64)), variable.dtype))

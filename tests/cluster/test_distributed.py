@@ -60,11 +60,13 @@ def children(pid):
         return [int(child) for child in file.read().split()]
 
 
-def test_a_worker_killed_is_said_and_the_relaunch_ends_with_the_same_weights(source, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("step", [5, "random"])
+def test_a_worker_killed_is_said_and_the_relaunch_ends_with_the_same_weights(source, tmp_path, step):  # noqa: F811
+    """At any step, and at an epoch's last, whose checkpoint leaves nothing of the epoch to do but its end."""
     asked = options(source, tmp_path / "model", epochs=12, workers=2, checkpoint_s=0.0)
     undisturbed = dataclasses.replace(asked, output=str(tmp_path / "undisturbed"))
     subprocess.run(command(undisturbed), check=True, timeout=600, capture_output=True)
-    step = int(np.random.default_rng(time.time_ns()).integers(1, 50))
+    step = int(np.random.default_rng(time.time_ns()).integers(1, 50)) if step == "random" else step
     process = subprocess.Popen(command(asked), stderr=subprocess.PIPE, text=True)
     wait_for_checkpoint(tmp_path / "model.training" / "checkpoint.npz", process, step)
     os.kill(children(process.pid)[1], signal.SIGKILL)
