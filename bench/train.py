@@ -24,12 +24,12 @@ import tensorflow as tf  # noqa: E402
 from captioner_core.datasets import sample  # noqa: E402
 from captioner_core.model.captioner import Captioner  # noqa: E402
 from captioner_core.model.config import CaptionerConfig  # noqa: E402
+from captioner_core.options import TrainOptions  # noqa: E402
 from captioner_core.schemas import FEATURE_DIM  # noqa: E402
 from captioner_core.text import Vocabulary  # noqa: E402
 from captioner_core.training.dataset import FeatureStore, encode_captions  # noqa: E402
 from captioner_core.training.devices import find_place  # noqa: E402
 from captioner_core.training.loop import Split, Trainer  # noqa: E402
-from captioner_core.training.optimizer import Settings  # noqa: E402
 
 IMAGES, PEER_IMAGES, BATCH, EPOCHS = 512, 32, 16, 4
 UNITS = 256
@@ -102,9 +102,9 @@ def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float
     with place.strategy.scope():
         captioner = Captioner(config)
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(epochs=EPOCHS, batch_size=BATCH)
+        options = TrainOptions(dataset="none", features="none", output=folder, epochs=EPOCHS, batch_size=BATCH)
         of_dev = Split(dev, FeatureStore(store.mean[:BATCH], store.cells[:BATCH]))
-        trainer = Trainer(place, captioner, split, of_dev, settings, Path(folder, "checkpoint.npz"))
+        trainer = Trainer(place, captioner, split, of_dev, options, Path(folder, "checkpoint.npz"))
         state = trainer.fit(lambda result: None)
     last = state.history[-1]
     return last["captions_per_s"], last["input_share"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -57,7 +58,7 @@ def open_table(uri: str, what: str = "table") -> pads.Dataset:
     try:
         return pads.dataset([resolve(part)[1] for part in parts], format="parquet", filesystem=resolve(uri)[0])
     except (pa.ArrowInvalid, OSError) as error:
-        raise CaptionerError(f"{what} {uri!r} can't be read as Parquet ({_first_line(error)})") from error
+        raise CaptionerError(f"{what} {uri!r} can't be read as Parquet ({first_line(error)})") from error
 
 
 def read_table(uri: str, columns: Sequence[str] | None = None, what: str = "table") -> pa.Table:
@@ -121,5 +122,12 @@ def move(source: str, target: str) -> None:
     file_system.move(path, target_path)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def vectors(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
+    """A column of vectors without nulls as an array [rows, length]."""
+    flat: npt.NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), column.type.list_size)

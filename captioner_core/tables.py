@@ -105,8 +105,7 @@ def _feature_batches(uri: str) -> Iterator[pa.RecordBatch]:
 
 
 def _unit_rows(column: pa.FixedSizeListArray) -> np.ndarray:
-    flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    rows = flat.reshape(len(column), column.type.list_size)
+    rows = storage.vectors(column).astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: np.ndarray = rows / np.where(lengths > 0, lengths, 1)
     return unit

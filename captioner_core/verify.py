@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
@@ -119,10 +118,10 @@ def _read_tables(run_dir: str, manifest: runs.Manifest, say: Callable[[str], Non
             breaches = [f"table {name} holds no Parquet file"]
         if not breaches:
             try:
-                table = _read_columns(uri, parts, [c for c in TABLE_SCHEMAS[name].names if c not in _UNREAD])
+                table = storage.read_table(uri, [c for c in TABLE_SCHEMAS[name].names if c not in _UNREAD])
                 breaches = [f"table {name}: column {c!r} holds nulls" for c in _columns_with_nulls(name, table)]
-            except (pa.ArrowException, OSError) as error:
-                breaches = [f"table {name}: its rows can't be read ({_first_line(error)})"]
+            except (CaptionerError, pa.ArrowException, OSError) as error:
+                breaches = [f"table {name}: its rows can't be read ({storage.first_line(error)})"]
         if breaches:
             for breach in dict.fromkeys(breaches):
                 say(breach)
@@ -142,7 +141,7 @@ def _check_part(name: str, part: str) -> Iterator[str]:
             file = pq.ParquetFile(stream)
             schema, metadata = file.schema_arrow, file.metadata
     except (pa.ArrowException, OSError) as error:
-        yield f"{what}: can't be read as Parquet ({_first_line(error)})"
+        yield f"{what}: can't be read as Parquet ({storage.first_line(error)})"
         return
     for field in TABLE_SCHEMAS[name]:
         place = schema.get_field_index(field.name)
@@ -159,19 +158,9 @@ def _check_part(name: str, part: str) -> Iterator[str]:
                 yield f"{what}: column 'feature' holds nulls"
 
 
-def _read_columns(uri: str, parts: list[str], columns: list[str]) -> pa.Table:
-    file_system = storage.resolve(uri)[0]
-    paths = [storage.resolve(part)[1] for part in parts]
-    return pads.dataset(paths, format="parquet", filesystem=file_system).to_table(columns=columns)
-
-
 def _columns_with_nulls(name: str, table: pa.Table) -> list[str]:
     schema = TABLE_SCHEMAS[name]
     return [c for c in table.column_names if not schema.field(c).nullable and table[c].null_count]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _some(what: str, ids: Iterable[Any]) -> Iterator[str]:

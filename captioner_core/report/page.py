@@ -250,7 +250,8 @@ def _collect(run: _Run, max_images: int) -> dict[str, Any]:
     cards = _cards(run, spread(ids, max_images), gallery)
     summary, captions = _summary(run), _captions(run)
     threshold = run.number("threshold")
-    history, known = _history(run), _reliability(run)
+    metrics = _metrics(run)
+    history, known = _history(metrics), _reliability(metrics)
     return {
         "run": run,
         "created": _when(run.manifest.get("created_utc")),
@@ -388,20 +389,20 @@ def _metrics(run: _Run) -> dict[str, Any]:
     return metrics if isinstance(metrics, dict) else {}
 
 
-def _history(run: _Run) -> list[plots.Epoch]:
+def _history(metrics: Mapping[str, Any]) -> list[plots.Epoch]:
     """The training history beside the model; self-critical epochs have a reward in place of a loss."""
     try:
-        listed = [e for e in _metrics(run)["history"] if e["train_loss"] is not None]
+        listed = [e for e in metrics["history"] if e["train_loss"] is not None]
         epochs = [plots.Epoch(int(e["epoch"]), float(e["train_loss"]), float(e["dev_loss"])) for e in listed]
     except (ValueError, TypeError, KeyError):
         return []  # another program's metrics.json: the section says that there is none
     return [one for one in epochs if math.isfinite(one.train_loss) and math.isfinite(one.dev_loss)]
 
 
-def _reliability(run: _Run) -> list[list[float]]:
+def _reliability(metrics: Mapping[str, Any]) -> list[list[float]]:
     """Word probabilities and CIDEr of the model's last evaluation on dev; empty where there is none."""
     try:
-        listed = [one for one in _metrics(run)["evaluations"] if one["split"] == "dev"][-1]["reliability"]
+        listed = [one for one in metrics["evaluations"] if one["split"] == "dev"][-1]["reliability"]
         points = [(float(fifth["word_probability"]), float(fifth["cider"])) for fifth in listed]
     except (ValueError, TypeError, KeyError, IndexError):
         return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+NO_SCORE = -1e30  # lower than any, and finite, so that workers can pass it on by summing
 _STATE = "state"
 
 
@@ -41,7 +41,7 @@ class TrainingState:
     words: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
-    best_score: float = -math.inf
+    best_score: float = NO_SCORE
 
 
 def save_checkpoint(path: Path, state: TrainingState, tensors: Mapping[str, npt.NDArray[Any]]) -> None:

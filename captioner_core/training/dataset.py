@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
@@ -43,15 +42,13 @@ class Captions:
     """Captions of some images as word ids, by row.
 
     Args:
-      image_ids: of each row.
       words: int32 [images, captions, steps + 1], all PAD where an image has fewer captions.
     """
 
-    image_ids: tuple[str, ...]
     words: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
-        return len(self.image_ids)
+        return len(self.words)
 
     @property
     def caption_count(self) -> int:
@@ -84,7 +81,7 @@ def encode_captions(captions: dict[str, list[str]], vocabulary: Vocabulary, max_
     for row, listed in enumerate(captions.values()):
         for number, caption in enumerate(listed):
             words[row, number] = vocabulary.encode(caption, max_words)
-    return Captions(tuple(captions), words)
+    return Captions(words)
 
 
 def open_features(uri: str) -> tuple[pads.Dataset, set[str], str]:
@@ -143,8 +140,8 @@ def read_grids(
         columns=columns, filter=wanted, batch_size=64, batch_readahead=1, fragment_readahead=1
     ):
         if len(batch):
-            feature = _matrix(batch.column("feature")).astype(np.float32)
-            yield batch.column("image_id").to_pylist(), feature, _matrix(batch.column("grid"))
+            feature = storage.vectors(batch.column("feature")).astype(np.float32)
+            yield batch.column("image_id").to_pylist(), feature, storage.vectors(batch.column("grid"))
 
 
 def pool_cells(grid: np.ndarray, config: CaptionerConfig) -> npt.NDArray[np.float16]:
@@ -155,7 +152,3 @@ def pool_cells(grid: np.ndarray, config: CaptionerConfig) -> npt.NDArray[np.floa
     if config.attention == "mean":
         pooled = pooled.mean(axis=1, keepdims=True)
     return pooled.astype(np.float16)
-
-
-def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)

@@ -22,18 +22,18 @@ from captioner_core.errors import CheckFailed
 from captioner_core.model.captioner import Captioner
 from captioner_core.model.decoding import unwritten
 from captioner_core.model.generate import CaptionSearch, draw_captions
+from captioner_core.options import TrainOptions
 from captioner_core.text import PAD
-from captioner_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from captioner_core.training.checkpoint import NO_SCORE, TrainingState, load_checkpoint, save_checkpoint
 from captioner_core.training.dataset import Captions, FeatureStore
 from captioner_core.training.devices import Place
-from captioner_core.training.optimizer import Settings, make_optimizer
+from captioner_core.training.optimizer import make_optimizer
 from captioner_core.training.order import BatchOrder
 from captioner_core.training.self_critical import CaptionReward, advantages, begun
 from captioner_core.training.stopping import StopRequest
 
 LABEL_SMOOTHING = 0.1
 _DEV_BATCH = 64
-_NO_SCORE = -1e30  # instead of minus infinity, which can't be summed
 
 Batch = tuple[npt.NDArray[Any], ...]
 
@@ -80,7 +80,7 @@ class Trainer:
       captioner: the network, made under the place's strategy; it is changed in place.
       train: what it learns from.
       dev: what its best epoch is chosen on.
-      settings: how.
+      options: how.
       checkpoint: file to go on from and to write; none where None.
       fingerprint: of the inputs; see ``TrainingState``.
     """
@@ -91,14 +91,14 @@ class Trainer:
         captioner: Captioner,
         train: Split,
         dev: Split,
-        settings: Settings,
+        options: TrainOptions,
         checkpoint: Path | None = None,
         fingerprint: str = "",
     ) -> None:
-        self._place, self._captioner, self._settings = place, captioner, settings
+        self._place, self._captioner, self._options = place, captioner, options
         self._train, self._dev = train, dev
         self._checkpoint = checkpoint if place.is_chief else None
-        self._order = BatchOrder(len(train.captions), settings.batch_size, settings.seed)
+        self._order = BatchOrder(len(train.captions), options.batch_size, options.seed)
         self._local = np.full(len(train.captions), -1, np.int64)
         own = place.rows(len(train.captions))
         self._local[own] = np.arange(len(own))
@@ -106,11 +106,12 @@ class Trainer:
         self._best: list[npt.NDArray[np.float32]] = []
         self._saved_at = time.monotonic()
         with place.strategy.scope():
-            self._optimizer = make_optimizer(settings, self._order.steps)
+            self._optimizer = make_optimizer(options, self._order.steps)
             self._optimizer.build(captioner.trainable_variables)
         self._steps = {reinforcing: self._compiled(reinforcing) for reinforcing in (False, True)}
         self._dev_loss = tf.function(self._loss, reduce_retracing=True)
         self._draw = tf.function(self._drawn, reduce_retracing=True)
+        self._search = CaptionSearch(captioner)
 
     def fit(self, say: Callable[[EpochResult], None], stop: StopRequest | None = None) -> TrainingState:
         """Trains, and leaves the captioner with the weights of the best epoch.
@@ -123,12 +124,12 @@ class Trainer:
           Interrupted: ``stop`` was asked for; the checkpoint is written.
         """
         stop = stop or StopRequest()
-        state, settings = self._resume(), self._settings
-        while state.epoch <= settings.epochs + settings.reinforce_epochs:
-            reinforcing = state.epoch > settings.epochs
-            if reinforcing and not state.step and state.epoch == settings.epochs + 1:
+        state, options = self._resume(), self._options
+        while state.epoch <= options.epochs + options.reinforce_epochs:
+            reinforcing = state.epoch > options.epochs
+            if reinforcing and not state.step and state.epoch == options.epochs + 1:
                 self._assign(self._best)
-                state.best_score = -math.inf
+                state.best_score = NO_SCORE
             result = self._epoch(reinforcing, stop)
             self._keep_if_best(result)
             state.history.append(asdict(result))
@@ -151,9 +152,9 @@ class Trainer:
     def evaluate_reward(self) -> float:
         """Mean CIDEr-D of the captions that the search finds for dev."""
         assert self._dev.reward is not None
-        search, total = CaptionSearch(self._captioner), np.zeros(2)
+        total = np.zeros(2)
         for places, (mean, cells) in self._dev_batches():
-            words = search.find(mean, cells).words[:, :1].numpy()
+            words = self._search.find(mean, cells).words[:, :1].numpy()
             total += [float(self._dev.reward.of(places, words).sum()), len(places)]
         reward, images = self._place.sum_over_workers(total)
         return float(reward / max(images, 1.0))
@@ -177,7 +178,7 @@ class Trainer:
             state.loss += reward if reinforcing else loss
             if not math.isfinite(loss):
                 raise CheckFailed(f"loss is {loss} in epoch {state.epoch}; nothing was written, lower --learning-rate")
-            if stopping or time.monotonic() - self._saved_at > self._settings.checkpoint_s:
+            if stopping or time.monotonic() - self._saved_at > self._options.checkpoint_s:
                 self._save()
             if stopping:
                 raise stop.interrupted(state.epoch, state.step)
@@ -265,7 +266,7 @@ class Trainer:
         return tf.reduce_sum(loss * present * weights[:, :, tf.newaxis]), tf.reduce_sum(present)
 
     def _drawn(self, mean: tf.Tensor, cells: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return draw_captions(self._captioner, mean, cells, self._settings.samples, seed)
+        return draw_captions(self._captioner, mean, cells, self._options.samples, seed)
 
     # What a step is given
 
@@ -276,10 +277,8 @@ class Trainer:
             words, rows = np.zeros_like(self._train.captions.words[:1]), np.zeros(1, np.int64)
         number = (self._state.epoch * self._order.steps + step) * self._place.replicas + replica
         features, weights = self._train.features, np.ones(words.shape[:2], np.float32)
-        return features.mean[rows], features.cells[rows], _trimmed(words), weights, self._seed(number)
-
-    def _seed(self, number: int) -> npt.NDArray[np.int64]:
-        return np.array([self._settings.seed, number], np.int64)
+        seed = np.array([self._options.seed, number], np.int64)
+        return features.mean[rows], features.cells[rows], _trimmed(words), weights, seed
 
     def _reinforced(
         self, shares: Sequence[Batch], places: Sequence[npt.NDArray[np.int64]]
@@ -329,23 +328,24 @@ class Trainer:
     def _resume(self) -> TrainingState:
         """The state to go on from: the chief's checkpoint, which every process is given."""
         loaded = load_checkpoint(self._checkpoint, self._state.fingerprint) if self._checkpoint else None
-        found = self._place.sum_over_workers(np.array([1.0 if loaded else 0.0]))[0]
-        if not found:
+        if not self._place.sum_over_workers(np.array([float(loaded is not None)]))[0]:
             return self._state
-        state, tensors = loaded or (TrainingState(self._state.fingerprint), {})
-        variables = self._variables()
-        score = max(state.best_score, _NO_SCORE)
-        told = np.array([state.epoch, state.step, state.best_epoch, score, state.loss, state.words])
-        *places, state.best_score, state.loss, state.words = self._place.sum_over_workers(told * bool(loaded)).tolist()
-        state.epoch, state.step, state.best_epoch = map(int, places)
-        for name, variable in variables.items():
+        state, tensors = loaded or (self._state, {})
+
+        def told(name: str, variable: Any) -> npt.NDArray[np.float64]:
+            """The chief's tensor: the others add nothing to it."""
             value = tensors[name] if loaded else np.zeros(variable.shape)
-            variable.assign(tf.cast(self._place.sum_over_workers(value.astype(np.float64)), variable.dtype))
-        shapes = [variable.shape for variable in self._captioner.trainable_variables]
-        best = [tensors[f"best {n}"] if f"best {n}" in tensors else np.zeros(s) for n, s in enumerate(shapes)]
+            return self._place.sum_over_workers(value.astype(np.float64))
+
+        numbers = np.array([state.epoch, state.step, state.best_epoch, state.best_score, state.loss, state.words])
+        numbers = self._place.sum_over_workers(numbers * (loaded is not None))
+        state.epoch, state.step, state.best_epoch = map(int, numbers[:3])
+        state.best_score, state.loss, state.words = map(float, numbers[3:])
+        for name, variable in self._variables().items():
+            variable.assign(tf.cast(told(name, variable), variable.dtype))
         if state.best_epoch:
-            summed = (self._place.sum_over_workers(value.astype(np.float64)) for value in best)
-            self._best = [value.astype(np.float32) for value in summed]
+            trained = enumerate(self._captioner.trainable_variables)
+            self._best = [told(f"best {n}", variable).astype(np.float32) for n, variable in trained]
         self._state = state
         return state
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.text import END, SPECIAL_WORDS, START, Vocabulary, tokenize
+from captioner_core.text import END, START, Vocabulary, tokenize
 from captioner_core.training.cider import CiderReward
 
 
@@ -60,5 +60,5 @@ def begun(words: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
 
 
 def _with_end(row: npt.NDArray[np.int32]) -> list[int]:
-    words = row.tolist()
-    return words[: words.index(END) + 1] if END in words else [word for word in words if word >= len(SPECIAL_WORDS)]
+    words: list[int] = row.tolist()
+    return words[: words.index(END) + 1]

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from captioner_core.training.cluster import Cluster
     from captioner_core.training.devices import Place
     from captioner_core.training.loop import Split
-    from captioner_core.training.optimizer import Settings
 
 _HELD_FOR_DEV = 20  # of a dataset without a dev split, every 20th training image
 
@@ -124,7 +123,7 @@ def _fit_and_save(
     with place.strategy.scope():
         captioner = Captioner(config, seed=options.seed, precision=precision)
     checkpoint, fingerprint = work / "checkpoint.npz", training_fingerprint(options)
-    trainer = Trainer(place, captioner, splits[TRAIN], splits[DEV], _settings(options), checkpoint, fingerprint)
+    trainer = Trainer(place, captioner, splits[TRAIN], splits[DEV], options, checkpoint, fingerprint)
     log = EpochLog(work / "logs", options.epochs + options.reinforce_epochs) if place.is_chief else None
     try:
         with stop_on_signals() as stop:
@@ -148,12 +147,6 @@ def _fit_and_save(
         checkpoint.unlink(missing_ok=True)
     place.sum_over_workers(np.zeros(1))  # nobody leaves before the model is written
     return model_id
-
-
-def _settings(options: TrainOptions) -> Settings:
-    from captioner_core.training.optimizer import Settings
-
-    return Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
 
 
 def training_fingerprint(options: TrainOptions) -> str:
