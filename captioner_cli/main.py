@@ -15,6 +15,7 @@ COMMANDS = (
     "extract",
     "train",
     "evaluate",
+    "export",
     "caption",
     "match",
     "run",

@@ -6,11 +6,13 @@ and every tensor must have the name, shape and type that the configuration asks 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -24,6 +26,7 @@ from captioner_core.text import Vocabulary
 
 if TYPE_CHECKING:
     from captioner_core.model.captioner import Captioner
+    from captioner_core.model.ensemble import Ensemble
 
 WEIGHTS = "weights.npz"
 VOCABULARY = "vocabulary.json"
@@ -37,7 +40,7 @@ PRETRAINED = "pretrained"
 class LoadedModel:
     """A captioner ready for use; ``model_id`` names its weights, words and sizes."""
 
-    captioner: Captioner
+    captioner: Captioner | Ensemble
     vocabulary: Vocabulary
     model_id: str
 
@@ -61,7 +64,7 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
     """
     target = Path(folder).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {weight.path: np.asarray(weight.numpy(), np.float32) for weight in captioner.trainable_variables}
+    tensors = {name: np.asarray(weight.numpy(), np.float32) for name, weight in captioner.named_weights().items()}
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         made = Path(scratch) / "model"
         made.mkdir()
@@ -83,7 +86,7 @@ def load_model(folder: str) -> LoadedModel:
     Raises:
       CaptionerError: a file is missing or damaged, or weights, words and sizes don't fit.
     """
-    from captioner_core.model.captioner import Captioner
+    from captioner_core.model.ensemble import make_captioner
 
     path = model_path(folder)
     for name in (WEIGHTS, VOCABULARY, CONFIG):
@@ -99,13 +102,13 @@ def load_model(folder: str) -> LoadedModel:
             f"model folder {folder!r}: {len(vocabulary)} words where the weights have {config.vocabulary_size}; "
             "take all files from one training"
         )
-    captioner = Captioner(config)
+    captioner = make_captioner(config)
     _fill(captioner, path / WEIGHTS, folder)
     return LoadedModel(captioner, vocabulary, _model_id(path))
 
 
-def _fill(captioner: Captioner, weights: Path, folder: str) -> None:
-    wanted = {weight.path: weight for weight in captioner.trainable_variables}
+def _fill(captioner: Captioner | Ensemble, weights: Path, folder: str) -> None:
+    wanted = captioner.named_weights()
     try:
         with np.load(weights, allow_pickle=False) as stored:
             tensors = {name: stored[name] for name in stored.files}
@@ -136,33 +139,50 @@ def _model_id(folder: Path) -> str:
     return f"lstm-{digest.hexdigest()[:16]}"
 
 
-def shrink_model(folder: str, target: str) -> str:
-    """Copies a model with its weights as float16, which is how a model is shipped.
+def export_model(folders: Sequence[str], target: str) -> str:
+    """Writes one or several models as one, with weights as float16, which is how a model is shipped.
+
+    Several become an ensemble. Its metrics hold the histories of its members and no evaluation:
+    those of the members are not its own.
+
+    Args:
+      folders: of models of one configuration and one vocabulary.
+      target: folder to make.
 
     Returns:
-      The copy's model id, which differs: it names the weights as they are.
+      The new model's id.
 
     Raises:
-      CaptionerError: the folder holds no whole model, or there is something at the target.
+      CaptionerError: a folder holds no whole model, they don't fit each other, or the target exists.
     """
-    load_model(folder)
-    source, made = Path(folder), Path(target)
+    made = Path(target)
     if made.exists():
         raise CaptionerError(f"{target!r} exists; name a folder that does not")
+    loaded = [load_model(folder) for folder in folders]
+    for folder, model in zip(folders, loaded, strict=True):
+        if model.config != loaded[0].config or model.vocabulary != loaded[0].vocabulary or model.config.members > 1:
+            raise CaptionerError(
+                f"model folder {folder!r} has other sizes or words than {folders[0]!r}, or is an ensemble; "
+                "join models trained with the same options but the seed"
+            )
+    config = dataclasses.replace(loaded[0].config, members=len(loaded))
+    tensors = {}
+    for number, model in enumerate(loaded):
+        for name, weight in model.captioner.named_weights().items():
+            tensors[f"{number}/{name}" if len(loaded) > 1 else name] = weight.numpy().astype(np.float16)
     made.mkdir(parents=True)
-    with np.load(source / WEIGHTS, allow_pickle=False) as stored:
-        halves = {name: stored[name].astype(np.float16) for name in stored.files}
-    np.savez_compressed(made / WEIGHTS, allow_pickle=False, **halves)
-    for name in (VOCABULARY, CONFIG):
-        shutil.copyfile(source / name, made / name)
+    np.savez_compressed(made / WEIGHTS, allow_pickle=False, **tensors)
+    shutil.copyfile(model_path(folders[0]) / VOCABULARY, made / VOCABULARY)
+    (made / CONFIG).write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
     model_id = load_model(target).model_id
-    metrics = json.loads((source / METRICS).read_text(encoding="utf-8"))
-    trained_as = metrics["model_id"]
-    card = (source / MODEL_CARD).read_text(encoding="utf-8").replace(trained_as, model_id)
+    metrics = [json.loads((model_path(folder) / METRICS).read_text(encoding="utf-8")) for folder in folders]
     (made / METRICS).write_text(
-        json.dumps({**metrics, "model_id": model_id, "trained_as": trained_as}, indent=2) + "\n", encoding="utf-8"
+        json.dumps({"model_id": model_id, "exported_from": metrics}, indent=2) + "\n", encoding="utf-8"
     )
-    (made / MODEL_CARD).write_text(card, encoding="utf-8")
+    cards = [(model_path(folder) / MODEL_CARD).read_text(encoding="utf-8") for folder in folders]
+    own = f"# Model card: {model_id}\n\nThe float16 weights of the models below"
+    own += ", whose probabilities are averaged.\n\n" if len(loaded) > 1 else ".\n\n"
+    (made / MODEL_CARD).write_text(own + "\n".join(cards).replace("# Model card", "## Model card"), encoding="utf-8")
     return model_id
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from captioner_core.model.captioner import Captioner, ImageState, pool_grid
 from captioner_core.model.decoding import Hypotheses, Step, beam_search, sample
+from captioner_core.model.ensemble import Ensemble, EnsembleState
 from captioner_core.model.folder import LoadedModel
 from captioner_core.text import PAD
 
@@ -32,7 +33,7 @@ class CaptionSearch:
       beam_width: hypotheses kept; the model's own choice where None.
     """
 
-    def __init__(self, captioner: Captioner, beam_width: int | None = None) -> None:
+    def __init__(self, captioner: Captioner | Ensemble, beam_width: int | None = None) -> None:
         self._captioner, config = captioner, captioner.config
         self._beam_width = beam_width or config.beam_width
         shapes = [tf.TensorSpec([None, config.feature_dim]), tf.TensorSpec([None, config.cells, config.feature_dim])]
@@ -73,12 +74,12 @@ def draw_captions(captioner: Captioner, mean: tf.Tensor, cells: tf.Tensor, sampl
     )
 
 
-def _start(state: ImageState, each: int) -> tuple[tf.Tensor, ...]:
+def _start(state: ImageState | EnsembleState, each: int) -> tuple[tf.Tensor, ...]:
     """The first LSTM state of each of an image's hypotheses."""
     return tuple(tf.repeat(tensor[:, tf.newaxis], each, axis=1) for tensor in (state.hidden, state.cell))
 
 
-def _step_of(captioner: Captioner, state: ImageState) -> Step:
+def _step_of(captioner: Any, state: ImageState | EnsembleState) -> Step:
     def step(words: tf.Tensor, lstm: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
         log_prob, hidden, cell = captioner.step(state, words, *lstm)
         return log_prob, (hidden, cell)

@@ -255,15 +255,17 @@ class Trainer:
         """
         state = self._captioner.encode(mean, tf.cast(cells, tf.float32), dropout_seed)
         given, wanted = words[:, :, :-1], words[:, :, 1:]
-        logits = self._captioner.teacher_forced(state, given, dropout_seed)
+        present = tf.not_equal(wanted, PAD)
+        logits = self._captioner.teacher_forced(state, given, present, dropout_seed)
         if drawn:
             logits += unwritten(tf.shape(logits)[-1])
-        log_prob = tf.nn.log_softmax(logits)
-        present = tf.cast(tf.not_equal(wanted, PAD), tf.float32)
-        loss = -tf.gather(log_prob, wanted, batch_dims=3)
-        if smoothing:
-            loss = (1 - smoothing) * loss - smoothing * tf.reduce_mean(log_prob, axis=-1)
-        return tf.reduce_sum(loss * present * weights[:, :, tf.newaxis]), tf.reduce_sum(present)
+        wanted = tf.boolean_mask(wanted, present)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(wanted, logits)
+        if smoothing:  # the mean of -log p over all words is logsumexp minus the mean logit
+            uniform = loss + tf.gather(logits, wanted, batch_dims=1) - tf.reduce_mean(logits, axis=-1)
+            loss = (1 - smoothing) * loss + smoothing * uniform
+        of_caption = tf.repeat(tf.reshape(weights, [-1]), tf.reshape(tf.math.count_nonzero(present, axis=2), [-1]))
+        return tf.reduce_sum(loss * of_caption), tf.cast(tf.size(loss), tf.float32)
 
     def _drawn(self, mean: tf.Tensor, cells: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return draw_captions(self._captioner, mean, cells, self._options.samples, seed)

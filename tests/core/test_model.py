@@ -10,7 +10,7 @@ import tensorflow as tf
 from captioner_core.errors import CaptionerError
 from captioner_core.model.captioner import Captioner, ImageState, pool_grid
 from captioner_core.model.config import CaptionerConfig
-from captioner_core.model.folder import load_model, save_model, shrink_model
+from captioner_core.model.folder import export_model, load_model, save_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.text import Vocabulary
 from captioner_core.training.dataset import pool_cells
@@ -40,17 +40,34 @@ def random_state(captioner, images=3):
     return captioner.encode(tf.reduce_mean(cells, axis=1), cells)
 
 
+def every_step(captioner, state, words):
+    """Logits [batch, captions, steps, vocabulary] of all steps."""
+    logits = captioner.teacher_forced(state, words, tf.ones_like(words, tf.bool))
+    return tf.reshape(logits, [*words.shape, -1])
+
+
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("attention", ["grid", "mean"])
-def test_steps_agree_with_teacher_forcing(vocabulary, attention):
+def test_steps_agree_with_teacher_forcing(vocabulary, attention, layers):
     """Search and training must be the same model, word for word."""
-    captioner = make_captioner(vocabulary, attention=attention)
+    captioner = make_captioner(vocabulary, attention=attention, layers=layers)
     state = random_state(captioner)
     words = np.stack([[vocabulary.encode("two red cats", 4), vocabulary.encode("a dog", 4)]] * 3)
-    expected = tf.nn.log_softmax(captioner.teacher_forced(state, words[:, :, :-1]))
+    expected = tf.nn.log_softmax(every_step(captioner, state, words[:, :, :-1]))
     hidden, cell = (tf.repeat(t[:, None], 2, axis=1) for t in (state.hidden, state.cell))
     for place in range(3):
         log_prob, hidden, cell = captioner.step(ImageState(*state), words[:, :, place], hidden, cell)
         np.testing.assert_allclose(log_prob, expected[:, :, place], atol=1e-5)
+
+
+def test_only_the_steps_asked_for_get_logits(vocabulary):
+    """A mask that took the wrong rows would train every word on another word's context."""
+    captioner = make_captioner(vocabulary, layers=2)
+    state = random_state(captioner)
+    words = np.stack([[vocabulary.encode("two red cats", 4), vocabulary.encode("a dog", 4)]] * 3)
+    wanted = words != 0
+    some = captioner.teacher_forced(state, words, wanted)
+    np.testing.assert_allclose(some, every_step(captioner, state, words)[wanted], atol=1e-6)
 
 
 def test_attention_looks_at_the_cells(vocabulary):
@@ -59,8 +76,8 @@ def test_attention_looks_at_the_cells(vocabulary):
     mean = tf.reduce_mean(cells, axis=1)
     words = vocabulary.encode("a dog", 4)[None, None, :-1]
     changed = tf.concat([-cells[:, :5], cells[:, 5:]], axis=1)
-    one = captioner.teacher_forced(captioner.encode(mean, cells), words)
-    other = captioner.teacher_forced(captioner.encode(mean, changed), words)
+    one = every_step(captioner, captioner.encode(mean, cells), words)
+    other = every_step(captioner, captioner.encode(mean, changed), words)
     assert np.abs(one - other).max() > 1e-4
 
 
@@ -71,7 +88,7 @@ def test_half_precision_computes_about_the_same(vocabulary):
     cells = tf.random.stateless_uniform([2, 25, 16], seed=[0, 1])
     words = np.stack([vocabulary.encode("two red cats", 4)[None, :-1]] * 2)
     one, other = (
-        model.teacher_forced(model.encode(tf.reduce_mean(cells, axis=1), cells), words) for model in (whole, half)
+        every_step(model, model.encode(tf.reduce_mean(cells, axis=1), cells), words) for model in (whole, half)
     )
     assert other.dtype == tf.float32
     assert {variable.dtype for variable in half.trainable_variables} == {"float32"}
@@ -125,8 +142,8 @@ def test_saving_again_replaces(folder, vocabulary):
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
 
 
-def test_a_shrunk_copy_captions_alike(folder, tmp_path):
-    model_id = shrink_model(str(folder), str(tmp_path / "small"))
+def test_an_exported_copy_captions_alike(folder, tmp_path):
+    model_id = export_model([str(folder)], str(tmp_path / "small"))
     assert model_id != load_model(str(folder)).model_id, "other weights, another name"
     assert model_id in (tmp_path / "small" / "MODEL_CARD.md").read_text()
     with np.load(tmp_path / "small" / "weights.npz") as stored:
@@ -138,7 +155,35 @@ def test_a_shrunk_copy_captions_alike(folder, tmp_path):
     )
     np.testing.assert_allclose([one.log_prob for one in small], [one.log_prob for one in whole], rtol=0.01)
     with pytest.raises(CaptionerError, match="exists"):
-        shrink_model(str(folder), str(tmp_path / "small"))
+        export_model([str(folder)], str(tmp_path / "small"))
+
+
+def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
+    """Words, states and members could each be mixed up; the mean of the members' own probabilities tells."""
+    other = tmp_path / "other"
+    config = make_captioner(vocabulary).config
+    save_model(str(other), Captioner(config, seed=8), vocabulary, {}, "card of {model_id}")
+    export_model([str(folder), str(other)], str(tmp_path / "both"))
+    both = load_model(str(tmp_path / "both")).captioner
+    assert both.config.members == 2
+    singles = [make_captioner(vocabulary), Captioner(config, seed=8)]
+    cells = tf.random.stateless_uniform([3, 25, 16], seed=[0, 1])
+    mean = tf.reduce_mean(cells, axis=1)
+    words = np.stack([vocabulary.encode("two red cats", 4)[None]] * 3)
+    expected = [tf.nn.softmax(every_step(one, one.encode(mean, cells), words[:, :, :-1])) for one in singles]
+    state = both.encode(mean, cells)
+    hidden, cell = state.hidden[:, None], state.cell[:, None]
+    for place in range(3):
+        log_prob, hidden, cell = both.step(state, words[:, :, place], hidden, cell)
+        np.testing.assert_allclose(np.exp(log_prob), np.mean(expected, axis=0)[:, :, place], atol=1e-3)
+
+
+def test_models_that_do_not_fit_are_not_joined(folder, tmp_path, vocabulary):
+    other = tmp_path / "other"
+    save_model(str(other), make_captioner(vocabulary, layers=2), vocabulary, {}, "card of {model_id}")
+    with pytest.raises(CaptionerError, match="other sizes"):
+        export_model([str(folder), str(other)], str(tmp_path / "both"))
+    assert not (tmp_path / "both").exists()
 
 
 def _edit_config(folder, **changes):
