@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import logging
 import os
@@ -17,6 +18,7 @@ from captioner_core.options import add_arguments, from_namespace
 
 _INTERRUPTED = 130  # a shell's exit code for SIGINT
 _UNWIND_S = 10.0
+_STRIKE_AGAIN_S = 0.05
 # Beam on Google's clients, which local runs don't have, and on an import that its own model manager needs
 _SAID_ON_EVERY_START = ("apitools not found", "Resource module is not available")
 
@@ -55,7 +57,8 @@ def _heard_interrupts(prog: str) -> Iterator[None]:
 
     Libraries with a bare ``except`` or a callback from C swallow KeyboardInterrupt where it
     happens to strike. Whatever still runs a while after it is ended outright, which loses
-    nothing: nothing is a result before it is committed.
+    nothing: nothing is a result before it is committed. Where Python itself has to ignore it,
+    as in a finalizer, it strikes again a moment later instead of being printed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -73,10 +76,22 @@ def _heard_interrupts(prog: str) -> Iterator[None]:
             timer.start()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    def strike() -> None:
+        if signal.getsignal(signal.SIGINT) is interrupt:  # the block has not ended meanwhile
+            _thread.interrupt_main()
+
+    def again(ignored: sys.UnraisableHookArgs) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            threading.Timer(_STRIKE_AGAIN_S, strike).start()
+        else:
+            ignored_before(ignored)
+
+    before, ignored_before = signal.signal(signal.SIGINT, interrupt), sys.unraisablehook
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = ignored_before
         signal.signal(signal.SIGINT, before)
         timer.cancel()
 

@@ -26,14 +26,39 @@ def work():
 sys.exit(cli.guarded(work, "work"))
 """
 
+IGNORES = """
+import sys, time
+from captioner_core import cli
+
+class Finalized:
+    def __del__(self):
+        print("begun", flush=True)
+        time.sleep(60)
+
+def work():
+    Finalized()
+    time.sleep(60)
+    return 0
+
+sys.exit(cli.guarded(work, "work"))
+"""
+
 
 @pytest.mark.parametrize("caught", ["Exception", "BaseException"])
 def test_an_interrupt_is_heard_even_where_it_is_swallowed(caught):
-    command = [sys.executable, "-c", SWALLOWS.format(caught=caught)]
+    assert interrupted(SWALLOWS.format(caught=caught)) == (130, "work: interrupted; run it again to complete\n")
+
+
+def test_an_interrupt_is_heard_once_where_python_has_to_ignore_it():
+    assert interrupted(IGNORES) == (130, "work: interrupted; run it again to complete\n")
+
+
+def interrupted(program: str) -> tuple[int, str]:
+    """Exit code and stderr of a program that is interrupted once it has printed a line."""
+    command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert said == "work: interrupted; run it again to complete\n"
+    return process.returncode, said
