@@ -21,7 +21,7 @@ from captioner_core.layout import RunLayout
 DEFAULT_ENCODER = "spacy-content"
 DEFAULT_EPOCHS = 15
 ENCODERS = ("spacy-content", "spacy-mean")
-BACKBONES = ("xception",)
+BACKBONES = ("xception", "xception-mirrored")
 PRECISIONS = ("float32", "bfloat16")
 MAX_PIXELS_LIMIT = 178_956_970  # Pillow's own guard against decompression bombs
 
@@ -100,7 +100,11 @@ class ImageOptions:
     max_pixels: int = option(100_000_000, help="images with more pixels are failures, unread", metavar="N")
     max_bytes: int = option(268_435_456, help="files with more bytes are failures, unread", metavar="N")
     max_failures: int | None = option(None, help="exit 1 when more images than this fail", metavar="N")
-    backbone: str = option("xception", help="network that makes the features", choices=BACKBONES)
+    backbone: str = option(
+        "xception",
+        help="network that makes the features; mirrored ones are for training alone (train --mirrored)",
+        choices=BACKBONES,
+    )
 
     def __post_init__(self) -> None:
         _check_run_id(self.output, self.run_id)
@@ -216,6 +220,12 @@ class TrainOptions:
     dataset: str = option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
     features: str = option(help="features table of the dataset's images, with the grid", metavar="URI")
     output: str = option(help="model folder to write", metavar="MODEL_DIR")
+    mirrored: str | None = option(
+        None,
+        help="features table of the mirrored training images (extract --backbone xception-mirrored): "
+        "every other epoch shows an image mirrored",
+        metavar="URI",
+    )
     epochs: int = option(DEFAULT_EPOCHS, help="passes over the training captions", metavar="N")
     batch_size: int = option(16, help="images per step, each with all its captions", metavar="N")
     learning_rate: float = option(1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X")

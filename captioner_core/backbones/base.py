@@ -11,7 +11,10 @@ import numpy.typing as npt
 from captioner_core.errors import CaptionerError
 
 # name -> module and class; imported when asked for, since they load TensorFlow
-_BACKBONES = {"xception": ("captioner_core.backbones.xception", "Xception")}
+_BACKBONES = {
+    "xception": ("captioner_core.backbones.xception", "Xception"),
+    "xception-mirrored": ("captioner_core.backbones.xception", "MirroredXception"),
+}
 
 
 class Backbone(Protocol):

@@ -40,3 +40,15 @@ class Xception:
         """See ``Backbone.features``."""
         averages, grid = self._forward(pixels)
         return averages.numpy(), grid.numpy()
+
+
+class MirroredXception(Xception):
+    """The features of the picture as a mirror shows it, which training may use beside those of the picture.
+
+    The name keeps its features from being taken for those of the picture itself.
+    """
+
+    name = f"{Xception.name}-mirrored"
+
+    def _features(self, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return super()._features(tf.reverse(pixels, axis=[2]))

@@ -46,11 +46,20 @@ class Split:
       captions: as word ids.
       features: of ``Place.rows``, in that order.
       reward: of samples; only self-critical training needs it.
+      mirrored: features of the same images as a mirror shows them.
     """
 
     captions: Captions
     features: FeatureStore
     reward: CaptionReward | None = None
+    mirrored: FeatureStore | None = None
+
+    def seen(self, rows: npt.NDArray[np.int64], mirrored: npt.NDArray[np.bool_]) -> tuple[Any, Any]:
+        """Averages and cells of some rows, of the mirrored images where asked for and there."""
+        mean, cells = self.features.mean[rows], self.features.cells[rows]
+        if self.mirrored is not None:
+            mean[mirrored], cells[mirrored] = self.mirrored.mean[rows[mirrored]], self.mirrored.cells[rows[mirrored]]
+        return mean, cells
 
 
 @dataclass(frozen=True)
@@ -278,9 +287,11 @@ class Trainer:
         if not len(places):  # the last batch may not go round; words of none count for nothing
             words, rows = np.zeros_like(self._train.captions.words[:1]), np.zeros(1, np.int64)
         number = (self._state.epoch * self._order.steps + step) * self._place.replicas + replica
-        features, weights = self._train.features, np.ones(words.shape[:2], np.float32)
+        weights = np.ones(words.shape[:2], np.float32)
         seed = np.array([self._options.seed, number], np.int64)
-        return features.mean[rows], features.cells[rows], _trimmed(words), weights, seed
+        # By place, not by replica: any number of workers must see the same pictures
+        mirrored = (places + self._state.epoch) % 2 == 1 if len(places) else np.zeros(1, np.bool_)
+        return *self._train.seen(rows, mirrored), _trimmed(words), weights, seed
 
     def _reinforced(
         self, shares: Sequence[Batch], places: Sequence[npt.NDArray[np.int64]]

@@ -28,6 +28,8 @@ from captioner_core.training.dataset import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as pads
+
     from captioner_core.training.cluster import Cluster
     from captioner_core.training.devices import Place
     from captioner_core.training.loop import Split
@@ -65,6 +67,7 @@ def _train_here(options: TrainOptions, cluster: Cluster | None) -> str:
     start = time.monotonic()
     captions = _with_dev(read_captions_by_split(options.dataset), options.dataset)
     dataset, extracted, backbone = open_features(options.features)
+    mirrored = _open_mirrored(options.mirrored, backbone, set(captions[TRAIN]) & extracted)
     captions = _with_features(captions, extracted, options)
     place = find_place(cluster)
     if options.batch_size % place.replicas:
@@ -95,9 +98,29 @@ def _train_here(options: TrainOptions, cluster: Cluster | None) -> str:
         own = [ids[row] for row in place.rows(len(ids))]
         reward = CaptionReward(captions[name], vocabulary) if options.reinforce_epochs else None
         encoded = encode_captions(captions[name], vocabulary, config.max_words)
-        return Split(encoded, load_features(dataset, own, config, work), reward)
+        features = load_features(dataset, own, config, work)
+        also = load_features(mirrored, own, config, work) if mirrored is not None and name == TRAIN else None
+        return Split(encoded, features, reward, also)
 
     return _fit_and_save(options, place, config, vocabulary, {TRAIN: split(TRAIN), DEV: split(DEV)}, work, start)
+
+
+def _open_mirrored(uri: str | None, backbone: str, image_ids: set[str]) -> pads.Dataset | None:
+    if uri is None:
+        return None
+    dataset, extracted, mirrored_by = open_features(uri)
+    if mirrored_by != f"{backbone}-mirrored":
+        raise CaptionerError(
+            f"--mirrored {uri!r} holds features of {mirrored_by!r}, not {backbone}-mirrored; "
+            "extract the images with --backbone xception-mirrored"
+        )
+    lacking = sorted(image_ids - extracted)
+    if lacking:
+        raise CaptionerError(
+            f"--mirrored {uri!r} lacks {len(lacking)} of {len(image_ids)} training images, such as {lacking[0]!r}; "
+            "extract them all"
+        )
+    return dataset
 
 
 def _fit_and_save(
@@ -157,7 +180,8 @@ def training_fingerprint(options: TrainOptions) -> str:
     asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ways}
     digest.update(json.dumps(asked, sort_keys=True).encode("utf-8"))
     captions = storage.list_parts(layout.join(options.dataset, layout.DATASET_CAPTIONS))
-    for part in (*captions, *storage.list_parts(options.features)):
+    mirrored = storage.list_parts(options.mirrored) if options.mirrored else []
+    for part in (*captions, *storage.list_parts(options.features), *mirrored):
         file_system, path = storage.resolve(part)
         info = file_system.get_file_info(path)
         digest.update(f"{part}\n{info.size}\n{info.mtime_ns}\n".encode())

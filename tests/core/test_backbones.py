@@ -50,6 +50,13 @@ def test_xception_is_that_of_keras(pixels):
     assert network.count_params() == assets.XCEPTION_PARAMETERS
 
 
+def test_the_mirrored_backbone_sees_the_mirrored_picture(pixels):
+    mean, grid = load_backbone("xception").features(pixels[:, :, ::-1])
+    mirrored_mean, mirrored_grid = load_backbone("xception-mirrored").features(pixels)
+    np.testing.assert_allclose(mirrored_mean, mean, atol=1e-5)
+    np.testing.assert_allclose(mirrored_grid, grid, atol=1e-4)
+
+
 def test_an_unknown_name():
     with pytest.raises(CaptionerError, match="choose one of xception"):
         load_backbone("vgg")

@@ -190,6 +190,49 @@ def test_features_that_do_not_fit_are_refused(source, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+def mirrored_features(source, folder, change=lambda row: {}):
+    """The features table once more, as of mirrored images."""
+    rows = [row | {"backbone": "fake-299-mirrored"} for row in pq.read_table(source / "features").to_pylist()]
+    folder.mkdir(parents=True)
+    pq.write_table(
+        pa.Table.from_pylist([row | change(row) for row in rows], FEATURES_GRID_SCHEMA), folder / "part-00000.parquet"
+    )
+    return str(folder)
+
+
+def test_every_training_image_is_mirrored_in_every_other_epoch(source, tmp_path):
+    same = mirrored_features(source, tmp_path / "same")
+    train(options(source, tmp_path / "without"))
+    train(options(source, tmp_path / "with", mirrored=same))
+    for name, value in weights(tmp_path / "without").items():
+        np.testing.assert_array_equal(weights(tmp_path / "with")[name], value)  # the same pictures at the same time
+
+    image_ids = [f"{number:02d}.jpg" for number in range(24) if number % 6 != 5]
+    for image_id in (image_ids[0], image_ids[1]):  # one of the two turns up mirrored in an epoch, the other in the next
+        broken = mirrored_features(
+            source,
+            tmp_path / image_id,
+            lambda row, image_id=image_id: (
+                {"feature": [float("nan")] * FEATURE_DIM} if row["image_id"] == image_id else {}
+            ),
+        )
+        with pytest.raises(CheckFailed, match="loss is nan"):
+            train(options(source, tmp_path / "broken", mirrored=broken, epochs=2))
+
+
+def test_mirrored_features_that_do_not_fit_are_refused(source, tmp_path):
+    some = mirrored_features(source, tmp_path / "some")
+    pq.write_table(pq.read_table(some).slice(2), Path(some) / "part-00000.parquet")
+    plain = str(source / "features")
+    for mirrored, message in (
+        (some, "lacks 2 of 20 training images, such as '00.jpg'"),
+        (plain, "not fake-299-mirrored"),
+    ):
+        with pytest.raises(CaptionerError, match=message):
+            train(options(source, tmp_path / "model", mirrored=mirrored))
+    assert not (tmp_path / "model").exists()
+
+
 def test_the_fingerprint_names_what_the_model_came_of(source, tmp_path):
     asked = options(source, tmp_path / "model")
     assert training_fingerprint(asked) == training_fingerprint(dataclasses.replace(asked, output="elsewhere"))
