@@ -32,7 +32,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["beam_jobs*", "captioner_core*", "captioner_cli*"]),
-    package_data={"captioner_core": ["py.typed", "report/*.html.j2"]},
+    package_data={"captioner_core": ["py.typed", "report/*.html.j2", "pretrained/*"]},
     install_requires=[
         "apache-beam==2.77.0",
         "tensorflow==2.21.0",

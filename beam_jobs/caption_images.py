@@ -26,7 +26,7 @@ from captioner_core.progress import progress
 INPUT_SIZE = 299
 
 
-def load_models(backbone_name: str, model_dir: str, beam_width: int) -> CaptioningModels:
+def load_models(backbone_name: str, model_dir: str, beam_width: int | None) -> CaptioningModels:
     """Loads backbone and captioner, in a worker.
 
     Raises:
@@ -81,6 +81,8 @@ def run(
     start = time.monotonic()
     run_layout = options.layout
     model = load_model(options.model) if load is None else None  # a bad model shows before work starts
+    if model:  # the manifest states the width that was used
+        options = dataclasses.replace(options, beam_width=options.beam_width or model.config.beam_width)
     runs.prepare_staging(run_layout)
     listing, counts = write_listing(options.images, run_layout)
     load = load or functools.partial(load_models, options.backbone, options.model, options.beam_width)

@@ -20,6 +20,7 @@ from captioner_core.layout import RunLayout
 
 DEFAULT_ENCODER = "spacy-content"
 DEFAULT_EPOCHS = 15
+PRETRAINED = "pretrained"  # the model that comes with the package
 ENCODERS = ("spacy-content", "spacy-mean")
 BACKBONES = ("xception", "xception-mirrored")
 PRECISIONS = ("float32", "bfloat16")
@@ -82,6 +83,12 @@ def check(holds: bool, name: str, value: object, rule: str, remedy: str) -> None
         raise CaptionerError(f"--{name.replace('_', '-')} {value!r} {rule}; {remedy}")
 
 
+def check_beam_width(beam_width: int | None) -> None:
+    """Refuses what no search can keep; None is a model's own choice."""
+    in_range = beam_width is None or 1 <= beam_width <= 20
+    check(in_range, "beam_width", beam_width, "must be 1 to 20", "leave it out for the model's choice")
+
+
 def _check_run_id(root: str, run_id: str) -> None:
     try:
         RunLayout(root, run_id)
@@ -141,12 +148,20 @@ class ExtractOptions(ImageOptions):
 class CaptionOptions(ImageOptions):
     """Options of the job that turns images into captions."""
 
-    model: str = option(help="model folder made by captioner train", metavar="MODEL_DIR")
-    beam_width: int = option(3, help="hypotheses kept while a caption is searched; 1 is greedy", metavar="K")
+    model: str = option(
+        PRETRAINED,
+        help="model folder made by captioner train, or the one that comes with the package",
+        metavar="MODEL_DIR",
+    )
+    beam_width: int | None = option(
+        None,
+        help="hypotheses kept while a caption is searched, 1 is greedy; the model's own choice where not given",
+        metavar="K",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(1 <= self.beam_width <= 20, "beam_width", self.beam_width, "must be 1 to 20", "3 suits most models")
+        check_beam_width(self.beam_width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +212,8 @@ class MatchOptions(SimilarityOptions):
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(SimilarityOptions, CaptionOptions):
     """Options of caption, match and report in one go."""
+
+    output: str = option("out", help="output root; tables go to ROOT/runs/RUN_ID", metavar="ROOT")
 
     def __post_init__(self) -> None:
         SimilarityOptions.__post_init__(self)
@@ -257,7 +274,7 @@ class TrainOptions:
         )
         check(self.layers in (1, 2), "layers", self.layers, "must be 1 or 2", "1 is the default")
         check(self.min_word_count >= 1, "min_word_count", self.min_word_count, "must be 1 or more", "3 is the default")
-        check(1 <= self.beam_width <= 20, "beam_width", self.beam_width, "must be 1 to 20", "3 is the default")
+        check_beam_width(self.beam_width)
         check(self.seed >= 0, "seed", self.seed, "must be 0 or more", "0 is the default")
         check(0 <= self.dropout < 1, "dropout", self.dropout, "must be 0 or more and below 1", "0.4 is the default")
         passes = self.reinforce_epochs

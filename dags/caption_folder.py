@@ -16,7 +16,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, get_current_context, task
 
 from captioner_core.layout import RunLayout
-from captioner_core.options import DEFAULT_ENCODER, ENCODERS
+from captioner_core.options import DEFAULT_ENCODER, ENCODERS, PRETRAINED
 
 
 @dag(
@@ -29,7 +29,7 @@ from captioner_core.options import DEFAULT_ENCODER, ENCODERS
         "images": Param(type="string", minLength=1, title="Images", description="Folder of images to caption."),
         "output": Param(type="string", minLength=1, title="Output root", description="Tables go to ROOT/runs/RUN_ID."),
         "run_id": Param("run", type="string", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", title="Run id"),
-        "model": Param(type="string", minLength=1, title="Model", description="Folder made by captioner train."),
+        "model": Param(PRETRAINED, type="string", minLength=1, description="pretrained, or a folder that train made."),
         "index": Param([], type="array", items={"type": "string"}, description="Captions tables to match against."),
         "threshold": Param(0.9, type="number", minimum=-1, maximum=1, description="Least cosine of a match."),
         "top_k": Param(10, type="integer", minimum=0, maximum=10_000, description="Matches kept for each image."),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from captioner_core.errors import CaptionerError
-from captioner_core.options import add_arguments, check, from_namespace, option
+from captioner_core.options import PRETRAINED, add_arguments, check_beam_width, from_namespace, option
 
 if TYPE_CHECKING:
     from captioner_core.model.folder import LoadedModel
@@ -33,8 +33,7 @@ class EvaluateOptions:
     show: int = option(10, help="captions to show", metavar="N")
 
     def __post_init__(self) -> None:
-        in_range = self.beam_width is None or 1 <= self.beam_width <= 20
-        check(in_range, "beam_width", self.beam_width, "must be 1 to 20", "leave it out for the model's choice")
+        check_beam_width(self.beam_width)
 
 
 def register(subparsers: Any) -> None:
@@ -52,7 +51,7 @@ def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(EvaluateOptions, namespace)
     from captioner_core import storage
     from captioner_core.evaluation import has_java, record, reliability, score
-    from captioner_core.model.folder import PRETRAINED, load_model
+    from captioner_core.model.folder import load_model
     from captioner_core.training.dataset import read_captions_by_split
 
     references = read_captions_by_split(options.dataset).get(options.split)

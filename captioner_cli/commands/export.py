@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from captioner_core.errors import CaptionerError
-from captioner_core.options import add_arguments, from_namespace, option
+from captioner_core.options import add_arguments, check, check_beam_width, from_namespace, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,21 @@ class ExportOptions:
         (), help="model folder; repeated, they become an ensemble whose probabilities are averaged", metavar="MODEL_DIR"
     )
     output: str = option(help="model folder to make", metavar="MODEL_DIR")
+    beam_width: int | None = option(
+        None, help="hypotheses that searches with it keep; the first model's where not given", metavar="K"
+    )
+    length_penalty: float | None = option(
+        None,
+        help="exponent of the length normalisation in searches with it: 0 ranks by probability alone, higher favours "
+        "longer captions; the first model's where not given",
+        metavar="X",
+    )
 
     def __post_init__(self) -> None:
+        check_beam_width(self.beam_width)
+        exponent = self.length_penalty
+        in_range = exponent is None or (math.isfinite(exponent) and 0 <= exponent <= 5)
+        check(in_range, "length_penalty", exponent, "must be from 0 to 5", "0.7 is what training sets")
         if not self.model:
             raise CaptionerError("no --model given; name at least one model folder")
 
@@ -39,5 +53,6 @@ def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(ExportOptions, namespace)
     from captioner_core.model.folder import export_model
 
-    print(f"model {export_model(options.model, options.output)} in {options.output}")
+    model_id = export_model(options.model, options.output, options.beam_width, options.length_penalty)
+    print(f"model {model_id} in {options.output}")
     return 0

@@ -22,6 +22,7 @@ import numpy as np
 
 from captioner_core.errors import CaptionerError
 from captioner_core.model.config import CaptionerConfig
+from captioner_core.options import PRETRAINED
 from captioner_core.text import Vocabulary
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ VOCABULARY = "vocabulary.json"
 CONFIG = "config.json"
 METRICS = "metrics.json"
 MODEL_CARD = "MODEL_CARD.md"
-PRETRAINED = "pretrained"
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,9 @@ def _model_id(folder: Path) -> str:
     return f"lstm-{digest.hexdigest()[:16]}"
 
 
-def export_model(folders: Sequence[str], target: str) -> str:
+def export_model(
+    folders: Sequence[str], target: str, beam_width: int | None = None, length_penalty: float | None = None
+) -> str:
     """Writes one or several models as one, with weights as float16, which is how a model is shipped.
 
     Several become an ensemble. Its metrics hold the histories of its members and no evaluation:
@@ -148,6 +150,8 @@ def export_model(folders: Sequence[str], target: str) -> str:
     Args:
       folders: of models of one configuration and one vocabulary.
       target: folder to make.
+      beam_width: of searches with it; that of the first model where None.
+      length_penalty: likewise.
 
     Returns:
       The new model's id.
@@ -165,7 +169,13 @@ def export_model(folders: Sequence[str], target: str) -> str:
                 f"model folder {folder!r} has other sizes or words than {folders[0]!r}, or is an ensemble; "
                 "join models trained with the same options but the seed"
             )
-    config = dataclasses.replace(loaded[0].config, members=len(loaded))
+    first = loaded[0].config
+    config = dataclasses.replace(
+        first,
+        members=len(loaded),
+        beam_width=first.beam_width if beam_width is None else beam_width,
+        length_penalty=first.length_penalty if length_penalty is None else length_penalty,
+    )
     tensors = {}
     for number, model in enumerate(loaded):
         for name, weight in model.captioner.named_weights().items():

@@ -20,7 +20,7 @@ GOOD = {
     ExtractOptions: {"images": "in", "output": "out"},
     CaptionOptions: {"images": "in", "output": "out", "model": "m"},
     MatchOptions: {"captions": "c", "output": "out", "index": ("i",)},
-    RunOptions: {"images": "in", "output": "out", "model": "m"},
+    RunOptions: {"images": "in"},
     TrainOptions: {"dataset": "d", "features": "f", "output": "m"},
 }
 
@@ -48,6 +48,7 @@ def test_defaults_are_accepted(options_class):
         (MatchOptions, "index", ()),
         (RunOptions, "threshold", -2.0),
         (RunOptions, "beam_width", 21),
+        (TrainOptions, "beam_width", 0),
         (TrainOptions, "epochs", 0),
         (TrainOptions, "learning_rate", float("inf")),
         (TrainOptions, "units", 12),
