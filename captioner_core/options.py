@@ -248,7 +248,6 @@ class TrainOptions:
     learning_rate: float = option(1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X")
     attention: str = option("grid", help="what the decoder looks at", choices=("grid", "mean"))
     units: int = option(256, help="width of an LSTM", metavar="N")
-    layers: int = option(1, help="LSTMs: 2 adds one after attention", metavar="N")
     dropout: float = option(0.4, help="share of values dropped at embeddings and outputs", metavar="X")
     min_word_count: int = option(3, help="words seen fewer times in training become unknown", metavar="N")
     beam_width: int = option(3, help="beam width that the model card states and captions use", metavar="K")
@@ -272,7 +271,6 @@ class TrainOptions:
             "must be a multiple of 8 up to 4096",
             "try 256",
         )
-        check(self.layers in (1, 2), "layers", self.layers, "must be 1 or 2", "1 is the default")
         check(self.min_word_count >= 1, "min_word_count", self.min_word_count, "must be 1 or more", "3 is the default")
         check_beam_width(self.beam_width)
         check(self.seed >= 0, "seed", self.seed, "must be 0 or more", "0 is the default")

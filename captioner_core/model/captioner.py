@@ -2,16 +2,13 @@
 
 The LSTM runs over the words first and attention follows (Luong et al. 2015,
 https://arxiv.org/abs/1508.04025), with several heads of scaled dot products
-(Vaswani et al. 2017, section 3.2). A second LSTM may follow, which remembers what was
-attended to (Anderson et al. 2018, https://arxiv.org/abs/1707.07998, but without its feedback
-into the first). So the whole teacher-forced sequence is one call an LSTM and a few matrix
-products. What depends on the image alone is computed once an image and shared by its
-captions in training and by its hypotheses in search.
+(Vaswani et al. 2017, section 3.2). So the whole teacher-forced sequence is one call of the
+LSTM and a few matrix products. What depends on the image alone is computed once an image and
+shared by its captions in training and by its hypotheses in search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -19,14 +16,14 @@ import tensorflow as tf
 
 from captioner_core.model.config import GRID_SIDE, CaptionerConfig
 
-_DROP_MEAN, _DROP_CELLS, _DROP_EMBEDDING, _DROP_OUTPUT, _DROP_LANGUAGE = range(5)
+_DROP_MEAN, _DROP_CELLS, _DROP_EMBEDDING, _DROP_OUTPUT = range(4)
 
 
 class ImageState(NamedTuple):
     """What the decoder needs to know of a batch of images.
 
     ``keys`` and ``values`` are float32 [batch, cells, units]; ``hidden`` and ``cell``, the
-    first state of all LSTMs side by side, are float32 [batch, layers * units].
+    first state of the LSTM, are float32 [batch, units].
     """
 
     keys: tf.Tensor
@@ -63,18 +60,14 @@ class Captioner(keras.Model):
             dtype=policy,
         )
 
-        def lstm(name: str) -> keras.layers.LSTM:
-            return keras.layers.LSTM(
-                config.units,
-                return_sequences=True,
-                kernel_initializer=keras.initializers.GlorotUniform(seeds),
-                recurrent_initializer=keras.initializers.Orthogonal(seed=seeds),
-                name=name,
-                dtype=policy,
-            )
-
-        self.lstm = lstm("lstm")
-        self.language_lstm = lstm("language_lstm") if config.layers == 2 else None
+        self.lstm = keras.layers.LSTM(
+            config.units,
+            return_sequences=True,
+            kernel_initializer=keras.initializers.GlorotUniform(seeds),
+            recurrent_initializer=keras.initializers.Orthogonal(seed=seeds),
+            name="lstm",
+            dtype=policy,
+        )
         self.first_hidden = dense(config.units, "first_hidden", "tanh")
         self.first_cell = dense(config.units, "first_cell")
         self.cell_features = dense(config.units, "cell_features", "relu")
@@ -90,8 +83,6 @@ class Captioner(keras.Model):
         config = self.config
         self.embedding.build((None, None))
         self.lstm.build((None, None, config.embedding_dim))
-        if self.language_lstm is not None:
-            self.language_lstm.build((None, None, 2 * config.units))
         self.normalise.build((None, config.feature_dim))
         for layer in (self.first_hidden, self.first_cell, self.cell_features):
             layer.build((None, config.feature_dim))
@@ -114,8 +105,8 @@ class Captioner(keras.Model):
         """Dropout that depends on the seed alone, so that a step done again drops the same values."""
         if seed is None or not self.config.dropout:
             return tensor
-        rate = self.config.dropout / 2 if place in (_DROP_MEAN, _DROP_CELLS) else self.config.dropout
-        return tf.nn.experimental.stateless_dropout(tensor, rate, tf.random.experimental.stateless_fold_in(seed, place))
+        seed = tf.random.experimental.stateless_fold_in(seed, place)
+        return tf.nn.experimental.stateless_dropout(tensor, self.config.dropout, seed)
 
     def encode(self, mean: tf.Tensor, cells: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> ImageState:
         """What the decoder needs of each image.
@@ -129,10 +120,7 @@ class Captioner(keras.Model):
         cells = self._drop(self.normalise(cells), _DROP_CELLS, dropout_seed)
         projected = self.cell_features(cells)
         projected += tf.cast(self.positions, projected.dtype)  # where a cell lies is not in its features
-        hidden, cell = self.first_hidden(mean), self.first_cell(mean)
-        if self.language_lstm is not None:  # which starts from nothing
-            hidden, cell = (tf.concat([first, tf.zeros_like(first)], axis=-1) for first in (hidden, cell))
-        return ImageState(self.keys(projected), self.values(projected), hidden, cell)
+        return ImageState(self.keys(projected), self.values(projected), self.first_hidden(mean), self.first_cell(mean))
 
     def teacher_forced(
         self, state: ImageState, words: tf.Tensor, present: tf.Tensor, dropout_seed: tf.Tensor | None = None
@@ -149,14 +137,12 @@ class Captioner(keras.Model):
           float32 [wanted steps, vocabulary]: the vocabulary is the widest product of all, so
           none is made for the end of short captions.
         """
+        batch, captions, steps = tf.unstack(tf.shape(words))
         embedded = self._drop(self.embedding(words), _DROP_EMBEDDING, dropout_seed)
-        first = zip(*(tf.split(part, self.config.layers, axis=-1) for part in (state.hidden, state.cell)), strict=True)
-        hidden = _over_captions(self.lstm, embedded, next(first))
-        context = self._attend(state, hidden)
-        if self.language_lstm is not None:
-            joined = self._drop(tf.concat([hidden, context], axis=-1), _DROP_LANGUAGE, dropout_seed)
-            hidden = _over_captions(self.language_lstm, joined, next(first))
-        joined = tf.boolean_mask(tf.concat([hidden, context], axis=-1), present)
+        flat = tf.reshape(embedded, [batch * captions, steps, self.config.embedding_dim])
+        first = [tf.repeat(state.hidden, captions, axis=0), tf.repeat(state.cell, captions, axis=0)]
+        hidden = tf.reshape(self.lstm(flat, initial_state=first), [batch, captions, steps, self.config.units])
+        joined = tf.boolean_mask(tf.concat([hidden, self._attend(state, hidden)], axis=-1), present)
         return self._logits(joined, dropout_seed)
 
     def step(
@@ -167,20 +153,19 @@ class Captioner(keras.Model):
         Args:
           state: of the images.
           words: int32 [batch, beams], the last word of each hypothesis.
-          hidden: float32 [batch, beams, layers * units].
-          cell: float32 [batch, beams, layers * units].
+          hidden: float32 [batch, beams, units].
+          cell: float32 [batch, beams, units].
 
         Returns:
           Log-probabilities float32 [batch, beams, vocabulary], then the new hidden and cell.
         """
-        previous = zip(*(tf.split(part, self.config.layers, axis=-1) for part in (hidden, cell)), strict=True)
-        states = [_one_step(self.lstm, self.embedding(words), next(previous))]
-        context = self._attend(state, states[0][0][:, :, tf.newaxis])[:, :, 0]
-        if self.language_lstm is not None:
-            states.append(_one_step(self.language_lstm, tf.concat([states[0][0], context], axis=-1), next(previous)))
-        logits = self._logits(tf.concat([states[-1][0], context], axis=-1), None)
-        hidden, cell = (tf.concat(parts, axis=-1) for parts in zip(*states, strict=True))
-        return tf.nn.log_softmax(logits), hidden, cell
+        batch, beams = tf.unstack(tf.shape(words))
+        flat = tf.reshape(self.embedding(words), [batch * beams, self.config.embedding_dim])
+        previous = [tf.reshape(part, [batch * beams, self.config.units]) for part in (hidden, cell)]
+        _, states = self.lstm.cell(flat, previous, training=False)
+        hidden, cell = (tf.reshape(part, [batch, beams, self.config.units]) for part in states)
+        context = self._attend(state, hidden[:, :, tf.newaxis])[:, :, 0]
+        return tf.nn.log_softmax(self._logits(tf.concat([hidden, context], axis=-1), None)), hidden, cell
 
     def _logits(self, joined: tf.Tensor, dropout_seed: tf.Tensor | None) -> tf.Tensor:
         """float32 [..., vocabulary] of hidden state and context side by side."""
@@ -202,22 +187,6 @@ class Captioner(keras.Model):
         weights = tf.nn.softmax(tf.cast(scores, tf.float32) / width**0.5)
         context = tf.einsum("bcthg,bghd->bcthd", tf.cast(weights, hidden.dtype), split(state.values))
         return tf.reshape(context, tf.shape(hidden))
-
-
-def _over_captions(lstm: keras.layers.LSTM, inputs: tf.Tensor, first: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Hidden states [batch, captions, steps, units] of an LSTM that starts each caption from its image's state."""
-    batch, captions, steps = tf.unstack(tf.shape(inputs)[:3])
-    flat = tf.reshape(inputs, [batch * captions, steps, inputs.shape[-1]])
-    hidden = lstm(flat, initial_state=[tf.repeat(part, captions, axis=0) for part in first])
-    return tf.reshape(hidden, [batch, captions, steps, lstm.units])
-
-
-def _one_step(lstm: keras.layers.LSTM, inputs: tf.Tensor, previous: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Hidden and cell [batch, beams, units] a step on."""
-    batch, beams = tf.unstack(tf.shape(inputs)[:2])
-    flat = [tf.reshape(tensor, [batch * beams, tensor.shape[-1]]) for tensor in (inputs, *previous)]
-    _, states = lstm.cell(flat[0], flat[1:], training=False)
-    return [tf.reshape(tensor, [batch, beams, lstm.units]) for tensor in states]
 
 
 def pool_grid(grid: tf.Tensor, config: CaptionerConfig) -> tf.Tensor:

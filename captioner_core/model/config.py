@@ -23,7 +23,6 @@ class CaptionerConfig:
       attention: ``grid`` to attend over cells of the map, ``mean`` for the average alone.
       grid_side: the 10 x 10 map is averaged to this many cells a side before attention.
       units: width of an LSTM.
-      layers: 2 for a second LSTM, after attention.
       members: captioners whose probabilities are averaged; see ``ensemble``.
       embedding_dim: width of the word embeddings.
       heads: attention heads.
@@ -39,7 +38,6 @@ class CaptionerConfig:
     attention: str = "grid"
     grid_side: int = 5
     units: int = 256
-    layers: int = 1
     members: int = 1
     embedding_dim: int = 256
     heads: int = 8
@@ -53,8 +51,6 @@ class CaptionerConfig:
             raise CaptionerError(f"attention {self.attention!r} is not known; choose 'grid' or 'mean'")
         if self.grid_side < 1 or GRID_SIDE % self.grid_side:
             raise CaptionerError(f"grid_side {self.grid_side} must divide {GRID_SIDE}; choose 5")
-        if self.layers not in (1, 2):
-            raise CaptionerError(f"layers {self.layers} is not known; choose 1 or 2")
         if self.members < 1:
             raise CaptionerError(f"members {self.members} must be positive; choose 1")
         if self.units % self.heads:

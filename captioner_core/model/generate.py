@@ -62,8 +62,11 @@ class CaptionSearch:
 
 
 def draw_captions(captioner: Captioner, mean: tf.Tensor, cells: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
-    """Captions drawn from the model's probabilities, int32 [batch, samples, steps]; see ``decoding.sample``."""
-    state = captioner.encode(mean, tf.cast(cells, tf.float32))
+    """Captions drawn from the model's probabilities, int32 [batch, samples, steps]; see ``decoding.sample``.
+
+    ``seed`` also drops values of the features, as the loss then does with the same seed.
+    """
+    state = captioner.encode(mean, tf.cast(cells, tf.float32), seed)
     return sample(
         _step_of(captioner, state),
         _start(state, samples),

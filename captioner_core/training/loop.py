@@ -126,7 +126,7 @@ class Trainer:
         """Trains, and leaves the captioner with the weights of the best epoch.
 
         Teacher forcing keeps the weights of least dev loss; self-critical training goes on from
-        them and keeps those of the highest CIDEr on dev.
+        them and keeps those of the highest reward on dev.
 
         Raises:
           CheckFailed: the loss is not a number.
@@ -159,7 +159,7 @@ class Trainer:
         return float(loss / max(words, 1.0))
 
     def evaluate_reward(self) -> float:
-        """Mean CIDEr-D of the captions that the search finds for dev."""
+        """Mean reward of the captions that the search finds for dev."""
         assert self._dev.reward is not None
         total = np.zeros(2)
         for places, (mean, cells) in self._dev_batches():
@@ -236,8 +236,7 @@ class Trainer:
     ) -> tf.Tensor:
         """Summed loss, number of words and requests to stop, over all replicas; the weights are a step on."""
         with tf.GradientTape() as tape:
-            dropout_seed, smoothing = (None, 0.0) if reinforcing else (seed, LABEL_SMOOTHING)
-            loss, count = self._loss(mean, cells, words, weights, dropout_seed, smoothing, drawn=reinforcing)
+            loss, count = self._loss(mean, cells, words, weights, seed, reinforcing)
         variables = self._captioner.trainable_variables
         gradients = tape.gradient(loss, variables)
         context = tf.distribute.get_replica_context()
@@ -254,25 +253,27 @@ class Trainer:
         words: tf.Tensor,
         weights: tf.Tensor,
         dropout_seed: tf.Tensor | None = None,
-        smoothing: float = 0.0,
         drawn: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Summed cross-entropy, each caption by its weight, and the number of words.
 
-        Captions drawn from the model get the probability with which they were drawn: what is never
-        drawn has none, or a bad caption's probability would flow to where no reward is ever seen.
+        Captions of people are learnt with dropout and label smoothing. Those drawn from the model get
+        the probability with which they were drawn: from the same features, their dropout included, and
+        none for what is never drawn, or a bad caption's probability would flow to where no reward is seen.
         """
         state = self._captioner.encode(mean, tf.cast(cells, tf.float32), dropout_seed)
         given, wanted = words[:, :, :-1], words[:, :, 1:]
         present = tf.not_equal(wanted, PAD)
-        logits = self._captioner.teacher_forced(state, given, present, dropout_seed)
+        logits = self._captioner.teacher_forced(state, given, present, None if drawn else dropout_seed)
         if drawn:
             logits += unwritten(tf.shape(logits)[-1])
         wanted = tf.boolean_mask(wanted, present)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(wanted, logits)
-        if smoothing:  # the mean of -log p over all words is logsumexp minus the mean logit
+        if (
+            dropout_seed is not None and not drawn
+        ):  # the mean of -log p over all words is logsumexp minus the mean logit
             uniform = loss + tf.gather(logits, wanted, batch_dims=1) - tf.reduce_mean(logits, axis=-1)
-            loss = (1 - smoothing) * loss + smoothing * uniform
+            loss = (1 - LABEL_SMOOTHING) * loss + LABEL_SMOOTHING * uniform
         of_caption = tf.repeat(tf.reshape(weights, [-1]), tf.reshape(tf.math.count_nonzero(present, axis=2), [-1]))
         return tf.reduce_sum(loss * of_caption), tf.cast(tf.size(loss), tf.float32)
 

@@ -29,7 +29,7 @@ class EpochLog:
         came_to = f"loss {result.train_loss:.3f}" if result.train_loss is not None else f"reward {result.reward:.3f}"
         dev = f"dev loss {result.dev_loss:.3f}"
         if result.dev_reward is not None:
-            dev += f", dev CIDEr {result.dev_reward:.3f}"
+            dev += f", dev reward {result.dev_reward:.3f}"
         line = f"train: epoch {result.epoch}/{self._epochs}, {came_to}, {dev}, {result.captions_per_s:.0f} captions/s"
         print(f"{line}, {left:.0f} s left", file=sys.stderr, flush=True)
         with self._writer.as_default(step=result.epoch):

@@ -7,17 +7,21 @@ second run of the search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from captioner_core.text import END, START, Vocabulary, tokenize
-from captioner_core.training.cider import CiderReward
+from captioner_core.training.rewards import BleuReward, CiderReward, RecallReward, Reward
+
+References = Sequence[Sequence[Sequence[int]]]
+# What samples are judged by, with its weight
+REWARDS: Mapping[Callable[[References], Reward], float] = {CiderReward: 1.0, BleuReward: 1.0, RecallReward: 1.0}
 
 
 class CaptionReward:
-    """CIDEr-D of captions in a model's word ids, END included.
+    """The weighted sum of ``REWARDS`` of captions in a model's word ids.
 
     END counts as a word, or captions would learn to break off where a good n-gram ends.
 
@@ -31,7 +35,8 @@ class CaptionReward:
         listed = [[tokenize(caption) for caption in texts] for texts in captions.values()]
         for word in sorted({word for texts in listed for words in texts for word in words} - set(ids)):
             ids[word] = len(ids)
-        self._cider = CiderReward([[[*(ids[w] for w in words), END] for words in texts] for texts in listed])
+        references = [[[*(ids[w] for w in words), END] for words in texts] for texts in listed]
+        self._rewards = [(kind(references), weight) for kind, weight in REWARDS.items()]
 
     def of(self, images: npt.NDArray[np.int64], words: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """The reward of each sample.
@@ -45,7 +50,9 @@ class CaptionReward:
         """
         batch, samples, _ = words.shape
         captions = [_with_end(row) for row in words.reshape(batch * samples, -1)]
-        return self._cider.score(np.repeat(images, samples).tolist(), captions).reshape(batch, samples)
+        places = np.repeat(images, samples).tolist()
+        total = sum(weight * reward.score(places, captions) for reward, weight in self._rewards)
+        return np.asarray(total, np.float32).reshape(batch, samples)
 
 
 def advantages(reward: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -83,7 +83,6 @@ def _train_here(options: TrainOptions, cluster: Cluster | None) -> str:
         vocabulary_size=len(vocabulary),
         attention=options.attention,
         units=options.units,
-        layers=options.layers,
         dropout=options.dropout,
         beam_width=options.beam_width,
     )
