@@ -17,7 +17,7 @@ from captioner_core import images, layout, storage
 from captioner_core.backbones.base import Backbone
 from captioner_core.errors import CaptionerError
 from captioner_core.listing import read_bytes
-from captioner_core.model.folder import METRICS
+from captioner_core.model.folder import METRICS, write_card
 from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
 from captioner_core.schemas import GRID_CELLS
 from captioner_core.text import tokenize
@@ -160,9 +160,11 @@ def _tokenized(captions: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def record(model_dir: str, figures: Mapping[str, Any]) -> None:
-    """Adds an evaluation to the model's metrics.json, in place of an earlier one of the same split and beam width."""
+    """Adds an evaluation to a model's metrics.json and card, in place of one of the same split and beam width."""
     uri = layout.join(model_dir, METRICS)
     metrics = storage.read_json(uri) if storage.exists(uri) else {}
     same = ("split", "beam_width", "dataset")
     others = [one for one in metrics.get("evaluations", []) if any(one.get(name) != figures[name] for name in same)]
-    storage.write_json(uri, {**metrics, "evaluations": [*others, dict(figures)]})
+    metrics = {**metrics, "evaluations": [*others, dict(figures)]}
+    storage.write_json(uri, metrics)
+    write_card(model_dir)

@@ -38,6 +38,7 @@ class DatasetSummary:
       captions: number of captions.
       left_out: what was not used, and how much of it, by a sentence's subject such as
         ``images without a caption``.
+      licence: what its owners allow, a sentence.
     """
 
     name: str
@@ -45,6 +46,7 @@ class DatasetSummary:
     images: Mapping[str, int]
     captions: int
     left_out: Mapping[str, int] = field(default_factory=dict)
+    licence: str = ""
 
     def lines(self) -> list[str]:
         """The summary for a person; what was left out is said even where it is little."""
@@ -62,10 +64,11 @@ class DatasetWriter:
       output: the folder.
       name: of the dataset.
       options: what was asked for; ``is_built`` compares them.
+      licence: what the data's owners allow; model cards state it.
     """
 
-    def __init__(self, output: Path, name: str, options: Mapping[str, Any]) -> None:
-        self._output, self._name, self._options = output, name, dict(options)
+    def __init__(self, output: Path, name: str, options: Mapping[str, Any], licence: str = "") -> None:
+        self._output, self._name, self._options, self._licence = output, name, dict(options), licence
         self.images = output / layout.DATASET_IMAGES
         self.left_out: Counter[str] = Counter()
         self.images.mkdir(parents=True, exist_ok=True)
@@ -95,7 +98,7 @@ class DatasetWriter:
         self._remove_others(set(captions))
         counts = Counter(splits[image_id] for image_id in captions)
         images = {split: counts[split] for split in SPLITS if counts[split]}
-        summary = DatasetSummary(self._name, self._options, images, len(rows), dict(self.left_out))
+        summary = DatasetSummary(self._name, self._options, images, len(rows), dict(self.left_out), self._licence)
         storage.write_json(str(self._output / layout.DATASET_SUMMARY), dataclasses.asdict(summary))
         return summary
 

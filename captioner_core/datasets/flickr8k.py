@@ -16,6 +16,10 @@ from captioner_core.errors import CaptionerError
 IMAGES_ZIP = "Flickr8k_Dataset.zip"
 TEXT_ZIP = "Flickr8k_text.zip"
 _ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
+_LICENCE = (
+    "Flickr8k is offered for non-commercial research and teaching; its photographs belong to their owners on Flickr. "
+    "Cite Hodosh, Young and Hockenmaier (2013), Framing Image Description as a Ranking Task, JAIR 47."
+)
 _TOKENS = "Flickr8k.token.txt"
 _LISTS = {
     "train": "Flickr_8k.trainImages.txt",
@@ -47,7 +51,7 @@ def build(output: Path, *, source: Path | None, cache: Path, limit: int | None =
             raise CaptionerError(
                 f"{name} is not in {str(folder)!r}; put it there or leave FLICKR8K_DIR out to download it"
             )
-    writer = DatasetWriter(output, "flickr8k", options(limit))
+    writer = DatasetWriter(output, "flickr8k", options(limit), _LICENCE)
     try:
         with zipfile.ZipFile(folder / TEXT_ZIP) as text, zipfile.ZipFile(folder / IMAGES_ZIP) as images:
             return _build(writer, text, images, limit)

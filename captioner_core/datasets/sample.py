@@ -132,7 +132,9 @@ def build(output: Path, *, images: int = DEFAULT_IMAGES, seed: int = 0) -> Datas
         raise CaptionerError(f"{images} images of the sample are not {_FEWEST} to {_MOST}; 800 is the default")
     if seed < 0:
         raise CaptionerError(f"--seed {seed} must be 0 or more; 0 is the default")
-    writer = DatasetWriter(output, "sample", options(images, seed))
+    writer = DatasetWriter(
+        output, "sample", options(images, seed), "Drawn and written by this program; free for any use."
+    )
     written, splits = {}, {}
     with progress("sample", images):
         for index in range(images):

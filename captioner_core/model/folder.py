@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from captioner_core.errors import CaptionerError
+from captioner_core.model.card import model_card
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.options import PRETRAINED
 from captioner_core.text import Vocabulary
@@ -49,7 +50,7 @@ class LoadedModel:
         return self.captioner.config
 
 
-def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metrics: Any, card: str) -> str:
+def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metrics: Any) -> str:
     """Writes a model folder whole or not at all, replacing one that is there.
 
     Args:
@@ -57,7 +58,6 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
       captioner: the network.
       vocabulary: its words.
       metrics: what training measured, as JSON.
-      card: the model card, Markdown; ``{model_id}`` in it is filled in.
 
     Returns:
       The model id.
@@ -73,11 +73,19 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
         (made / CONFIG).write_text(json.dumps(captioner.config.to_json(), indent=2) + "\n", encoding="utf-8")
         model_id = _model_id(made)
         (made / METRICS).write_text(json.dumps({"model_id": model_id, **metrics}, indent=2) + "\n", encoding="utf-8")
-        (made / MODEL_CARD).write_text(card.replace("{model_id}", model_id), encoding="utf-8")
+        write_card(str(made))
         if target.exists():
             target.rename(Path(scratch) / "replaced")
         made.rename(target)
     return model_id
+
+
+def write_card(folder: str) -> None:
+    """Writes the model card anew from what else the folder holds."""
+    path = Path(folder)
+    config = CaptionerConfig.from_json(json.loads((path / CONFIG).read_text(encoding="utf-8")))
+    metrics = json.loads((path / METRICS).read_text(encoding="utf-8"))
+    (path / MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
 
 
 def load_model(folder: str) -> LoadedModel:
@@ -189,10 +197,7 @@ def export_model(
     (made / METRICS).write_text(
         json.dumps({"model_id": model_id, "exported_from": metrics}, indent=2) + "\n", encoding="utf-8"
     )
-    cards = [(model_path(folder) / MODEL_CARD).read_text(encoding="utf-8") for folder in folders]
-    own = f"# Model card: {model_id}\n\nThe float16 weights of the models below"
-    own += ", whose probabilities are averaged.\n\n" if len(loaded) > 1 else ".\n\n"
-    (made / MODEL_CARD).write_text(own + "\n".join(cards).replace("# Model card", "## Model card"), encoding="utf-8")
+    write_card(target)
     return model_id
 
 

@@ -160,13 +160,14 @@ def _fit_and_save(
         metrics = {
             "history": state.history,
             "best_epoch": state.best_epoch,
+            "dataset": _dataset_summary(options.dataset),
             "images": {name: len(split.captions) for name, split in splits.items()},
             "captions": {name: split.captions.caption_count for name, split in splits.items()},
             "seconds": round(time.monotonic() - start, 1),
             "options": dataclasses.asdict(options),
             "training_fingerprint": fingerprint,
         }
-        model_id = save_model(options.output, captioner, vocabulary, metrics, _card(options, config, metrics))
+        model_id = save_model(options.output, captioner, vocabulary, metrics)
         checkpoint.unlink(missing_ok=True)
     place.sum_over_workers(np.zeros(1))  # nobody leaves before the model is written
     return model_id
@@ -218,23 +219,8 @@ def _with_features(
     return kept
 
 
-def _card(options: TrainOptions, config: CaptionerConfig, metrics: dict[str, Any]) -> str:
-    trained = {what: metrics[what][TRAIN] for what in ("images", "captions")}
-    best = metrics["history"][metrics["best_epoch"] - 1]
-    return f"""# Model card: {{model_id}}
-
-LSTM captioner over `{config.backbone}` features, attention: {config.attention}.
-
-| | |
-|---|---|
-| trained on | `{options.dataset}`, split train: {trained["images"]} images, {trained["captions"]} captions |
-| chosen on | split dev: {metrics["images"][DEV]} images; epoch {metrics["best_epoch"]} of {options.epochs} |
-| dev loss | {best["dev_loss"]:.4f} nats a word |
-| vocabulary | {config.vocabulary_size} words, seen at least {options.min_word_count} times |
-| search | beam width {config.beam_width}, length penalty {config.length_penalty} |
-| training time | {metrics["seconds"]} s |
-
-Intended for captioning pictures like those it was trained on; on others its captions are guesses.
-It knows the words of its training captions alone, with whatever bias their writers had.
-The images and captions keep the licence of their dataset.
-"""
+def _dataset_summary(dataset: str) -> dict[str, Any]:
+    """Name and licence of a dataset, where its folder states them."""
+    uri = layout.join(dataset, layout.DATASET_SUMMARY)
+    summary = storage.read_json(uri) if storage.exists(uri) else {}
+    return {name: summary[name] for name in ("name", "licence") if name in summary}

@@ -42,7 +42,7 @@ def model_dir(tmp_path_factory):
     from captioner_core.model.captioner import Captioner
 
     folder = tmp_path_factory.mktemp("models") / "model"
-    save_model(str(folder), Captioner(config, seed=1), vocabulary, {"history": []}, "card {model_id}")
+    save_model(str(folder), Captioner(config, seed=1), vocabulary, {"history": []})
     return str(folder)
 
 

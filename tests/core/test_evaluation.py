@@ -72,6 +72,9 @@ def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):  # noqa: 
     assert metrics["model_id"] == model_id == figures["model_id"]
     assert [one["beam_width"] for one in metrics["evaluations"]] == [1, 2], "the same again replaces"
     assert figures["images"] == 4
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert card.count("| dev | 4 |") == 2
+    assert f"{figures['scores']['CIDEr']:.3f}" in card
     assert {"BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr"} <= figures["scores"].keys()
 
 

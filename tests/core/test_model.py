@@ -108,7 +108,7 @@ def test_pooling_in_training_and_in_use_is_the_same(vocabulary, attention):
 @pytest.fixture
 def folder(tmp_path, vocabulary):
     path = tmp_path / "model"
-    save_model(str(path), make_captioner(vocabulary), vocabulary, {"history": []}, "card of {model_id}")
+    save_model(str(path), make_captioner(vocabulary), vocabulary, {"history": []})
     return path
 
 
@@ -136,7 +136,7 @@ def test_captions_depend_on_their_own_image_alone(folder):
 
 def test_saving_again_replaces(folder, vocabulary):
     (folder / "stray").write_text("x")
-    save_model(str(folder), make_captioner(vocabulary), vocabulary, {}, "card")
+    save_model(str(folder), make_captioner(vocabulary), vocabulary, {})
     assert not (folder / "stray").exists()
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
 
@@ -161,7 +161,7 @@ def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
     """Words, states and members could each be mixed up; the mean of the members' own probabilities tells."""
     other = tmp_path / "other"
     config = make_captioner(vocabulary).config
-    save_model(str(other), Captioner(config, seed=8), vocabulary, {}, "card of {model_id}")
+    save_model(str(other), Captioner(config, seed=8), vocabulary, {})
     export_model([str(folder), str(other)], str(tmp_path / "both"))
     both = load_model(str(tmp_path / "both")).captioner
     assert both.config.members == 2
@@ -179,7 +179,7 @@ def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
 
 def test_models_that_do_not_fit_are_not_joined(folder, tmp_path, vocabulary):
     other = tmp_path / "other"
-    save_model(str(other), make_captioner(vocabulary, attention="mean"), vocabulary, {}, "card of {model_id}")
+    save_model(str(other), make_captioner(vocabulary, attention="mean"), vocabulary, {})
     with pytest.raises(CaptionerError, match="other sizes"):
         export_model([str(folder), str(other)], str(tmp_path / "both"))
     assert not (tmp_path / "both").exists()

@@ -141,7 +141,12 @@ def test_the_model_folder_is_whole_and_says_what_it_is(source, tmp_path):
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert metrics["images"] == {"train": 20, "dev": 4}
     assert metrics["captions"] == {"train": 40, "dev": 8}
-    assert model_id in (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert model_id in card
+    assert "20 images, 40 captions" in card
+    assert f"captioner train --dataset {source / 'dataset'} " in card
+    assert "--units 32" in card
+    assert "--samples" not in card, "what was not asked for"
 
 
 def test_a_loss_that_is_no_number_leaves_the_old_model(source, tmp_path, monkeypatch):

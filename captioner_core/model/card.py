@@ -1,0 +1,102 @@
+"""The model card: what a model was made of, how well it does, and what it is not for."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from captioner_core.model.config import CaptionerConfig
+from captioner_core.options import TrainOptions
+
+_METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+
+_USE = """## Use
+
+Intended for captioning photographs like those it was trained on; on others its captions are guesses.
+It knows the words of its training captions alone, with whatever bias their writers had: decide
+nothing about people by what it says of them."""
+
+
+def model_card(config: CaptionerConfig, metrics: Mapping[str, Any]) -> str:
+    """The card, Markdown.
+
+    Args:
+      config: of the model.
+      metrics: what its metrics.json holds: what training measured, or that of each member of an
+        exported model as ``exported_from``, and its evaluations.
+    """
+    trainings = [one for one in metrics.get("exported_from", [metrics]) if "options" in one]
+    parts = [
+        f"# Model card: {metrics['model_id']}\n\n{_what(config)}",
+        *(_trained(config, trainings) if trainings else ()),
+        *_measured(metrics.get("evaluations", [])),
+        _USE,
+        *_licences(trainings),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(config: CaptionerConfig) -> str:
+    members = (
+        f"{config.members} LSTM captioners whose probabilities are averaged" if config.members > 1 else "LSTM captioner"
+    )
+    looked_at = f"the {config.grid_side} x {config.grid_side} grid" if config.attention == "grid" else "the average"
+    return (
+        f"{members}, attending to {looked_at} of `{config.backbone}` features. {config.vocabulary_size} words, "
+        f"{config.units} units, beam width {config.beam_width}, length penalty {config.length_penalty}."
+    )
+
+
+def _trained(config: CaptionerConfig, trainings: Sequence[Mapping[str, Any]]) -> list[str]:
+    first, count = trainings[0], len(trainings)
+    images, captions = first["images"], first["captions"]
+    rows = {
+        "trained on": f"{images['train']} images, {captions['train']} captions: split train of {_name(first)}",
+        "chosen on": f"{images['dev']} images: split dev",
+        "best epoch": ", ".join(f"{one['best_epoch']} of {len(one['history'])}" for one in trainings),
+        "dev loss": ", ".join(f"{one['history'][one['best_epoch'] - 1]['dev_loss']:.3f}" for one in trainings)
+        + " nats a word",
+        "training time": ", ".join(f"{one['seconds']:.0f} s" for one in trainings),
+    }
+    commands = [_train_command(one["options"]) for one in trainings]
+    if count > 1:
+        models = " ".join(f"--model {shlex.quote(one['options']['output'])}" for one in trainings)
+        search = f"--beam-width {config.beam_width} --length-penalty {config.length_penalty}"
+        commands.append(f"captioner export {models} {search} --output MODEL_DIR")
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return [f"## Training\n\n| | |\n|---|---|\n{table}", "```sh\n" + "\n".join(commands) + "\n```"]
+
+
+def _train_command(asked: Mapping[str, Any]) -> str:
+    """The command line that asks for these options."""
+    given = []
+    for field in dataclasses.fields(TrainOptions):
+        if field.name in asked and asked[field.name] != field.default:
+            given.append(f"--{field.name.replace('_', '-')} {shlex.quote(str(asked[field.name]))}")
+    return " ".join(["captioner train", *given])
+
+
+def _measured(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not evaluations:
+        return []
+    names = [name for name in _METRICS if any(name in one["scores"] for one in evaluations)]
+    lines = [f"| split | images | beam | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
+    for one in evaluations:
+        scores = " | ".join(f"{one['scores'][name]:.3f}" if name in one["scores"] else "" for name in names)
+        lines.append(f"| {one['split']} | {one['images']} | {one['beam_width']} | {scores} |")
+    tokenizer = evaluations[-1]["tokenizer"]
+    return [
+        "## Measured\n\nAgainst all human captions of each image, with pycocoevalcap; tokenizer: " + f"{tokenizer}.",
+        "\n".join(lines),
+    ]
+
+
+def _name(training: Mapping[str, Any]) -> str:
+    return f"`{training.get('dataset', {}).get('name') or training['options']['dataset']}`"
+
+
+def _licences(trainings: Sequence[Mapping[str, Any]]) -> list[str]:
+    said = sorted({one.get("dataset", {}).get("licence") or "that of the dataset's owner" for one in trainings})
+    return [f"## Licence of the training data\n\n{line}" for line in said]
