@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := captioner_core beam_jobs captioner_cli dags tests bench setup.py
 
-.PHONY: help run-local test test-cluster lint typecheck bench lock clean
+.PHONY: help run-local pretrained test test-cluster lint typecheck bench lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -36,6 +36,22 @@ run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLI
 	@$(BIN)/captioner run-local --dataset "$$DATASET" --out "$$OUT" --threshold="$$THRESHOLD" --top-k="$$TOP_K" --workers="$$WORKERS" \
 		$${FLICKR8K_DIR:+--flickr8k-dir "$$FLICKR8K_DIR"} $${LIMIT:+--limit="$$LIMIT"} $${IMAGES:+--images "$$IMAGES"} \
 		$${EPOCHS:+--epochs="$$EPOCHS"} $${MAX_FAILURES:+--max-failures="$$MAX_FAILURES"}
+
+# What captioner_core/pretrained was made by; three seeds, so that the ensemble stays below 20 MB.
+PRETRAINED_TRAIN := --epochs 12 --reinforce-epochs 16 --reinforce-rate 2e-4 --dropout 0.5 --min-word-count 5 --beam-width 5
+pretrained: $(VENV)/run.stamp  ## train the model that comes with the package anew: FLICKR8K_DIR= OUT=
+	@$(BIN)/captioner assets
+	@$(BIN)/captioner dataset flickr8k $${FLICKR8K_DIR:+--source "$$FLICKR8K_DIR"} --output "$$OUT/datasets/flickr8k"
+	@$(BIN)/captioner extract --images "$$OUT/datasets/flickr8k/images" --output "$$OUT" --run-id flickr8k
+	@$(BIN)/captioner extract --images "$$OUT/datasets/flickr8k/images" --output "$$OUT" --run-id flickr8k-mirrored \
+		--backbone xception-mirrored
+	@set -e; for seed in 0 1 2; do $(BIN)/captioner train --dataset "$$OUT/datasets/flickr8k" --seed $$seed \
+		--features "$$OUT/runs/flickr8k/features" --mirrored "$$OUT/runs/flickr8k-mirrored/features" \
+		--output "$$OUT/pretrained/seed$$seed" $(PRETRAINED_TRAIN); done
+	@$(BIN)/captioner export --model "$$OUT/pretrained/seed0" --model "$$OUT/pretrained/seed1" --model "$$OUT/pretrained/seed2" \
+		--output "$$OUT/pretrained/model"
+	@$(BIN)/captioner evaluate --model "$$OUT/pretrained/model" --dataset "$$OUT/datasets/flickr8k" \
+		--features "$$OUT/runs/flickr8k/features"
 
 test: $(VENV)/dev.stamp  ## the whole test suite that needs no cluster and no browser
 	@$(BIN)/captioner assets

@@ -10,7 +10,7 @@ def register(subparsers: Any) -> None:
     """Adds the subcommand."""
     parser = subparsers.add_parser(
         "assets",
-        help="fetch and verify Xception weights and spaCy vectors",
+        help="fetch and verify Xception weights and spaCy vectors, verify the pretrained captioner",
         description="Fetches what is missing or damaged in the cache ($CAPTIONER_CACHE, else ~/.cache/captioner).",
     )
     parser.set_defaults(handler=_run)
@@ -18,8 +18,11 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     from captioner_core import assets
+    from captioner_core.model.folder import check_pretrained
 
     for asset in assets.ASSETS:
         folder, fetched = assets.ensure(asset)
         print(f"{asset.title}: {'fetched' if fetched else 'verified'}, {folder}", flush=True)
+    path, model_id = check_pretrained()
+    print(f"pretrained captioner {model_id}: verified, {path}", flush=True)
     return 0

@@ -147,6 +147,23 @@ def _model_id(folder: Path) -> str:
     return f"lstm-{digest.hexdigest()[:16]}"
 
 
+def check_pretrained() -> tuple[Path, str]:
+    """Folder and id of the model that comes with the package.
+
+    Raises:
+      CaptionerError: it is not there, or not what it was when it was made.
+    """
+    path = model_path(PRETRAINED)
+    try:
+        made_as = json.loads((path / METRICS).read_text(encoding="utf-8"))["model_id"]
+        whole = _model_id(path) == made_as
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        whole = False
+    if not whole:
+        raise CaptionerError(f"the package's own model in {str(path)!r} is missing or damaged; install captioner again")
+    return path, made_as
+
+
 def export_model(
     folders: Sequence[str], target: str, beam_width: int | None = None, length_penalty: float | None = None
 ) -> str:
