@@ -1,0 +1,69 @@
+"""The model that comes with the package: whole, small, used unless another is named, and good at photographs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from captioner_cli.main import main
+from captioner_core.assets import cache_dir
+from captioner_core.datasets import flickr8k, sample
+from captioner_core.errors import CaptionerError
+from captioner_core.model import folder
+from captioner_core.model.folder import check_pretrained, load_model
+from captioner_core.options import PRETRAINED
+from captioner_core.runs import read_manifest
+from captioner_core.verify import verify
+
+
+def test_it_is_whole_and_small():
+    path, model_id = check_pretrained()
+    model = load_model(PRETRAINED)
+    assert model.model_id == model_id
+    assert sum(file.stat().st_size for file in path.iterdir()) <= 20_000_000
+    card = (path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert model_id in card
+    measured = json.loads((path / "metrics.json").read_text(encoding="utf-8"))["evaluations"]
+    assert [one["split"] for one in measured] == ["dev"]
+    assert measured[0]["model_id"] == model_id, "the figures are those of these very weights"
+    assert f"{measured[0]['scores']['CIDEr']:.3f}" in card
+
+
+def test_damage_is_said(tmp_path, monkeypatch):
+    copy = tmp_path / PRETRAINED
+    shutil.copytree(check_pretrained()[0], copy)
+    monkeypatch.setattr(folder, "model_path", lambda _: copy)
+    words = json.loads((copy / "vocabulary.json").read_text(encoding="utf-8"))
+    (copy / "vocabulary.json").write_text(json.dumps([*words[:-2], words[-1], words[-2]]), encoding="utf-8")
+    with pytest.raises(CaptionerError, match="install captioner again"):
+        check_pretrained()
+
+
+def test_run_needs_nothing_but_a_folder(tmp_path, monkeypatch):
+    sample.build(tmp_path / "data", images=30)
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--images", "data/images"]) == 0
+    manifest = read_manifest("out/runs/run")
+    assert manifest["model"] == {"path": PRETRAINED, "model_id": check_pretrained()[1]}
+    assert manifest["options"]["beam_width"] == load_model(PRETRAINED).config.beam_width, "the one that was used"
+    assert manifest["counts"]["captions"] == 30
+    assert verify("out/runs/run") == []
+
+
+@pytest.mark.skipif("FLICKR8K_DIR" not in os.environ, reason="FLICKR8K_DIR names no Flickr8k")
+def test_it_captions_photographs_that_it_never_saw(tmp_path):
+    """Pictures scaled or mirrored otherwise than in training, or words mixed up, would halve these figures."""
+    source = Path(os.environ["FLICKR8K_DIR"])
+    flickr8k.build(tmp_path / "data", source=source, cache=cache_dir(), limit=700)
+    dev = pq.read_table(tmp_path / "data" / "captions.parquet", filters=[("split", "=", "dev")])
+    assert len(set(dev.column("image_id").to_pylist())) >= 80
+    figures = tmp_path / "figures.json"
+    assert main(["evaluate", "--model", PRETRAINED, "--dataset", str(tmp_path / "data"), "--output", str(figures)]) == 0
+    scores = json.loads(figures.read_text(encoding="utf-8"))["scores"]
+    assert scores["BLEU-4"] > 0.17
+    assert scores["CIDEr"] > 0.4
