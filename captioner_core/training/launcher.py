@@ -46,7 +46,7 @@ def train_on_workers(options: TrainOptions) -> str:
 def arguments_of(options: TrainOptions) -> list[str]:
     """The command line that gives these options to one worker."""
     asked = {**dataclasses.asdict(options), "workers": 1}
-    return [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
+    return [f"--{name.replace('_', '-')}={value}" for name, value in asked.items() if value is not None]
 
 
 def _start(options: TrainOptions, cluster: Cluster) -> subprocess.Popen[bytes]:

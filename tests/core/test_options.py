@@ -15,6 +15,7 @@ from captioner_core.options import (
     add_arguments,
     from_namespace,
 )
+from captioner_core.training.launcher import arguments_of
 
 GOOD = {
     ExtractOptions: {"images": "in", "output": "out"},
@@ -77,6 +78,14 @@ def test_arguments_make_the_same_options():
         "max_failures": 3,
     }
     assert options == RunOptions(**expected)
+
+
+@pytest.mark.parametrize("mirrored", [None, "m"])
+def test_a_worker_is_given_the_launchers_options(mirrored):
+    asked = TrainOptions(dataset="d", features="f", output="o", mirrored=mirrored, seed=3)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, TrainOptions)
+    assert from_namespace(TrainOptions, parser.parse_args(arguments_of(asked))) == asked
 
 
 def test_a_switch_can_be_turned_off():
