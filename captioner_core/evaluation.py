@@ -165,6 +165,6 @@ def record(model_dir: str, figures: Mapping[str, Any]) -> None:
     metrics = storage.read_json(uri) if storage.exists(uri) else {}
     same = ("split", "beam_width", "dataset")
     others = [one for one in metrics.get("evaluations", []) if any(one.get(name) != figures[name] for name in same)]
-    metrics = {**metrics, "evaluations": [*others, dict(figures)]}
-    storage.write_json(uri, metrics)
+    known = {"model_id": figures["model_id"], **metrics}  # of a folder without metrics this is all
+    storage.write_json(uri, {**known, "evaluations": [*others, dict(figures)]})
     write_card(model_dir)

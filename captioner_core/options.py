@@ -12,6 +12,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,6 +33,10 @@ T = TypeVar("T")
 def option(default: Any = dataclasses.MISSING, *, help: str, metavar: str | None = None, choices: Any = None) -> Any:
     """A dataclass field that is also a command-line option."""
     return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "choices": choices})
+
+
+def _output_root(default: Any = dataclasses.MISSING) -> Any:
+    return option(default, help="output root; tables go to ROOT/runs/RUN_ID", metavar="ROOT")
 
 
 def add_arguments(parser: argparse.ArgumentParser, options_class: type) -> None:
@@ -77,6 +82,19 @@ def _plain_type(hint: Any) -> Any:
     return typing.get_origin(hint) or hint
 
 
+def given_options(options_class: type, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The command-line options and their values that ``from_namespace`` would make these values of.
+
+    What is as it is by default is left out, as are names that are no options.
+    """
+    fields = [field for field in dataclasses.fields(options_class) if field.name in values]
+    return [
+        ("--" + field.name.replace("_", "-"), str(values[field.name]))
+        for field in fields
+        if values[field.name] != field.default
+    ]
+
+
 def check(holds: bool, name: str, value: object, rule: str, remedy: str) -> None:
     """Raises the one line that a bad option deserves."""
     if not holds:
@@ -86,7 +104,7 @@ def check(holds: bool, name: str, value: object, rule: str, remedy: str) -> None
 def check_beam_width(beam_width: int | None) -> None:
     """Refuses what no search can keep; None is a model's own choice."""
     in_range = beam_width is None or 1 <= beam_width <= 20
-    check(in_range, "beam_width", beam_width, "must be 1 to 20", "leave it out for the model's choice")
+    check(in_range, "beam_width", beam_width, "must be 1 to 20", "3 suits most models")
 
 
 def _check_run_id(root: str, run_id: str) -> None:
@@ -101,7 +119,7 @@ class ImageOptions:
     """What every job that reads images takes."""
 
     images: str = option(help="folder of images, searched through all its subfolders", metavar="DIR")
-    output: str = option(help="output root; tables go to ROOT/runs/RUN_ID", metavar="ROOT")
+    output: str = _output_root()
     run_id: str = option("run", help="name of this run; the same name again replaces the run", metavar="ID")
     batch_size: int = option(32, help="images per call of the network", metavar="N")
     max_pixels: int = option(100_000_000, help="images with more pixels are failures, unread", metavar="N")
@@ -195,7 +213,7 @@ class MatchOptions(SimilarityOptions):
     """Options of the job that turns captions into matches."""
 
     captions: str = option(help="captions table whose images are matched", metavar="URI")
-    output: str = option(help="output root; tables go to ROOT/runs/RUN_ID", metavar="ROOT")
+    output: str = _output_root()
     run_id: str = option("run", help="name of this run; the same name again replaces its matches", metavar="ID")
 
     def __post_init__(self) -> None:
@@ -213,7 +231,7 @@ class MatchOptions(SimilarityOptions):
 class RunOptions(SimilarityOptions, CaptionOptions):
     """Options of caption, match and report in one go."""
 
-    output: str = option("out", help="output root; tables go to ROOT/runs/RUN_ID", metavar="ROOT")
+    output: str = _output_root("out")
 
     def __post_init__(self) -> None:
         SimilarityOptions.__post_init__(self)
@@ -248,7 +266,7 @@ class TrainOptions:
     learning_rate: float = option(1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X")
     attention: str = option("grid", help="what the decoder looks at", choices=("grid", "mean"))
     units: int = option(256, help="width of an LSTM", metavar="N")
-    dropout: float = option(0.4, help="share of values dropped at embeddings and outputs", metavar="X")
+    dropout: float = option(0.4, help="share of values dropped at features, embeddings and outputs", metavar="X")
     min_word_count: int = option(3, help="words seen fewer times in training become unknown", metavar="N")
     beam_width: int = option(3, help="beam width that the model card states and captions use", metavar="K")
     seed: int = option(0, help="seed of initial weights, dropout and order", metavar="N")

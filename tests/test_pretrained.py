@@ -44,6 +44,16 @@ def test_damage_is_said(tmp_path, monkeypatch):
         check_pretrained()
 
 
+def test_a_byte_changed_in_compressed_weights_is_one_line(tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(check_pretrained()[0], copy)
+    weights = bytearray((copy / "weights.npz").read_bytes())
+    weights[200:220] = bytes(20)  # in the first tensor's compressed stream
+    (copy / "weights.npz").write_bytes(weights)
+    with pytest.raises(CaptionerError, match="is damaged"):
+        load_model(str(copy))
+
+
 def test_run_needs_nothing_but_a_folder(tmp_path, monkeypatch):
     sample.build(tmp_path / "data", images=30)
     monkeypatch.chdir(tmp_path)

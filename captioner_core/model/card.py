@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from captioner_core.model.config import CaptionerConfig
-from captioner_core.options import TrainOptions
+from captioner_core.options import TrainOptions, given_options
 
 _METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
@@ -33,7 +32,7 @@ def model_card(config: CaptionerConfig, metrics: Mapping[str, Any]) -> str:
         *(_trained(config, trainings) if trainings else ()),
         *_measured(metrics.get("evaluations", [])),
         _USE,
-        *_licences(trainings),
+        *(f"## Licence of the training data\n\n{_licence(one)}" for one in trainings[:1]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -50,32 +49,25 @@ def _what(config: CaptionerConfig) -> str:
 
 
 def _trained(config: CaptionerConfig, trainings: Sequence[Mapping[str, Any]]) -> list[str]:
-    first, count = trainings[0], len(trainings)
-    images, captions = first["images"], first["captions"]
+    images, captions = trainings[0]["images"], trainings[0]["captions"]
+    dev_losses = (one["history"][one["best_epoch"] - 1]["dev_loss"] for one in trainings)
     rows = {
-        "trained on": f"{images['train']} images, {captions['train']} captions: split train of {_name(first)}",
+        "trained on": f"{images['train']} images, {captions['train']} captions: split train of {_name(trainings[0])}",
         "chosen on": f"{images['dev']} images: split dev",
         "best epoch": ", ".join(f"{one['best_epoch']} of {len(one['history'])}" for one in trainings),
-        "dev loss": ", ".join(f"{one['history'][one['best_epoch'] - 1]['dev_loss']:.3f}" for one in trainings)
-        + " nats a word",
+        "dev loss": f"{', '.join(f'{loss:.3f}' for loss in dev_losses)} nats a word",
         "training time": ", ".join(f"{one['seconds']:.0f} s" for one in trainings),
     }
-    commands = [_train_command(one["options"]) for one in trainings]
-    if count > 1:
+    commands = [
+        " ".join(["captioner train", *(f"{name} {shlex.quote(value)}" for name, value in given)])
+        for given in (given_options(TrainOptions, one["options"]) for one in trainings)
+    ]
+    if len(trainings) > 1:
         models = " ".join(f"--model {shlex.quote(one['options']['output'])}" for one in trainings)
         search = f"--beam-width {config.beam_width} --length-penalty {config.length_penalty}"
         commands.append(f"captioner export {models} {search} --output MODEL_DIR")
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return [f"## Training\n\n| | |\n|---|---|\n{table}", "```sh\n" + "\n".join(commands) + "\n```"]
-
-
-def _train_command(asked: Mapping[str, Any]) -> str:
-    """The command line that asks for these options."""
-    given = []
-    for field in dataclasses.fields(TrainOptions):
-        if field.name in asked and asked[field.name] != field.default:
-            given.append(f"--{field.name.replace('_', '-')} {shlex.quote(str(asked[field.name]))}")
-    return " ".join(["captioner train", *given])
 
 
 def _measured(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -86,17 +78,13 @@ def _measured(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
     for one in evaluations:
         scores = " | ".join(f"{one['scores'][name]:.3f}" if name in one["scores"] else "" for name in names)
         lines.append(f"| {one['split']} | {one['images']} | {one['beam_width']} | {scores} |")
-    tokenizer = evaluations[-1]["tokenizer"]
-    return [
-        "## Measured\n\nAgainst all human captions of each image, with pycocoevalcap; tokenizer: " + f"{tokenizer}.",
-        "\n".join(lines),
-    ]
+    how = f"Against all human captions of each image, with pycocoevalcap; tokenizer: {evaluations[-1]['tokenizer']}."
+    return [f"## Measured\n\n{how}", "\n".join(lines)]
 
 
 def _name(training: Mapping[str, Any]) -> str:
     return f"`{training.get('dataset', {}).get('name') or training['options']['dataset']}`"
 
 
-def _licences(trainings: Sequence[Mapping[str, Any]]) -> list[str]:
-    said = sorted({one.get("dataset", {}).get("licence") or "that of the dataset's owner" for one in trainings})
-    return [f"## Licence of the training data\n\n{line}" for line in said]
+def _licence(training: Mapping[str, Any]) -> str:
+    return training.get("dataset", {}).get("licence") or "The images and captions keep the licence of their dataset."

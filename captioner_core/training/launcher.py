@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from captioner_core import layout, storage
 from captioner_core.errors import CheckFailed
 from captioner_core.model.folder import METRICS
-from captioner_core.options import TrainOptions
+from captioner_core.options import TrainOptions, given_options
 from captioner_core.training.cluster import Cluster
 from captioner_core.training.stopping import Interrupted, StopRequest, stop_on_signals
 
@@ -46,7 +46,7 @@ def train_on_workers(options: TrainOptions) -> str:
 def arguments_of(options: TrainOptions) -> list[str]:
     """The command line that gives these options to one worker."""
     asked = {**dataclasses.asdict(options), "workers": 1}
-    return [f"--{name.replace('_', '-')}={value}" for name, value in asked.items() if value is not None]
+    return [f"{name}={value}" for name, value in given_options(TrainOptions, asked)]
 
 
 def _start(options: TrainOptions, cluster: Cluster) -> subprocess.Popen[bytes]:

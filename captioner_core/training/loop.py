@@ -264,14 +264,13 @@ class Trainer:
         state = self._captioner.encode(mean, tf.cast(cells, tf.float32), dropout_seed)
         given, wanted = words[:, :, :-1], words[:, :, 1:]
         present = tf.not_equal(wanted, PAD)
-        logits = self._captioner.teacher_forced(state, given, present, None if drawn else dropout_seed)
+        word_seed = None if drawn else dropout_seed
+        logits = self._captioner.teacher_forced(state, given, present, word_seed)
         if drawn:
             logits += unwritten(tf.shape(logits)[-1])
         wanted = tf.boolean_mask(wanted, present)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(wanted, logits)
-        if (
-            dropout_seed is not None and not drawn
-        ):  # the mean of -log p over all words is logsumexp minus the mean logit
+        if word_seed is not None:  # the mean of -log p over all words is logsumexp minus the mean logit
             uniform = loss + tf.gather(logits, wanted, batch_dims=1) - tf.reduce_mean(logits, axis=-1)
             loss = (1 - LABEL_SMOOTHING) * loss + LABEL_SMOOTHING * uniform
         of_caption = tf.repeat(tf.reshape(weights, [-1]), tf.reshape(tf.math.count_nonzero(present, axis=2), [-1]))

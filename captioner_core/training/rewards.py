@@ -2,16 +2,16 @@
 
 Captions are sequences of word ids; their n-grams are packed into integers, which makes them
 cheap to look up. All classes take for each image its references, each a sequence of word ids
-below 2**20 - 1, and score as soon as a caption is sampled.
+below 2**20 - 1; a caption can be scored as soon as it is sampled.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ _SIGMA = 6.0
 _SCALE = 10.0
 _BITS = 20  # of a word's id in a packed n-gram
 _RECALL_WEIGHT = 0.85  # METEOR's alpha
+
+References = Sequence[Sequence[Sequence[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +34,27 @@ class _Weighted:
     length: int
 
 
-class Reward(Protocol):
+class Reward(ABC):
     """Scores captions against the references of their images."""
+
+    @abstractmethod
+    def __init__(self, references: References) -> None: ...
+
+    @abstractmethod
+    def _score(self, image: int, caption: Sequence[int]) -> float: ...
 
     def score(self, images: Sequence[int], captions: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """float32 [len(captions)], of captions of the images at those places among the references."""
-        ...
+        return np.array([self._score(*pair) for pair in zip(images, captions, strict=True)], np.float32)
 
 
-class CiderReward:
+class CiderReward(Reward):
     """CIDEr-D, 0 to 10: Vedantam et al. 2015 (https://arxiv.org/abs/1411.5726), as pycocoevalcap computes it.
 
     The document frequencies are those of the references given.
     """
 
-    def __init__(self, references: Sequence[Sequence[Sequence[int]]]) -> None:
+    def __init__(self, references: References) -> None:
         counted = [[_counts(caption) for caption in listed] for listed in references]
         found: Counter[int] = Counter()
         for listed in counted:
@@ -56,14 +64,6 @@ class CiderReward:
         self._idf = {ngram: images - math.log(count) for ngram, count in found.items()}
         self._references = [[self._weighted(caption) for caption in listed] for listed in counted]
 
-    def score(self, images: Sequence[int], captions: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        """See ``Reward.score``."""
-        scores = [
-            self._score(self._weighted(_counts(caption)), self._references[image])
-            for image, caption in zip(images, captions, strict=True)
-        ]
-        return np.array(scores, np.float32)
-
     def _weighted(self, counts: Sequence[Counter[int]]) -> _Weighted:
         vectors = tuple(
             {ngram: count * self._idf.get(ngram, self._unseen) for ngram, count in order.items()} for order in counts
@@ -71,8 +71,8 @@ class CiderReward:
         norms = tuple(math.sqrt(sum(weight * weight for weight in vector.values())) for vector in vectors)
         return _Weighted(vectors, norms, sum(counts[1].values()))
 
-    def _score(self, hypothesis: _Weighted, references: Sequence[_Weighted]) -> float:
-        total = 0.0
+    def _score(self, image: int, caption: Sequence[int]) -> float:
+        hypothesis, references, total = self._weighted(_counts(caption)), self._references[image], 0.0
         for reference in references:
             similarity = 0.0
             for ours, theirs, norm, other in zip(
@@ -88,20 +88,16 @@ class CiderReward:
         return _SCALE * total / max(len(references), 1)
 
 
-class BleuReward:
+class BleuReward(Reward):
     """BLEU-4 of a sentence, 0 to 1, with one added to matches and totals above unigrams.
 
     Papineni et al. 2002 (https://aclanthology.org/P02-1040); the smoothing is that of Lin and Och
     2004 (https://aclanthology.org/C04-1072). Short captions pay, which CIDEr alone hardly asks of them.
     """
 
-    def __init__(self, references: Sequence[Sequence[Sequence[int]]]) -> None:
+    def __init__(self, references: References) -> None:
         self._lengths = [[len(caption) for caption in listed] for listed in references]
         self._most = [_union(map(_counts, listed)) for listed in references]
-
-    def score(self, images: Sequence[int], captions: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        """See ``Reward.score``."""
-        return np.array([self._score(*pair) for pair in zip(images, captions, strict=True)], np.float32)
 
     def _score(self, image: int, caption: Sequence[int]) -> float:
         precision = 0.0
@@ -115,19 +111,15 @@ class BleuReward:
         return math.exp(precision + min(0.0, 1 - closest / length))
 
 
-class RecallReward:
+class RecallReward(Reward):
     """The F of unigrams with METEOR's weight on recall, 0 to 1, against the best reference.
 
     Denkowski and Lavie 2014 (https://aclanthology.org/W14-3348), of whose matches it has the exact
     ones alone: the others need tables of stems and synonyms.
     """
 
-    def __init__(self, references: Sequence[Sequence[Sequence[int]]]) -> None:
+    def __init__(self, references: References) -> None:
         self._references = [[Counter(caption) for caption in listed] for listed in references]
-
-    def score(self, images: Sequence[int], captions: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        """See ``Reward.score``."""
-        return np.array([self._score(*pair) for pair in zip(images, captions, strict=True)], np.float32)
 
     def _score(self, image: int, caption: Sequence[int]) -> float:
         counts, best = Counter(caption), 0.0

@@ -7,7 +7,7 @@ second run of the search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,8 @@ import numpy.typing as npt
 from captioner_core.text import END, START, Vocabulary, tokenize
 from captioner_core.training.rewards import BleuReward, CiderReward, RecallReward, Reward
 
-References = Sequence[Sequence[Sequence[int]]]
 # What samples are judged by, with its weight
-REWARDS: Mapping[Callable[[References], Reward], float] = {CiderReward: 1.0, BleuReward: 1.0, RecallReward: 1.0}
+REWARDS: Mapping[type[Reward], float] = {CiderReward: 1.0, BleuReward: 1.0, RecallReward: 1.0}
 
 
 class CaptionReward:

@@ -78,6 +78,15 @@ def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):  # noqa: 
     assert {"BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr"} <= figures["scores"].keys()
 
 
+def test_a_model_folder_without_metrics_is_evaluated_too(source, tmp_path):  # noqa: F811
+    model_id = train(options(source, tmp_path / "model", epochs=1))
+    (tmp_path / "model" / "metrics.json").unlink()
+    command = ["evaluate", "--model", str(tmp_path / "model"), "--dataset", str(source / "dataset")]
+    assert main([*command, "--features", str(source / "features")]) == 0
+    assert json.loads((tmp_path / "model" / "metrics.json").read_text())["model_id"] == model_id
+    assert model_id in (tmp_path / "model" / "MODEL_CARD.md").read_text()
+
+
 def test_features_that_do_not_fit_the_model_are_refused(source, tmp_path, capsys):  # noqa: F811
     train(options(source, tmp_path / "model", epochs=1))
     table = pq.read_table(source / "features")
