@@ -16,7 +16,7 @@ from captioner_core.errors import CheckFailed
 from captioner_core.model.folder import METRICS
 from captioner_core.options import TrainOptions, given_options
 from captioner_core.training.cluster import Cluster
-from captioner_core.training.stopping import Interrupted, StopRequest, stop_on_signals
+from captioner_core.training.stopping import StopRequest, stop_on_signals
 
 _PATIENCE_S = 10.0
 
@@ -39,7 +39,7 @@ def train_on_workers(options: TrainOptions) -> str:
         finally:
             _end(processes)
         if stop.asked:
-            raise Interrupted("training stopped; run it again to go on from the checkpoint", signal.SIGTERM)
+            raise stop.interrupted("training stopped; run it again to go on from the checkpoint")
     return str(storage.read_json(layout.join(options.output, METRICS))["model_id"])
 
 

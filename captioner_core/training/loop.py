@@ -190,7 +190,8 @@ class Trainer:
             if stopping or time.monotonic() - self._saved_at > self._options.checkpoint_s:
                 self._save()
             if stopping:
-                raise stop.interrupted(state.epoch, state.step)
+                where = f"in epoch {state.epoch} after batch {state.step}"
+                raise stop.interrupted(f"training stopped {where}; run it again to go on from there")
         return self._result(reinforcing, max(time.monotonic() - start, 1e-9), captions, waited)
 
     def _result(self, reinforcing: bool, seconds: float, captions: int, waited: float) -> EpochResult:

@@ -34,12 +34,9 @@ class StopRequest:
         self._signal = signal_number
         signal.signal(signal_number, signal.SIG_DFL)
 
-    def interrupted(self, epoch: int, step: int) -> Interrupted:
+    def interrupted(self, message: str) -> Interrupted:
         """The error that ends training; another worker may have been the one that was asked."""
-        return Interrupted(
-            f"training stopped in epoch {epoch} after batch {step}; run it again to go on from there",
-            self._signal or signal.SIGTERM,
-        )
+        return Interrupted(message, self._signal or signal.SIGTERM)
 
 
 @contextmanager

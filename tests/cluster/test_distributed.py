@@ -80,7 +80,7 @@ def test_a_worker_killed_is_said_and_the_relaunch_ends_with_the_same_weights(sou
     assert [epoch["train_loss"] for epoch in ours] == [epoch["train_loss"] for epoch in theirs]
 
 
-@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
+@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM), (2, signal.SIGINT)])
 def test_asked_to_stop_it_saves_and_goes_on(source, tmp_path, workers, number):  # noqa: F811
     asked = options(source, tmp_path / "model", epochs=200, workers=workers, checkpoint_s=0.0)
     process = subprocess.Popen(command(asked), stderr=subprocess.PIPE, text=True)
@@ -88,7 +88,7 @@ def test_asked_to_stop_it_saves_and_goes_on(source, tmp_path, workers, number): 
     wait_for_checkpoint(checkpoint, process, 12)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode in (128 + number, 128 + signal.SIGTERM), said
+    assert process.returncode == 128 + number, said
     assert "run it again to go on" in said.splitlines()[-1]
     assert "Traceback" not in said
     assert checkpoint.exists()
