@@ -48,7 +48,7 @@ class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
     Args:
       load: makes the backbone, in the worker.
       batch_size: images per call.
-      grid: whether rows carry the spatial grid, as float16 [100, 2048].
+      grid: whether rows carry the spatial grid, as float16 [25, 3800].
     """
 
     def __init__(self, load: Callable[[], Backbone], *, batch_size: int, grid: bool) -> None:
@@ -95,7 +95,7 @@ class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels
         self, batch: Sequence[DecodedImage], model: CaptioningModels, inference_args: dict[str, Any] | None = None
     ) -> Iterable[CaptionedImage]:
         features, grids = model.backbone.features(_pixels(batch))
-        captions = model.generator.generate(features, grids)
+        captions = model.generator.generate(grids)
         advance(len(batch))
         return [
             CaptionedImage(

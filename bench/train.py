@@ -25,7 +25,7 @@ from captioner_core.datasets import sample  # noqa: E402
 from captioner_core.model.captioner import Captioner  # noqa: E402
 from captioner_core.model.config import CaptionerConfig  # noqa: E402
 from captioner_core.options import TrainOptions  # noqa: E402
-from captioner_core.schemas import FEATURE_DIM  # noqa: E402
+from captioner_core.schemas import CELL_DIM, FEATURE_DIM  # noqa: E402
 from captioner_core.text import Vocabulary  # noqa: E402
 from captioner_core.training.dataset import FeatureStore, encode_captions  # noqa: E402
 from captioner_core.training.devices import find_place  # noqa: E402
@@ -91,10 +91,7 @@ def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float
     """Captions per second of the last epoch, and the share of it spent on input."""
     config = CaptionerConfig(backbone="bench", vocabulary_size=len(vocabulary), units=UNITS)
     random = np.random.default_rng(0)
-    store = FeatureStore(
-        random.random((len(captions), FEATURE_DIM), np.float32),
-        random.random((len(captions), config.cells, FEATURE_DIM), np.float32).astype(np.float16),
-    )
+    store = FeatureStore(random.random((len(captions), config.cells, CELL_DIM), np.float32).astype(np.float16))
     encoded = encode_captions(captions, vocabulary, config.max_words)
     dev = encode_captions(dict(list(captions.items())[:BATCH]), vocabulary, config.max_words)
     place = find_place(None)
@@ -103,7 +100,7 @@ def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float
         captioner = Captioner(config)
     with tempfile.TemporaryDirectory() as folder:
         options = TrainOptions(dataset="none", features="none", output=folder, epochs=EPOCHS, batch_size=BATCH)
-        of_dev = Split(dev, FeatureStore(store.mean[:BATCH], store.cells[:BATCH]))
+        of_dev = Split(dev, FeatureStore(store.cells[:BATCH]))
         trainer = Trainer(place, captioner, split, of_dev, options, Path(folder, "checkpoint.npz"))
         state = trainer.fit(lambda result: None)
     last = state.history[-1]

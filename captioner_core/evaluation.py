@@ -19,7 +19,6 @@ from captioner_core.errors import CaptionerError
 from captioner_core.listing import read_bytes
 from captioner_core.model.folder import METRICS, write_card
 from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
-from captioner_core.schemas import GRID_CELLS
 from captioner_core.text import tokenize
 from captioner_core.training.dataset import open_features, read_grids
 
@@ -53,7 +52,7 @@ def caption_split(
         chosen = image_ids[start : start + _BATCH]
         data = (read_bytes(str(folder / image_id), images.DEFAULT_MAX_BYTES) for image_id in chosen)
         pixels = np.stack([images.decode(item, size=backbone.input_size)[0] for item in data])
-        yield from zip(chosen, generator.generate(*backbone.features(pixels)), strict=True)
+        yield from zip(chosen, generator.generate(backbone.features(pixels)[1]), strict=True)
 
 
 def caption_features(
@@ -79,9 +78,8 @@ def caption_features(
             f"features {uri!r} lack {len(lacking)} of the split's {len(image_ids)} images, such as {lacking[0]!r}; "
             "extract the images of that dataset"
         )
-    for found, mean, grid in read_grids(dataset, image_ids):
-        cells = grid.reshape(len(found), GRID_CELLS, -1).astype(np.float32)
-        yield from zip(found, generator.generate(mean, cells), strict=True)
+    for found, grid in read_grids(dataset, image_ids):
+        yield from zip(found, generator.generate(grid), strict=True)
 
 
 def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Scores:

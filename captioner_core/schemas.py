@@ -18,7 +18,9 @@ from captioner_core import layout
 
 SCHEMA_VERSION = 1
 FEATURE_DIM = 2048
-GRID_CELLS = 100  # Xception's last map is 10 x 10 at 299 x 299
+GRID_SIDE = 5
+GRID_CELLS = GRID_SIDE**2
+CELL_DIM = 2048 + 1024 + 728  # channels of Xception's last map, of its block 13 and of its block 4
 
 GENERATED = "generated"
 HUMAN = "human"
@@ -38,8 +40,8 @@ class ImageRef:
 class FeatureRow:
     """One image's features.
 
-    ``feature`` is float32 [2048]; ``grid``, where kept, is float16 [100, 2048], row-major
-    over the 10 x 10 map.
+    ``feature`` is float32 [2048]; ``grid``, where kept, is float16 [25, 3800], row-major over
+    5 x 5 cells of the picture; see ``Backbone.features``.
     """
 
     image_id: str
@@ -146,7 +148,7 @@ _FEATURE_COLUMNS: Mapping[str, pa.DataType] = {
 FEATURES_SCHEMA = _schema(**_FEATURE_COLUMNS)
 FEATURES_GRID_SCHEMA = _schema(
     **_FEATURE_COLUMNS,
-    grid=pa.list_(pa.float16(), GRID_CELLS * FEATURE_DIM),
+    grid=pa.list_(pa.float16(), GRID_CELLS * CELL_DIM),
 )
 CAPTIONS_SCHEMA = _schema(
     image_id=pa.string(),

@@ -32,7 +32,9 @@ class Backbone(Protocol):
           pixels: uint8 [batch, input_size, input_size, 3], RGB.
 
         Returns:
-          The averages, float32 [batch, 2048], and the grid, float32 [batch, 100, 2048].
+          The averages of the last map, float32 [batch, 2048], and the grid, float32
+          [batch, 25, 3800]: for each of 5 x 5 cells what several depths of the network see there,
+          each depth standardised over its channels.
         """
         ...
 

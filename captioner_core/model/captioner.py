@@ -9,14 +9,17 @@ shared by its captions in training and by its hypotheses in search.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from captioner_core.model.config import GRID_SIDE, CaptionerConfig
+from captioner_core.model.config import CaptionerConfig
+from captioner_core.schemas import GRID_CELLS
 
-_DROP_MEAN, _DROP_CELLS, _DROP_EMBEDDING, _DROP_OUTPUT = range(4)
+_DROP_FIRST, _DROP_CELLS, _DROP_EMBEDDING, _DROP_OUTPUT = range(4)
 
 
 class ImageState(NamedTuple):
@@ -83,10 +86,9 @@ class Captioner(keras.Model):
         config = self.config
         self.embedding.build((None, None))
         self.lstm.build((None, None, config.embedding_dim))
-        self.normalise.build((None, config.feature_dim))
-        for layer in (self.first_hidden, self.first_cell, self.cell_features):
-            layer.build((None, config.feature_dim))
-        for layer in (self.keys, self.values, self.queries):
+        self.normalise.build((None, config.cell_dim))
+        self.cell_features.build((None, config.cell_dim))
+        for layer in (self.first_hidden, self.first_cell, self.keys, self.values, self.queries):
             layer.build((None, config.units))
         self.output_hidden.build((None, 2 * config.units))
         self.positions = self.add_weight(
@@ -108,19 +110,20 @@ class Captioner(keras.Model):
         seed = tf.random.experimental.stateless_fold_in(seed, place)
         return tf.nn.experimental.stateless_dropout(tensor, self.config.dropout, seed)
 
-    def encode(self, mean: tf.Tensor, cells: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> ImageState:
+    def encode(self, cells: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> ImageState:
         """What the decoder needs of each image.
 
         Args:
-          mean: float32 [batch, feature_dim], the averaged features.
-          cells: float32 [batch, cells, feature_dim]; see ``pool_grid``.
+          cells: float32 [batch, cells, cell_dim]; see ``attended_cells``.
           dropout_seed: int32 [2], of the values dropped; no dropout where None.
         """
-        mean = self._drop(self.normalise(mean), _DROP_MEAN, dropout_seed)
         cells = self._drop(self.normalise(cells), _DROP_CELLS, dropout_seed)
         projected = self.cell_features(cells)
         projected += tf.cast(self.positions, projected.dtype)  # where a cell lies is not in its features
-        return ImageState(self.keys(projected), self.values(projected), self.first_hidden(mean), self.first_cell(mean))
+        whole = self._drop(tf.reduce_mean(projected, axis=1), _DROP_FIRST, dropout_seed)
+        return ImageState(
+            self.keys(projected), self.values(projected), self.first_hidden(whole), self.first_cell(whole)
+        )
 
     def teacher_forced(
         self, state: ImageState, words: tf.Tensor, present: tf.Tensor, dropout_seed: tf.Tensor | None = None
@@ -189,17 +192,15 @@ class Captioner(keras.Model):
         return tf.reshape(context, tf.shape(hidden))
 
 
-def pool_grid(grid: tf.Tensor, config: CaptionerConfig) -> tf.Tensor:
+def attended_cells(grid: npt.NDArray[Any], config: CaptionerConfig) -> npt.NDArray[Any]:
     """The cells that a model attends over.
 
     Args:
-      grid: float [batch, 100, feature_dim], row-major over the 10 x 10 map.
+      grid: float [batch, 25 * cell_dim] or [batch, 25, cell_dim]; see ``Backbone.features``.
       config: of the model.
 
     Returns:
-      float32 [batch, cells, feature_dim], each the average of a square of the map.
+      float [batch, cells, cell_dim]: the grid's, or their average alone.
     """
-    side, block = config.grid_side, GRID_SIDE // config.grid_side
-    squares = tf.reshape(tf.cast(grid, tf.float32), [-1, side, block, side, block, config.feature_dim])
-    pooled = tf.reshape(tf.reduce_mean(squares, axis=[2, 4]), [-1, side * side, config.feature_dim])
-    return pooled if config.attention == "grid" else tf.reduce_mean(pooled, axis=1, keepdims=True)
+    cells = grid.reshape(len(grid), GRID_CELLS, config.cell_dim)
+    return cells if config.attention == "grid" else cells.mean(axis=1, keepdims=True, dtype=np.float32)

@@ -41,7 +41,7 @@ def _what(config: CaptionerConfig) -> str:
     members = (
         f"{config.members} LSTM captioners whose probabilities are averaged" if config.members > 1 else "LSTM captioner"
     )
-    looked_at = f"the {config.grid_side} x {config.grid_side} grid" if config.attention == "grid" else "the average"
+    looked_at = "the grid" if config.attention == "grid" else "the average"
     return (
         f"{members}, attending to {looked_at} of `{config.backbone}` features. {config.vocabulary_size} words, "
         f"{config.units} units, beam width {config.beam_width}, length penalty {config.length_penalty}."

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from captioner_core.errors import CaptionerError
+from captioner_core.schemas import CELL_DIM, GRID_CELLS
 
-FORMAT_VERSION = 2
-GRID_SIDE = 10  # of the backbone's last map
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,8 @@ class CaptionerConfig:
     Args:
       backbone: name of the backbone whose features it reads.
       vocabulary_size: number of words, the special ones included.
-      feature_dim: channels of a feature vector or grid cell.
-      attention: ``grid`` to attend over cells of the map, ``mean`` for the average alone.
-      grid_side: the 10 x 10 map is averaged to this many cells a side before attention.
+      cell_dim: channels of a cell of the grid.
+      attention: ``grid`` to attend over the cells, ``mean`` for their average alone.
       units: width of an LSTM.
       members: captioners whose probabilities are averaged; see ``ensemble``.
       embedding_dim: width of the word embeddings.
@@ -34,9 +33,8 @@ class CaptionerConfig:
 
     backbone: str
     vocabulary_size: int
-    feature_dim: int = 2048
+    cell_dim: int = CELL_DIM
     attention: str = "grid"
-    grid_side: int = 5
     units: int = 256
     members: int = 1
     embedding_dim: int = 256
@@ -49,8 +47,6 @@ class CaptionerConfig:
     def __post_init__(self) -> None:
         if self.attention not in ("grid", "mean"):
             raise CaptionerError(f"attention {self.attention!r} is not known; choose 'grid' or 'mean'")
-        if self.grid_side < 1 or GRID_SIDE % self.grid_side:
-            raise CaptionerError(f"grid_side {self.grid_side} must divide {GRID_SIDE}; choose 5")
         if self.members < 1:
             raise CaptionerError(f"members {self.members} must be positive; choose 1")
         if self.units % self.heads:
@@ -59,7 +55,7 @@ class CaptionerConfig:
     @property
     def cells(self) -> int:
         """Cells attended over."""
-        return self.grid_side**2 if self.attention == "grid" else 1
+        return GRID_CELLS if self.attention == "grid" else 1
 
     def to_json(self) -> dict[str, Any]:
         return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}

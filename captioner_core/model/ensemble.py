@@ -32,9 +32,9 @@ class Ensemble:
         self.members = tuple(members)
         self.config = dataclasses.replace(members[0].config, members=len(members))
 
-    def encode(self, mean: tf.Tensor, cells: tf.Tensor) -> EnsembleState:
+    def encode(self, cells: tf.Tensor) -> EnsembleState:
         """What the members need of each image."""
-        states = tuple(member.encode(mean, cells) for member in self.members)
+        states = tuple(member.encode(cells) for member in self.members)
         hidden, cell = (tf.concat(parts, axis=-1) for parts in zip(*((s.hidden, s.cell) for s in states), strict=True))
         return EnsembleState(states, hidden, cell)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from captioner_core.model.captioner import Captioner, ImageState, pool_grid
+from captioner_core.model.captioner import Captioner, ImageState, attended_cells
 from captioner_core.model.decoding import Hypotheses, Step, beam_search, sample
 from captioner_core.model.ensemble import Ensemble, EnsembleState
 from captioner_core.model.folder import LoadedModel
@@ -36,41 +35,40 @@ class CaptionSearch:
     def __init__(self, captioner: Captioner | Ensemble, beam_width: int | None = None) -> None:
         self._captioner, config = captioner, captioner.config
         self._beam_width = beam_width or config.beam_width
-        shapes = [tf.TensorSpec([None, config.feature_dim]), tf.TensorSpec([None, config.cells, config.feature_dim])]
-        self._search = tf.function(self._searched, input_signature=shapes)
+        shape = tf.TensorSpec([None, config.cells, config.cell_dim])
+        self._search = tf.function(self._searched, input_signature=[shape])
 
-    def find(self, mean: Any, cells: Any) -> Hypotheses:
+    def find(self, cells: Any) -> Hypotheses:
         """The hypotheses of each image.
 
         Args:
-          mean: float [batch, feature_dim].
-          cells: float [batch, cells, feature_dim]; see ``pool_grid``.
+          cells: float [batch, cells, cell_dim]; see ``attended_cells``.
         """
-        return self._search(tf.cast(mean, tf.float32), tf.cast(cells, tf.float32))
+        return self._search(tf.cast(cells, tf.float32))
 
-    def _searched(self, mean: tf.Tensor, cells: tf.Tensor) -> Hypotheses:
+    def _searched(self, cells: tf.Tensor) -> Hypotheses:
         config, width = self._captioner.config, self._beam_width
-        state = self._captioner.encode(mean, cells)
+        state = self._captioner.encode(cells)
         return beam_search(
             _step_of(self._captioner, state),
             _start(state, width),
-            batch=tf.shape(mean)[0],
+            batch=tf.shape(cells)[0],
             beam_width=width,
             max_words=config.max_words,
             length_penalty=config.length_penalty,
         )
 
 
-def draw_captions(captioner: Captioner, mean: tf.Tensor, cells: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
+def draw_captions(captioner: Captioner, cells: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
     """Captions drawn from the model's probabilities, int32 [batch, samples, steps]; see ``decoding.sample``.
 
     ``seed`` also drops values of the features, as the loss then does with the same seed.
     """
-    state = captioner.encode(mean, tf.cast(cells, tf.float32), seed)
+    state = captioner.encode(tf.cast(cells, tf.float32), seed)
     return sample(
         _step_of(captioner, state),
         _start(state, samples),
-        batch=tf.shape(mean)[0],
+        batch=tf.shape(cells)[0],
         samples=samples,
         max_words=captioner.config.max_words,
         seed=seed,
@@ -106,14 +104,13 @@ class CaptionGenerator:
     def model_id(self) -> str:
         return self._model.model_id
 
-    def generate(self, mean: npt.NDArray[np.float32], grid: npt.NDArray[np.float32]) -> list[GeneratedCaption]:
+    def generate(self, grid: npt.NDArray[Any]) -> list[GeneratedCaption]:
         """The best caption of each image.
 
         Args:
-          mean: float32 [batch, 2048].
-          grid: float32 [batch, 100, 2048].
+          grid: float [batch, 25, 3800], or flattened to [batch, 25 * 3800].
         """
-        found = self._search.find(mean, pool_grid(tf.convert_to_tensor(grid), self._model.config))
+        found = self._search.find(attended_cells(grid, self._model.config))
         words, log_prob = found.words[:, 0].numpy(), found.log_prob[:, 0].numpy()
         return [
             GeneratedCaption(self._model.vocabulary.decode(row), float(value), int((row != PAD).sum()) - 1)

@@ -18,7 +18,8 @@ import pyarrow.dataset as pads
 
 from captioner_core import layout, storage
 from captioner_core.errors import CaptionerError
-from captioner_core.model.config import GRID_SIDE, CaptionerConfig
+from captioner_core.model.captioner import attended_cells
+from captioner_core.model.config import CaptionerConfig
 from captioner_core.text import PAD, Vocabulary
 
 TRAIN, DEV = "train", "dev"
@@ -29,11 +30,9 @@ class FeatureStore:
     """Features of some images, by row.
 
     Args:
-      mean: float32 [images, feature_dim].
-      cells: float16 [images, cells, feature_dim], in a file.
+      cells: float16 [images, cells, cell_dim], in a file.
     """
 
-    mean: npt.NDArray[np.float32]
     cells: npt.NDArray[np.float16]
 
 
@@ -91,7 +90,7 @@ def open_features(uri: str) -> tuple[pads.Dataset, set[str], str]:
       CaptionerError: no features table, no grid in it, nothing in it, or more than one backbone.
     """
     dataset = storage.open_table(uri, "features table")
-    missing = [name for name in ("image_id", "backbone", "feature", "grid") if name not in dataset.schema.names]
+    missing = [name for name in ("image_id", "backbone", "grid") if name not in dataset.schema.names]
     if missing:
         raise CaptionerError(
             f"features table {uri!r} has no column {missing[0]!r}; extract them with 'captioner extract --grid'"
@@ -117,38 +116,22 @@ def load_features(
       scratch: folder for the file, which is gone with this process.
     """
     place = {image_id: row for row, image_id in enumerate(image_ids)}
-    mean = np.zeros((len(place), config.feature_dim), np.float32)
     with tempfile.TemporaryFile(dir=scratch) as file:
         cells: npt.NDArray[np.float16] = np.memmap(
-            file, np.float16, "w+", shape=(max(1, len(place)), config.cells, config.feature_dim)
+            file, np.float16, "w+", shape=(max(1, len(place)), config.cells, config.cell_dim)
         )
-    for found, means, grids in read_grids(dataset, image_ids):
-        rows = [place[image_id] for image_id in found]
-        mean[rows] = means
-        cells[rows] = pool_cells(grids, config)
-    return FeatureStore(mean, cells[: len(place)])
+    for found, grids in read_grids(dataset, image_ids):
+        cells[[place[image_id] for image_id in found]] = attended_cells(grids, config)
+    return FeatureStore(cells[: len(place)])
 
 
-def read_grids(
-    dataset: pads.Dataset, image_ids: Sequence[str]
-) -> Iterator[tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.float16]]]:
-    """Image ids, averages [n, feature_dim] and grids [n, 100 * feature_dim] of some images, a few at a time."""
+def read_grids(dataset: pads.Dataset, image_ids: Sequence[str]) -> Iterator[tuple[list[str], npt.NDArray[np.float16]]]:
+    """Image ids and grids [n, 25 * 3800] of some images, a few at a time."""
     wanted = pc.field("image_id").isin(list(image_ids))
-    columns = ["image_id", "feature", "grid"]
-    # a grid is 400 kB: small batches and no reading ahead keep memory at what is needed
+    columns = ["image_id", "grid"]
+    # a grid is 190 kB: small batches and no reading ahead keep memory at what is needed
     for batch in dataset.to_batches(
         columns=columns, filter=wanted, batch_size=64, batch_readahead=1, fragment_readahead=1
     ):
         if len(batch):
-            feature = storage.vectors(batch.column("feature")).astype(np.float32)
-            yield batch.column("image_id").to_pylist(), feature, storage.vectors(batch.column("grid"))
-
-
-def pool_cells(grid: np.ndarray, config: CaptionerConfig) -> npt.NDArray[np.float16]:
-    """float16 [n, cells, feature_dim] of grids [n, 100 * feature_dim], as ``captioner.pool_grid`` makes them."""
-    side, block = config.grid_side, GRID_SIDE // config.grid_side
-    squares = grid.astype(np.float32).reshape(-1, side, block, side, block, config.feature_dim)
-    pooled = squares.mean(axis=(2, 4)).reshape(len(grid), side * side, config.feature_dim)
-    if config.attention == "mean":
-        pooled = pooled.mean(axis=1, keepdims=True)
-    return pooled.astype(np.float16)
+            yield batch.column("image_id").to_pylist(), storage.vectors(batch.column("grid"))

@@ -54,12 +54,12 @@ class Split:
     reward: CaptionReward | None = None
     mirrored: FeatureStore | None = None
 
-    def seen(self, rows: npt.NDArray[np.int64], mirrored: npt.NDArray[np.bool_]) -> tuple[Any, Any]:
-        """Averages and cells of some rows, of the mirrored images where asked for and there."""
-        mean, cells = self.features.mean[rows], self.features.cells[rows]
+    def seen(self, rows: npt.NDArray[np.int64], mirrored: npt.NDArray[np.bool_]) -> npt.NDArray[np.float16]:
+        """Cells of some rows, of the mirrored images where asked for and there."""
+        cells = self.features.cells[rows]
         if self.mirrored is not None:
-            mean[mirrored], cells[mirrored] = self.mirrored.mean[rows[mirrored]], self.mirrored.cells[rows[mirrored]]
-        return mean, cells
+            cells[mirrored] = self.mirrored.cells[rows[mirrored]]
+        return cells
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,9 @@ class Trainer:
     def evaluate(self) -> float:
         """Mean negative log-likelihood a word of dev, in nats, without smoothing or dropout."""
         total = np.zeros(2)
-        for places, (mean, cells) in self._dev_batches():
+        for places, cells in self._dev_batches():
             words = _trimmed(self._dev.captions.words[places])
-            loss = self._dev_loss(mean, cells, words, np.ones(words.shape[:2], np.float32))
+            loss = self._dev_loss(cells, words, np.ones(words.shape[:2], np.float32))
             total += [float(value) for value in loss]
         loss, words = self._place.sum_over_workers(total)
         return float(loss / max(words, 1.0))
@@ -162,8 +162,8 @@ class Trainer:
         """Mean reward of the captions that the search finds for dev."""
         assert self._dev.reward is not None
         total = np.zeros(2)
-        for places, (mean, cells) in self._dev_batches():
-            words = self._search.find(mean, cells).words[:, :1].numpy()
+        for places, cells in self._dev_batches():
+            words = self._search.find(cells).words[:, :1].numpy()
             total += [float(self._dev.reward.of(places, words).sum()), len(places)]
         reward, images = self._place.sum_over_workers(total)
         return float(reward / max(images, 1.0))
@@ -182,7 +182,7 @@ class Trainer:
                 shares, reward = self._reinforced(shares, [order[step] for order in orders])
             asked = tf.constant(1.0 if stop.asked else 0.0)
             loss, words, stopping = self._steps[reinforcing](*self._spread(shares), asked).numpy().tolist()
-            captions += sum(int((share[2][:, :, 0] != PAD).sum()) for share in shares)
+            captions += sum(int((words[:, :, 0] != PAD).sum()) for _, words, *_ in shares)
             state.step, state.words = step + 1, state.words + words
             state.loss += reward if reinforcing else loss
             if not math.isfinite(loss):
@@ -228,7 +228,6 @@ class Trainer:
     def _step(
         self,
         reinforcing: bool,
-        mean: tf.Tensor,
         cells: tf.Tensor,
         words: tf.Tensor,
         weights: tf.Tensor,
@@ -237,7 +236,7 @@ class Trainer:
     ) -> tf.Tensor:
         """Summed loss, number of words and requests to stop, over all replicas; the weights are a step on."""
         with tf.GradientTape() as tape:
-            loss, count = self._loss(mean, cells, words, weights, seed, reinforcing)
+            loss, count = self._loss(cells, words, weights, seed, reinforcing)
         variables = self._captioner.trainable_variables
         gradients = tape.gradient(loss, variables)
         context = tf.distribute.get_replica_context()
@@ -249,7 +248,6 @@ class Trainer:
 
     def _loss(
         self,
-        mean: tf.Tensor,
         cells: tf.Tensor,
         words: tf.Tensor,
         weights: tf.Tensor,
@@ -262,7 +260,7 @@ class Trainer:
         the probability with which they were drawn: from the same features, their dropout included, and
         none for what is never drawn, or a bad caption's probability would flow to where no reward is seen.
         """
-        state = self._captioner.encode(mean, tf.cast(cells, tf.float32), dropout_seed)
+        state = self._captioner.encode(tf.cast(cells, tf.float32), dropout_seed)
         given, wanted = words[:, :, :-1], words[:, :, 1:]
         present = tf.not_equal(wanted, PAD)
         word_seed = None if drawn else dropout_seed
@@ -277,13 +275,13 @@ class Trainer:
         of_caption = tf.repeat(tf.reshape(weights, [-1]), tf.reshape(tf.math.count_nonzero(present, axis=2), [-1]))
         return tf.reduce_sum(loss * of_caption), tf.cast(tf.size(loss), tf.float32)
 
-    def _drawn(self, mean: tf.Tensor, cells: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return draw_captions(self._captioner, mean, cells, self._options.samples, seed)
+    def _drawn(self, cells: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return draw_captions(self._captioner, cells, self._options.samples, seed)
 
     # What a step is given
 
     def _share(self, places: npt.NDArray[np.int64], step: int, replica: int) -> Batch:
-        """Mean, cells, words, weights and seed of one replica's share of a batch."""
+        """Cells, words, weights and seed of one replica's share of a batch."""
         words, rows = self._train.captions.words[places], self._local[places]
         if not len(places):  # the last batch may not go round; words of none count for nothing
             words, rows = np.zeros_like(self._train.captions.words[:1]), np.zeros(1, np.int64)
@@ -292,7 +290,7 @@ class Trainer:
         seed = np.array([self._options.seed, number], np.int64)
         # By place, not by replica: any number of workers must see the same pictures
         mirrored = (places + self._state.epoch) % 2 == 1 if len(places) else np.zeros(1, np.bool_)
-        return *self._train.seen(rows, mirrored), _trimmed(words), weights, seed
+        return self._train.seen(rows, mirrored), _trimmed(words), weights, seed
 
     def _reinforced(
         self, shares: Sequence[Batch], places: Sequence[npt.NDArray[np.int64]]
@@ -301,12 +299,12 @@ class Trainer:
         assert self._train.reward is not None
         made: list[Batch] = []
         rewards = []
-        for (mean, cells, _, _, seed), chosen in zip(shares, places, strict=True):
-            words = self._draw(mean, cells, seed).numpy()
+        for (cells, _, _, seed), chosen in zip(shares, places, strict=True):
+            words = self._draw(cells, seed).numpy()
             reward = self._train.reward.of(chosen, words[: len(chosen)])
             weights = np.zeros(words.shape[:2], np.float32)
             weights[: len(chosen)] = advantages(reward)
-            made.append((mean, cells, _trimmed(begun(words)), weights, seed))
+            made.append((cells, _trimmed(begun(words)), weights, seed))
             rewards.append(reward)
         return made, float(np.concatenate(rewards).mean())
 
@@ -319,11 +317,11 @@ class Trainer:
         return [spread(lambda replica, part=part: part[replica.replica_id_in_sync_group - first]) for part in parts]
 
     def _dev_batches(self) -> Any:
-        """Places among all dev images, and features, of this process's own."""
+        """Places among all dev images, and cells, of this process's own."""
         own = self._place.rows(len(self._dev.captions))
         for start in range(0, len(own), _DEV_BATCH):
             rows = slice(start, start + _DEV_BATCH)
-            yield own[rows], (self._dev.features.mean[rows], self._dev.features.cells[rows])
+            yield own[rows], self._dev.features.cells[rows]
 
     # Going on after a cut
 

@@ -10,7 +10,7 @@ from captioner_core import assets
 from captioner_core.backbones import load_backbone
 from captioner_core.errors import CaptionerError
 from captioner_core.options import BACKBONES
-from captioner_core.schemas import FEATURE_DIM, GRID_CELLS
+from captioner_core.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 
 
 @pytest.fixture(scope="module", params=BACKBONES)
@@ -27,8 +27,7 @@ def pixels(backbone):
 def test_shapes_and_types(backbone, pixels):
     mean, grid = backbone.features(pixels)
     assert (mean.shape, mean.dtype) == ((3, FEATURE_DIM), np.float32)
-    assert (grid.shape, grid.dtype) == ((3, GRID_CELLS, FEATURE_DIM), np.float32)
-    np.testing.assert_allclose(grid.mean(axis=1), mean, atol=1e-5)
+    assert (grid.shape, grid.dtype) == ((3, GRID_CELLS, CELL_DIM), np.float32)
     assert backbone.name
 
 
@@ -50,11 +49,31 @@ def test_xception_is_that_of_keras(pixels):
     assert network.count_params() == assets.XCEPTION_PARAMETERS
 
 
+def test_the_grid_is_the_maps_of_keras_by_squares(pixels):
+    """Another layer or another square would still train, only worse."""
+    network = keras.applications.Xception(weights=None, include_top=False, input_shape=(299, 299, 3))
+    network.load_weights(assets.xception_weights())
+    taken = [layer for layer in network.layers if layer.output.shape[1:] in ((19, 19, 728), (10, 10, 1024))]
+    sums = [layer for layer in taken if isinstance(layer, keras.layers.Add)]
+    maps = keras.Model(network.input, [network.output, sums[-1].output, sums[0].output])
+    scaled = keras.applications.xception.preprocess_input(pixels.astype(np.float32))
+    _, grid = load_backbone("xception").features(pixels)
+    first = 0
+    for level in (one.numpy() for one in maps(scaled, training=False)):
+        window = 2 if level.shape[1] == 10 else 4
+        last = level[:, -1:] if level.shape[1] == 19 else level[:, :0]
+        rows = np.concatenate([level, last], axis=1)[:, -window:, :window].mean(axis=(1, 2))
+        expected = (rows - rows.mean(axis=1, keepdims=True)) / np.sqrt(rows.var(axis=1, keepdims=True) + 1e-3)
+        np.testing.assert_allclose(grid[:, 20, first : first + rows.shape[1]], expected, atol=1e-3)
+        first += rows.shape[1]
+    assert first == CELL_DIM
+
+
 def test_the_mirrored_backbone_sees_the_mirrored_picture(pixels):
     mean, grid = load_backbone("xception").features(pixels[:, :, ::-1])
     mirrored_mean, mirrored_grid = load_backbone("xception-mirrored").features(pixels)
     np.testing.assert_allclose(mirrored_mean, mean, atol=1e-5)
-    np.testing.assert_allclose(mirrored_grid, grid, atol=1e-4)
+    np.testing.assert_allclose(mirrored_grid, grid, atol=1e-3)
 
 
 def test_an_unknown_name():

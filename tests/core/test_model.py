@@ -8,12 +8,11 @@ import pytest
 import tensorflow as tf
 
 from captioner_core.errors import CaptionerError
-from captioner_core.model.captioner import Captioner, ImageState, pool_grid
+from captioner_core.model.captioner import Captioner, ImageState, attended_cells
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import export_model, load_model, save_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.text import Vocabulary
-from captioner_core.training.dataset import pool_cells
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def make_captioner(vocabulary, **changes):
     config = CaptionerConfig(
         backbone="fake-299",
         vocabulary_size=len(vocabulary),
-        feature_dim=16,
+        cell_dim=16,
         units=16,
         embedding_dim=8,
         heads=2,
@@ -37,7 +36,7 @@ def make_captioner(vocabulary, **changes):
 def random_state(captioner, images=3):
     shape = [images, captioner.config.cells, 16]
     cells = tf.random.stateless_uniform(shape, seed=[0, 1])
-    return captioner.encode(tf.reduce_mean(cells, axis=1), cells)
+    return captioner.encode(cells)
 
 
 def every_step(captioner, state, words):
@@ -72,12 +71,11 @@ def test_only_the_steps_asked_for_get_logits(vocabulary):
 def test_attention_looks_at_the_cells(vocabulary):
     captioner = make_captioner(vocabulary)
     cells = tf.random.stateless_uniform([1, 25, 16], seed=[0, 1])
-    mean = tf.reduce_mean(cells, axis=1)
     words = vocabulary.encode("a dog", 4)[None, None, :-1]
     changed = tf.concat([-cells[:, :5], cells[:, 5:]], axis=1)
-    one = every_step(captioner, captioner.encode(mean, cells), words)
-    other = every_step(captioner, captioner.encode(mean, changed), words)
-    assert np.abs(one - other).max() > 1e-4
+    one, other = captioner.encode(cells), captioner.encode(changed)
+    other = ImageState(other.keys, other.values, one.hidden, one.cell)  # which see the cells too
+    assert np.abs(every_step(captioner, one, words) - every_step(captioner, other, words)).max() > 1e-4
 
 
 def test_half_precision_computes_about_the_same(vocabulary):
@@ -86,23 +84,21 @@ def test_half_precision_computes_about_the_same(vocabulary):
     whole, half = (Captioner(config, seed=3, precision=precision) for precision in ("float32", "bfloat16"))
     cells = tf.random.stateless_uniform([2, 25, 16], seed=[0, 1])
     words = np.stack([vocabulary.encode("two red cats", 4)[None, :-1]] * 2)
-    one, other = (
-        every_step(model, model.encode(tf.reduce_mean(cells, axis=1), cells), words) for model in (whole, half)
-    )
+    one, other = (every_step(model, model.encode(cells), words) for model in (whole, half))
     assert other.dtype == tf.float32
     assert {variable.dtype for variable in half.trainable_variables} == {"float32"}
-    assert half.encode(tf.reduce_mean(cells, axis=1), cells).keys.dtype == tf.bfloat16
+    assert half.encode(cells).keys.dtype == tf.bfloat16
     np.testing.assert_allclose(one, other, atol=5e-3)
 
 
 @pytest.mark.parametrize("attention", ["grid", "mean"])
-def test_pooling_in_training_and_in_use_is_the_same(vocabulary, attention):
-    grid = np.random.default_rng(0).random((2, 100, 16), np.float32)
+def test_a_table_and_a_backbone_give_the_same_cells(vocabulary, attention):
+    """A grid is flat in a table."""
+    grid = np.random.default_rng(0).random((2, 25, 16), np.float32)
     config = make_captioner(vocabulary, attention=attention).config
-    np.testing.assert_allclose(pool_grid(tf.constant(grid), config), pool_cells(grid.reshape(2, -1), config), atol=1e-3)
-    corner = 2 if attention == "grid" else 10
-    top_left = grid.reshape(2, 10, 10, 16)[:, :corner, :corner].mean(axis=(1, 2))
-    np.testing.assert_allclose(pool_grid(tf.constant(grid), config)[:, 0], top_left, atol=1e-6)
+    cells = attended_cells(grid, config)
+    np.testing.assert_array_equal(attended_cells(grid.reshape(2, -1), config), cells)
+    np.testing.assert_allclose(cells, grid if attention == "grid" else grid.mean(axis=1, keepdims=True), atol=1e-6)
 
 
 @pytest.fixture
@@ -125,10 +121,9 @@ def test_a_folder_gives_the_same_model_back(folder, vocabulary):
 
 def test_captions_depend_on_their_own_image_alone(folder):
     generator = CaptionGenerator(load_model(str(folder)))
-    grid = np.random.default_rng(1).random((5, 100, 16), np.float32)
-    mean = grid.mean(axis=1)
-    together = generator.generate(mean, grid)
-    alone = [generator.generate(mean[i : i + 1], grid[i : i + 1])[0] for i in range(5)]
+    grid = np.random.default_rng(1).random((5, 25, 16), np.float32)
+    together = generator.generate(grid)
+    alone = [generator.generate(grid[i : i + 1])[0] for i in range(5)]
     assert [c.text for c in together] == [c.text for c in alone]
     np.testing.assert_allclose([c.log_prob for c in together], [c.log_prob for c in alone], atol=1e-4)
     assert all(c.text and c.n_tokens == len(c.text.split()) and c.log_prob < 0 for c in together)
@@ -147,11 +142,8 @@ def test_an_exported_copy_captions_alike(folder, tmp_path):
     assert model_id in (tmp_path / "small" / "MODEL_CARD.md").read_text()
     with np.load(tmp_path / "small" / "weights.npz") as stored:
         assert {stored[name].dtype for name in stored.files} == {np.dtype(np.float16)}
-    grid = np.random.default_rng(1).random((5, 100, 16), np.float32)
-    whole, small = (
-        CaptionGenerator(load_model(str(path))).generate(grid.mean(axis=1), grid)
-        for path in (folder, tmp_path / "small")
-    )
+    grid = np.random.default_rng(1).random((5, 25, 16), np.float32)
+    whole, small = (CaptionGenerator(load_model(str(path))).generate(grid) for path in (folder, tmp_path / "small"))
     np.testing.assert_allclose([one.log_prob for one in small], [one.log_prob for one in whole], rtol=0.01)
     with pytest.raises(CaptionerError, match="exists"):
         export_model([str(folder)], str(tmp_path / "small"))
@@ -167,10 +159,9 @@ def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
     assert both.config.members == 2
     singles = [make_captioner(vocabulary), Captioner(config, seed=8)]
     cells = tf.random.stateless_uniform([3, 25, 16], seed=[0, 1])
-    mean = tf.reduce_mean(cells, axis=1)
     words = np.stack([vocabulary.encode("two red cats", 4)[None]] * 3)
-    expected = [tf.nn.softmax(every_step(one, one.encode(mean, cells), words[:, :, :-1])) for one in singles]
-    state = both.encode(mean, cells)
+    expected = [tf.nn.softmax(every_step(one, one.encode(cells), words[:, :, :-1])) for one in singles]
+    state = both.encode(cells)
     hidden, cell = state.hidden[:, None], state.cell[:, None]
     for place in range(3):
         log_prob, hidden, cell = both.step(state, words[:, :, place], hidden, cell)

@@ -17,6 +17,7 @@ from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import TrainOptions
 from captioner_core.schemas import (
+    CELL_DIM,
     DATASET_CAPTIONS_SCHEMA,
     FEATURE_DIM,
     FEATURES_GRID_SCHEMA,
@@ -31,9 +32,9 @@ THINGS = ("dog", "cat", "car", "tree")
 
 
 def grid_of(number: int) -> np.ndarray:
-    """float16 [100, 2048]: the kind of thing decides the channels, the number adds noise."""
+    """float16 [25, 3800]: the kind of thing decides the channels, the number adds noise."""
     thing = number % len(THINGS)
-    grid = np.abs(np.random.default_rng(number).normal(0, 0.1, (GRID_CELLS, FEATURE_DIM)))
+    grid = np.abs(np.random.default_rng(number).normal(0, 0.1, (GRID_CELLS, CELL_DIM)))
     grid[:, thing * 400 : thing * 400 + 400] += 1
     return grid.astype(np.float16)
 
@@ -49,7 +50,7 @@ def source(tmp_path_factory) -> Path:
         for index, text in enumerate(("there is a {}", "a {} stands here")):
             captions.append(DatasetCaptionRow(image_id, index, text.format(THINGS[number % 4]), split))
         grid = grid_of(number)
-        feature = grid.astype(np.float32).mean(axis=0)
+        feature = grid[:, :FEATURE_DIM].astype(np.float32).mean(axis=0)
         features.append(FeatureRow(image_id, image_id, "0" * 64, 10, 10, "fake-299", feature, grid))
     write(root / "dataset" / layout.DATASET_CAPTIONS, captions, DATASET_CAPTIONS_SCHEMA)
     write(root / "features" / "part-00000.parquet", features, FEATURES_GRID_SCHEMA)
@@ -92,7 +93,7 @@ def test_it_learns_to_name_what_the_features_show(source, tmp_path, attention):
     assert losses[-1] < losses[0] * 0.6
     generator = CaptionGenerator(load_model(str(tmp_path / "model")))
     unseen = np.stack([grid_of(number) for number in range(100, 108)]).astype(np.float32)
-    captions = generator.generate(unseen.mean(axis=1), unseen)
+    captions = generator.generate(unseen)
     named = [
         THINGS[number % 4] in caption.text.split() for number, caption in zip(range(100, 108), captions, strict=True)
     ]
@@ -218,7 +219,7 @@ def test_every_training_image_is_mirrored_in_every_other_epoch(source, tmp_path)
             source,
             tmp_path / image_id,
             lambda row, image_id=image_id: (
-                {"feature": [float("nan")] * FEATURE_DIM} if row["image_id"] == image_id else {}
+                {"grid": [float("nan")] * (GRID_CELLS * CELL_DIM)} if row["image_id"] == image_id else {}
             ),
         )
         with pytest.raises(CheckFailed, match="loss is nan"):
