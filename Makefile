@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := captioner_core beam_jobs captioner_cli dags tests bench setup.py
 
-.PHONY: help run-local pretrained test test-cluster lint typecheck bench lock clean
+.PHONY: help run-local pretrained test test-cluster lint typecheck bench bench-encoders lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -37,14 +37,17 @@ run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLI
 		$${FLICKR8K_DIR:+--flickr8k-dir "$$FLICKR8K_DIR"} $${LIMIT:+--limit="$$LIMIT"} $${IMAGES:+--images "$$IMAGES"} \
 		$${EPOCHS:+--epochs="$$EPOCHS"} $${MAX_FAILURES:+--max-failures="$$MAX_FAILURES"}
 
-# What captioner_core/pretrained was made by; three seeds, so that the ensemble stays below 20 MB.
+# What captioner_core/pretrained and captioner_core/pretrained_encoder were made by; three seeds, so that the
+# ensemble stays below 20 MB.
 PRETRAINED_TRAIN := --epochs 12 --reinforce-epochs 16 --reinforce-rate 2e-4 --dropout 0.5 --min-word-count 5 --beam-width 5
-pretrained: $(VENV)/run.stamp  ## train the model that comes with the package anew: FLICKR8K_DIR= OUT=
-	@$(BIN)/captioner assets
+pretrained: $(VENV)/dev.stamp  ## train the models that come with the package anew: FLICKR8K_DIR= OUT=
+	@$(BIN)/captioner assets --extra minilm
 	@$(BIN)/captioner dataset flickr8k $${FLICKR8K_DIR:+--source "$$FLICKR8K_DIR"} --output "$$OUT/datasets/flickr8k"
 	@$(BIN)/captioner extract --images "$$OUT/datasets/flickr8k/images" --output "$$OUT" --run-id flickr8k
 	@$(BIN)/captioner extract --images "$$OUT/datasets/flickr8k/images" --output "$$OUT" --run-id flickr8k-mirrored \
 		--backbone xception-mirrored
+	@$(BIN)/captioner train-encoder --dataset "$$OUT/datasets/flickr8k" --features "$$OUT/runs/flickr8k/features" \
+		--features "$$OUT/runs/flickr8k-mirrored/features" --judge minilm --output "$$OUT/pretrained/encoder"
 	@set -e; for seed in 0 1 2; do $(BIN)/captioner train --dataset "$$OUT/datasets/flickr8k" --seed $$seed \
 		--features "$$OUT/runs/flickr8k/features" --mirrored "$$OUT/runs/flickr8k-mirrored/features" \
 		--output "$$OUT/pretrained/seed$$seed" $(PRETRAINED_TRAIN); done
@@ -54,7 +57,7 @@ pretrained: $(VENV)/run.stamp  ## train the model that comes with the package an
 		--features "$$OUT/runs/flickr8k/features"
 
 test: $(VENV)/dev.stamp  ## the whole test suite that needs no cluster and no browser
-	@$(BIN)/captioner assets
+	@$(BIN)/captioner assets --extra minilm
 	@$(BIN)/python -m pytest -m "not cluster and not browser" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(VENV)/dev.stamp  ## tests of processes and hosts that work together
@@ -72,6 +75,13 @@ bench: $(VENV)/dev.stamp  ## benchmarks, each beside a named peer
 	@$(BIN)/python -m bench.extract
 	@$(BIN)/python -m bench.match
 	@$(BIN)/python -m bench.train
+	@if [ -n "$$FLICKR8K_DIR" ]; then $(MAKE) --no-print-directory bench-encoders; fi
+
+bench-encoders: $(VENV)/dev.stamp
+	@$(BIN)/captioner assets --extra minilm
+	@$(BIN)/captioner dataset flickr8k --source "$$FLICKR8K_DIR" --output "$$OUT/datasets/flickr8k"
+	@$(BIN)/captioner extract --images "$$OUT/datasets/flickr8k/images" --output "$$OUT" --run-id flickr8k
+	@$(BIN)/python -m bench.encoders --dataset "$$OUT/datasets/flickr8k" --features "$$OUT/runs/flickr8k/features"
 
 lock: $(VENV)/dev.stamp  ## resolve setup.py's requirements anew into requirements.lock
 	@$(PIP) install uv

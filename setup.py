@@ -8,7 +8,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 AIRFLOW = ["apache-airflow==3.3.2", "apache-airflow-providers-standard"]
+MINILM = ["safetensors", "tokenizers"]  # reads all-MiniLM-L6-v2 without torch
 DEV = [
+    *MINILM,
+    "faiss-cpu",  # peers of the search in bench/
+    "scikit-learn",
     "duckdb",  # the README's DuckDB example is a test
     "hypothesis",
     "mypy",
@@ -32,7 +36,15 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["beam_jobs*", "captioner_core*", "captioner_cli*"]),
-    package_data={"captioner_core": ["py.typed", "report/*.html.j2", "pretrained/*"]},
+    package_data={
+        "captioner_core": [
+            "py.typed",
+            "report/*.html.j2",
+            "pretrained/*",
+            "pretrained_encoder/*",
+            "text_encoders/*.json",
+        ]
+    },
     install_requires=[
         "apache-beam==2.77.0",
         "tensorflow==2.21.0",
@@ -54,6 +66,7 @@ setup(
         "airflow": AIRFLOW,
         "cluster": [],  # Flink and Spark need Java and their job server; no Python package
         "dev": DEV,
+        "minilm": MINILM,
     },
     entry_points={"console_scripts": ["captioner = captioner_cli.main:main"]},
 )

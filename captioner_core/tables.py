@@ -85,14 +85,15 @@ def read_image_facts(uris: Iterable[str]) -> ImageFacts:
             batch = batch.take(pa.array(new, pa.int64()))
             place.update({image_id: len(place) + i for i, image_id in enumerate(batch.column("image_id").to_pylist())})
             sha256 += batch.column("image_sha256").to_pylist()
-            vectors.append(_unit_rows(batch.column("feature")))
+            vectors.append(unit_rows(batch.column("feature")))
     if len(made_by) > 1:
         (one, uri), (other, other_uri), *_ = made_by.items()
         raise CaptionerError(
             f"features {uri!r} are of backbone {one!r} and {other_uri!r} of {other!r}; "
             "cosines between backbones mean nothing, extract one of them again"
         )
-    return ImageFacts(place, np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32), sha256)
+    together = np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32)
+    return ImageFacts(place, together, sha256, next(iter(made_by), ""))
 
 
 def _feature_batches(uri: str) -> Iterator[pa.RecordBatch]:
@@ -104,7 +105,8 @@ def _feature_batches(uri: str) -> Iterator[pa.RecordBatch]:
     yield from dataset.to_batches(columns=columns, batch_size=1024)
 
 
-def _unit_rows(column: pa.FixedSizeListArray) -> np.ndarray:
+def unit_rows(column: pa.FixedSizeListArray) -> np.ndarray:
+    """float32 [rows, dim] of a column of vectors, each of length 1 unless it is all zeros."""
     rows = storage.vectors(column).astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: np.ndarray = rows / np.where(lengths > 0, lengths, 1)

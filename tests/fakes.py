@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from captioner_core.schemas import FEATURE_DIM, GRID_CELLS
+from captioner_core.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 from captioner_core.text import tokenize
+from captioner_core.text_encoders.calibration import Calibration
 
 
 class FakeBackbone:
@@ -18,12 +19,12 @@ class FakeBackbone:
     input_size = 299
 
     def __init__(self) -> None:
-        self._projection = np.abs(np.random.default_rng(0).normal(size=(3, FEATURE_DIM))).astype(np.float32)
+        self._projection = np.abs(np.random.default_rng(0).normal(size=(3, CELL_DIM))).astype(np.float32)
 
     def features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        cells = pixels[:, 14::30, 14::30].reshape(len(pixels), GRID_CELLS, 3).astype(np.float32) / 255
+        cells = pixels[:, 29::60, 29::60].reshape(len(pixels), GRID_CELLS, 3).astype(np.float32) / 255
         grid = cells @ self._projection
-        return grid.mean(axis=1), grid
+        return grid[:, :, :FEATURE_DIM].mean(axis=1), grid
 
 
 class HashedWords:
@@ -32,6 +33,7 @@ class HashedWords:
     name = "hashed-words"
     dim = 16
     fingerprint = "hashed-words/1"
+    calibration = Calibration()
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         rows = np.zeros((len(texts), self.dim), np.float32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+EXTRAS = ("minilm",)
+
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
@@ -13,6 +15,9 @@ def register(subparsers: Any) -> None:
         help="fetch and verify Xception weights and spaCy vectors, verify the pretrained captioner",
         description="Fetches what is missing or damaged in the cache ($CAPTIONER_CACHE, else ~/.cache/captioner).",
     )
+    parser.add_argument(
+        "--extra", action="append", default=[], choices=EXTRAS, help="also fetch what this optional encoder needs"
+    )
     parser.set_defaults(handler=_run)
 
 
@@ -20,7 +25,7 @@ def _run(namespace: argparse.Namespace) -> int:
     from captioner_core import assets
     from captioner_core.model.folder import check_pretrained
 
-    for asset in assets.ASSETS:
+    for asset in (*assets.ASSETS, *(assets.EXTRA_ASSETS[name] for name in namespace.extra)):
         folder, fetched = assets.ensure(asset)
         print(f"{asset.title}: {'fetched' if fetched else 'verified'}, {folder}", flush=True)
     path, model_id = check_pretrained()

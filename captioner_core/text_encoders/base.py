@@ -4,33 +4,51 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
+from captioner_core.text_encoders.calibration import Calibration
 
 # name -> module and class; imported when asked for, since they load spaCy
 _ENCODERS = {
+    "learned": ("captioner_core.text_encoders.learned", "Learned"),
     "spacy-content": ("captioner_core.text_encoders.spacy_content", "SpacyContent"),
     "spacy-mean": ("captioner_core.text_encoders.spacy_mean", "SpacyMean"),
+    "tfidf": ("captioner_core.text_encoders.tfidf", "Tfidf"),
+    "minilm": ("captioner_core.text_encoders.minilm", "MiniLm"),
 }
 
 
 class TextEncoder(Protocol):
-    """Texts to unit vectors whose dot product is their similarity."""
+    """Texts to unit vectors whose dot product, calibrated, is their similarity."""
 
     name: str
     dim: int
     fingerprint: str
     """Names everything that decides a vector: two encoders alike in it agree on every text."""
+    calibration: Calibration
+    """Makes a dot product a score that means the same for every encoder."""
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """float32 [len(texts), dim]: unit rows, or zeros for a text with no known word.
 
         A row depends on its own text alone, to the last bit, whatever the batch.
         """
+        ...
+
+
+@runtime_checkable
+class JointEncoder(TextEncoder, Protocol):
+    """An encoder that also puts images into the space of their captions."""
+
+    backbone: str
+    """Whose features it takes."""
+
+    def encode_images(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Unit rows float32 [n, dim] of averaged features float32 [n, 2048]."""
         ...
 
 
