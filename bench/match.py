@@ -1,49 +1,181 @@
-"""Similar captions: our exact search against spaCy's similarity, pair by pair.
+"""The search: 40,000 captions against 40,000, ours beside faiss and scikit-learn, and beside spaCy pair by pair.
 
-The peer makes a ``Doc`` of every caption once and calls ``Doc.similarity`` for every pair,
-as a notebook does.
+    python -m bench.match [--captions N]
+
+Each way runs in a process of its own, so that its peak memory is its own, and finds for every caption
+the ten most similar others at a score of 0.9 or more, of the same vectors. Ours also answers for images,
+counts all that reach the threshold and makes the rows of the tables. A second round has the same number
+of captions drawn from 1,000, as a captioner repeats itself.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import resource
+import statistics
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 
-import spacy
-from spacy.vocab import Vocab
+from captioner_core.cli import quiet_libraries
 
-from bench.timing import compare
-from captioner_core import assets
-from captioner_core.datasets import sample
-from captioner_core.matching import CaptionIndex, Query
-from captioner_core.text_encoders import load_encoder
+quiet_libraries()
 
-QUERIES, INDEXED = 40, 1000
+import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
+
+from captioner_core.matching import CaptionIndex, Query  # noqa: E402
+from captioner_core.text_encoders import TextEncoder, load_encoder  # noqa: E402
+
+CAPTIONS, REPEATED, TOP_K, THRESHOLD, ROUNDS = 40_000, 1_000, 10, 0.9, 3
+SPACY_QUERIES, SPACY_INDEXED = 20, 1_000
+
+Answer = tuple[int, float]
+"""How many matches were found, and the sum of their scores."""
 
 
-def main() -> int:
-    """Prints the table."""
-    captions = [text for index in range(INDEXED // sample.CAPTIONS_EACH) for text in sample.captions(index)]
-    asked = [sample.captions(10_000 + number)[0] for number in range(QUERIES)]
-    language = spacy.blank("en", vocab=Vocab().from_disk(assets.spacy_vocab()))
-    encoder = load_encoder("spacy-mean")
-
-    def notebook() -> None:
-        indexed = [language.make_doc(text) for text in captions]
-        for text in asked:
-            doc = language.make_doc(text)
-            scores = [doc.similarity(other) for other in indexed]
-            sorted((place for place, score in enumerate(scores) if score >= 0.9), key=lambda place: -scores[place])
-
-    def search() -> None:
-        ids = [f"{number // sample.CAPTIONS_EACH}.jpg" for number in range(len(captions))]
-        index = CaptionIndex(ids, captions, ["human"] * len(ids), encoder)
-        queries = [Query(f"query {number}", (text,)) for number, text in enumerate(asked)]
-        list(index.search(queries, threshold=0.9, top_k=10))
-
-    ways = {"spaCy Doc.similarity, pair by pair": notebook, "our exact search, index built anew": search}
-    compare("Similar captions", ways, amount=QUERIES * INDEXED, unit="pairs")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--captions", type=int, default=CAPTIONS)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--distinct", type=int, help=argparse.SUPPRESS)
+    asked = parser.parse_args(argv)
+    if asked.way:
+        return _one(asked.way, asked.captions, asked.distinct)
+    for distinct in (asked.captions, REPEATED):
+        print(f"\n{asked.captions:,} captions, {distinct:,} of them distinct, against all others; median of {ROUNDS}")
+        print(
+            f"{'way':40} {'seconds':>8} {'(all)':>16} {'peak MB':>8} {'matches':>9} {'sum of scores':>14} {'ratio':>6}"
+        )
+        runs = {name: [] for name in WAYS if name != "spacy"}  # type: dict[str, list[dict[str, float]]]
+        for _ in range(ROUNDS):
+            for name, taken in runs.items():
+                taken.append(_apart(name, asked.captions, distinct))
+        peer = statistics.median(one["seconds"] for one in runs["faiss"])
+        for name, taken in runs.items():
+            seconds = [one["seconds"] for one in taken]
+            spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
+            last, middle = taken[-1], statistics.median(seconds)
+            print(
+                f"{TITLES[name]:40} {middle:8.2f} {spread:>16} {last['peak_mb']:8.0f} {last['matches']:9.0f} "
+                f"{last['sum']:14.2f} {peer / middle:6.2f}",
+                flush=True,
+            )
+    pairs = _apart("spacy", SPACY_INDEXED, SPACY_INDEXED)
+    print(f"\n{TITLES['spacy']}: {SPACY_QUERIES * SPACY_INDEXED / pairs['seconds']:,.0f} pairs/s")
     return 0
 
+
+def _apart(way: str, captions: int, distinct: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "bench.match", "--way", way, "--captions", str(captions)]
+    done = subprocess.run([*command, "--distinct", str(distinct)], check=True, capture_output=True, text=True)
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def _one(way: str, captions: int, distinct: int) -> int:
+    encoder = load_encoder("learned")
+    texts = made_captions(captions, distinct)
+    seconds, (matches, total) = WAYS[way](texts, encoder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "peak_mb": peak, "matches": matches, "sum": total}))
+    return 0
+
+
+def made_captions(count: int, distinct: int) -> list[str]:
+    """Captions of 6 to 12 words drawn as often as people use them; after the first ``distinct`` they repeat."""
+    counted = _counts()
+    random = np.random.default_rng(0)
+    words, weights = list(counted), np.array(list(counted.values()), np.float64)
+    drawn = random.choice(len(words), size=(distinct, 12), p=weights / weights.sum())
+    lengths = random.integers(6, 13, distinct)
+    listed = [
+        f"{' '.join(words[w] for w in row[:n])} {i}" for i, (row, n) in enumerate(zip(drawn, lengths, strict=True))
+    ]
+    return [*listed, *(listed[place] for place in random.integers(0, distinct, count - distinct))]
+
+
+def _counts() -> dict[str, int]:
+    from importlib import resources
+
+    from captioner_core.text_encoders.learned import SHIPPED, WORDS
+
+    text = (resources.files("captioner_core") / SHIPPED / WORDS).read_text(encoding="utf-8")
+    counts: dict[str, int] = json.loads(text)["words"]
+    return counts
+
+
+def _ours(texts: list[str], encoder: TextEncoder) -> tuple[float, Answer]:
+    ids = [f"{number:07d}.jpg" for number in range(len(texts))]
+    index = CaptionIndex(ids, texts, ["generated"] * len(texts), encoder)
+    queries = [Query(image_id, (text,)) for image_id, text in zip(ids, texts, strict=True)]
+    start, matches, total = time.perf_counter(), 0, 0.0
+    for rows, _ in index.search(queries, threshold=THRESHOLD, top_k=TOP_K):
+        matches += len(rows)
+        total += sum(row.score for row in rows)
+    return time.perf_counter() - start, (matches, total)
+
+
+def _faiss(texts: list[str], encoder: TextEncoder) -> tuple[float, Answer]:
+    import faiss
+
+    vectors = encoder.encode(texts)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    start = time.perf_counter()
+    cosines, found = index.search(vectors, TOP_K + 1)
+    return _told(start, cosines, found, encoder)
+
+
+def _sklearn(texts: list[str], encoder: TextEncoder) -> tuple[float, Answer]:
+    from sklearn.neighbors import NearestNeighbors
+
+    vectors = encoder.encode(texts)
+    search = NearestNeighbors(n_neighbors=TOP_K + 1, metric="cosine", algorithm="brute").fit(vectors)
+    start = time.perf_counter()
+    distances, found = search.kneighbors(vectors)
+    return _told(start, 1 - distances, found, encoder)
+
+
+def _told(
+    start: float, cosines: npt.NDArray[np.float32], found: npt.NDArray[np.int64], encoder: TextEncoder
+) -> tuple[float, Answer]:
+    """Of each row its first ten that are not itself and reach the threshold."""
+    scores = encoder.calibration.scores(np.clip(cosines.astype(np.float64), -1, 1))
+    scores[found == np.arange(len(found))[:, None]] = -np.inf
+    best = -np.sort(-scores, axis=1)[:, :TOP_K]
+    kept = best[np.round(best, 6) >= np.float32(THRESHOLD)]
+    return time.perf_counter() - start, (len(kept), float(kept.sum()))
+
+
+def _spacy(texts: list[str], encoder: TextEncoder) -> tuple[float, Answer]:
+    import spacy
+    from spacy.vocab import Vocab
+
+    from captioner_core import assets
+
+    language = spacy.blank("en", vocab=Vocab().from_disk(assets.spacy_vocab()))
+    start = time.perf_counter()
+    indexed = [language.make_doc(text) for text in texts]
+    scores = [doc.similarity(other) for doc in indexed[:SPACY_QUERIES] for other in indexed]
+    return time.perf_counter() - start, (len(scores), float(sum(scores)))
+
+
+WAYS: dict[str, Callable[[list[str], TextEncoder], tuple[float, Answer]]] = {
+    "faiss": _faiss,
+    "sklearn": _sklearn,
+    "ours": _ours,
+    "spacy": _spacy,
+}
+TITLES = {
+    "faiss": "faiss IndexFlatIP",
+    "sklearn": "scikit-learn NearestNeighbors, brute",
+    "ours": "our exact search, rows included",
+    "spacy": "spaCy Doc.similarity, pair by pair",
+}
 
 if __name__ == "__main__":
     sys.exit(main())
