@@ -22,6 +22,8 @@ COMMANDS = (
     "match",
     "run",
     "run_local",
+    "similar",
+    "thresholds",
     "verify",
     "report",
 )

@@ -1,0 +1,73 @@
+"""``captioner similar``: the images most similar to one image."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from captioner_core.errors import CaptionerError
+from captioner_core.options import (
+    DEFAULT_ENCODER,
+    ENCODERS,
+    PRETRAINED,
+    add_arguments,
+    check,
+    from_namespace,
+    option,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarOptions:
+    """Options of one look-up."""
+
+    index: tuple[str, ...] = option(
+        (), help="captions table to search: a run's or a dataset's; may be repeated", metavar="URI"
+    )
+    n: int = option(5, help="images to show", metavar="N")
+    threshold: float = option(0.9, help="least cosine similarity, -1 to 1", metavar="X")
+    model: str = option(PRETRAINED, help="captioner, or the one that comes with the package", metavar="MODEL_DIR")
+    encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
+    output: str = option("similar.png", help="picture to write, with the images side by side", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        in_range = math.isfinite(self.threshold) and -1 <= self.threshold <= 1
+        check(in_range, "threshold", self.threshold, "must be from -1 to 1", "it is a cosine; 0.9 is strict")
+        check(1 <= self.n <= 50, "n", self.n, "must be 1 to 50", "5 is the default")
+        if not self.index:
+            raise CaptionerError("no --index given; name at least one captions table to search")
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "similar",
+        help="the images most similar to one image",
+        description="Captions an image, finds the images with the most similar captions, and writes a picture of them.",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="image file")
+    add_arguments(parser, SimilarOptions)
+    parser.set_defaults(handler=_run)
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    options = from_namespace(SimilarOptions, namespace)
+    from captioner_core.similar import SimilarImageFinder, write_picture
+    from captioner_core.tables import check_captions_table
+
+    for uri in options.index:
+        check_captions_table(uri)
+    finder = SimilarImageFinder(options.model, options.index, options.encoder)
+    found = finder.find(namespace.image, threshold=options.threshold, top_k=options.n)
+    print(f"{namespace.image}: {found.caption}")
+    for row in found.matches:
+        print(f"{row.rank:3}  {row.score:.3f}  {row.match_image_id}  {row.match_caption}")
+    if not found.matches:
+        best = found.nearest
+        short = f"; the best, {best.match_image_id}, has {best.score:.3f}: {best.match_caption}" if best else ""
+        print(f"no other image reaches {options.threshold}{short}")
+    write_picture(found, options.output)
+    print(options.output)
+    return 0

@@ -1,0 +1,46 @@
+"""``captioner thresholds``: what each threshold costs, for a captions table."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from captioner_core.options import DEFAULT_ENCODER, ENCODERS, add_arguments, from_namespace, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdsOptions:
+    """Options of the table of thresholds."""
+
+    captions: str = option(help="captions table: a run's or a dataset's", metavar="URI")
+    split: tuple[str, ...] = option((), help="of a dataset use this split alone; may be repeated", metavar="SPLIT")
+    encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
+    output: str = option("thresholds.svg", help="plot to write", metavar="FILE")
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "thresholds",
+        help="matches and estimated precision and recall for each threshold",
+        description="Compares a table's captions with each other, and says what each threshold would let through.",
+    )
+    add_arguments(parser, ThresholdsOptions)
+    parser.set_defaults(handler=_run)
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    options = from_namespace(ThresholdsOptions, namespace)
+    from captioner_core.tables import check_captions_table
+    from captioner_core.text_encoders import load_encoder
+    from captioner_core.thresholds import draw_thresholds, threshold_rows
+
+    check_captions_table(options.captions)
+    rows = threshold_rows(options.captions, load_encoder(options.encoder), options.split)
+    print("threshold   matches a caption   right   of all right")
+    for row in rows:
+        print(f"{row.threshold:9.2f} {row.matches:19.3f} {row.precision:7.1%} {row.recall:14.2%}")
+    draw_thresholds(rows, options.output)
+    print(options.output)
+    return 0

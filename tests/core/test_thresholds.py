@@ -1,0 +1,67 @@
+"""The table of thresholds against counting every pair by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from captioner_cli.main import main
+from captioner_core import thresholds
+from captioner_core.datasets import sample
+from captioner_core.errors import CaptionerError
+from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, as_record
+from captioner_core.text_encoders.calibration import CURVE_EDGES, Calibration
+from captioner_core.thresholds import threshold_rows
+from tests.fakes import HashedWords
+
+PRECISION = tuple(np.linspace(0, 0.9, len(CURVE_EDGES) - 1).round(3).tolist())
+
+
+class Calibrated(HashedWords):
+    calibration = Calibration(0.7, PRECISION)
+
+
+@pytest.fixture
+def table(tmp_path):
+    texts = [*(sample.captions(number)[0] for number in range(12)), "x", "zz yy"]
+    rows = [DatasetCaptionRow(f"{n % 9}.jpg", n, text, "train") for n, text in enumerate([*texts, texts[0], texts[1]])]
+    records = [as_record(row, "r") for row in rows]
+    pq.write_table(pa.Table.from_pylist(records, DATASET_CAPTIONS_SCHEMA), tmp_path / "captions.parquet")
+    return str(tmp_path / "captions.parquet"), sorted({(row.image_id, row.caption) for row in rows})
+
+
+@pytest.mark.parametrize("block", [3, 100])
+def test_equals_counting_by_hand(table, monkeypatch, block):
+    monkeypatch.setattr(thresholds, "_INDEX_BLOCK", block)
+    uri, records = table
+    encoder = Calibrated()
+    vectors = encoder.encode([caption for _, caption in records]).astype(np.float64)
+    scores = []
+    for one, (image, _) in zip(vectors, records, strict=True):
+        for other, (other_image, _) in zip(vectors, records, strict=True):
+            if image != other_image and one.any() and other.any():
+                scores.append(round(float(encoder.calibration.scores(np.clip(one @ other, -1, 1))), 6))
+    right = np.array(PRECISION)[np.digitize(scores, CURVE_EDGES[1:-1])]
+    for row in threshold_rows(uri, encoder):
+        reached = np.array(scores) >= row.threshold
+        assert row.matches == pytest.approx(reached.sum() / len(records))
+        if reached.any():
+            assert row.precision == pytest.approx(right[reached].mean(), abs=1e-6)
+            assert row.recall == pytest.approx(right[reached].sum() / right.sum(), abs=1e-6)
+
+
+def test_the_command_prints_and_draws(table, tmp_path, capsys):
+    assert main(["thresholds", "--captions", table[0], "--output", str(tmp_path / "plot.svg")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(thresholds.THRESHOLDS) + 1
+    assert (tmp_path / "plot.svg").read_text().count("<path") > 10
+    assert main(["thresholds", "--captions", table[0], "--output", str(tmp_path / "no" / "plot.svg")]) == 2
+
+
+def test_one_image_has_nothing_to_compare(tmp_path):
+    rows = [as_record(DatasetCaptionRow("a.jpg", 0, "a dog", "train"), "r")]
+    pq.write_table(pa.Table.from_pylist(rows, DATASET_CAPTIONS_SCHEMA), tmp_path / "one.parquet")
+    with pytest.raises(CaptionerError, match="fewer than two images"):
+        threshold_rows(str(tmp_path / "one.parquet"), Calibrated())
