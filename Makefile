@@ -52,7 +52,7 @@ pretrained: $(VENV)/dev.stamp  ## train the models that come with the package an
 		--features "$$OUT/runs/flickr8k/features" --mirrored "$$OUT/runs/flickr8k-mirrored/features" \
 		--output "$$OUT/pretrained/seed$$seed" $(PRETRAINED_TRAIN); done
 	@$(BIN)/captioner export --model "$$OUT/pretrained/seed0" --model "$$OUT/pretrained/seed1" --model "$$OUT/pretrained/seed2" \
-		--output "$$OUT/pretrained/model"
+		--beam-width 10 --joint-weight 4 --output "$$OUT/pretrained/model"
 	@$(BIN)/captioner evaluate --model "$$OUT/pretrained/model" --dataset "$$OUT/datasets/flickr8k" \
 		--features "$$OUT/runs/flickr8k/features"
 

@@ -95,7 +95,7 @@ class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels
         self, batch: Sequence[DecodedImage], model: CaptioningModels, inference_args: dict[str, Any] | None = None
     ) -> Iterable[CaptionedImage]:
         features, grids = model.backbone.features(_pixels(batch))
-        captions = model.generator.generate(grids)
+        captions = model.generator.generate(features, grids)
         advance(len(batch))
         return [
             CaptionedImage(

@@ -52,7 +52,7 @@ def caption_split(
         chosen = image_ids[start : start + _BATCH]
         data = (read_bytes(str(folder / image_id), images.DEFAULT_MAX_BYTES) for image_id in chosen)
         pixels = np.stack([images.decode(item, size=backbone.input_size)[0] for item in data])
-        yield from zip(chosen, generator.generate(backbone.features(pixels)[1]), strict=True)
+        yield from zip(chosen, generator.generate(*backbone.features(pixels)), strict=True)
 
 
 def caption_features(
@@ -78,8 +78,8 @@ def caption_features(
             f"features {uri!r} lack {len(lacking)} of the split's {len(image_ids)} images, such as {lacking[0]!r}; "
             "extract the images of that dataset"
         )
-    for found, grid in read_grids(dataset, image_ids):
-        yield from zip(found, generator.generate(grid), strict=True)
+    for found, features, grid in read_grids(dataset, image_ids):
+        yield from zip(found, generator.generate(features, grid), strict=True)
 
 
 def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Scores:

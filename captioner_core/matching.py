@@ -74,32 +74,24 @@ class _Pairs:
     row: Places
     score: Floats
 
-    def of(self, number: int) -> slice:
-        """Where the pairs of one caption are."""
-        first, last = np.searchsorted(self.asked, (number, number + 1))
-        return slice(int(first), int(last))
-
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """Images that some captions reach, best first, each once with its best pair.
+    """For each group of captions the images that these reach, best first, each once with its best pair.
 
-    All are alike in length: places of images, their scores, which of the captions asked made the
-    best pair, and with which entry of the index.
+    All are alike in length: the group, the place of the image, the score, which of the group's
+    captions made the best pair, and with which entry of the index.
     """
 
+    group: Places
     image: Places
     score: Floats
-    asked: Places
+    which: Places
     entry: Places
 
-    def take(self, places: Places) -> _Ranking:
-        return _Ranking(self.image[places], self.score[places], self.asked[places], self.entry[places])
-
-    def others(self, image: int | None, most: int) -> tuple[_Ranking, int]:
-        """The first ``most`` that are not one image, and how many are not."""
-        other = np.flatnonzero(self.image != (-1 if image is None else image))
-        return self.take(other[:most]), len(other)
+    def take(self, places: Places | slice) -> _Ranking:
+        parts = (getattr(self, name)[places] for name in ("group", "image", "score", "which", "entry"))
+        return _Ranking(*parts)
 
 
 class CaptionIndex:
@@ -134,12 +126,20 @@ class CaptionIndex:
         self._distinct = [listed[i] for i in starts]
         self._starts = np.array([*starts, len(listed)], np.int64)
         self._vectors = encoder.encode(self._distinct)
-        self._known: npt.NDArray[np.bool_] = np.asarray(self._vectors.any(axis=1))
+        self._unknown = np.flatnonzero(~self._vectors.any(axis=1))
         self._images: npt.NDArray[np.float32] | None = None
         if isinstance(encoder, JointEncoder) and encoder.backbone == self.facts.backbone:
             self._images = encoder.encode_images(self.facts.vectors)
         # how far a float32 product can be from the true one, for vectors of length 1
         self._rounding = 2 * (encoder.dim + 2) * _UNIT_ROUNDING
+        # distinct captions that one image has and no other, in order of that image
+        lowest, highest = (
+            ufunc.reduceat(self._image, self._starts[:-1]) if len(starts) else self._image
+            for ufunc in (np.minimum, np.maximum)
+        )
+        lone = np.flatnonzero(lowest == highest)
+        self._lone_rows = lone[np.argsort(lowest[lone], kind="stable")]
+        self._lone_images = lowest[self._lone_rows]
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -165,54 +165,83 @@ class CaptionIndex:
     ) -> Iterator[tuple[list[MatchRow], MatchSummaryRow]]:
         """Answers some groups of queries that have the same captions."""
         asked = sorted({caption for group in block for caption in group[0].captions})
-        pairs = self._reaching(self.encoder.encode(asked), threshold, bounded=len(block) > 1)
+        number = {caption: place for place, caption in enumerate(asked)}
+        wanted = [[number[caption] for caption in group[0].captions] for group in block]
+        pairs = self._candidates(asked, self._hidden(block, wanted), threshold, bounded=len(block) > 1)
         if pairs is None:
             half = len(block) // 2
             yield from self._search_block(block[:half], threshold, top_k)
             yield from self._search_block(block[half:], threshold, top_k)
             return
-        number = {caption: place for place, caption in enumerate(asked)}
-        unmatched = []
-        for group in block:
-            ranking = self._ranked(pairs, [number[caption] for caption in group[0].captions])
+        ranking = self._ranked(pairs, wanted)
+        bounds = np.searchsorted(ranking.group, np.arange(len(block) + 1)).tolist()
+        for place, group in enumerate(block):
+            reached = ranking.take(slice(bounds[place], bounds[place + 1]))
+            matched = int(np.count_nonzero(reached.score >= threshold))
             for query in group:
-                best, count = ranking.others(self._place.get(query.image_id), max(top_k, 1))
-                if count:
-                    yield self._answer(query, best, count, top_k)
-                else:
-                    unmatched.append(query)
-        for start in range(0, len(unmatched), _QUERY_BLOCK):
-            some = unmatched[start : start + _QUERY_BLOCK]
-            for query, nearest in zip(some, self._nearest(some), strict=True):
-                yield self._answer(query, nearest, 0, top_k)
+                own = np.flatnonzero(reached.image == self._place.get(query.image_id, -1))
+                others = reached.take(np.delete(np.arange(len(reached.image)), own)) if len(own) else reached
+                count = matched - int(np.count_nonzero(reached.score[own] >= threshold))
+                if not count and len(own) and (len(group) > 1 or len(block) > 1):
+                    # what is nearest to all who ask may be this image's own; to it, something else is
+                    yield from self._search_block([[query]], threshold, top_k)
+                    continue
+                yield self._answer(query, others, count, top_k)
 
-    def _products(self, vectors: Floats) -> Iterator[tuple[int, Floats]]:
-        """Blocks of the index: the first row, and float32 [len(vectors), rows]; −inf where a side has no known word."""
-        unknown = ~vectors.any(axis=1)
-        for start in range(0, len(self._distinct), _INDEX_BLOCK):
-            stop = start + _INDEX_BLOCK
-            products = vectors @ self._vectors[start:stop].T
-            products[unknown] = -np.inf
-            products[:, ~self._known[start:stop]] = -np.inf
-            yield start, products
+    def _hidden(self, block: Sequence[Sequence[Query]], wanted: Sequence[Sequence[int]]) -> tuple[Places, Places]:
+        """Captions asked and rows of the index that must not meet: what an image alone has, where it alone asks."""
+        askers: dict[int, list[str]] = {}
+        for group, numbers in zip(block, wanted, strict=True):
+            for number in numbers:
+                askers.setdefault(number, []).extend(query.image_id for query in group[:2])
+        captions: list[Places] = []
+        rows: list[Places] = []
+        for caption, image_ids in askers.items():
+            image = self._place.get(image_ids[0], -1) if len(image_ids) == 1 else -1
+            first, last = np.searchsorted(self._lone_images, (image, image + 1))
+            captions.append(np.full(last - first, caption))
+            rows.append(self._lone_rows[first:last])
+        return _joined(captions), _joined(rows)
 
-    def _reaching(self, vectors: Floats, threshold: np.float32, *, bounded: bool) -> _Pairs | None:
-        """The pairs that score the threshold or more; None where they are too many to hold and ``bounded``."""
+    def _candidates(
+        self, asked: Sequence[str], hidden: tuple[Places, Places], threshold: np.float32, *, bounded: bool
+    ) -> _Pairs | None:
+        """Every pair that scores the threshold or more, and for captions that have none the nearest ones.
+
+        None where they are too many to hold and ``bounded``.
+        """
+        vectors = self.encoder.encode(asked)
+        unknown = np.flatnonzero(~vectors.any(axis=1))
         lowest = np.array([threshold - 10.0**-_DECIMALS], np.float64)
-        least = np.float32(self.encoder.calibration.cosines(lowest)[0] - self._rounding)
-        asked, rows, held = [], [], 0
-        for start, products in self._products(vectors):
-            one, other = np.nonzero(products >= least)
+        reaching = np.float32(self.encoder.calibration.cosines(lowest)[0] - self._rounding)
+        # scores may tie though products differ, by float32's rounding and what rounding a score takes away
+        slack = np.float32(2 * self._rounding + 40 * 10.0**-_DECIMALS)
+        highest = np.full(len(asked), -np.inf, np.float32)
+        ones, rows, held = [], [], 0
+        for start in range(0, len(self._distinct), _INDEX_BLOCK):
+            products = vectors @ self._vectors[start : start + _INDEX_BLOCK].T
+            here = (hidden[1] >= start) & (hidden[1] < start + _INDEX_BLOCK)
+            products[hidden[0][here], hidden[1][here] - start] = -np.inf
+            products[unknown] = -np.inf
+            products[:, self._within(self._unknown, start) - start] = -np.inf
+            np.maximum(highest, products.max(axis=1), out=highest)
+            least = np.where(np.isfinite(highest), np.minimum(reaching, highest - slack), np.float32(np.inf))
+            one, other = np.nonzero(products >= least[:, None])
             held += len(one)
             if bounded and held > _PAIRS_AT_ONCE:
                 return None
-            asked.append(one)
+            ones.append(one)
             rows.append(other + start)
-        every, row = _joined(asked), _joined(rows)
-        score = self._scores(vectors, every, row)
-        kept = np.flatnonzero(score >= threshold)
-        kept = kept[np.argsort(every[kept], kind="stable")]
-        return _Pairs(every[kept], row[kept], score[kept])
+        one, row = _joined(ones), _joined(rows)
+        order = np.argsort(one, kind="stable")
+        one, row = one[order], row[order]
+        return _Pairs(one, row, self._scores(vectors, one, row))
+
+    @staticmethod
+    def _within(rows: Places, start: int) -> Places:
+        """Those of some rising rows that a block of the index has."""
+        first, last = np.searchsorted(rows, (start, start + _INDEX_BLOCK))
+        return rows[first:last]
 
     def _scores(self, vectors: Floats, asked: Places, row: Places) -> Floats:
         """float32 [pairs], of pairs of known captions."""
@@ -224,63 +253,30 @@ class CaptionIndex:
             scores[some] = np.round(self.encoder.calibration.scores(cosines), _DECIMALS)
         return scores
 
-    def _ranked(self, pairs: _Pairs, captions: Sequence[int]) -> _Ranking:
-        """The images that the captions of these numbers reach together."""
-        slices = [pairs.of(caption) for caption in captions]
-        row, score = (_joined([values[part] for part in slices]) for values in (pairs.row, pairs.score))
-        which = np.repeat(np.arange(len(captions)), [part.stop - part.start for part in slices])
-        first, each = self._starts[row], self._starts[row + 1] - self._starts[row]
-        within = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
-        entry = np.repeat(first, each) + within
-        found = _Ranking(self._image[entry], np.repeat(score, each), np.repeat(which, each), entry)
+    def _ranked(self, pairs: _Pairs, wanted: Sequence[Sequence[int]]) -> _Ranking:
+        """The images that each group's captions reach together."""
+        group = np.repeat(np.arange(len(wanted)), [len(captions) for captions in wanted])
+        which = np.array([place for captions in wanted for place in range(len(captions))], np.int64)
+        caption = np.array([caption for captions in wanted for caption in captions], np.int64)
+        first = np.searchsorted(pairs.asked, caption)
+        (of_member, pair) = _spread(first, np.searchsorted(pairs.asked, caption, side="right"))
+        rows = pairs.row[pair]
+        (of_pair, entry) = _spread(self._starts[rows], self._starts[rows + 1])
+        member = of_member[of_pair]
+        score = pairs.score[pair][of_pair]
+        found = _Ranking(group[member], self._image[entry], score, which[member], entry)
         # each image's best pair first, of equal ones that of the first caption asked, then the first entry
-        found = found.take(np.lexsort((found.entry, found.asked, -found.score, found.image)))
-        found = found.take(np.flatnonzero(np.diff(found.image, prepend=-1)))
+        found = found.take(np.lexsort((found.entry, found.which, -found.score, found.image, found.group)))
+        again = (found.group[1:] == found.group[:-1]) & (found.image[1:] == found.image[:-1])
+        found = found.take(np.flatnonzero(np.append(True, ~again)[: len(found.group)]))
         # places of images are in the order of their ids, so this settles ties by match_image_id
-        return found.take(np.lexsort((found.image, -found.score)))
-
-    def _nearest(self, queries: Sequence[Query]) -> list[_Ranking]:
-        """The one nearest other image of each query, whatever its score; none where nothing is comparable."""
-        owner = np.repeat(np.arange(len(queries)), [len(query.captions) for query in queries])
-        vectors = self.encoder.encode([caption for query in queries for caption in query.captions])
-        own = [self._rows_of_alone(query.image_id) for query in queries]
-        # scores may tie though products differ by float32's rounding, or by what rounding a score takes away
-        slack = np.float32(2 * self._rounding + 40 * 10.0**-_DECIMALS)
-        highest = np.full(len(queries), -np.inf, np.float32)
-        asked, rows = [], []
-        for start, products in self._products(vectors):
-            for place, query_rows in enumerate(own):
-                inside = query_rows[(query_rows >= start) & (query_rows < start + products.shape[1])] - start
-                if len(inside):
-                    products[np.ix_(owner == place, inside)] = -np.inf
-            np.maximum.at(highest, owner, products.max(axis=1, initial=-np.inf))
-            least = np.where(np.isfinite(highest), highest - slack, np.inf)
-            one, other = np.nonzero(products >= least[owner][:, None])
-            asked.append(one)
-            rows.append(other + start)
-        every, row = _joined(asked), _joined(rows)
-        order = np.argsort(every, kind="stable")
-        pairs = _Pairs(every[order], row[order], self._scores(vectors, every, row)[order])
-        rankings = []
-        for place, query in enumerate(queries):
-            ranking = self._ranked(pairs, np.flatnonzero(owner == place).tolist())
-            rankings.append(ranking.others(self._place.get(query.image_id), 1)[0])
-        return rankings
-
-    def _rows_of_alone(self, image_id: str) -> Places:
-        """The distinct captions that an image has and no other."""
-        image = self._place.get(image_id)
-        if image is None:
-            return np.empty(0, np.int64)
-        rows = np.unique(np.searchsorted(self._starts, np.flatnonzero(self._image == image), side="right") - 1)
-        alone = [bool((self._image[self._starts[row] : self._starts[row + 1]] == image).all()) for row in rows]
-        return rows[np.array(alone, bool)] if len(rows) else rows
+        return found.take(np.lexsort((found.image, -found.score, found.group)))
 
     def _answer(self, query: Query, best: _Ranking, count: int, top_k: int) -> tuple[list[MatchRow], MatchSummaryRow]:
-        """Rows of a query; ``best`` also holds the nearest image where none is matched."""
+        """Rows of a query from its ranking, of which the first ``count`` images are matches."""
         written = min(count, top_k)
         rows = [self._match(query, best, place) for place in range(written)]
-        asked = int(best.asked[0]) if len(best.asked) else 0
+        asked = int(best.which[0]) if len(best.which) else 0
         summary = MatchSummaryRow(
             query_image_id=query.image_id,
             query_caption=query.captions[asked],
@@ -298,7 +294,7 @@ class CaptionIndex:
         feature_score, is_duplicate = self.facts.compare(query.image_id, match)
         return MatchRow(
             query_image_id=query.image_id,
-            query_caption=query.captions[int(best.asked[place])],
+            query_caption=query.captions[int(best.which[place])],
             rank=place + 1,
             match_image_id=match,
             match_caption=self._distinct[row],
@@ -331,6 +327,17 @@ def _blocks(groups: Sequence[Sequence[Query]]) -> Iterator[list[Sequence[Query]]
         captions += len(group[0].captions)
     if block:
         yield block
+
+
+def _spread(first: Places, last: Places) -> tuple[Places, Places]:
+    """The numbers from each ``first`` up to its ``last``, one run after the other, and which run each is of.
+
+    >>> _spread(np.array([5, 0]), np.array([7, 1]))
+    (array([0, 0, 1]), array([5, 6, 0]))
+    """
+    length = last - first
+    run = np.repeat(np.arange(len(first)), length)
+    return run, np.arange(len(run)) - np.repeat(np.cumsum(length) - length, length) + first[run]
 
 
 def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -82,8 +82,7 @@ class SimilarImageFinder:
             pixels, _, _ = images.decode(data, size=self._backbone.input_size)
         except ImageError as error:
             raise CaptionerError(f"image {path!r} can't be used: {error.message}") from error
-        _, grid = self._backbone.features(pixels[np.newaxis])
-        (caption,) = self._generator.generate(grid)
+        (caption,) = self._generator.generate(*self._backbone.features(pixels[np.newaxis]))
         query = Query(path, (caption.text,))
         ((found, _),) = self._index.search([query], threshold=-1.0, top_k=top_k + 1)
         finder = ImageFinder(self._tables, [row.match_image_id for row in found], ())

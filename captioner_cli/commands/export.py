@@ -28,12 +28,23 @@ class ExportOptions:
         "longer captions; the first model's where not given",
         metavar="X",
     )
+    joint_weight: float | None = option(
+        None,
+        help="how much the cosine of image and caption in the joint space counts when one of the beams is chosen; 0 is "
+        "not at all; the first model's where not given",
+        metavar="X",
+    )
 
     def __post_init__(self) -> None:
         check_beam_width(self.beam_width)
         exponent = self.length_penalty
         in_range = exponent is None or (math.isfinite(exponent) and 0 <= exponent <= 5)
         check(in_range, "length_penalty", exponent, "must be from 0 to 5", "0.7 is what training sets")
+        weight = self.joint_weight
+        in_range = weight is None or (math.isfinite(weight) and 0 <= weight <= 100)
+        check(
+            in_range, "joint_weight", weight, "must be from 0 to 100", "4 suits the model that comes with the package"
+        )
         if not self.model:
             raise CaptionerError("no --model given; name at least one model folder")
 
@@ -53,6 +64,8 @@ def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(ExportOptions, namespace)
     from captioner_core.model.folder import export_model
 
-    model_id = export_model(options.model, options.output, options.beam_width, options.length_penalty)
+    model_id = export_model(
+        options.model, options.output, options.beam_width, options.length_penalty, options.joint_weight
+    )
     print(f"model {model_id} in {options.output}")
     return 0

@@ -42,9 +42,15 @@ def _what(config: CaptionerConfig) -> str:
         f"{config.members} LSTM captioners whose probabilities are averaged" if config.members > 1 else "LSTM captioner"
     )
     looked_at = "the grid" if config.attention == "grid" else "the average"
+    joint = (
+        f" Of the beams, the one is taken whose normalised log-probability and {config.joint_weight} times its cosine "
+        f"to the image, in the space of `{config.joint_encoder}`, are highest together."
+        if config.joint_weight
+        else ""
+    )
     return (
         f"{members}, attending to {looked_at} of `{config.backbone}` features. {config.vocabulary_size} words, "
-        f"{config.units} units, beam width {config.beam_width}, length penalty {config.length_penalty}."
+        f"{config.units} units, beam width {config.beam_width}, length penalty {config.length_penalty}.{joint}"
     )
 
 
@@ -65,6 +71,7 @@ def _trained(config: CaptionerConfig, trainings: Sequence[Mapping[str, Any]]) ->
     if len(trainings) > 1:
         models = " ".join(f"--model {shlex.quote(one['options']['output'])}" for one in trainings)
         search = f"--beam-width {config.beam_width} --length-penalty {config.length_penalty}"
+        search += f" --joint-weight {config.joint_weight}" if config.joint_weight else ""
         commands.append(f"captioner export {models} {search} --output MODEL_DIR")
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return [f"## Training\n\n| | |\n|---|---|\n{table}", "```sh\n" + "\n".join(commands) + "\n```"]

@@ -29,6 +29,9 @@ class CaptionerConfig:
       max_words: longest caption, in words.
       beam_width: hypotheses kept in search unless the user says otherwise.
       length_penalty: exponent of the length normalisation in search; see ``decoding``.
+      joint_weight: how much the cosine of image and caption in the joint space counts when one of
+        the beams is chosen, beside its normalised log-probability; 0 asks for no encoder.
+      joint_encoder: fingerprint of the learned encoder whose space that is; empty without one.
     """
 
     backbone: str
@@ -43,6 +46,8 @@ class CaptionerConfig:
     max_words: int = 24
     beam_width: int = 3
     length_penalty: float = 0.7
+    joint_weight: float = 0.0
+    joint_encoder: str = ""
 
     def __post_init__(self) -> None:
         if self.attention not in ("grid", "mean"):

@@ -164,7 +164,11 @@ def check_pretrained() -> tuple[Path, str]:
 
 
 def export_model(
-    folders: Sequence[str], target: str, beam_width: int | None = None, length_penalty: float | None = None
+    folders: Sequence[str],
+    target: str,
+    beam_width: int | None = None,
+    length_penalty: float | None = None,
+    joint_weight: float | None = None,
 ) -> str:
     """Writes one or several models as one, with weights as float16, which is how a model is shipped.
 
@@ -176,6 +180,7 @@ def export_model(
       target: folder to make.
       beam_width: of searches with it; that of the first model where None.
       length_penalty: likewise.
+      joint_weight: likewise; see ``CaptionerConfig``.
 
     Returns:
       The new model's id.
@@ -194,11 +199,14 @@ def export_model(
                 "join models trained with the same options but the seed"
             )
     first = loaded[0].config
+    weight = first.joint_weight if joint_weight is None else joint_weight
     config = dataclasses.replace(
         first,
         members=len(loaded),
         beam_width=first.beam_width if beam_width is None else beam_width,
         length_penalty=first.length_penalty if length_penalty is None else length_penalty,
+        joint_weight=weight,
+        joint_encoder=_joint_fingerprint(first.backbone) if weight else "",
     )
     tensors = {}
     for number, model in enumerate(loaded):
@@ -215,6 +223,17 @@ def export_model(
     )
     write_card(target)
     return model_id
+
+
+def _joint_fingerprint(backbone: str) -> str:
+    from captioner_core.text_encoders.learned import Learned
+
+    encoder = Learned()
+    if encoder.backbone != backbone:
+        raise CaptionerError(
+            f"--joint-weight needs features of {encoder.backbone!r}, the models read {backbone!r}; leave it out"
+        )
+    return encoder.fingerprint
 
 
 def model_path(folder: str) -> Path:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from captioner_core.errors import CaptionerError
 from captioner_core.model.captioner import Captioner, ImageState, attended_cells
+from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.decoding import Hypotheses, Step, beam_search, sample
 from captioner_core.model.ensemble import Ensemble, EnsembleState
 from captioner_core.model.folder import LoadedModel
 from captioner_core.text import PAD
+from captioner_core.text_encoders.base import JointEncoder
+from captioner_core.text_encoders.learned import Learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,25 +99,50 @@ class CaptionGenerator:
     Args:
       model: the captioner.
       beam_width: hypotheses kept; the model's own choice where None.
+
+    Raises:
+      CaptionerError: the model chooses by another encoder than the one that comes with the package.
     """
 
     def __init__(self, model: LoadedModel, beam_width: int | None = None) -> None:
         self._model = model
         self._search = CaptionSearch(model.captioner, beam_width)
+        self._joint = _joint_encoder(model.config) if model.config.joint_weight else None
 
     @property
     def model_id(self) -> str:
         return self._model.model_id
 
-    def generate(self, grid: npt.NDArray[Any]) -> list[GeneratedCaption]:
+    def generate(self, features: npt.NDArray[np.float32], grid: npt.NDArray[Any]) -> list[GeneratedCaption]:
         """The best caption of each image.
 
         Args:
+          features: float32 [batch, 2048], the averages.
           grid: float [batch, 25, 3800], or flattened to [batch, 25 * 3800].
         """
         found = self._search.find(attended_cells(grid, self._model.config))
-        words, log_prob = found.words[:, 0].numpy(), found.log_prob[:, 0].numpy()
-        return [
-            GeneratedCaption(self._model.vocabulary.decode(row), float(value), int((row != PAD).sum()) - 1)
-            for row, value in zip(words, log_prob, strict=True)
-        ]
+        words, log_prob = found.words.numpy(), found.log_prob.numpy()
+        if self._joint is None:
+            return [self._caption(rows[0], values[0]) for rows, values in zip(words, log_prob, strict=True)]
+        images = self._joint.encode_images(features)
+        chosen = []
+        for image, rows, values in zip(images, words, log_prob, strict=True):
+            captions = [self._caption(row, value) for row, value in zip(rows, values, strict=True)]
+            cosines = self._joint.encode([caption.text for caption in captions]) @ image
+            lengths = np.array([caption.n_tokens + 1 for caption in captions])
+            fluent = values / lengths**self._model.config.length_penalty
+            chosen.append(captions[int(np.argmax(fluent + self._model.config.joint_weight * cosines))])
+        return chosen
+
+    def _caption(self, row: npt.NDArray[np.int32], log_prob: float) -> GeneratedCaption:
+        return GeneratedCaption(self._model.vocabulary.decode(row), float(log_prob), int((row != PAD).sum()) - 1)
+
+
+def _joint_encoder(config: CaptionerConfig) -> JointEncoder:
+    encoder = Learned()
+    if encoder.fingerprint != config.joint_encoder:
+        raise CaptionerError(
+            f"the model chooses captions by encoder {config.joint_encoder!r}, the package has {encoder.fingerprint!r}; "
+            "export the model again"
+        )
+    return encoder

@@ -90,7 +90,7 @@ def open_features(uri: str) -> tuple[pads.Dataset, set[str], str]:
       CaptionerError: no features table, no grid in it, nothing in it, or more than one backbone.
     """
     dataset = storage.open_table(uri, "features table")
-    missing = [name for name in ("image_id", "backbone", "grid") if name not in dataset.schema.names]
+    missing = [name for name in ("image_id", "backbone", "feature", "grid") if name not in dataset.schema.names]
     if missing:
         raise CaptionerError(
             f"features table {uri!r} has no column {missing[0]!r}; extract them with 'captioner extract --grid'"
@@ -120,18 +120,21 @@ def load_features(
         cells: npt.NDArray[np.float16] = np.memmap(
             file, np.float16, "w+", shape=(max(1, len(place)), config.cells, config.cell_dim)
         )
-    for found, grids in read_grids(dataset, image_ids):
+    for found, _, grids in read_grids(dataset, image_ids):
         cells[[place[image_id] for image_id in found]] = attended_cells(grids, config)
     return FeatureStore(cells[: len(place)])
 
 
-def read_grids(dataset: pads.Dataset, image_ids: Sequence[str]) -> Iterator[tuple[list[str], npt.NDArray[np.float16]]]:
-    """Image ids and grids [n, 25 * 3800] of some images, a few at a time."""
+def read_grids(
+    dataset: pads.Dataset, image_ids: Sequence[str]
+) -> Iterator[tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.float16]]]:
+    """Image ids, averages [n, 2048] and grids [n, 25 * 3800] of some images, a few at a time."""
     wanted = pc.field("image_id").isin(list(image_ids))
-    columns = ["image_id", "grid"]
+    columns = ["image_id", "feature", "grid"]
     # a grid is 190 kB: small batches and no reading ahead keep memory at what is needed
     for batch in dataset.to_batches(
         columns=columns, filter=wanted, batch_size=64, batch_readahead=1, fragment_readahead=1
     ):
         if len(batch):
-            yield batch.column("image_id").to_pylist(), storage.vectors(batch.column("grid"))
+            feature = storage.vectors(batch.column("feature")).astype(np.float32)
+            yield batch.column("image_id").to_pylist(), feature, storage.vectors(batch.column("grid"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -11,8 +12,9 @@ from captioner_core.errors import CaptionerError
 from captioner_core.model.captioner import Captioner, ImageState, attended_cells
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import export_model, load_model, save_model
-from captioner_core.model.generate import CaptionGenerator
+from captioner_core.model.generate import CaptionGenerator, CaptionSearch
 from captioner_core.text import Vocabulary
+from captioner_core.text_encoders.learned import Learned
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +124,9 @@ def test_a_folder_gives_the_same_model_back(folder, vocabulary):
 def test_captions_depend_on_their_own_image_alone(folder):
     generator = CaptionGenerator(load_model(str(folder)))
     grid = np.random.default_rng(1).random((5, 25, 16), np.float32)
-    together = generator.generate(grid)
-    alone = [generator.generate(grid[i : i + 1])[0] for i in range(5)]
+    mean = grid.mean(axis=1)
+    together = generator.generate(mean, grid)
+    alone = [generator.generate(mean[i : i + 1], grid[i : i + 1])[0] for i in range(5)]
     assert [c.text for c in together] == [c.text for c in alone]
     np.testing.assert_allclose([c.log_prob for c in together], [c.log_prob for c in alone], atol=1e-4)
     assert all(c.text and c.n_tokens == len(c.text.split()) and c.log_prob < 0 for c in together)
@@ -143,7 +146,10 @@ def test_an_exported_copy_captions_alike(folder, tmp_path):
     with np.load(tmp_path / "small" / "weights.npz") as stored:
         assert {stored[name].dtype for name in stored.files} == {np.dtype(np.float16)}
     grid = np.random.default_rng(1).random((5, 25, 16), np.float32)
-    whole, small = (CaptionGenerator(load_model(str(path))).generate(grid) for path in (folder, tmp_path / "small"))
+    whole, small = (
+        CaptionGenerator(load_model(str(path))).generate(grid.mean(axis=1), grid)
+        for path in (folder, tmp_path / "small")
+    )
     np.testing.assert_allclose([one.log_prob for one in small], [one.log_prob for one in whole], rtol=0.01)
     with pytest.raises(CaptionerError, match="exists"):
         export_model([str(folder)], str(tmp_path / "small"))
@@ -166,6 +172,29 @@ def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
     for place in range(3):
         log_prob, hidden, cell = both.step(state, words[:, :, place], hidden, cell)
         np.testing.assert_allclose(np.exp(log_prob), np.mean(expected, axis=0)[:, :, place], atol=1e-3)
+
+
+def test_the_joint_space_chooses_among_the_beams(folder, tmp_path, vocabulary):
+    """With all weight on the joint space, the beam nearest to the image is taken, whatever its probability."""
+    config = dataclasses.replace(make_captioner(vocabulary).config, backbone=Learned().backbone, beam_width=4)
+    save_model(str(tmp_path / "one"), Captioner(config, seed=3), vocabulary, {})
+    export_model([str(tmp_path / "one")], str(tmp_path / "joint"), joint_weight=100.0)
+    random = np.random.default_rng(1)
+    grid, features = random.random((6, 25, 16), np.float32), random.random((6, 2048), np.float32)
+    model, encoder = load_model(str(tmp_path / "joint")), Learned()
+    words = CaptionSearch(model.captioner).find(grid).words.numpy()
+    images = encoder.encode_images(features)
+    chosen = CaptionGenerator(model).generate(features, grid)
+    plain = CaptionGenerator(load_model(str(tmp_path / "one"))).generate(features, grid)
+    for image, beams, caption in zip(images, words, chosen, strict=True):
+        texts = [model.vocabulary.decode(beam) for beam in beams]
+        assert caption.text == texts[int(np.argmax(encoder.encode(texts) @ image))]
+    assert [one.text for one in chosen] != [one.text for one in plain]
+    _edit_config(tmp_path / "joint", joint_encoder="learned/0")
+    with pytest.raises(CaptionerError, match="'learned/0', the package has 'learned/"):
+        CaptionGenerator(load_model(str(tmp_path / "joint")))
+    with pytest.raises(CaptionerError, match="--joint-weight needs features of"):
+        export_model([str(folder)], str(tmp_path / "other"), joint_weight=1.0)
 
 
 def test_models_that_do_not_fit_are_not_joined(folder, tmp_path, vocabulary):

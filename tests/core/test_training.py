@@ -93,7 +93,7 @@ def test_it_learns_to_name_what_the_features_show(source, tmp_path, attention):
     assert losses[-1] < losses[0] * 0.6
     generator = CaptionGenerator(load_model(str(tmp_path / "model")))
     unseen = np.stack([grid_of(number) for number in range(100, 108)]).astype(np.float32)
-    captions = generator.generate(unseen)
+    captions = generator.generate(unseen.mean(axis=1), unseen)
     named = [
         THINGS[number % 4] in caption.text.split() for number, caption in zip(range(100, 108), captions, strict=True)
     ]
