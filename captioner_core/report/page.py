@@ -115,10 +115,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Captions:
-    """What a whole run's captions come to."""
+    """What a whole run's captions come to; ``unique`` of them belong to one image alone."""
 
     total: int
     distinct: int
+    unique: int
     common: list[tuple[str, int]]
     lengths: Mapping[int, int]
 
@@ -358,7 +359,8 @@ def _captions(run: _Run) -> Captions:
         values, numbers = np.unique(batch.column("n_tokens").to_numpy(zero_copy_only=False), return_counts=True)
         lengths.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     common = heapq.nsmallest(MAX_COMMON, counts.items(), key=lambda item: (-item[1], item[0]))
-    return Captions(counts.total(), len(counts), common, dict(sorted(lengths.items())))
+    unique = sum(number == 1 for number in counts.values())
+    return Captions(counts.total(), len(counts), unique, common, dict(sorted(lengths.items())))
 
 
 def _failures(run: _Run) -> Failures:

@@ -340,7 +340,7 @@ def test_more_failures_than_shown(no_plots, tmp_path):
 
 def test_repeated_captions_are_counted(no_plots, tmp_path):
     page = page_of(make_run(tmp_path, images=8, captions=["a dog"] * 7 + ["a cat"]))
-    assert "2 distinct for 8 images" in page.text
+    assert "2 distinct for 8 images, 12.5 % of which share theirs with no other" in page.text
     assert "87.5 %" in page.text
 
 
