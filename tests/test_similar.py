@@ -13,7 +13,7 @@ from captioner_core.datasets import sample
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("similar")
-    sample.build(folder / "data", images=12)
+    sample.build(folder / "data", images=30)
     return folder / "data"
 
 
