@@ -85,13 +85,15 @@ def _plain_type(hint: Any) -> Any:
 def given_options(options_class: type, values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The command-line options and their values that ``from_namespace`` would make these values of.
 
-    What is as it is by default is left out, as are names that are no options.
+    What is as it is by default is left out, as are names that are no options; one that holds
+    several values is repeated.
     """
     fields = [field for field in dataclasses.fields(options_class) if field.name in values]
+    given = [(field.name, values[field.name]) for field in fields if values[field.name] != field.default]
     return [
-        ("--" + field.name.replace("_", "-"), str(values[field.name]))
-        for field in fields
-        if values[field.name] != field.default
+        ("--" + name.replace("_", "-"), str(item))
+        for name, value in given
+        for item in (value if isinstance(value, tuple) else (value,))
     ]
 
 

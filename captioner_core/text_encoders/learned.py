@@ -24,6 +24,7 @@ from captioner_core.text_encoders.word_tables import sum_words
 WEIGHTS = "weights.npz"
 WORDS = "words.json"
 CONFIG = "config.json"
+MODEL_CARD = "MODEL_CARD.md"
 FORMAT_VERSION = 1
 FEATURE_SCALE = 10.0  # unit features have entries of about 0.02, which dense layers learn from slowly
 SHIPPED = "pretrained_encoder"

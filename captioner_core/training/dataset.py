@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -138,3 +139,10 @@ def read_grids(
         if len(batch):
             feature = storage.vectors(batch.column("feature")).astype(np.float32)
             yield batch.column("image_id").to_pylist(), feature, storage.vectors(batch.column("grid"))
+
+
+def dataset_summary(dataset: str) -> dict[str, Any]:
+    """Name and licence of a dataset, where its folder states them."""
+    uri = layout.join(dataset, layout.DATASET_SUMMARY)
+    summary = storage.read_json(uri) if storage.exists(uri) else {}
+    return {name: summary[name] for name in ("name", "licence") if name in summary}

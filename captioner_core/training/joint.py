@@ -27,7 +27,7 @@ from captioner_core.errors import CheckFailed
 from captioner_core.options import TrainEncoderOptions
 from captioner_core.text import tokenize
 from captioner_core.text_encoders.calibration import Calibration
-from captioner_core.text_encoders.learned import CONFIG, FORMAT_VERSION, WEIGHTS, WORDS
+from captioner_core.text_encoders.learned import CONFIG, FORMAT_VERSION, MODEL_CARD, WEIGHTS, WORDS
 from captioner_core.text_encoders.spacy_vectors import load_vectors
 
 _MOST_WORDS = 24  # of a caption, in training
@@ -196,8 +196,9 @@ def save_encoder(
     captions: int,
     backbone: str,
     calibration: Calibration,
+    card: str,
 ) -> None:
-    """Writes an encoder's folder whole or not at all, replacing one that is there."""
+    """Writes an encoder's folder whole or not at all, replacing one that is there; ``card`` is its model card."""
     target = Path(folder).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     config = {
@@ -213,6 +214,7 @@ def save_encoder(
         listed: dict[str, Any] = {"captions": captions, "words": counts}
         (made / WORDS).write_text(json.dumps(listed, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
         (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (made / MODEL_CARD).write_text(card, encoding="utf-8")
         if target.exists():
             target.rename(Path(scratch) / "replaced")
         made.rename(target)

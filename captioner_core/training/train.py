@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from captioner_core.text import Vocabulary
 from captioner_core.training.dataset import (
     DEV,
     TRAIN,
+    dataset_summary,
     encode_captions,
     load_features,
     open_features,
@@ -160,7 +161,7 @@ def _fit_and_save(
         metrics = {
             "history": state.history,
             "best_epoch": state.best_epoch,
-            "dataset": _dataset_summary(options.dataset),
+            "dataset": dataset_summary(options.dataset),
             "images": {name: len(split.captions) for name, split in splits.items()},
             "captions": {name: split.captions.caption_count for name, split in splits.items()},
             "seconds": round(time.monotonic() - start, 1),
@@ -217,10 +218,3 @@ def _with_features(
                 f"train: {lacking} of {len(captions[name])} images of split {name!r} have no features", file=sys.stderr
             )
     return kept
-
-
-def _dataset_summary(dataset: str) -> dict[str, Any]:
-    """Name and licence of a dataset, where its folder states them."""
-    uri = layout.join(dataset, layout.DATASET_SUMMARY)
-    summary = storage.read_json(uri) if storage.exists(uri) else {}
-    return {name: summary[name] for name in ("name", "licence") if name in summary}

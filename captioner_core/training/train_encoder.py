@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow.compute as pc
 
 from captioner_core import storage
 from captioner_core.errors import CaptionerError
-from captioner_core.options import TrainEncoderOptions
+from captioner_core.options import TrainEncoderOptions, given_options
 from captioner_core.tables import unit_rows
 from captioner_core.text_encoders.base import load_encoder
 from captioner_core.text_encoders.calibration import Calibration, fit_calibration
 from captioner_core.text_encoders.judging import judge_pairs
 from captioner_core.text_encoders.learned import FEATURE_SCALE, Learned
-from captioner_core.training.dataset import DEV, TRAIN, read_captions_by_split
+from captioner_core.training.dataset import DEV, TRAIN, dataset_summary, read_captions_by_split
 
 
 def train_encoder(options: TrainEncoderOptions) -> str:
@@ -41,10 +43,31 @@ def train_encoder(options: TrainEncoderOptions) -> str:
     model, counts, history = train_joint(JointData(list(learnt.values()), views, backbone), options)
     print(f"train-encoder: loss {history[0]:.3f} in the first epoch, {history[-1]:.3f} in the last")
     tensors, total = model.tensors(), sum(map(len, learnt.values()))
-    save_encoder(options.output, tensors, counts, total, backbone, Calibration())
+    card = encoder_card(options, len(learnt), total, dataset_summary(options.dataset))
+    save_encoder(options.output, tensors, counts, total, backbone, Calibration(), card)
     calibration = fit_calibration(*judge_pairs(captions[DEV], Learned(options.output), judge))
-    save_encoder(options.output, tensors, counts, total, backbone, calibration)
+    save_encoder(options.output, tensors, counts, total, backbone, calibration, card)
     return Learned(options.output).fingerprint
+
+
+def encoder_card(options: TrainEncoderOptions, images: int, captions: int, dataset: Mapping[str, str]) -> str:
+    """What a user of the encoder should know, as Markdown."""
+    given = given_options(TrainEncoderOptions, dataclasses.asdict(options))
+    command = " ".join(f"{name} {shlex.quote(value)}" for name, value in given)
+    licence = dataset.get("licence") or "The images and captions keep the licence of their dataset."
+    name = dataset.get("name") or options.dataset
+    parts = (
+        "# Model card: the learned encoder",
+        f"Captions as weighted bags of words, and images by their Xception features, in {options.dim} dimensions. "
+        f"Trained on {captions} captions of {images} images: split train of `{name}`. "
+        "Its scores are calibrated on split dev.",
+        f"```sh\ncaptioner train-encoder {command}\n```",
+        "## Use",
+        "Intended for finding captions that say the same of everyday photographs. A number, a colour or a negation "
+        "changes a score little: decide nothing by them.",
+        f"## Licence of the training data\n\n{licence}",
+    )
+    return "\n\n".join(parts) + "\n"
 
 
 def _views(uris: Sequence[str], image_ids: Sequence[str]) -> tuple[np.ndarray, str]:
