@@ -24,7 +24,7 @@ from captioner_core.text_encoders.base import JointEncoder, TextEncoder
 
 _QUERY_BLOCK = 512  # distinct captions asked at once
 _INDEX_BLOCK = 32_768  # distinct captions searched at once: with the above, 64 MB of products
-_PAIRS_AT_ONCE = 4_000_000  # kept for a block before it is halved: about 100 MB
+_ENTRIES_AT_ONCE = 2_000_000  # that a block of queries may reach before it is halved: about 200 MB
 _SCORED_AT_ONCE = 16_384  # pairs whose vectors are gathered: 64 MB at 256 dimensions
 _DECIMALS = 6
 _UNIT_ROUNDING = 2.0**-24  # of float32
@@ -125,6 +125,7 @@ class CaptionIndex:
         starts = [i for i, caption in enumerate(listed) if i == 0 or caption != listed[i - 1]]
         self._distinct = [listed[i] for i in starts]
         self._starts = np.array([*starts, len(listed)], np.int64)
+        self._shared = np.diff(self._starts)
         self._vectors = encoder.encode(self._distinct)
         self._unknown = np.flatnonzero(~self._vectors.any(axis=1))
         self._images: npt.NDArray[np.float32] | None = None
@@ -177,15 +178,18 @@ class CaptionIndex:
         bounds = np.searchsorted(ranking.group, np.arange(len(block) + 1)).tolist()
         for place, group in enumerate(block):
             reached = ranking.take(slice(bounds[place], bounds[place + 1]))
+            first = reached.take(slice(max(top_k, 1) + 1))  # one more, since the query's own image may be among them
             matched = int(np.count_nonzero(reached.score >= threshold))
+            by_image = np.argsort(reached.image)
+            images = reached.image[by_image]
             for query in group:
-                own = np.flatnonzero(reached.image == self._place.get(query.image_id, -1))
-                others = reached.take(np.delete(np.arange(len(reached.image)), own)) if len(own) else reached
-                count = matched - int(np.count_nonzero(reached.score[own] >= threshold))
-                if not count and len(own) and (len(group) > 1 or len(block) > 1):
+                own = _place_of(self._place.get(query.image_id, -1), images, by_image)
+                count = matched - int(own is not None and own < matched)
+                if not count and own is not None and (len(group) > 1 or len(block) > 1):
                     # what is nearest to all who ask may be this image's own; to it, something else is
                     yield from self._search_block([[query]], threshold, top_k)
                     continue
+                others = first.take(np.flatnonzero(np.arange(len(first.image)) != (-1 if own is None else own)))
                 yield self._answer(query, others, count, top_k)
 
     def _hidden(self, block: Sequence[Sequence[Query]], wanted: Sequence[Sequence[int]]) -> tuple[Places, Places]:
@@ -227,8 +231,8 @@ class CaptionIndex:
             np.maximum(highest, products.max(axis=1), out=highest)
             least = np.where(np.isfinite(highest), np.minimum(reaching, highest - slack), np.float32(np.inf))
             one, other = np.nonzero(products >= least[:, None])
-            held += len(one)
-            if bounded and held > _PAIRS_AT_ONCE:
+            held += int(self._shared[other + start].sum())
+            if bounded and held > _ENTRIES_AT_ONCE:
                 return None
             ones.append(one)
             rows.append(other + start)
@@ -259,9 +263,9 @@ class CaptionIndex:
         which = np.array([place for captions in wanted for place in range(len(captions))], np.int64)
         caption = np.array([caption for captions in wanted for caption in captions], np.int64)
         first = np.searchsorted(pairs.asked, caption)
-        (of_member, pair) = _spread(first, np.searchsorted(pairs.asked, caption, side="right"))
+        of_member, pair = _spread(first, np.searchsorted(pairs.asked, caption, side="right"))
         rows = pairs.row[pair]
-        (of_pair, entry) = _spread(self._starts[rows], self._starts[rows + 1])
+        of_pair, entry = _spread(self._starts[rows], self._starts[rows + 1])
         member = of_member[of_pair]
         score = pairs.score[pair][of_pair]
         found = _Ranking(group[member], self._image[entry], score, which[member], entry)
@@ -313,6 +317,12 @@ class CaptionIndex:
             return float("nan")
         cosine = np.dot(self._images[place].astype(np.float64), self._vectors[row].astype(np.float64))
         return float(np.clip(cosine, -1.0, 1.0))
+
+
+def _place_of(image: int, images: Places, places: Places) -> int | None:
+    """Where an image stands, by the images in rising order and the place of each; None where it doesn't."""
+    at = int(np.searchsorted(images, image))
+    return int(places[at]) if at < len(images) and images[at] == image else None
 
 
 def _blocks(groups: Sequence[Sequence[Query]]) -> Iterator[list[Sequence[Query]]]:

@@ -88,7 +88,7 @@ def test_blocks_change_nothing(rows, block):
     ]
     assert repr(whole) == repr(matches_one_by_one)  # repr, since NaN differs from itself
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_QUERY_BLOCK", "_INDEX_BLOCK", "_PAIRS_AT_ONCE", "_SCORED_AT_ONCE"):
+        for name in ("_QUERY_BLOCK", "_INDEX_BLOCK", "_ENTRIES_AT_ONCE", "_SCORED_AT_ONCE"):
             patch.setattr(matching, name, block)
         cut = in_order(make_index(rows).search(queries, threshold=0.5, top_k=3), queries)
     assert repr(cut) == repr(whole)
