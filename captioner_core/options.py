@@ -109,6 +109,12 @@ def check_beam_width(beam_width: int | None) -> None:
     check(in_range, "beam_width", beam_width, "must be 1 to 20", "3 suits most models")
 
 
+def check_threshold(threshold: float) -> None:
+    """Refuses what no cosine can be compared with."""
+    in_range = math.isfinite(threshold) and -1 <= threshold <= 1
+    check(in_range, "threshold", threshold, "must be from -1 to 1", "it is a cosine; 0.9 is strict")
+
+
 def _check_run_id(root: str, run_id: str) -> None:
     try:
         RunLayout(root, run_id)
@@ -202,8 +208,7 @@ class SimilarityOptions:
     encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
 
     def __post_init__(self) -> None:
-        in_range = math.isfinite(self.threshold) and -1 <= self.threshold <= 1
-        check(in_range, "threshold", self.threshold, "must be from -1 to 1", "it is a cosine; 0.9 is strict")
+        check_threshold(self.threshold)
         check(0 <= self.top_k <= 10_000, "top_k", self.top_k, "must be 0 to 10000", "10 is the default")
         check(self.encoder in ENCODERS, "encoder", self.encoder, "is not known", f"choose one of {', '.join(ENCODERS)}")
 

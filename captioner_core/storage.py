@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,20 @@ def write_text(uri: str, text: str) -> None:
     with file_system.open_output_stream(path + ".tmp") as stream:
         stream.write(text.encode("utf-8"))
     file_system.move(path + ".tmp", path)
+
+
+@contextmanager
+def whole_folder(target: str | Path) -> Iterator[Path]:
+    """A folder to fill, which takes the local target's place once the block ends, or never if it raises."""
+    place = Path(target).absolute()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
+        yield made
+        if place.exists():
+            place.rename(Path(scratch) / "replaced")
+        made.rename(place)
 
 
 def write_json(uri: str, value: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from captioner_core.options import (
     PRETRAINED,
     add_arguments,
     check,
+    check_threshold,
     from_namespace,
     option,
 )
@@ -33,8 +33,7 @@ class SimilarOptions:
     output: str = option("similar.png", help="picture to write, with the images side by side", metavar="FILE")
 
     def __post_init__(self) -> None:
-        in_range = math.isfinite(self.threshold) and -1 <= self.threshold <= 1
-        check(in_range, "threshold", self.threshold, "must be from -1 to 1", "it is a cosine; 0.9 is strict")
+        check_threshold(self.threshold)
         check(1 <= self.n <= 50, "n", self.n, "must be 1 to 50", "5 is the default")
         if not self.index:
             raise CaptionerError("no --index given; name at least one captions table to search")

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from captioner_core import storage
 from captioner_core.errors import CaptionerError
 from captioner_core.model.card import model_card
 from captioner_core.model.config import CaptionerConfig
@@ -61,21 +61,14 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
     Returns:
       The model id.
     """
-    target = Path(folder).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: np.asarray(weight.numpy(), np.float32) for name, weight in captioner.named_weights().items()}
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        made = Path(scratch) / "model"
-        made.mkdir()
+    with storage.whole_folder(folder) as made:
         np.savez(made / WEIGHTS, allow_pickle=False, **tensors)
         (made / VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
         (made / CONFIG).write_text(json.dumps(captioner.config.to_json(), indent=2) + "\n", encoding="utf-8")
         model_id = _model_id(made)
         (made / METRICS).write_text(json.dumps({"model_id": model_id, **metrics}, indent=2) + "\n", encoding="utf-8")
         write_card(str(made))
-        if target.exists():
-            target.rename(Path(scratch) / "replaced")
-        made.rename(target)
     return model_id
 
 

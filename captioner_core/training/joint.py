@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -23,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from captioner_core import storage
 from captioner_core.errors import CheckFailed
 from captioner_core.options import TrainEncoderOptions
 from captioner_core.text import tokenize
@@ -199,22 +198,15 @@ def save_encoder(
     card: str,
 ) -> None:
     """Writes an encoder's folder whole or not at all, replacing one that is there; ``card`` is its model card."""
-    target = Path(folder).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
     config = {
         "format_version": FORMAT_VERSION,
         "dim": int(tensors["words"].shape[1]),
         "backbone": backbone,
         "calibration": calibration.to_json(),
     }
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        made = Path(scratch) / "encoder"
-        made.mkdir()
+    with storage.whole_folder(folder) as made:
         np.savez_compressed(made / WEIGHTS, allow_pickle=False, **tensors)
         listed: dict[str, Any] = {"captions": captions, "words": counts}
         (made / WORDS).write_text(json.dumps(listed, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
         (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (made / MODEL_CARD).write_text(card, encoding="utf-8")
-        if target.exists():
-            target.rename(Path(scratch) / "replaced")
-        made.rename(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -44,8 +45,9 @@ def train_encoder(options: TrainEncoderOptions) -> str:
     print(f"train-encoder: loss {history[0]:.3f} in the first epoch, {history[-1]:.3f} in the last")
     tensors, total = model.tensors(), sum(map(len, learnt.values()))
     card = encoder_card(options, len(learnt), total, dataset_summary(options.dataset))
-    save_encoder(options.output, tensors, counts, total, backbone, Calibration(), card)
-    calibration = fit_calibration(*judge_pairs(captions[DEV], Learned(options.output), judge))
+    with tempfile.TemporaryDirectory() as scratch:  # what can't be calibrated must not replace an encoder that is
+        save_encoder(f"{scratch}/encoder", tensors, counts, total, backbone, Calibration(), card)
+        calibration = fit_calibration(*judge_pairs(captions[DEV], Learned(f"{scratch}/encoder"), judge))
     save_encoder(options.output, tensors, counts, total, backbone, calibration, card)
     return Learned(options.output).fingerprint
 

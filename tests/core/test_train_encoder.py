@@ -84,6 +84,18 @@ def test_the_same_seed_gives_the_same_encoder(source, tmp_path):
     assert one != train_encoder(options(source, tmp_path / "three", epochs=2, seed=1))
 
 
+def test_what_cannot_be_calibrated_replaces_nothing(source, tmp_path, monkeypatch):
+    before = train_encoder(options(source, tmp_path / "encoder", epochs=1))
+
+    def refuse(*_):
+        raise CaptionerError("no cosine")
+
+    monkeypatch.setattr("captioner_core.training.train_encoder.fit_calibration", refuse)
+    with pytest.raises(CaptionerError, match="no cosine"):
+        train_encoder(options(source, tmp_path / "encoder", epochs=1, seed=1))
+    assert Learned(str(tmp_path / "encoder")).fingerprint == before
+
+
 def test_features_that_do_not_fit_are_refused(source, tmp_path, capsys):
     table = pq.read_table(source / "features")
     pq.write_table(table.slice(3), tmp_path / "some.parquet")
