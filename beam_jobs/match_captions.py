@@ -5,68 +5,54 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from uuid import uuid4
 
 import apache_beam as beam
-from apache_beam.utils.shared import Shared
 
 from beam_jobs import launch
-from beam_jobs.transforms import WriteTable
+from beam_jobs.match_transforms import (
+    INDEX,
+    QUERY,
+    SUMMARY,
+    EncodeIndex,
+    EncodeQueries,
+    MakeRows,
+    MatchPlan,
+    MergeAnswers,
+    SearchSets,
+)
+from beam_jobs.transforms import WriteRows
 from captioner_core import layout, runs, storage
-from captioner_core.matching import CaptionIndex, Query
-from captioner_core.options import MatchOptions
-from captioner_core.progress import advance, progress
-from captioner_core.tables import check_captions_table, features_beside, load_index, read_captions
-from captioner_core.text_encoders import load_encoder
+from captioner_core.match_inputs import MatchInputs, plan_inputs
+from captioner_core.options import COMBINED, MatchOptions
+from captioner_core.progress import progress
+from captioner_core.tables import features_beside, write_image_facts
+from captioner_core.text_encoders import TextEncoder, load_encoder
 
-SUMMARY = "summary"
 _ABOUT = "Captions to tables of similar images."
+_QUERY_CAPTIONS = 8_192  # asked in one piece of work
+_INDEX_CAPTIONS = 131_072  # searched in one piece of work, mapped from a file of some 200 MB
 
 
-class MatchQueries(beam.DoFn):
-    """Searches an index that each process loads once; images that share their captions come together."""
-
-    def __init__(self, load: Callable[[], CaptionIndex], threshold: float, top_k: int) -> None:
-        self._load, self._threshold, self._top_k = load, threshold, top_k
-        self._shared = Shared()
-
-    def setup(self) -> None:
-        self._index = self._shared.acquire(self._load)
-
-    def process(self, groups: Sequence[tuple[tuple[str, ...], Iterable[str]]]) -> Iterable[Any]:
-        queries = [Query(image_id, captions) for captions, image_ids in groups for image_id in image_ids]
-        for matches, summary in self._index.search(queries, threshold=self._threshold, top_k=self._top_k):
-            yield beam.pvalue.TaggedOutput(SUMMARY, summary)
-            yield from matches
-        advance(sum(len(query.captions) for query in queries))
-
-
-def _by_captions(image_id: str, captions: Iterable[str]) -> tuple[tuple[str, ...], str]:
-    return tuple(sorted(set(captions))), image_id
-
-
-def build(pipeline: beam.Pipeline, options: MatchOptions, load: Callable[[], CaptionIndex]) -> None:
-    """Read | Group | Match | Write."""
-    run = options.layout
-    answers = (
-        pipeline
-        | "ListParts" >> beam.Create(storage.list_parts(options.captions))
-        | "ReadCaptions" >> beam.FlatMap(read_captions)
-        | "KeyByImage" >> beam.Map(lambda record: (record.image_id, record.caption))
-        | "GroupByImage" >> beam.GroupByKey()
-        | "KeyByCaptions" >> beam.MapTuple(_by_captions)
-        | "GroupByCaptions" >> beam.GroupByKey()  # so that each caption is searched once, however many images have it
-        | "Batch" >> beam.BatchElements(min_batch_size=64, max_batch_size=512)
-        | "MatchQueries"
-        >> beam.ParDo(MatchQueries(load, options.threshold, options.top_k)).with_outputs(SUMMARY, main="matches")
+def build(pipeline: beam.Pipeline, run: layout.RunLayout, plan: MatchPlan) -> None:
+    """Read | Encode | Search | Merge | Write."""
+    index, gone, indexed = pipeline | "EncodeIndex" >> EncodeIndex(plan)
+    queries, earlier, groups, asked = pipeline | "EncodeQueries" >> EncodeQueries(plan, gone)
+    found = queries | "SearchSets" >> SearchSets(plan, index)
+    rows = (
+        (found, earlier)
+        | "MergeParts" >> beam.Flatten()
+        | "MergeAnswers" >> beam.CombinePerKey(MergeAnswers(plan.top_k))
+        | "MakeRows" >> beam.ParDo(MakeRows(plan)).with_outputs(SUMMARY, main="matches")
     )
-    _ = answers.matches | "WriteMatches" >> WriteTable(run, layout.MATCHES)
-    _ = answers[SUMMARY] | "WriteSummary" >> WriteTable(run, layout.MATCH_SUMMARY)
+    inputs = (indexed, asked) | "MergeInputs" >> beam.Flatten()
+    _ = rows.matches | "WriteMatches" >> WriteRows(run, layout.MATCHES)
+    _ = rows[SUMMARY] | "WriteSummary" >> WriteRows(run, layout.MATCH_SUMMARY)
+    _ = groups | "WriteGroups" >> WriteRows(run, layout.CAPTION_GROUPS)
+    _ = inputs | "WriteInputs" >> WriteRows(run, layout.MATCH_INPUTS)
 
 
 def run(
@@ -83,33 +69,60 @@ def run(
       The run's manifest.
 
     Raises:
-      CaptionerError: a table is missing or is no captions table, or the encoder's vectors are missing.
+      CaptionerError: a table is missing or is no captions table, two models or encoders are mixed, or the
+        encoder's vectors are missing.
     """
     start = time.monotonic()
     run_layout = options.layout
-    just_made = {run_layout.table(layout.CAPTIONS)} if manifest else set()
-    for uri in {options.captions, *options.index} - just_made:
-        check_captions_table(uri)
     encoder = load_encoder(options.encoder)
+    inputs = plan_inputs(options, encoder, just_made=run_layout.table(layout.CAPTIONS) if manifest else None)
     if manifest is None:
-        manifest = runs.manifest_to_extend(run_layout, options.captions)
+        manifest = runs.manifest_to_extend(run_layout, inputs.captions)
     runs.prepare_staging(run_layout)
-    beside = [found for table in (options.captions, *options.index) if (found := features_beside(table))]
-    load = functools.partial(
-        load_index, options.index, options.index_splits, (*beside, *options.features), options.encoder
-    )
-    with progress("match", sum(map(storage.row_count, storage.list_parts(options.captions))), "captions"):
-        launch.run_pipeline(lambda pipeline: build(pipeline, options, load), pipeline_args)
-    asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("output", "run_id")}
+    plan = _plan(options, inputs, encoder, run_layout)
+    with progress("match", _row_count(inputs.captions), "captions"):
+        launch.run_pipeline(lambda pipeline: build(pipeline, run_layout, plan), pipeline_args)
     return runs.commit_stage(
         run_layout,
         manifest,
         layout.MATCH,
         wall_time_s=time.monotonic() - start,
-        options=asked,
+        options=inputs.as_manifest(options),
         facts={"encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint}},
         complete=True,
     )
+
+
+def _plan(options: MatchOptions, inputs: MatchInputs, encoder: TextEncoder, run: layout.RunLayout) -> MatchPlan:
+    """Writes what all workers read, and says where it is."""
+    # a name of its own, since processes keep what they have opened
+    folder = layout.join(run.staging, f"match-{uuid4().hex}")
+    facts = layout.join(folder, "facts")
+    beside = [found for uri in (*inputs.captions, *inputs.index) if (found := features_beside(uri))]
+    write_image_facts((*beside, *inputs.features), facts, encoder)
+    queries, indexed = _row_count(inputs.captions), _row_count(inputs.index)
+    return MatchPlan(
+        sets=layout.join(folder, "sets"),
+        facts=facts,
+        encoder=options.encoder,
+        threshold=options.threshold,
+        top_k=options.top_k,
+        combined=options.rank_by == COMBINED,
+        captions=inputs.captions,
+        index=inputs.index,
+        index_splits=options.index_splits,
+        parts={QUERY: _parts(queries, _QUERY_CAPTIONS), INDEX: _parts(indexed, _INDEX_CAPTIONS)},
+        image_parts=_parts(max(queries, indexed), _INDEX_CAPTIONS),
+        earlier=inputs.earlier,
+    )
+
+
+def _parts(rows: int, each: int) -> int:
+    return max(1, -(-rows // each))
+
+
+def _row_count(uris: Iterable[str]) -> int:
+    return sum(storage.row_count(part) for uri in uris for part in storage.list_parts(uri))
 
 
 def main_with(options: MatchOptions, pipeline_args: Sequence[str]) -> int:

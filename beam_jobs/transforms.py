@@ -16,7 +16,7 @@ from captioner_core import images
 from captioner_core.errors import ImageError
 from captioner_core.layout import RunLayout
 from captioner_core.progress import advance
-from captioner_core.schemas import TABLE_SCHEMAS, FailureRow, ImageRef, Row, as_record
+from captioner_core.schemas import TABLE_SCHEMAS, FailureRow, ImageRef, Row, as_record, as_table
 
 FAILED = "failed"
 
@@ -119,5 +119,31 @@ class WriteTable(beam.PTransform):
                 codec="zstd",
                 file_name_suffix=".parquet",
                 record_batch_size=self.rows_at_once,
+            )
+        )
+
+
+@dataclass
+class WriteRows(beam.PTransform):
+    """Writes tables of rows as ``WriteTable`` writes rows, each a row group.
+
+    Args:
+      run: where.
+      name: of the table.
+    """
+
+    run: RunLayout
+    name: str
+
+    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[str]:
+        return (
+            tables
+            | "NameRun" >> beam.Map(as_table, self.run.run_id, self.name)
+            | "Write"
+            >> beam.io.WriteToParquetBatched(
+                f"{self.run.staged_table(self.name)}/part",
+                TABLE_SCHEMAS[self.name],
+                codec="zstd",
+                file_name_suffix=".parquet",
             )
         )

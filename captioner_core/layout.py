@@ -9,8 +9,10 @@ FEATURES = "features"
 CAPTIONS = "captions"
 MATCHES = "matches"
 MATCH_SUMMARY = "match_summary"
+CAPTION_GROUPS = "caption_groups"
+MATCH_INPUTS = "match_inputs"
 FAILURES = "failures"
-TABLES = (FEATURES, CAPTIONS, MATCHES, MATCH_SUMMARY, FAILURES)
+TABLES = (FEATURES, CAPTIONS, MATCHES, MATCH_SUMMARY, CAPTION_GROUPS, MATCH_INPUTS, FAILURES)
 
 EXTRACT = "extract"
 CAPTION = "caption"
@@ -18,7 +20,7 @@ MATCH = "match"
 STAGE_TABLES = {
     EXTRACT: (FEATURES, FAILURES),
     CAPTION: (FEATURES, CAPTIONS, FAILURES),
-    MATCH: (MATCHES, MATCH_SUMMARY),
+    MATCH: (MATCHES, MATCH_SUMMARY, CAPTION_GROUPS, MATCH_INPUTS),
 }
 
 DATASET_IMAGES = "images"
@@ -57,6 +59,13 @@ class RunLayout:
                 f"run id {self.run_id!r} must be 1 to 128 letters, digits, '.', '_' or '-', "
                 "and start with a letter or digit; choose another --run-id"
             )
+
+    @classmethod
+    def of(cls, run_dir: str) -> RunLayout | None:
+        """The layout whose ``run_dir`` this is; None where it is named otherwise than ROOT/runs/RUN_ID."""
+        parts = run_dir.rstrip("/").rsplit("/", 2)
+        named = len(parts) == 3 and parts[0] and parts[1] == "runs" and _RUN_ID.fullmatch(parts[2])
+        return cls(parts[0], parts[2]) if named else None
 
     @property
     def run_dir(self) -> str:

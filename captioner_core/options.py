@@ -21,10 +21,13 @@ from captioner_core.layout import RunLayout
 
 DEFAULT_ENCODER = "learned"
 DEFAULT_EPOCHS = 15
+DEFAULT_RUN_ID = "run"
 PRETRAINED = "pretrained"  # the model that comes with the package
 ENCODERS = ("learned", "spacy-content", "spacy-mean", "tfidf", "minilm")
 BACKBONES = ("xception", "xception-mirrored")
 PRECISIONS = ("float32", "bfloat16")
+SCORE, COMBINED = "score", "combined"
+RANK_BY = (SCORE, COMBINED)
 MAX_PIXELS_LIMIT = 178_956_970  # Pillow's own guard against decompression bombs
 
 T = TypeVar("T")
@@ -128,7 +131,7 @@ class ImageOptions:
 
     images: str = option(help="folder of images, searched through all its subfolders", metavar="DIR")
     output: str = _output_root()
-    run_id: str = option("run", help="name of this run; the same name again replaces the run", metavar="ID")
+    run_id: str = option(DEFAULT_RUN_ID, help="name of this run; the same name again replaces the run", metavar="ID")
     batch_size: int = option(32, help="images per call of the network", metavar="N")
     max_pixels: int = option(100_000_000, help="images with more pixels are failures, unread", metavar="N")
     max_bytes: int = option(268_435_456, help="files with more bytes are failures, unread", metavar="N")
@@ -206,9 +209,13 @@ class SimilarityOptions:
     threshold: float = option(0.9, help="least cosine similarity of a match, -1 to 1", metavar="X")
     top_k: int = option(10, help="matches kept for each image", metavar="N")
     encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
+    rank_by: str = option(
+        SCORE, help="what ranks the matches: their score, or captions and features combined", choices=RANK_BY
+    )
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
+        check(self.rank_by in RANK_BY, "rank_by", self.rank_by, "is not known", f"choose one of {', '.join(RANK_BY)}")
         check(0 <= self.top_k <= 10_000, "top_k", self.top_k, "must be 0 to 10000", "10 is the default")
         check(self.encoder in ENCODERS, "encoder", self.encoder, "is not known", f"choose one of {', '.join(ENCODERS)}")
 
@@ -217,19 +224,61 @@ class SimilarityOptions:
 class MatchOptions(SimilarityOptions):
     """Options of the job that turns captions into matches."""
 
-    captions: str = option(help="captions table whose images are matched", metavar="URI")
-    output: str = _output_root()
-    run_id: str = option("run", help="name of this run; the same name again replaces its matches", metavar="ID")
+    captions: tuple[str, ...] = option(
+        (), help="captions table whose images are matched; may be repeated", metavar="URI"
+    )
+    output: str | None = option(
+        None, help="output root; tables go to ROOT/runs/RUN_ID (with --update: the root of RUN)", metavar="ROOT"
+    )
+    run_id: str | None = option(
+        None,
+        help="name of this run; the same name again replaces its matches (default: run; with --update: RUN's own)",
+        metavar="ID",
+    )
+    update: str | None = option(
+        None,
+        help="folder of a run of matches to bring up to date: its tables are read again, --captions and --index added, "
+        "and only what is new, changed or gone is searched",
+        metavar="RUN",
+    )
+    drop: tuple[str, ...] = option(
+        (), help="with --update: captions table of RUN that no longer counts; may be repeated", metavar="URI"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_run_id(self.output, self.run_id)
-        if not self.index:
-            raise CaptionerError("no --index given; name at least one captions table to match against")
+        if self.update is None:
+            if not self.captions:
+                raise CaptionerError("no --captions given; name the captions table whose images are matched")
+            if not self.index:
+                raise CaptionerError("no --index given; name at least one captions table to match against")
+            if self.output is None:
+                raise CaptionerError("no --output given; name an output root, such as --output out")
+            if self.drop:
+                raise CaptionerError(f"--drop {self.drop[0]!r} is only for --update; leave it out")
+        elif self.rank_by != SCORE:
+            raise CaptionerError(
+                f"--update can't keep ranks of --rank-by {self.rank_by}, which depend on features; "
+                "match without --update"
+            )
+        _ = self.layout
 
     @property
     def layout(self) -> RunLayout:
-        return RunLayout(self.output, self.run_id)
+        """Where the matches go.
+
+        Raises:
+          CaptionerError: --update is no run's folder, or the run id is not portable.
+        """
+        root, run_id = self.output, self.run_id
+        if self.update is not None:
+            place = RunLayout.of(self.update)
+            if place is None:
+                raise CaptionerError(f"--update {self.update!r} is no run's folder; name ROOT/runs/RUN_ID")
+            root, run_id = root or place.root, run_id or place.run_id
+        root, run_id = root or "", run_id or DEFAULT_RUN_ID
+        _check_run_id(root, run_id)
+        return RunLayout(root, run_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +299,7 @@ class RunOptions(SimilarityOptions, CaptionOptions):
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(SimilarityOptions)}
         captions = self.layout.table("captions")
         shared["index"] = (*self.index, captions)
-        return MatchOptions(captions=captions, output=self.output, run_id=self.run_id, **shared)
+        return MatchOptions(captions=(captions,), output=self.output, run_id=self.run_id, **shared)
 
 
 @dataclass(frozen=True, kw_only=True)

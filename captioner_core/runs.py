@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from captioner_core import layout, storage
@@ -62,12 +62,12 @@ def read_manifest(run_dir: str) -> Manifest:
     return manifest
 
 
-def manifest_to_extend(run: RunLayout, captions: str) -> Manifest:
+def manifest_to_extend(run: RunLayout, captions: Sequence[str]) -> Manifest:
     """The manifest that matching adds to: the finished run that the captions are of, else a new one.
 
     Only where the captions matched are this run's own do its tables stay true beside the matches.
     """
-    if captions.rstrip("/") == run.table(layout.CAPTIONS) and storage.exists(run.manifest):
+    if list(captions) == [run.table(layout.CAPTIONS)] and storage.exists(run.manifest):
         return read_manifest(run.run_dir)
     return new_manifest(run)
 

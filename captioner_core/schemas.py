@@ -84,6 +84,8 @@ class MatchRow:
     image_text_score: float
     is_duplicate: bool
     encoder: str
+    rank_score: float
+    """What ranks: the score, unless ``--rank-by combined``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,38 @@ class MatchSummaryRow:
     n_written: int
     best_score: float
     best_match_image_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionGroupRow:
+    """Images that have the same captions.
+
+    Args:
+      caption: the first of them, as text sorts.
+      n_captions: how many they are.
+      n_images: how many images have these and no other.
+      image_ids: the first of these images.
+    """
+
+    caption: str
+    n_captions: int
+    n_images: int
+    image_ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class MatchInputRow:
+    """A caption that was matched: an image that asked (``query``) or one that could be found (``index``).
+
+    With these a later run tells what is new, changed or gone; ``image_sha256`` is empty where the
+    captions table doesn't say it.
+    """
+
+    side: str
+    image_id: str
+    caption: str
+    source: str
+    image_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +156,16 @@ class DatasetCaptionRow:
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
 
 
-Row = FeatureRow | CaptionRow | MatchRow | MatchSummaryRow | FailureRow | DatasetCaptionRow
+Row = (
+    FeatureRow
+    | CaptionRow
+    | MatchRow
+    | MatchSummaryRow
+    | CaptionGroupRow
+    | MatchInputRow
+    | FailureRow
+    | DatasetCaptionRow
+)
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -173,6 +216,7 @@ MATCHES_SCHEMA = _schema(
     image_text_score=pa.float32(),
     is_duplicate=pa.bool_(),
     encoder=pa.string(),
+    rank_score=pa.float32(),
 )
 MATCH_SUMMARY_SCHEMA = _schema(
     query_image_id=pa.string(),
@@ -182,6 +226,19 @@ MATCH_SUMMARY_SCHEMA = _schema(
     n_written=pa.int32(),
     best_score=pa.float32(),
     best_match_image_id=pa.string(),
+)
+CAPTION_GROUPS_SCHEMA = _schema(
+    caption=pa.string(),
+    n_captions=pa.int32(),
+    n_images=pa.int64(),
+    image_ids=pa.list_(pa.string()),
+)
+MATCH_INPUTS_SCHEMA = _schema(
+    side=pa.string(),
+    image_id=pa.string(),
+    caption=pa.string(),
+    source=pa.string(),
+    image_sha256=pa.string(),
 )
 FAILURES_SCHEMA = _schema(
     stage=pa.string(),
@@ -202,8 +259,24 @@ TABLE_SCHEMAS: Mapping[str, pa.Schema] = {
     layout.CAPTIONS: CAPTIONS_SCHEMA,
     layout.MATCHES: MATCHES_SCHEMA,
     layout.MATCH_SUMMARY: MATCH_SUMMARY_SCHEMA,
+    layout.CAPTION_GROUPS: CAPTION_GROUPS_SCHEMA,
+    layout.MATCH_INPUTS: MATCH_INPUTS_SCHEMA,
     layout.FAILURES: FAILURES_SCHEMA,
 }
+
+
+_EVERY_TABLE = ("run_id", "schema_version")
+
+
+def row_schema(name: str) -> pa.Schema:
+    """A table's schema without the two columns that every table carries."""
+    return pa.schema([field for field in TABLE_SCHEMAS[name] if field.name not in _EVERY_TABLE])
+
+
+def as_table(rows: pa.Table, run_id: str, name: str) -> pa.Table:
+    """Rows of ``row_schema`` as they are written."""
+    version = pa.array([SCHEMA_VERSION] * len(rows), pa.int32())
+    return pa.table([*rows.columns, pa.array([run_id] * len(rows), pa.string()), version], schema=TABLE_SCHEMAS[name])
 
 
 def as_record(row: Row, run_id: str) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class SimilarImageFinder:
             )
         self._generator = CaptionGenerator(loaded)
         self._tables = tuple(index)
-        self._index: CaptionIndex = load_index(index, (), (), encoder)
+        self._index: CaptionIndex = load_index(index, encoder)
 
     def find(self, path: str, *, threshold: float, top_k: int) -> SimilarImages:
         """The images of the index most similar to one; the image itself is none of them.
@@ -84,14 +84,15 @@ class SimilarImageFinder:
             raise CaptionerError(f"image {path!r} can't be used: {error.message}") from error
         (caption,) = self._generator.generate(*self._backbone.features(pixels[np.newaxis]))
         query = Query(path, (caption.text,))
-        ((found, _),) = self._index.search([query], threshold=-1.0, top_k=top_k + 1)
+        matches, _ = self._index.search([query], threshold=-1.0, top_k=top_k + 1)
+        found = [MatchRow(**row) for row in matches.to_pylist()]
         finder = ImageFinder(self._tables, [row.match_image_id for row in found], ())
         located = [(row, finder.location(row.match_image_id, row.match_caption)) for row in found]
         others = [(row, location) for row, location in located if not _is_file(location, path)]
-        matches = [pair for pair in others if pair[0].score >= np.float32(threshold)][:top_k]
-        rows = [dataclasses.replace(row, rank=rank) for rank, (row, _) in enumerate(matches, start=1)]
+        reached = [pair for pair in others if pair[0].score >= np.float32(threshold)][:top_k]
+        rows = [dataclasses.replace(row, rank=rank) for rank, (row, _) in enumerate(reached, start=1)]
         nearest = others[0][0] if others else None
-        return SimilarImages(path, caption.text, rows, [location for _, location in matches], nearest)
+        return SimilarImages(path, caption.text, rows, [location for _, location in reached], nearest)
 
 
 def _is_file(location: Location | None, path: str) -> bool:

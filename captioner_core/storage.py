@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -17,6 +21,8 @@ from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError
 from captioner_core.layout import join
+
+_SAID = b"captioner"  # under which a file of arrays keeps its facts
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -136,6 +142,82 @@ def move(source: str, target: str) -> None:
     target_path = resolve(target)[1]
     file_system.create_dir(target_path.rpartition("/")[0], recursive=True)
     file_system.move(path, target_path)
+
+
+def write_arrays(uri: str, arrays: Mapping[str, pa.Array | npt.NDArray[Any]], facts: Mapping[str, Any]) -> None:
+    """Writes arrays of any lengths, and facts that JSON can say, as one Arrow file to be mapped.
+
+    Args:
+      uri: of the file.
+      arrays: NumPy arrays of one or two dimensions, or Arrow arrays.
+      facts: anything else.
+    """
+    shapes = {name: list(array.shape) for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    columns = []
+    for array in arrays.values():
+        flat = pa.array(array.reshape(-1)) if isinstance(array, np.ndarray) else array
+        columns.append(pa.LargeListArray.from_arrays(pa.array([0, len(flat)], pa.int64()), flat))
+    said = json.dumps({"shapes": shapes, "facts": facts}).encode()
+    table = pa.table(columns, names=list(arrays)).replace_schema_metadata({_SAID: said})
+    with output_stream(uri) as stream, pa.ipc.new_file(stream, table.schema) as writer:
+        writer.write_table(table)
+
+
+def map_arrays(uri: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays that ``write_arrays`` wrote, whose bytes stay in the file until they are read, and the facts.
+
+    Booleans are read at once, since Arrow packs them.
+
+    Raises:
+      CaptionerError: it is no such file.
+    """
+    try:
+        with pa.memory_map(local_copy(uri)) as mapped, pa.ipc.open_file(mapped) as reader:
+            table = reader.read_all()
+        said = json.loads(table.schema.metadata[_SAID])
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise CaptionerError(f"file {uri!r} can't be read as arrays ({first_line(error)}); make it again") from error
+    arrays: dict[str, Any] = {}
+    for name in table.schema.names:
+        values = table.column(name).chunk(0).values
+        shape = said["shapes"].get(name)
+        arrays[name] = values if shape is None else values.to_numpy(zero_copy_only=False).reshape(shape)
+    return arrays, said["facts"]
+
+
+def map_rows(uri: str, dim: int) -> npt.NDArray[np.float32]:
+    """float32 [rows, dim] of a file of nothing but these numbers, read as they are used."""
+    path = Path(local_copy(uri))
+    if not path.stat().st_size:  # nothing to map
+        return np.zeros((0, dim), np.float32)
+    return np.memmap(path, np.float32, "r").reshape(-1, dim)
+
+
+def output_stream(uri: str) -> Any:
+    """A new file to write bytes to; a context manager."""
+    file_system, path = resolve(uri)
+    file_system.create_dir(path.rpartition("/")[0], recursive=True)
+    return file_system.open_output_stream(path)
+
+
+def local_copy(uri: str) -> str:
+    """The path of a file here: its own where it is local, else that of a copy kept until this process ends."""
+    file_system, path = resolve(uri)
+    return path if isinstance(file_system, pafs.LocalFileSystem) else _downloaded(uri)
+
+
+@functools.cache
+def _downloaded(uri: str) -> str:
+    file_system, path = resolve(uri)
+    target = Path(_scratch().name, hashlib.sha256(uri.encode()).hexdigest())
+    with file_system.open_input_stream(path) as stream, target.open("wb") as kept:
+        shutil.copyfileobj(stream, kept)
+    return str(target)
+
+
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="captioner-")
 
 
 def first_line(error: BaseException) -> str:

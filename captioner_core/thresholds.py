@@ -54,7 +54,7 @@ def threshold_rows(
     Raises:
       CaptionerError: fewer than two images, or the encoder has no curve.
     """
-    records = sorted({(record.image_id, record.caption) for record in read_captions(uri, splits)})
+    records = sorted(set(read_captions(uri, splits)))
     if len({image_id for image_id, _ in records}) < 2:
         raise CaptionerError(f"captions table {uri!r} has fewer than two images; there is nothing to compare")
     if not encoder.calibration.precision:

@@ -15,7 +15,19 @@ from pyarrow import fs as pafs
 
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
-from captioner_core.layout import CAPTION, CAPTIONS, EXTRACT, FAILURES, FEATURES, MATCH, MATCH_SUMMARY, MATCHES
+from captioner_core.layout import (
+    CAPTION,
+    CAPTION_GROUPS,
+    CAPTIONS,
+    EXTRACT,
+    FAILURES,
+    FEATURES,
+    MATCH,
+    MATCH_INPUTS,
+    MATCH_SUMMARY,
+    MATCHES,
+)
+from captioner_core.options import COMBINED
 from captioner_core.schemas import FEATURE_DIM, GENERATED, HUMAN, MATCHED, NO_MATCH, SCHEMA_VERSION, TABLE_SCHEMAS
 
 _SHOWN = 5
@@ -56,7 +68,7 @@ def verify(run_dir: str) -> list[str]:
         return breaches
     tables = _read_tables(run_dir, manifest, breaches.append)
     checks = (_check_counts, _check_images, _check_features, _check_captions)
-    for check in (*checks, _check_summary, _check_best, _check_matches, _check_ranks):
+    for check in (*checks, _check_summary, _check_best, _check_matches, _check_ranks, _check_groups, _check_inputs):
         breaches += check(tables, manifest)
     return [*breaches, *_check_files(run_dir, manifest)]
 
@@ -306,23 +318,51 @@ def _check_matches(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     threshold = manifest["options"].get("threshold")
     if _is_number(threshold, low=-1):
         rules[f"score is below the threshold {threshold}"] = ~(frame.score >= threshold - _TOLERANCE)
+    if manifest["options"].get("rank_by") != COMBINED:
+        rules["rank_score is not the score"] = frame.rank_score != frame.score
     yield from _broken(MATCHES, frame.query_image_id, rules)
 
 
 def _check_ranks(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
-    """Invariant 3: ranks 1…n by falling score, ties by match_image_id."""
+    """Invariant 3: ranks 1…n by falling rank_score, which is the score but with --rank-by; ties by match_image_id."""
     if MATCHES not in tables:
         return
     frame = tables[MATCHES].sort_values(["query_image_id", "rank"], ignore_index=True)
     place = frame.groupby("query_image_id").cumcount() + 1
     yield from _some("matches: ranks are not 1…n_written", frame.query_image_id[frame["rank"] != place])
-    query, score = frame.query_image_id.to_numpy(object), frame.score.to_numpy()
+    query, score = frame.query_image_id.to_numpy(object), frame.rank_score.to_numpy()
     match = frame.match_image_id.to_numpy(object)
     same = query[1:] == query[:-1]
     rising = same & (score[1:] > score[:-1])
     untied = same & (score[1:] == score[:-1]) & (match[1:] < match[:-1])
     yield from _some("matches: ranks are not in order of falling score", query[1:][rising])
     yield from _some("matches: equal scores are not in order of match_image_id", query[1:][untied])
+
+
+def _check_groups(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+    """Every image that asks is in one group of images with the same captions."""
+    if CAPTION_GROUPS not in tables:
+        return
+    groups = tables[CAPTION_GROUPS]
+    rules = {
+        "n_images or n_captions is below 1": (groups.n_images < 1) | (groups.n_captions < 1),
+        "names more images than it counts": groups.image_ids.map(len) > groups.n_images,
+    }
+    yield from _broken(CAPTION_GROUPS, groups.caption, rules)
+    if MATCH_SUMMARY in tables and groups.n_images.sum() != len(tables[MATCH_SUMMARY]):
+        yield f"caption_groups: {groups.n_images.sum()} images, but match_summary has {len(tables[MATCH_SUMMARY])}"
+
+
+def _check_inputs(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+    """The images that asked are those that were answered, and none matched that was not there."""
+    if MATCH_INPUTS not in tables:
+        return
+    inputs = tables[MATCH_INPUTS]
+    sides = {side: set(inputs.image_id[inputs.side == side]) for side in ("query", "index")}
+    if MATCH_SUMMARY in tables and sides["query"] != set(tables[MATCH_SUMMARY].query_image_id):
+        yield "match_inputs: the images that asked are not those of match_summary"
+    if MATCHES in tables:
+        yield from _some("match_inputs: match is not listed", set(tables[MATCHES].match_image_id) - sides["index"])
 
 
 def _check_files(run_dir: str, manifest: runs.Manifest) -> Iterator[str]:

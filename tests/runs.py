@@ -25,10 +25,12 @@ from captioner_core.schemas import (
     HUMAN,
     MATCHED,
     NO_MATCH,
+    CaptionGroupRow,
     CaptionRow,
     DatasetCaptionRow,
     FailureRow,
     FeatureRow,
+    MatchInputRow,
     MatchRow,
     MatchSummaryRow,
     Row,
@@ -161,6 +163,8 @@ def make_run(
         layout.CAPTIONS: rows,
         layout.MATCHES: matches,
         layout.MATCH_SUMMARY: summaries,
+        layout.CAPTION_GROUPS: _groups(rows),
+        layout.MATCH_INPUTS: _inputs(rows, index),
         layout.FAILURES: failed,
     }
     for name, listed in tables.items():
@@ -184,7 +188,7 @@ def write_manifest(run: RunLayout, counts: dict[str, int], folder: Path, index: 
         "options": {
             "images": str(folder),
             "index": [str(index), run.table(layout.CAPTIONS)],
-            "captions": run.table(layout.CAPTIONS),
+            "captions": [run.table(layout.CAPTIONS)],
             "threshold": THRESHOLD,
             "top_k": 10,
             "encoder": ENCODER,
@@ -247,6 +251,7 @@ def _matches(
             image_text_score=math.nan,
             is_duplicate=rank == 2,
             encoder=ENCODER,
+            rank_score=1.0 - 0.07 * (rank - 1) / amount - 0.006 * (number % 5),
         )
         for rank, (image_id, caption, source) in enumerate(found, start=1)
     ]
@@ -263,6 +268,22 @@ def _summary(query: CaptionRow, found: Sequence[MatchRow], index: Sequence[tuple
         best_score=found[0].score if found else 0.8996 if near else math.nan,
         best_match_image_id=found[0].match_image_id if found else near,
     )
+
+
+def _groups(rows: Sequence[CaptionRow]) -> list[CaptionGroupRow]:
+    sharing: dict[str, list[str]] = {}
+    for row in rows:
+        sharing.setdefault(row.caption, []).append(row.image_id)
+    return [CaptionGroupRow(caption, 1, len(ids), sorted(ids)[:20]) for caption, ids in sharing.items()]
+
+
+def _inputs(rows: Sequence[CaptionRow], index: Sequence[tuple[str, str]]) -> list[MatchInputRow]:
+    own = [
+        MatchInputRow(side, row.image_id, row.caption, GENERATED, row.image_sha256)
+        for row in rows
+        for side in ("query", "index")
+    ]
+    return [*own, *(MatchInputRow("index", image_id, caption, HUMAN, "") for image_id, caption in index)]
 
 
 def _failure(folder: Path, number: int) -> FailureRow:

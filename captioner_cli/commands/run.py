@@ -39,11 +39,14 @@ def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ())
     from beam_jobs import caption_images, match_captions
     from beam_jobs.launch import check_failures
     from captioner_core import layout
+    from captioner_core.model.folder import load_model
     from captioner_core.report import write_report
-    from captioner_core.tables import check_captions_table
+    from captioner_core.tables import check_captions_table, check_one_model, models_of
 
     for uri in options.index:
         check_captions_table(uri)
+    if models_of(options.index):  # captions by another model show now, not once all images are captioned
+        check_one_model(options.index, load_model(options.model).model_id)
     manifest = caption_images.run(options.caption_options(), pipeline_args, complete=False)
     manifest = match_captions.run(options.match_options(), pipeline_args, manifest)
     report = write_report(options.layout.run_dir)

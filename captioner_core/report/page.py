@@ -209,11 +209,9 @@ class _Run:
     @property
     def captions_tables(self) -> list[str]:
         """Where images and captions of either side of a match may be listed."""
-        listed = self.options.get("index")
-        index = [uri for uri in listed if isinstance(uri, str)] if isinstance(listed, list) else []
-        queries = self.options.get("captions")
-        own = layout.join(self.run_dir, layout.CAPTIONS)
-        return [*index, *([queries] if isinstance(queries, str) else []), own]
+        listed = [self.options.get(name) for name in ("index", "captions")]
+        tables = [uri for uris in listed if isinstance(uris, list) for uri in uris if isinstance(uri, str)]
+        return [*tables, layout.join(self.run_dir, layout.CAPTIONS)]
 
 
 def spread(ids: Sequence[str], limit: int) -> list[str]:

@@ -110,7 +110,7 @@ def test_an_empty_folder_is_an_empty_run(tmp_path, run, model_dir, load_models):
     caption_images.run(
         CaptionOptions(images=str(tmp_path / "nothing"), output=run.root, model=model_dir), load=load_models
     )
-    options = MatchOptions(captions=run.table("captions"), output=run.root, index=(run.table("captions"),))
+    options = MatchOptions(captions=(run.table("captions"),), output=run.root, index=(run.table("captions"),))
     match_captions.run(options)
     assert runs.read_manifest(run.run_dir)["counts"]["match_summary"] == 0
     assert verify(run.run_dir) == []
@@ -132,7 +132,7 @@ def human_captions(tmp_path):
 
 def test_match_adds_to_the_run_of_its_captions(captioned, run, human_captions):
     options = MatchOptions(
-        captions=run.table("captions"),
+        captions=(run.table("captions"),),
         output=run.root,
         index=(human_captions, run.table("captions")),
         threshold=0.2,
@@ -153,14 +153,18 @@ def test_match_adds_to_the_run_of_its_captions(captioned, run, human_captions):
 
 def test_splits_of_the_index(captioned, run, human_captions):
     options = MatchOptions(
-        captions=run.table("captions"), output=run.root, index=(human_captions,), index_splits=("dev",), threshold=-1.0
+        captions=(run.table("captions"),),
+        output=run.root,
+        index=(human_captions,),
+        index_splits=("dev",),
+        threshold=-1.0,
     )
     match_captions.run(options)
     assert set(frame(run, "matches").match_image_id) == {"two.jpg"}
 
 
 def test_an_image_with_many_captions_is_one_query(run, human_captions):
-    options = MatchOptions(captions=human_captions, output=run.root, index=(human_captions,), threshold=-1.0)
+    options = MatchOptions(captions=(human_captions,), output=run.root, index=(human_captions,), threshold=-1.0)
     match_captions.run(options)
     summary = frame(run, "match_summary").set_index("query_image_id")
     assert sorted(summary.index) == ["one.jpg", "two.jpg"]
@@ -170,13 +174,13 @@ def test_an_image_with_many_captions_is_one_query(run, human_captions):
 
 def test_captions_of_an_unfinished_run_are_refused(captioned, run, human_captions):
     storage.delete(run.manifest)
-    options = MatchOptions(captions=run.table("captions"), output=run.root, run_id="other", index=(human_captions,))
+    options = MatchOptions(captions=(run.table("captions"),), output=run.root, run_id="other", index=(human_captions,))
     with pytest.raises(CaptionerError, match="not complete"):
         match_captions.run(options)
 
 
 def test_not_a_captions_table(captioned, run):
-    options = MatchOptions(captions=run.table("failures"), output=run.root, index=(run.table("captions"),))
+    options = MatchOptions(captions=(run.table("failures"),), output=run.root, index=(run.table("captions"),))
     with pytest.raises(CaptionerError, match="captions table"):
         match_captions.run(options)
 

@@ -5,13 +5,36 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from captioner_core import matching
-from captioner_core.matching import CaptionIndex, ImageFacts, Query
-from captioner_core.schemas import MATCHED, NO_MATCH
+from captioner_core.errors import CaptionerError
+from captioner_core.matching import (
+    CaptionIndex,
+    ImageFacts,
+    Query,
+    Search,
+    answer_rows,
+    answers,
+    caption_group_rows,
+    caption_set,
+    group_images,
+    kept_rows,
+    make_caption_set,
+    make_records,
+    merge_answers,
+    no_answers,
+    open_caption_set,
+    outline,
+    pairs,
+    write_caption_set,
+)
+from captioner_core.matching import (
+    queries as grouping,
+)
+from captioner_core.schemas import GENERATED, HUMAN, MATCHED, NO_MATCH
 from tests.fakes import HashedWords
 
 WORDS = ("dog", "cat", "red", "blue", "two", "x")  # "x" is a word that the encoder doesn't know
@@ -41,14 +64,27 @@ def brute_force(queries, index, threshold, top_k):
     return answers
 
 
-def in_order(answers, queries):
-    """Answers come by captions; tests ask by image."""
-    of_image = {summary.query_image_id: (matches, summary) for matches, summary in answers}
-    return [of_image[query.image_id] for query in queries]
+def records(rows, source=HUMAN):
+    return make_records([r[0] for r in rows], [r[1] for r in rows], [source] * len(rows))
 
 
-def make_index(rows):
-    return CaptionIndex([r[0] for r in rows], [r[1] for r in rows], ["human"] * len(rows), HashedWords())
+def make_index(rows, facts=None):
+    return CaptionIndex(records(rows), HashedWords(), facts)
+
+
+def by_image(tables, queries):
+    """For each query its matches, in order of rank, and its summary."""
+    matches, summary = (table.to_pylist() for table in tables)
+    assert ([row["query_image_id"] for row in summary] and len(summary) == len(queries)) or not queries
+    of_image = {row["query_image_id"]: row for row in summary}
+    found = {query.image_id: [] for query in queries}
+    for row in matches:
+        found[row["query_image_id"]].append(row)
+    return [(found[query.image_id], of_image[query.image_id]) for query in queries]
+
+
+def search(rows, queries, **asked):
+    return by_image(make_index(rows).search(queries, **asked), queries)
 
 
 @settings(max_examples=300, deadline=None)
@@ -60,60 +96,174 @@ def make_index(rows):
 )
 def test_equals_brute_force(asked, rows, threshold, top_k):
     queries = [Query(image_id, tuple(sorted(texts))) for image_id, texts in sorted(asked.items())]
-    found = in_order(make_index(rows).search(queries, threshold=threshold, top_k=top_k), queries)
+    check(search(rows, queries, threshold=threshold, top_k=top_k), queries, rows, threshold, top_k)
+
+
+def check(found, queries, rows, threshold, top_k):
     expected = brute_force(queries, rows, threshold, top_k)
     assert len(found) == len(queries)
     for query, (matches, summary), (best, n_above, first) in zip(queries, found, expected, strict=True):
-        assert [m.match_image_id for m in matches] == [image_id for image_id, _ in best]
-        np.testing.assert_allclose([m.score for m in matches], [score for _, score in best], atol=1e-6)
-        assert [m.rank for m in matches] == list(range(1, len(best) + 1))
-        assert all(m.query_caption in query.captions and m.query_image_id == query.image_id for m in matches)
-        assert (summary.n_above_threshold, summary.n_written) == (n_above, len(best))
-        assert summary.status == (MATCHED if n_above else NO_MATCH)
-        assert summary.best_match_image_id == (first[1] if first else None)
+        assert [m["match_image_id"] for m in matches] == [image_id for image_id, _ in best]
+        np.testing.assert_allclose([m["score"] for m in matches], [score for _, score in best], atol=1e-6)
+        assert [m["rank"] for m in matches] == list(range(1, len(best) + 1))
+        assert all(m["query_caption"] in query.captions for m in matches)
+        assert (summary["n_above_threshold"], summary["n_written"]) == (n_above, len(best))
+        assert summary["status"] == (MATCHED if n_above else NO_MATCH)
+        assert summary["best_match_image_id"] == (first[1] if first else None)
         assert (
-            math.isnan(summary.best_score)
+            math.isnan(summary["best_score"])
             if first is None
-            else summary.best_score == pytest.approx(-first[0], abs=1e-6)
+            else summary["best_score"] == pytest.approx(-first[0], abs=1e-6)
         )
 
 
-@settings(max_examples=50, deadline=None)
-@given(images, st.integers(1, 5))
-def test_blocks_change_nothing(rows, block):
-    queries = [Query(str(number), (caption,)) for number, (_, caption) in enumerate(rows)]
-    whole = in_order(make_index(rows).search(queries, threshold=0.5, top_k=3), queries)
-    matches_one_by_one = [
-        answer for query in queries for answer in make_index(rows).search([query], threshold=0.5, top_k=3)
-    ]
-    assert repr(whole) == repr(matches_one_by_one)  # repr, since NaN differs from itself
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("_QUERY_BLOCK", "_INDEX_BLOCK", "_ENTRIES_AT_ONCE", "_SCORED_AT_ONCE"):
-            patch.setattr(matching, name, block)
-        cut = in_order(make_index(rows).search(queries, threshold=0.5, top_k=3), queries)
-    assert repr(cut) == repr(whole)
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Every block as small as it may be, and every index with an outline."""
+    for module, name, size in (
+        (answers, "_QUERY_BLOCK", 2),
+        (answers, "_ENTRIES_AT_ONCE", 3),
+        (pairs, "_INDEX_BLOCK", 64),
+        (pairs, "_SCORED_AT_ONCE", 3),
+        (grouping, "_GROUP_IMAGES", 2),
+        (outline, "_LEAST_ROWS", 1),
+        (outline, "_COARSEST", 2),
+        (caption_set, "_ENCODED_AT_ONCE", 3),
+    ):
+        monkeypatch.setattr(module, name, size)
+
+
+asking = st.dictionaries(st.sampled_from("abcxyz"), st.sets(captions, min_size=1, max_size=3), max_size=5)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asking, images, st.integers(1, 3), st.sampled_from([-1.0, 0.5, 0.9]), st.integers(0, 3), st.randoms())
+def test_however_the_index_is_parted_the_rows_are_the_same(small_blocks, asked, rows, parts, threshold, top_k, random):
+    encoder = HashedWords()
+    wanted = [Query(image_id, tuple(sorted(texts))) for image_id, texts in sorted(asked.items())]
+    whole = make_index(rows).search(wanted, threshold=threshold, top_k=top_k)
+    asks = make_caption_set(records([(q.image_id, c) for q in wanted for c in q.captions]), encoder, searched=False)
+    groups = group_images(asks)
+    part = {image_id: random.randrange(parts) for image_id, _ in rows}
+    find = Search(encoder.calibration, np.float32(threshold), kept_rows(top_k))
+    found = [no_answers(groups)]
+    for number in range(parts):
+        index = make_caption_set(records([row for row in rows if part[row[0]] == number]), encoder, searched=True)
+        found.append(find.answers(asks, groups, index))
+    random.shuffle(found)
+    merged = merge_answers([merge_answers(found[:2], find.depth), *found[2:]], find.depth)
+    tables = answer_rows(asks, groups, merged, top_k, encoder, ImageFacts())
+    assert repr(by_image(tables, wanted)) == repr(by_image(whole, wanted))  # repr, since NaN differs from itself
+    check(by_image(tables, wanted), wanted, rows, threshold, top_k)
+
+
+def test_a_large_index_goes_through_outlines_and_equals_the_whole_product(monkeypatch):
+    random = np.random.default_rng(0)
+    axes = random.normal(size=(64, 64)) * np.geomspace(1, 0.02, 64)
+    made = {f"{n:04d}": axes.T @ random.normal(size=64) for n in range(3_000)}
+    made.update({f"copy {n:04d}": made[f"{n:04d}"] + random.normal(size=64) * 0.02 for n in range(0, 3_000, 3)})
+
+    class Drawn(HashedWords):
+        dim = 64
+
+        def encode(self, texts):
+            rows = np.array([made[text] for text in texts]).reshape(-1, 64)
+            return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    monkeypatch.setattr(outline, "_LEAST_ROWS", 1_000)
+    rows = [(f"{text}.jpg", text) for text in made]
+    index = make_caption_set(records(rows), Drawn(), searched=True)
+    assert index.outline.basis.shape[1] == 32
+    wanted = [Query(image_id, (text,)) for image_id, text in rows]
+    found = by_image(CaptionIndex(records(rows), Drawn()).search(wanted, threshold=0.97, top_k=4), wanted)
+    vectors = Drawn().encode([text for _, text in rows]).astype(np.float64)
+    scores = np.round(vectors @ vectors.T, 6).astype(np.float32)
+    np.fill_diagonal(scores, -np.inf)
+    assert 100 < (scores >= 0.97).any(axis=1).sum() < 3_500
+    for number, (matches, summary) in enumerate(found):
+        reached = np.flatnonzero(scores[number] >= np.float32(0.97))
+        first = sorted(reached, key=lambda other: (-scores[number, other], rows[other][0]))[:4]
+        assert [m["match_image_id"] for m in matches] == [rows[other][0] for other in first]
+        assert summary["n_above_threshold"] == len(reached)
+        assert summary["best_score"] == pytest.approx(scores[number].max(), abs=1e-6)
 
 
 def test_the_pair_shown_is_the_pair_that_scores():
-    index = make_index([("a", "red cat"), ("a", "two dog"), ("b", "blue")])
-    ((matches, summary),) = index.search([Query("q", ("red", "two dog"))], threshold=0.9, top_k=5)
-    assert [(m.match_image_id, m.query_caption, m.match_caption) for m in matches] == [("a", "two dog", "two dog")]
-    assert summary.query_caption == "two dog"
+    index = [("a", "red cat"), ("a", "two dog"), ("b", "blue")]
+    ((matches, summary),) = search(index, [Query("q", ("red", "two dog"))], threshold=0.9, top_k=5)
+    shown = [(m["match_image_id"], m["query_caption"], m["match_caption"]) for m in matches]
+    assert shown == [("a", "two dog", "two dog")]
+    assert summary["query_caption"] == "two dog"
 
 
 def test_rows_of_the_index_in_any_order_give_the_same_answer():
     rows = [("a", "red dog"), ("b", "red dog"), ("a", "dog red"), ("c", "cat")]
     query = [Query("q", ("red dog",))]
-    one = repr(list(make_index(rows).search(query, threshold=0.1, top_k=5)))
-    assert repr(list(make_index(rows[::-1]).search(query, threshold=0.1, top_k=5))) == one
+    one = repr(search(rows, query, threshold=0.1, top_k=5))
+    assert repr(search(rows[::-1], query, threshold=0.1, top_k=5)) == one
+
+
+def test_a_caption_from_two_sources_is_shown_as_generated():
+    both = make_records(["a", "a"], ["dog", "dog"], [HUMAN, GENERATED])
+    matches, _ = CaptionIndex(both, HashedWords()).search([Query("q", ("dog",))], threshold=0.9, top_k=5)
+    assert matches.column("match_source").to_pylist() == [GENERATED]
+
+
+def make_facts(joint=None):
+    vectors = np.array([[1, 0], [1, 0], [0.6, 0.8]], np.float32)
+    ids, sha256 = pa.array(["q", "a", "b"]), pa.array(["s", "s", "t"])
+    return ImageFacts(ids, sha256, vectors, np.zeros((0, 0), np.float32) if joint is None else joint)
 
 
 def test_features_and_duplicates():
-    vectors = np.array([[1, 0], [1, 0], [0.6, 0.8]], np.float32)
-    facts = ImageFacts({"q": 0, "a": 1, "b": 2}, vectors, ("s", "s", "t"))
-    index = CaptionIndex(["a", "b", "c"], ["dog"] * 3, ["human", "generated", "human"], HashedWords(), facts)
-    ((matches, _),) = index.search([Query("q", ("dog",))], threshold=0.9, top_k=5)
-    assert [m.is_duplicate for m in matches] == [True, False, False]
-    assert [m.match_source for m in matches] == ["human", "generated", "human"]
-    np.testing.assert_allclose([m.feature_score for m in matches], [1, 0.6, np.nan], rtol=1e-6)
-    assert all(math.isnan(m.image_text_score) for m in matches)
+    index = make_index([("a", "dog"), ("b", "dog"), ("c", "dog")], make_facts())
+    matches = index.search([Query("q", ("dog",))], threshold=0.9, top_k=5)[0].to_pylist()
+    assert [m["is_duplicate"] for m in matches] == [True, False, False]
+    np.testing.assert_allclose([m["feature_score"] for m in matches], [1, 0.6, np.nan], rtol=1e-6)
+    assert all(math.isnan(m["image_text_score"]) for m in matches)
+
+
+def test_combined_ranks_by_looks_too_and_leaves_scores_and_counts_as_they_are():
+    joint = np.eye(16, dtype=np.float32)[[3, 7, 3]]  # "b" looks like "q", "a" doesn't
+    index = make_index([("a", "dog"), ("b", "dog red"), ("c", "blue")], make_facts(joint))
+    query = [Query("q", ("dog",))]
+    plain, plain_summary = index.search(query, threshold=0.5, top_k=5)
+    assert plain.column("match_image_id").to_pylist() == ["a", "b"]
+    assert plain.column("rank_score").to_pylist() == plain.column("score").to_pylist()
+    combined, summary = index.search(query, threshold=0.5, top_k=5, combined=True)
+    assert combined.column("match_image_id").to_pylist() == ["b", "a"]
+    assert sorted(combined.column("score").to_pylist()) == sorted(plain.column("score").to_pylist())
+    assert summary.column("n_above_threshold").to_pylist() == plain_summary.column("n_above_threshold").to_pylist()
+    dog, red = HashedWords().encode(["dog", "dog red"]).astype(float)
+    sides = [(dog + joint[0]), (red + joint[2])]
+    expected = sides[0] @ sides[1] / np.linalg.norm(sides[0]) / np.linalg.norm(sides[1])
+    assert combined.column("rank_score")[0].as_py() == pytest.approx(expected, abs=1e-6)
+
+
+def test_caption_groups_tell_who_shares_captions(small_blocks):
+    rows = [("a", "dog"), ("b", "dog"), ("c", "dog"), ("d", "cat"), ("d", "dog"), ("e", "dog")]
+    asks = make_caption_set(records(rows), HashedWords(), searched=False)
+    found = caption_group_rows(asks, group_images(asks)).to_pylist()
+    assert sorted((row["caption"], row["n_captions"], row["n_images"], row["image_ids"][:3]) for row in found) == [
+        ("cat", 2, 1, ["d"]),
+        ("dog", 1, 4, ["a", "b"]),
+    ], "a group cut in pieces is one row, which names the images of its first piece"
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(images)
+def test_a_set_is_the_same_from_its_file(tmp_path, rows):
+    made = make_caption_set(records(rows), HashedWords(), searched=True)
+    uri = str(tmp_path / f"{abs(hash(tuple(rows)))}.arrow")
+    write_caption_set(made, uri)
+    read = open_caption_set(uri)
+    assert (read.image_ids, read.captions, read.encoder) == (made.image_ids, made.captions, made.encoder)
+    for name in ("vectors", "starts", "image", "generated"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(made, name))
+    np.testing.assert_array_equal(read.outline.coarse, made.outline.coarse)
+
+
+def test_a_file_that_is_no_set_is_one_line(tmp_path):
+    (tmp_path / "x.arrow").write_bytes(b"ARROW1 no")
+    with pytest.raises(CaptionerError, match="can't be read as arrays"):
+        open_caption_set(str(tmp_path / "x.arrow"))

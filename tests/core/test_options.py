@@ -20,7 +20,7 @@ from captioner_core.training.launcher import arguments_of
 GOOD = {
     ExtractOptions: {"images": "in", "output": "out"},
     CaptionOptions: {"images": "in", "output": "out", "model": "m"},
-    MatchOptions: {"captions": "c", "output": "out", "index": ("i",)},
+    MatchOptions: {"captions": ("c",), "output": "out", "index": ("i",)},
     RunOptions: {"images": "in"},
     TrainOptions: {"dataset": "d", "features": "f", "output": "m"},
 }
@@ -99,7 +99,7 @@ def test_a_run_is_matched_against_itself_too():
     options = RunOptions(images="in", output="out", model="m", index=("human",), run_id="r", top_k=3)
     captions = RunLayout("out", "r").table("captions")
     assert options.match_options() == MatchOptions(
-        captions=captions, output="out", run_id="r", index=("human", captions), top_k=3
+        captions=(captions,), output="out", run_id="r", index=("human", captions), top_k=3
     )
 
 

@@ -43,13 +43,14 @@ def change_manifest(run, edit):
 def swap_ranks(rows):
     first = next(r for r in rows if r["rank"] == 1)
     second = next(r for r in rows if r["rank"] == 2 and r["query_image_id"] == first["query_image_id"])
-    first["score"], second["score"] = 0.91, 0.95
+    first.update(score=0.91, rank_score=0.91)
+    second.update(score=0.95, rank_score=0.95)
 
 
 def tie_out_of_order(rows):
     first = next(r for r in rows if r["rank"] == 1)
     second = next(r for r in rows if r["rank"] == 2 and r["query_image_id"] == first["query_image_id"])
-    second["score"] = first["score"]
+    second.update(score=first["score"], rank_score=first["score"])
     first["match_image_id"], second["match_image_id"] = "zzz.jpg", "aaa.jpg"
 
 
@@ -90,6 +91,20 @@ BREACHES = {
     ),
     "falling score": lambda run: change(run, "matches", swap_ranks),
     "order of match_image_id": lambda run: change(run, "matches", tie_out_of_order),
+    "rank_score is not the score": lambda run: change(run, "matches", lambda rows: rows[0].update(rank_score=0.2)),
+    "n_images or n_captions is below 1": lambda run: change(
+        run, "caption_groups", lambda rows: rows[0].update(n_captions=0)
+    ),
+    "names more images than it counts": lambda run: change(
+        run, "caption_groups", lambda rows: rows[0].update(image_ids=["a"] * 99)
+    ),
+    "but match_summary has": lambda run: change(run, "caption_groups", lambda rows: rows[1:]),
+    "images that asked are not those": lambda run: change(
+        run, "match_inputs", lambda rows: [row for row in rows if row["side"] == "index"]
+    ),
+    "match is not listed": lambda run: change(
+        run, "match_inputs", lambda rows: [row for row in rows if row["side"] == "query"]
+    ),
     "ranks are not": lambda run: change(run, "matches", lambda rows: rows[0].update(rank=7)),
     "encoder is not": lambda run: change(run, "matches", lambda rows: rows[0].update(encoder="x")),
     "run_id or schema_version": lambda run: change(run, "failures", lambda rows: rows[0].update(run_id="x")),
@@ -126,6 +141,6 @@ def test_a_run_that_is_not_there_is_bad_usage(tmp_path, capsys):
 
 def test_the_stages_that_were_not_run_are_not_asked_for(run):
     change_manifest(run, lambda manifest: manifest["stages"].pop("match"))
-    for table in (layout.MATCHES, layout.MATCH_SUMMARY):
+    for table in layout.STAGE_TABLES[layout.MATCH]:
         storage.delete(str(run / table))
     assert verify(str(run)) == []

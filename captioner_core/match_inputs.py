@@ -1,0 +1,111 @@
+"""Which tables a match job reads: those named, or with ``--update`` also those that the earlier run read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from captioner_core import layout, runs, storage
+from captioner_core.errors import CaptionerError
+from captioner_core.options import COMBINED, MatchOptions
+from captioner_core.tables import check_captions_table, check_one_model
+from captioner_core.text_encoders.base import JointEncoder, TextEncoder
+
+_DECIDE_SCORES = ("threshold", "top_k", "encoder", "rank_by", "index_splits")
+
+
+@dataclass(frozen=True)
+class MatchInputs:
+    """What is read.
+
+    Args:
+      captions: tables whose images are matched.
+      index: tables that they are matched against.
+      features: features tables beside those of the runs that the captions are of.
+      earlier: folder of the run whose answers are kept as far as they hold; None for none.
+    """
+
+    captions: tuple[str, ...]
+    index: tuple[str, ...]
+    features: tuple[str, ...]
+    earlier: str | None
+
+    def as_manifest(self, options: MatchOptions) -> dict[str, Any]:
+        """The options as a manifest states them: every table that was read, not only those named this time."""
+        asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("output", "run_id")}
+        return {**asked, "captions": self.captions, "index": self.index, "features": self.features}
+
+
+def plan_inputs(options: MatchOptions, encoder: TextEncoder, just_made: str | None = None) -> MatchInputs:
+    """The tables to read, checked before work starts.
+
+    Args:
+      options: of the job.
+      encoder: that the options name.
+      just_made: captions table whose run is about to be finished.
+
+    Raises:
+      CaptionerError: a table is missing or of another kind, two models or encoders are mixed, or the run to
+        update was matched otherwise.
+    """
+    if options.rank_by == COMBINED and not isinstance(encoder, JointEncoder):
+        raise CaptionerError(
+            f"--rank-by {COMBINED} needs images and captions in one space, which encoder {encoder.name!r} has not; "
+            "choose --encoder learned"
+        )
+    given = MatchInputs(_plain(options.captions), _plain(options.index), _plain(options.features), None)
+    inputs = _updated(options, encoder, given) if options.update else given
+    for uri in {*inputs.captions, *inputs.index} - {just_made}:
+        check_captions_table(uri)
+    check_one_model((*inputs.captions, *inputs.index))
+    return inputs
+
+
+def _updated(options: MatchOptions, encoder: TextEncoder, given: MatchInputs) -> MatchInputs:
+    """What the earlier run read, without what is dropped and with what is given."""
+    earlier = str(options.update).rstrip("/")
+    manifest = runs.read_manifest(earlier)
+    if layout.MATCH not in manifest["stages"] or not storage.list_parts(layout.join(earlier, layout.MATCH_INPUTS)):
+        raise CaptionerError(f"--update {earlier!r} is a run without matches to go on from; match without --update")
+    before = manifest["options"]
+    for name in _DECIDE_SCORES:
+        now = getattr(options, name)
+        then = tuple(before[name]) if isinstance(before.get(name), list) else before.get(name)
+        if now != then:
+            raise CaptionerError(
+                f"--{name.replace('_', '-')} {now!r} is not that of {earlier!r}, which has {then!r}; "
+                "give the same, or match without --update"
+            )
+    made_by = manifest["encoder"]["fingerprint"]
+    if made_by != encoder.fingerprint:
+        raise CaptionerError(
+            f"--update {earlier!r} was matched with encoder {made_by!r}, and this is {encoder.fingerprint!r}; "
+            "scores of two encoders don't compare, match without --update"
+        )
+    dropped = _plain(options.drop)
+    captions, index, features = (_plain(before.get(name, ())) for name in ("captions", "index", "features"))
+    for uri in dropped:
+        if uri not in (*captions, *index):
+            raise CaptionerError(f"--drop {uri!r} is no table that {earlier!r} matched; it has {', '.join(captions)}")
+    # new images are matched as those of before: against one another too, where these were
+    joining = given.captions if set(captions) <= set(index) else ()
+    updated = MatchInputs(
+        captions=_plain(uri for uri in (*captions, *given.captions) if uri not in dropped),
+        index=_plain(uri for uri in (*index, *given.index, *joining) if uri not in dropped),
+        features=_plain((*features, *given.features)),
+        earlier=earlier,
+    )
+    own = options.layout.table(layout.CAPTIONS)
+    if options.layout.run_dir == earlier and layout.CAPTION in manifest["stages"] and updated.captions != (own,):
+        raise CaptionerError(
+            f"--update {earlier!r} has captions of its own, and its tables are of these alone; "
+            "name another --run-id for the matches of both"
+        )
+    return updated
+
+
+def _plain(uris: Iterable[str]) -> tuple[str, ...]:
+    """Each once, folders without a slash at the end."""
+    return tuple(dict.fromkeys(uri.rstrip("/") for uri in uris))
