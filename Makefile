@@ -82,6 +82,8 @@ bench-encoders: $(VENV)/dev.stamp
 	@$(BIN)/captioner dataset flickr8k --source "$$FLICKR8K_DIR" --output "$$OUT/datasets/flickr8k"
 	@$(BIN)/captioner extract --images "$$OUT/datasets/flickr8k/images" --output "$$OUT" --run-id flickr8k
 	@$(BIN)/python -m bench.encoders --dataset "$$OUT/datasets/flickr8k" --features "$$OUT/runs/flickr8k/features"
+	@$(BIN)/python -m bench.ranking --dataset "$$OUT/datasets/flickr8k" --features "$$OUT/runs/flickr8k/features"
+	@$(BIN)/python -m bench.similar --dataset "$$OUT/datasets/flickr8k"
 
 lock: $(VENV)/dev.stamp  ## resolve setup.py's requirements anew into requirements.lock
 	@$(PIP) install uv

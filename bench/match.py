@@ -1,16 +1,18 @@
 """The search: 40,000 captions against 40,000, ours beside faiss and scikit-learn, and beside spaCy pair by pair.
 
-    python -m bench.match [--captions N]
+    python -m bench.match [--captions N] [--rows N,N,N]
 
 Each way runs in a process of its own, so that its peak memory is its own, and finds for every caption
 the ten most similar others at a score of 0.9 or more, of the same vectors. Ours also answers for images,
 counts all that reach the threshold and makes the rows of the tables. A second round has the same number
-of captions drawn from 1,000, as a captioner repeats itself.
+of captions drawn from 1,000, as a captioner repeats itself. A third has indexes of 10,000 to 1,000,000
+captions, all distinct, asked by 40,000 others, ours beside faiss.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import resource
 import statistics
@@ -25,11 +27,22 @@ quiet_libraries()
 
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
+import pyarrow as pa  # noqa: E402
 
-from captioner_core.matching import CaptionIndex, Query  # noqa: E402
+from captioner_core.matching import (  # noqa: E402
+    ImageFacts,
+    Search,
+    answer_rows,
+    group_images,
+    kept_rows,
+    make_caption_set,
+    make_records,
+)
+from captioner_core.matching.outline import make_outline  # noqa: E402
 from captioner_core.text_encoders import TextEncoder, load_encoder  # noqa: E402
 
-CAPTIONS, REPEATED, TOP_K, THRESHOLD, ROUNDS = 40_000, 1_000, 10, 0.9, 3
+CAPTIONS, REPEATED, TOP_K, THRESHOLD, ROUNDS = 40_000, 1_000, 10, 0.9, 5
+ROWS = (10_000, 100_000, 1_000_000)
 SPACY_QUERIES, SPACY_INDEXED = 20, 1_000
 
 Answer = tuple[int, float]
@@ -40,55 +53,79 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captions", type=int, default=CAPTIONS)
+    parser.add_argument("--rows", default=",".join(map(str, ROWS)))
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--distinct", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--index", type=int, default=0, help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
     if asked.way:
-        return _one(asked.way, asked.captions, asked.distinct)
+        return _one(asked.way, asked.captions, asked.distinct, asked.index)
     for distinct in (asked.captions, REPEATED):
-        print(f"\n{asked.captions:,} captions, {distinct:,} of them distinct, against all others; median of {ROUNDS}")
-        print(
-            f"{'way':40} {'seconds':>8} {'(all)':>16} {'peak MB':>8} {'matches':>9} {'sum of scores':>14} {'ratio':>6}"
-        )
-        runs = {name: [] for name in WAYS if name != "spacy"}  # type: dict[str, list[dict[str, float]]]
-        for _ in range(ROUNDS):
-            for name, taken in runs.items():
-                taken.append(_apart(name, asked.captions, distinct))
-        peer = statistics.median(one["seconds"] for one in runs["faiss"])
-        for name, taken in runs.items():
-            seconds = [one["seconds"] for one in taken]
-            spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
-            last, middle = taken[-1], statistics.median(seconds)
-            print(
-                f"{TITLES[name]:40} {middle:8.2f} {spread:>16} {last['peak_mb']:8.0f} {last['matches']:9.0f} "
-                f"{last['sum']:14.2f} {peer / middle:6.2f}",
-                flush=True,
-            )
+        _compare(asked.captions, distinct)
+    _grow(asked.captions, [int(rows) for rows in asked.rows.split(",") if rows])
     pairs = _apart("spacy", SPACY_INDEXED, SPACY_INDEXED)
     print(f"\n{TITLES['spacy']}: {SPACY_QUERIES * SPACY_INDEXED / pairs['seconds']:,.0f} pairs/s")
     return 0
 
 
-def _apart(way: str, captions: int, distinct: int) -> dict[str, float]:
+def _compare(captions: int, distinct: int) -> None:
+    print(f"\n{captions:,} captions, {distinct:,} of them distinct, against all others; median of {ROUNDS}")
+    print(f"{'way':40} {'seconds':>8} {'(all)':>16} {'peak MB':>8} {'matches':>9} {'sum of scores':>14} {'ratio':>6}")
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS if name != "spacy"}
+    for _ in range(ROUNDS):
+        for name, taken in runs.items():
+            taken.append(_apart(name, captions, distinct))
+    for name, taken in runs.items():
+        ratio = statistics.median(
+            peer["seconds"] / one["seconds"] for peer, one in zip(runs["faiss"], taken, strict=True)
+        )
+        seconds = [one["seconds"] for one in taken]
+        spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
+        last, middle = taken[-1], statistics.median(seconds)
+        print(
+            f"{TITLES[name]:40} {middle:8.2f} {spread:>16} {last['peak_mb']:8.0f} {last['matches']:9.0f} "
+            f"{last['sum']:14.2f} {ratio:6.2f}",
+            flush=True,
+        )
+
+
+def _grow(captions: int, sizes: Sequence[int]) -> None:
+    print(f"\n{captions:,} captions against indexes of others, all distinct")
+    print(f"{'way':40} {'rows':>10} {'seconds':>8} {'ns a pair':>10} {'peak MB':>8} {'matches':>9}")
+    for rows in sizes:
+        for name in ("faiss", "ours"):
+            one = _apart(name, captions, captions, rows)
+            each = one["seconds"] / captions / rows * 1e9
+            print(
+                f"{TITLES[name]:40} {rows:10,} {one['seconds']:8.2f} {each:10.3f} {one['peak_mb']:8.0f} "
+                f"{one['matches']:9.0f}",
+                flush=True,
+            )
+
+
+def _apart(way: str, captions: int, distinct: int, index: int = 0) -> dict[str, float]:
     command = [sys.executable, "-m", "bench.match", "--way", way, "--captions", str(captions)]
-    done = subprocess.run([*command, "--distinct", str(distinct)], check=True, capture_output=True, text=True)
+    command += ["--distinct", str(distinct), "--index", str(index)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return measured
 
 
-def _one(way: str, captions: int, distinct: int) -> int:
+def _one(way: str, captions: int, distinct: int, index: int) -> int:
+    """Captions against themselves, or against ``index`` others."""
     encoder = load_encoder("learned")
     texts = made_captions(captions, distinct)
-    seconds, (matches, total) = WAYS[way](texts, encoder)
+    others = made_captions(index, index, seed=1) if index else None
+    seconds, (matches, total) = WAYS[way](texts, others, encoder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "peak_mb": peak, "matches": matches, "sum": total}))
     return 0
 
 
-def made_captions(count: int, distinct: int) -> list[str]:
+def made_captions(count: int, distinct: int, seed: int = 0) -> list[str]:
     """Captions of 6 to 12 words drawn as often as people use them; after the first ``distinct`` they repeat."""
     counted = _counts()
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     words, weights = list(counted), np.array(list(counted.values()), np.float64)
     drawn = random.choice(len(words), size=(distinct, 12), p=weights / weights.sum())
     lengths = random.integers(6, 13, distinct)
@@ -108,50 +145,60 @@ def _counts() -> dict[str, int]:
     return counts
 
 
-def _ours(texts: list[str], encoder: TextEncoder) -> tuple[float, Answer]:
-    ids = [f"{number:07d}.jpg" for number in range(len(texts))]
-    index = CaptionIndex(ids, texts, ["generated"] * len(texts), encoder)
-    queries = [Query(image_id, (text,)) for image_id, text in zip(ids, texts, strict=True)]
-    start, matches, total = time.perf_counter(), 0, 0.0
-    for rows, _ in index.search(queries, threshold=THRESHOLD, top_k=TOP_K):
-        matches += len(rows)
-        total += sum(row.score for row in rows)
-    return time.perf_counter() - start, (matches, total)
+def _ours(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> tuple[float, Answer]:
+    asking = make_caption_set(_records(texts, "q"), encoder, searched=False)
+    index = make_caption_set(_records(others or texts, "i" if others else "q"), encoder, searched=False)
+    start = time.perf_counter()
+    index = dataclasses.replace(index, outline=make_outline(index.vectors))  # what faiss does in add()
+    groups = group_images(asking)
+    search = Search(encoder.calibration, np.float32(THRESHOLD), kept_rows(TOP_K))
+    answers = search.answers(asking, groups, index)
+    matches, _ = answer_rows(asking, groups, answers, TOP_K, encoder, ImageFacts())
+    seconds = time.perf_counter() - start
+    return seconds, (len(matches), float(np.sum(matches.column("score").to_numpy(), dtype=np.float64)))
 
 
-def _faiss(texts: list[str], encoder: TextEncoder) -> tuple[float, Answer]:
+def _records(texts: list[str], prefix: str) -> pa.Table:
+    ids = [f"{prefix}{number:07d}.jpg" for number in range(len(texts))]
+    return make_records(ids, texts, ["generated"] * len(texts))
+
+
+def _faiss(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> tuple[float, Answer]:
     import faiss
 
     vectors = encoder.encode(texts)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
+    indexed = encoder.encode(others) if others else vectors
     start = time.perf_counter()
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(indexed)
     cosines, found = index.search(vectors, TOP_K + 1)
-    return _told(start, cosines, found, encoder)
+    return _told(start, cosines, found, encoder, apart=others is not None)
 
 
-def _sklearn(texts: list[str], encoder: TextEncoder) -> tuple[float, Answer]:
+def _sklearn(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> tuple[float, Answer]:
     from sklearn.neighbors import NearestNeighbors
 
     vectors = encoder.encode(texts)
-    search = NearestNeighbors(n_neighbors=TOP_K + 1, metric="cosine", algorithm="brute").fit(vectors)
+    indexed = encoder.encode(others) if others else vectors
     start = time.perf_counter()
+    search = NearestNeighbors(n_neighbors=TOP_K + 1, metric="cosine", algorithm="brute").fit(indexed)
     distances, found = search.kneighbors(vectors)
-    return _told(start, 1 - distances, found, encoder)
+    return _told(start, 1 - distances, found, encoder, apart=others is not None)
 
 
 def _told(
-    start: float, cosines: npt.NDArray[np.float32], found: npt.NDArray[np.int64], encoder: TextEncoder
+    start: float, cosines: npt.NDArray[np.float32], found: npt.NDArray[np.int64], encoder: TextEncoder, *, apart: bool
 ) -> tuple[float, Answer]:
     """Of each row its first ten that are not itself and reach the threshold."""
     scores = encoder.calibration.scores(np.clip(cosines.astype(np.float64), -1, 1))
-    scores[found == np.arange(len(found))[:, None]] = -np.inf
+    if not apart:
+        scores[found == np.arange(len(found))[:, None]] = -np.inf
     best = -np.sort(-scores, axis=1)[:, :TOP_K]
     kept = best[np.round(best, 6) >= np.float32(THRESHOLD)]
     return time.perf_counter() - start, (len(kept), float(kept.sum()))
 
 
-def _spacy(texts: list[str], encoder: TextEncoder) -> tuple[float, Answer]:
+def _spacy(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> tuple[float, Answer]:
     import spacy
     from spacy.vocab import Vocab
 
@@ -164,7 +211,7 @@ def _spacy(texts: list[str], encoder: TextEncoder) -> tuple[float, Answer]:
     return time.perf_counter() - start, (len(scores), float(sum(scores)))
 
 
-WAYS: dict[str, Callable[[list[str], TextEncoder], tuple[float, Answer]]] = {
+WAYS: dict[str, Callable[[list[str], list[str] | None, TextEncoder], tuple[float, Answer]]] = {
     "faiss": _faiss,
     "sklearn": _sklearn,
     "ours": _ours,

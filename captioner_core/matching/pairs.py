@@ -73,10 +73,11 @@ def reaching_pairs(
     one, row, bound = (joined([block[place] for block in chosen]) for place in range(3))
     # what was chosen early was measured against less than what has been found since
     kept = np.flatnonzero(bound >= seeking.least[one])
-    kept = kept[np.argsort(one[kept], kind="stable")]
-    one, row = one[kept], row[kept]
+    one, row = seeking.multiplied_out(one[kept], row[kept])
+    order = np.argsort(one, kind="stable")
+    one, row = one[order], row[order]
     scores = pair_scores(vectors, index.vectors, one, row, calibration)
-    # a bound is not a score: what only its bound let through is dropped, unless it could be the nearest
+    # of captions that reach nothing the nearest remain
     best = np.full(len(vectors), -np.inf, np.float32)
     np.maximum.at(best, one, scores)
     kept = np.flatnonzero(scores >= np.minimum(threshold, best[one]))
@@ -115,6 +116,18 @@ class _Seeking:
         self.least = np.where(found, np.minimum(self._reaching, self._nearest - self._slack), np.float32(np.inf))
         one, column = _where(bounds >= self.least[:, None])
         return one, start + column, bounds[one, column]
+
+    def multiplied_out(self, one: Places, row: Places) -> tuple[Places, Places]:
+        """Of pairs chosen by their bounds, those whose product reaches what is looked for."""
+        if not self._outline.basis.shape[1]:
+            return one, row
+        products = np.empty(len(one), np.float32)
+        for start in range(0, len(one), _SCORED_AT_ONCE):
+            some = slice(start, start + _SCORED_AT_ONCE)
+            products[some] = np.einsum("nd,nd->n", self._vectors[one[some]], self._index.vectors[row[some]])
+        np.maximum.at(self._nearest, one, products)
+        kept = np.flatnonzero(products >= np.minimum(self._reaching, self._nearest - self._slack)[one])
+        return one[kept], row[kept]
 
     def _block(self, start: int, hidden: tuple[Places, Places]) -> Floats:
         """float32 [asked, captions], upper bounds of products; -inf of pairs that must not meet."""

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from captioner_core.text import tokenize
 
-_BLOCK_VALUES = 4_000_000  # of word vectors held at once: 32 MB as float64
-_USUAL_WORDS = 12
+_BLOCK_VALUES = 400_000  # of sums held at once, so that they stay near the processor: 3 MB
 
 
 def sum_words(
@@ -32,21 +31,42 @@ def sum_words(
       on its own text alone, to the last bit: words are added in their order, as float64.
     """
     encoded = np.zeros((len(texts), table.shape[1]), np.float32)
-    block = max(1, _BLOCK_VALUES // (_USUAL_WORDS * table.shape[1]))
+    added: dict[str, int | None] = {}
+    block = max(1, _BLOCK_VALUES // table.shape[1])
+    vectors = table
     for start in range(0, len(texts), block):
-        owners: list[int] = []
-        vectors: list[npt.NDArray[np.float32]] = []
-        for place, text in enumerate(texts[start : start + block], start):
+        listed: list[int] = []
+        lengths = []
+        extra = []
+        for text in texts[start : start + block]:
+            before = len(listed)
             for word in tokenize(text):
                 row = rows.get(word)
-                vector = unknown(word) if row is None else table[row]
-                if vector is not None:
-                    owners.append(place)
-                    vectors.append(vector)
-        if owners:
-            first = np.flatnonzero(np.diff(owners, prepend=-1))
-            totals = np.add.reduceat(np.array(vectors, np.float64), first, axis=0)
-            lengths = np.sqrt(np.einsum("nd,nd->n", totals, totals))
-            known = lengths > 0
-            encoded[np.array(owners)[first][known]] = totals[known] / lengths[known, None]
+                if row is None:
+                    if word not in added:
+                        vector = unknown(word)
+                        added[word] = None if vector is None else len(vectors) + len(extra)
+                        extra += [] if vector is None else [vector]
+                    row = added[word]
+                if row is not None:
+                    listed.append(row)
+            lengths.append(len(listed) - before)
+        if extra:
+            vectors = np.concatenate([vectors, np.array(extra, np.float32)])
+        totals = _sums(vectors, np.array(listed, np.int64), np.array(lengths, np.int64))
+        norms = np.sqrt(np.einsum("nd,nd->n", totals, totals))
+        known = norms > 0
+        encoded[start : start + block][known] = totals[known] / norms[known, None]
     return encoded
+
+
+def _sums(
+    table: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """float64 [texts, dim], of each text's rows one after the other."""
+    totals = np.zeros((len(lengths), table.shape[1]))
+    first = np.cumsum(lengths) - lengths
+    for place in range(int(lengths.max(initial=0))):
+        texts = np.flatnonzero(lengths > place)
+        totals[texts] += table[rows[first[texts] + place]]
+    return totals

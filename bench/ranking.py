@@ -1,0 +1,84 @@
+"""What ranking by looks too changes: how alike, by people's captions, the images are that come first.
+
+    python -m bench.ranking --dataset DIR --features URI
+
+Each image of split dev is captioned by the model that comes with the package and asks for the images of the
+split with human captions, at a score of 0.9. Two images are as alike as their human captions are in the space
+of an encoder that ranks neither way (minilm), the mean over all pairs; the image's own captions say what is most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from captioner_core.cli import quiet_libraries
+
+quiet_libraries()
+
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+
+from captioner_core.evaluation import caption_features  # noqa: E402
+from captioner_core.matching import CaptionIndex, ImageFacts, Query, make_records  # noqa: E402
+from captioner_core.model.folder import load_model  # noqa: E402
+from captioner_core.model.generate import CaptionGenerator  # noqa: E402
+from captioner_core.options import PRETRAINED  # noqa: E402
+from captioner_core.text_encoders import load_encoder  # noqa: E402
+from captioner_core.text_encoders.base import JointEncoder  # noqa: E402
+from captioner_core.training.dataset import DEV, read_captions_by_split  # noqa: E402
+from captioner_core.training.train_encoder import read_features  # noqa: E402
+
+FIRST = (1, 3, 5)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="dataset folder")
+    parser.add_argument("--features", required=True, help="features table of its images, with the grid")
+    asked = parser.parse_args(argv)
+    captions = read_captions_by_split(asked.dataset)[DEV]
+    model = load_model(PRETRAINED)
+    generator = CaptionGenerator(model)
+    written = dict(caption_features(asked.features, list(captions), model.config.backbone, generator))
+    encoder = load_encoder("learned")
+    assert isinstance(encoder, JointEncoder), "the learned encoder has an image side"
+    features, _ = read_features(asked.features, list(captions))
+    ids = pa.array(list(captions))
+    facts = ImageFacts(ids, ids, features, encoder.encode_images(features))
+    listed = [(image_id, text) for image_id, texts in captions.items() for text in texts]
+    records = make_records([i for i, _ in listed], [text for _, text in listed], ["human"] * len(listed))
+    index = CaptionIndex(records, encoder, facts)
+    queries = [Query(image_id, (written[image_id].text,)) for image_id in captions]
+    alike = _Alikeness(captions)
+    print(
+        f"\n{len(queries)} images of split {DEV}; those with at least {max(FIRST)} matches, mean likeness of the first"
+    )
+    print(f"{'ranked by':12} {'images':>7} " + " ".join(f"{f'first {n}':>9}" for n in FIRST))
+    for name, combined in (("score", False), ("combined", True)):
+        matches, summary = index.search(queries, threshold=0.9, top_k=max(FIRST), combined=combined)
+        many = set(summary.filter(pa.array(summary.column("n_written").to_numpy() == max(FIRST)))[0].to_pylist())
+        rows = [row for row in matches.to_pylist() if row["query_image_id"] in many]
+        shown = [
+            np.mean([alike[row["query_image_id"], row["match_image_id"]] for row in rows if row["rank"] <= n])
+            for n in FIRST
+        ]
+        print(f"{name:12} {len(many):7} " + " ".join(f"{value:9.3f}" for value in shown), flush=True)
+    return 0
+
+
+class _Alikeness:
+    """Mean cosine of two images' human captions."""
+
+    def __init__(self, captions: dict[str, list[str]]) -> None:
+        encoder = load_encoder("minilm")
+        vectors = [encoder.encode(texts).mean(axis=0) for texts in captions.values()]
+        self._vectors = dict(zip(captions, vectors, strict=True))
+
+    def __getitem__(self, pair: tuple[str, str]) -> float:
+        return float(self._vectors[pair[0]] @ self._vectors[pair[1]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
