@@ -37,7 +37,7 @@ def sum_words(
     for start in range(0, len(texts), block):
         listed: list[int] = []
         lengths = []
-        extra = []
+        extra: list[npt.NDArray[np.float32]] = []
         for text in texts[start : start + block]:
             before = len(listed)
             for word in tokenize(text):
