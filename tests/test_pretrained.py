@@ -65,7 +65,7 @@ def test_run_needs_nothing_but_a_folder(tmp_path, monkeypatch):
     assert verify("out/runs/run") == []
 
 
-@pytest.mark.skipif("FLICKR8K_DIR" not in os.environ, reason="FLICKR8K_DIR names no Flickr8k")
+@pytest.mark.skipif(not os.environ.get("FLICKR8K_DIR"), reason="FLICKR8K_DIR names no Flickr8k")
 def test_it_captions_photographs_that_it_never_saw(tmp_path):
     """Pictures scaled or mirrored otherwise than in training, or words mixed up, would halve these figures."""
     source = Path(os.environ["FLICKR8K_DIR"])

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from captioner_cli.main import main
-from captioner_core import storage
+from captioner_core import layout, storage
 from captioner_core.datasets import sample
 from captioner_core.runs import read_manifest
 from captioner_core.verify import verify
@@ -22,8 +22,13 @@ from tests.image_files import CAPTION, PASSED_OVER, make_hostile_folder
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 RUN_LOCAL = [sys.executable, "-m", "captioner_cli", "run-local"]
-TABLES = ("features", "captions", "matches", "match_summary", "failures")
-ORDER = {"matches": ["query_image_id", "rank"], "match_summary": ["query_image_id"]}
+
+ORDER = {
+    layout.MATCHES: ["query_image_id", "rank"],
+    layout.MATCH_SUMMARY: ["query_image_id"],
+    layout.CAPTION_GROUPS: ["caption"],
+    layout.MATCH_INPUTS: ["side", "image_id", "caption", "source"],
+}
 
 
 def rows(run_dir, table):
@@ -33,7 +38,7 @@ def rows(run_dir, table):
 
 
 def assert_same_rows(one, other):
-    for table in TABLES:
+    for table in layout.TABLES:
         a, b = rows(one, table), rows(other, table)
         if table == "features":
             np.testing.assert_allclose(np.stack(a.pop("feature")), np.stack(b.pop("feature")), atol=1e-5)
@@ -53,9 +58,13 @@ def test_the_last_lines_name_every_output_and_show_rows(finished):
     root, printed = finished
     lines = printed.splitlines()
     assert sum("  ~  " in line for line in lines) == 5, "a few matches"
-    named = [line.split()[-1] for line in lines[-10:]]
+    named = [line.split()[-1] for line in lines[-(len(layout.TABLES) + 5) :]]
     assert all(Path(path).exists() for path in named)
-    for path in (*(f"runs/new/{table}" for table in TABLES), "runs/new/manifest.json", "runs/new/report/index.html"):
+    for path in (
+        *(f"runs/new/{table}" for table in layout.TABLES),
+        "runs/new/manifest.json",
+        "runs/new/report/index.html",
+    ):
         assert str(root / path) in named
     assert "ok" in lines[-1]
 
@@ -102,7 +111,7 @@ def test_matches_are_of_the_same_things(finished):
 def test_a_second_call_goes_on_from_what_is_there(finished):
     root, _ = finished
     model_made = (root / "model" / "weights.npz").stat().st_mtime_ns
-    before = {table: rows(root / "runs" / "new", table) for table in TABLES}
+    before = {table: rows(root / "runs" / "new", table) for table in layout.TABLES}
     done = subprocess.run([*RUN_LOCAL, "--out", str(root)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "this training is done" in done.stderr

@@ -201,7 +201,7 @@ def test_a_zip_that_is_missing_or_damaged(tmp_path):
         flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
 
 
-@pytest.mark.skipif("FLICKR8K_DIR" not in os.environ, reason="FLICKR8K_DIR names no Flickr8k")
+@pytest.mark.skipif(not os.environ.get("FLICKR8K_DIR"), reason="FLICKR8K_DIR names no Flickr8k")
 def test_the_real_flickr8k(tmp_path):
     summary = flickr8k.build(tmp_path, source=Path(os.environ["FLICKR8K_DIR"]), cache=tmp_path, limit=40)
     frame = captions_of(tmp_path)
