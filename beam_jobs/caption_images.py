@@ -13,8 +13,8 @@ from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import launch
 from beam_jobs.files import write_listing
-from beam_jobs.handlers import CaptionHandler, CaptioningModels
-from beam_jobs.transforms import DecodeImages, ReadListing, WriteTable
+from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
+from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
 from captioner_core.backbones.base import load_backbone
 from captioner_core.errors import CaptionerError
@@ -22,6 +22,8 @@ from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions
 from captioner_core.progress import progress
+from captioner_core.reuse import EarlierImages, caption_row, earlier_images
+from captioner_core.schemas import FeatureRow
 
 INPUT_SIZE = 299
 
@@ -42,18 +44,35 @@ def load_models(backbone_name: str, model_dir: str, beam_width: int | None) -> C
     return CaptioningModels(backbone, CaptionGenerator(model, beam_width))
 
 
-def build(pipeline: beam.Pipeline, options: CaptionOptions, listing: str, load: Callable[[], CaptioningModels]) -> None:
+def build(
+    pipeline: beam.Pipeline,
+    options: CaptionOptions,
+    listing: str,
+    load: Callable[[], CaptioningModels],
+    earlier: EarlierImages | None = None,
+) -> None:
     """Read | Decode | Infer | Write."""
     run = options.layout
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
-    decoded, not_decoded = listed | "DecodeImages" >> DecodeImages(INPUT_SIZE, options.max_pixels, options.max_bytes)
+    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(
+        INPUT_SIZE, options.max_pixels, options.max_bytes, earlier
+    )
     captioned = decoded | "CaptionImages" >> RunInference(CaptionHandler(load, batch_size=options.batch_size))
+    if earlier:
+        taken = known | "TakeOver" >> TakeOver(earlier, _captioned)
+        captioned = (captioned, taken) | "MergeCaptioned" >> beam.Flatten()
     captions = captioned | "TakeCaptions" >> beam.Map(lambda image: image.caption)
     features = captioned | "TakeFeatures" >> beam.Map(lambda image: image.features)
     failures = (not_listed, not_decoded) | "MergeFailures" >> beam.Flatten()
     _ = captions | "WriteCaptions" >> WriteTable(run, layout.CAPTIONS)
     _ = features | "WriteFeatures" >> WriteTable(run, layout.FEATURES, rows_at_once=4096)
     _ = failures | "WriteFailures" >> WriteTable(run, layout.FAILURES)
+
+
+def _captioned(features: FeatureRow, earlier: EarlierImages) -> CaptionedImage:
+    """An image captioned before: the row of captions goes with that of features."""
+    known = earlier.caption(features.image_sha256)
+    return CaptionedImage(features, caption_row(known, features.image_id, features.image_uri, features.image_sha256))
 
 
 def run(
@@ -80,27 +99,34 @@ def run(
     """
     start = time.monotonic()
     run_layout = options.layout
-    model = load_model(options.model) if load is None else None  # a bad model shows before work starts
-    if model:  # the manifest states the width that was used
-        options = dataclasses.replace(options, beam_width=options.beam_width or model.config.beam_width)
+    model = load_model(options.model)  # a bad model shows before work starts
+    # the manifest states the width that was used
+    options = dataclasses.replace(options, beam_width=options.beam_width or model.config.beam_width)
     runs.prepare_staging(run_layout)
     listing, counts = write_listing(options.images, run_layout)
     load = load or functools.partial(load_models, options.backbone, options.model, options.beam_width)
+    earlier = _earlier(options, model.model_id) if options.reuse else None
     with progress("caption", counts.images):
-        launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load), pipeline_args)
+        counted = launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load, earlier), pipeline_args)
     manifest = runs.commit_stage(
         run_layout,
         runs.new_manifest(run_layout),
         layout.CAPTION,
         wall_time_s=time.monotonic() - start,
         options=dataclasses.asdict(options),
-        counts=counts.as_manifest(),
-        facts={"model": {"path": options.model, "model_id": model.model_id if model else None}},
+        counts={**counts.as_manifest(), TAKEN_OVER: counted.get(TAKEN_OVER, 0)},
+        facts={"model": {"path": options.model, "model_id": model.model_id}},
         complete=complete,
     )
     if complete:
         launch.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
     return manifest
+
+
+def _earlier(options: CaptionOptions, model_id: str) -> EarlierImages | None:
+    names = ("backbone", "beam_width", "max_pixels", "max_bytes")
+    same = {name: getattr(options, name) for name in names}
+    return earlier_images(options.layout, layout.CAPTION, same, model_id=model_id)
 
 
 def main_with(options: CaptionOptions, pipeline_args: Sequence[str]) -> int:

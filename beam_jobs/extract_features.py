@@ -14,29 +14,45 @@ from apache_beam.ml.inference.base import RunInference
 from beam_jobs import launch
 from beam_jobs.files import write_listing
 from beam_jobs.handlers import FeatureHandler
-from beam_jobs.transforms import DecodeImages, ReadListing, WriteTable
+from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
 from captioner_core.backbones.base import Backbone, load_backbone
 from captioner_core.options import ExtractOptions
 from captioner_core.progress import progress
-from captioner_core.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA
+from captioner_core.reuse import EarlierImages, earlier_images
+from captioner_core.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, FeatureRow
 
 INPUT_SIZE = 299
 
 
-def build(pipeline: beam.Pipeline, options: ExtractOptions, listing: str, load: Callable[[], Backbone]) -> None:
+def build(
+    pipeline: beam.Pipeline,
+    options: ExtractOptions,
+    listing: str,
+    load: Callable[[], Backbone],
+    earlier: EarlierImages | None = None,
+) -> None:
     """Read | Decode | Infer | Write."""
     run = options.layout
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
-    decoded, not_decoded = listed | "DecodeImages" >> DecodeImages(INPUT_SIZE, options.max_pixels, options.max_bytes)
+    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(
+        INPUT_SIZE, options.max_pixels, options.max_bytes, earlier
+    )
     features = decoded | "ExtractFeatures" >> RunInference(
         FeatureHandler(load, batch_size=options.batch_size, grid=options.grid)
     )
+    if earlier:
+        taken = known | "TakeOver" >> TakeOver(earlier, _same)
+        features = (features, taken) | "MergeFeatures" >> beam.Flatten()
     schema = FEATURES_GRID_SCHEMA if options.grid else FEATURES_SCHEMA
     # a row with its grid is 190 kB
     _ = features | "WriteFeatures" >> WriteTable(run, layout.FEATURES, schema, 64 if options.grid else 4096)
     failures = (not_listed, not_decoded) | "MergeFailures" >> beam.Flatten()
     _ = failures | "WriteFailures" >> WriteTable(run, layout.FAILURES)
+
+
+def _same(features: FeatureRow, earlier: EarlierImages) -> FeatureRow:
+    return features
 
 
 def run(
@@ -61,15 +77,17 @@ def run(
     runs.prepare_staging(run_layout)
     listing, counts = write_listing(options.images, run_layout)
     load = load or functools.partial(load_backbone, options.backbone)
+    same = {"backbone": options.backbone, "max_pixels": options.max_pixels, "max_bytes": options.max_bytes}
+    earlier = earlier_images(run_layout, layout.EXTRACT, same, grid=options.grid) if options.reuse else None
     with progress("extract", counts.images):
-        launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load), pipeline_args)
+        counted = launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load, earlier), pipeline_args)
     manifest = runs.commit_stage(
         run_layout,
         runs.new_manifest(run_layout),
         layout.EXTRACT,
         wall_time_s=time.monotonic() - start,
         options=dataclasses.asdict(options),
-        counts=counts.as_manifest(),
+        counts={**counts.as_manifest(), TAKEN_OVER: counted.get(TAKEN_OVER, 0)},
     )
     launch.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
     return manifest

@@ -19,8 +19,11 @@ from captioner_core.options import add_arguments, from_namespace
 LOCAL_RUNNER = "FnApiRunner"
 
 
-def run_pipeline(build: Callable[[beam.Pipeline], object], pipeline_args: Sequence[str]) -> None:
+def run_pipeline(build: Callable[[beam.Pipeline], object], pipeline_args: Sequence[str]) -> dict[str, int]:
     """Builds a pipeline, runs it and waits for its end.
+
+    Returns:
+      The counters of its steps, by name.
 
     Raises:
       RuntimeError: the runner says that the job did not succeed.
@@ -31,6 +34,8 @@ def run_pipeline(build: Callable[[beam.Pipeline], object], pipeline_args: Sequen
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     with beam.Pipeline(options=options) as pipeline:
         build(pipeline)
+    counters = pipeline.result.metrics().query()["counters"]
+    return {counter.key.metric.name: int(counter.result or 0) for counter in counters}
 
 
 def check_failures(failed: int, allowed: int | None) -> None:

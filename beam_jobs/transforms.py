@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,12 @@ from captioner_core import images
 from captioner_core.errors import ImageError
 from captioner_core.layout import RunLayout
 from captioner_core.progress import advance
-from captioner_core.schemas import TABLE_SCHEMAS, FailureRow, ImageRef, Row, as_record, as_table
+from captioner_core.reuse import EarlierImages, Group, feature_row
+from captioner_core.schemas import TABLE_SCHEMAS, FailureRow, FeatureRow, ImageRef, Row, as_record, as_table
 
 FAILED = "failed"
+KNOWN = "known"
+TAKEN_OVER = "taken_over"
 
 
 @dataclass
@@ -56,31 +59,42 @@ class DecodeImages(beam.PTransform):
       size: height and width of the pictures made, in pixels.
       max_pixels: images with more are failures.
       max_bytes: files with more are failures.
+      earlier: images that need not be decoded, since their bytes were seen before.
     """
 
     size: int
     max_pixels: int
     max_bytes: int
+    earlier: EarlierImages | None = None
 
     def expand(
         self, refs: beam.PCollection[ImageRef]
-    ) -> tuple[beam.PCollection[images.DecodedImage], beam.PCollection[FailureRow]]:
-        decode = DecodeImage(self.size, self.max_pixels, self.max_bytes)
-        outcome = refs | "Decode" >> beam.ParDo(decode).with_outputs(FAILED, main="decoded")
-        return outcome.decoded, outcome[FAILED]
+    ) -> tuple[beam.PCollection[images.DecodedImage], beam.PCollection[KnownImage], beam.PCollection[FailureRow]]:
+        decode = DecodeImage(self.size, self.max_pixels, self.max_bytes, self.earlier)
+        outcome = refs | "Decode" >> beam.ParDo(decode).with_outputs(FAILED, KNOWN, main="decoded")
+        return outcome.decoded, outcome[KNOWN], outcome[FAILED]
+
+
+KnownImage = tuple[Group, tuple[int, ImageRef, str]]
+"""Where an image's features are found, the image, and the digest of its bytes."""
 
 
 class DecodeImage(beam.DoFn):
-    """An image's bytes to pixels, or one row of failures."""
+    """An image's bytes to pixels, or to where their features are known, or one row of failures."""
 
-    def __init__(self, size: int, max_pixels: int, max_bytes: int) -> None:
-        self._size, self._max_pixels, self._max_bytes = size, max_pixels, max_bytes
+    def __init__(self, size: int, max_pixels: int, max_bytes: int, earlier: EarlierImages | None = None) -> None:
+        self._size, self._max_pixels, self._max_bytes, self._earlier = size, max_pixels, max_bytes, earlier
         self._failures = Metrics.counter("images", "failed")
         self._decoded = Metrics.counter("images", "decoded")
 
     def process(self, ref: ImageRef) -> Iterable[Any]:
         try:
             data = read_bytes(ref.image_uri, self._max_bytes)
+            sha256 = hashlib.sha256(data).hexdigest()
+            if self._earlier is not None and (found := self._earlier.find(sha256)):
+                group, row = found
+                yield beam.pvalue.TaggedOutput(KNOWN, (group, (row, ref, sha256)))
+                return
             pixels, width, height = images.decode(data, size=self._size, max_pixels=self._max_pixels)
         except ImageError as error:
             self._failures.inc()
@@ -89,7 +103,39 @@ class DecodeImage(beam.DoFn):
             yield beam.pvalue.TaggedOutput(FAILED, failure)
             return
         self._decoded.inc()
-        yield images.DecodedImage(ref, hashlib.sha256(data).hexdigest(), width, height, pixels)
+        yield images.DecodedImage(ref, sha256, width, height, pixels)
+
+
+@dataclass
+class TakeOver(beam.PTransform):
+    """What an earlier run found for images with the same bytes, as rows of this run.
+
+    Args:
+      earlier: that run's images.
+      make: of a row of features and what else is known of the image, what goes on.
+    """
+
+    earlier: EarlierImages
+    make: Callable[[FeatureRow, EarlierImages], Any]
+
+    def expand(self, known: beam.PCollection[KnownImage]) -> beam.PCollection[Any]:
+        return (
+            known | "GroupByPlace" >> beam.GroupByKey() | "ReadRows" >> beam.ParDo(_TakeOver(self.earlier, self.make))
+        )
+
+
+class _TakeOver(beam.DoFn):
+    def __init__(self, earlier: EarlierImages, make: Callable[[FeatureRow, EarlierImages], Any]) -> None:
+        self._earlier, self._make = earlier, make
+        self._taken = Metrics.counter("images", TAKEN_OVER)
+
+    def process(self, grouped: tuple[Group, Iterable[tuple[int, ImageRef, str]]]) -> Iterable[Any]:
+        group, found = grouped
+        table = self._earlier.rows(group)
+        for row, ref, sha256 in found:
+            yield self._make(feature_row(table, row, ref.image_id, ref.image_uri, sha256), self._earlier)
+            self._taken.inc()
+            advance(1)
 
 
 @dataclass

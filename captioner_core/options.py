@@ -136,6 +136,9 @@ class ImageOptions:
     max_pixels: int = option(100_000_000, help="images with more pixels are failures, unread", metavar="N")
     max_bytes: int = option(268_435_456, help="files with more bytes are failures, unread", metavar="N")
     max_failures: int | None = option(None, help="exit 1 when more images than this fail", metavar="N")
+    reuse: bool = option(
+        True, help="take over what this run, made before in the same way, found for images whose bytes are the same"
+    )
     backbone: str = option(
         "xception",
         help="network that makes the features; mirrored ones are for training alone (train --mirrored)",

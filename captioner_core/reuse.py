@@ -1,0 +1,162 @@
+"""What an earlier run found for the same bytes, so that no image goes through the network twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from captioner_core import layout, runs, storage
+from captioner_core.errors import CaptionerError
+from captioner_core.layout import RunLayout
+from captioner_core.schemas import CAPTIONS_SCHEMA, FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, CaptionRow, FeatureRow
+
+SHA256 = "image_sha256"
+_CAPTION_COLUMNS = ("caption", "source", "model_id", "log_prob", "n_tokens", "unk_fraction")
+
+Group = tuple[int, int]
+"""A Parquet file, by its number, and one of its row groups."""
+
+
+@dataclass(frozen=True)
+class EarlierImages:
+    """The images of a finished run, found by the digest of their bytes; read where they are asked for.
+
+    Args:
+      features: the Parquet files of its features table.
+      captions: those of its captions table; None where features alone are wanted.
+      grid: whether features come with their grid.
+    """
+
+    features: tuple[str, ...]
+    captions: tuple[str, ...] | None
+    grid: bool
+
+    def find(self, sha256: str) -> tuple[Group, int] | None:
+        """Where an image's features are: the row group, and the row in it; None where it is not known."""
+        digests, places = self._index
+        key = sha256.encode()
+        at = int(np.searchsorted(digests, np.bytes_(key)))
+        if at == len(digests) or digests[at] != key or (self._captions is not None and sha256 not in self._captions):
+            return None
+        file, group, row = places[at].tolist()
+        return (file, group), row
+
+    def rows(self, group: Group) -> pa.Table:
+        """The features rows of a row group."""
+        columns = ["width", "height", "backbone", "feature", *(["grid"] if self.grid else [])]
+        file_system, path = storage.resolve(self.features[group[0]])
+        with file_system.open_input_file(path) as stream:
+            return pq.ParquetFile(stream).read_row_group(group[1], columns=columns)
+
+    def caption(self, sha256: str) -> Mapping[str, Any]:
+        """The columns of a captions row that don't say which image it is."""
+        assert self._captions is not None, "asked for only where captions are wanted"
+        return self._captions[sha256]
+
+    @cached_property
+    def _index(self) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[np.int64]]:
+        """Digests in rising order, each once, and of each the file, the row group and the row."""
+        digests, places = [np.empty(0, "S64")], [np.empty((0, 3), np.int64)]
+        for number, part in enumerate(self.features):
+            file_system, path = storage.resolve(part)
+            with file_system.open_input_file(path) as stream:
+                file = pq.ParquetFile(stream)
+                for group in range(file.metadata.num_row_groups):
+                    column = file.read_row_group(group, columns=[SHA256]).column(0)
+                    digests.append(np.array(column.to_pylist(), "S64"))
+                    rows = np.arange(len(column))
+                    places.append(np.stack([np.full(len(rows), number), np.full(len(rows), group), rows], axis=1))
+        known, first = np.unique(np.concatenate(digests), return_index=True)
+        return known, np.concatenate(places)[first]
+
+    @cached_property
+    def _captions(self) -> dict[str, dict[str, Any]] | None:
+        if self.captions is None:
+            return None
+        found: dict[str, dict[str, Any]] = {}
+        for part in self.captions:
+            table = storage.read_table(part, (SHA256, *_CAPTION_COLUMNS))
+            for row in table.to_pylist():
+                found[row.pop(SHA256)] = row
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to workers: where to read, not what was read."""
+        return {name: getattr(self, name) for name in ("features", "captions", "grid")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+def feature_row(table: pa.Table, row: int, image_id: str, image_uri: str, sha256: str) -> FeatureRow:
+    """A row of features as that of another image with the same bytes."""
+    cell = {name: table.column(name)[row] for name in table.column_names}
+    vectors = {name: cell[name].values.to_numpy() for name in ("feature", "grid") if name in cell}
+    return FeatureRow(
+        image_id=image_id,
+        image_uri=image_uri,
+        image_sha256=sha256,
+        width=cell["width"].as_py(),
+        height=cell["height"].as_py(),
+        backbone=cell["backbone"].as_py(),
+        feature=vectors["feature"],
+        grid=vectors.get("grid"),
+    )
+
+
+def caption_row(known: Mapping[str, Any], image_id: str, image_uri: str, sha256: str) -> CaptionRow:
+    """A caption as that of another image with the same bytes."""
+    return CaptionRow(image_id=image_id, image_uri=image_uri, image_sha256=sha256, **known)
+
+
+def earlier_images(
+    run: RunLayout, stage: str, same: Mapping[str, Any], *, grid: bool = False, model_id: str | None = None
+) -> EarlierImages | None:
+    """What the run of that name has found, if it was finished and made in the same way.
+
+    Args:
+      run: which is about to be replaced.
+      stage: ``extract`` or ``caption``.
+      same: options that decide what is found, with their values now.
+      grid: whether the grid is wanted.
+      model_id: of the captioner, where captions are wanted.
+
+    Returns:
+      Its images; None where there are none to take over.
+    """
+    if not storage.exists(run.manifest):
+        return None
+    try:
+        manifest = runs.read_manifest(run.run_dir)
+        options = manifest["options"]
+        alike = (
+            stage in manifest["stages"]
+            and manifest["versions"] == runs.new_manifest(run)["versions"]
+            and all(options.get(name) == value for name, value in same.items())
+            and (model_id is None or manifest["model"]["model_id"] == model_id)
+        )
+    except (CaptionerError, KeyError, TypeError):
+        return None
+    tables = [layout.FEATURES, *([layout.CAPTIONS] if model_id is not None else [])]
+    parts = {name: storage.list_parts(run.table(name)) for name in tables}
+    wanted = {layout.FEATURES: FEATURES_GRID_SCHEMA if grid else FEATURES_SCHEMA, layout.CAPTIONS: CAPTIONS_SCHEMA}
+    if not alike or not all(_has(parts[name], wanted[name]) for name in tables):
+        return None
+    captions = tuple(parts[layout.CAPTIONS]) if model_id is not None else None
+    return EarlierImages(tuple(parts[layout.FEATURES]), captions, grid)
+
+
+def _has(parts: Sequence[str], wanted: pa.Schema) -> bool:
+    """Whether files are there and have these columns, of these types."""
+    try:
+        found = [{field.name: field.type for field in storage.open_table(part).schema} for part in parts]
+    except CaptionerError:
+        return False
+    return bool(parts) and all(types.get(field.name) == field.type for types in found for field in wanted)
