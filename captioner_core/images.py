@@ -53,6 +53,7 @@ _TURNS = {
 }
 _SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+_GAP = 2  # how much larger than asked for a picture stays until it is scaled with care
 _STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
 _SIXTEEN_TO_EIGHT = np.rint(np.arange(65536) / 257).astype(np.uint8)
 
@@ -105,9 +106,14 @@ def decode(
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, max_pixels)
+            # a JPEG is decoded at a half, a quarter or an eighth where that leaves twice what is asked for
+            whole = image.size
+            reduced = image.draft(None, (_GAP * size, _GAP * size))
             image.load()
             turn = _turn_upright(image)
-            width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
+            width, height = whole if reduced else image.size
+            if turn in _SIDEWAYS:
+                width, height = height, width
             square = _to_rgb_square(image, size)
         # Turned when small: a square stays one, and 100 megapixels need no second copy
         pixels = np.array(square if turn is None else square.transpose(turn), dtype=np.uint8)
@@ -160,7 +166,7 @@ def _to_rgb_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def _scale(image: Image.Image, size: int) -> Image.Image:
-    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=_GAP)
 
 
 def _eight_bits(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

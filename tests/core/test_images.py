@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
+from captioner_core import images
 from captioner_core.errors import ImageError
 from captioner_core.images import decode
 from tests.image_files import bad_files, encoded, good_files, picture
@@ -131,3 +134,21 @@ def test_only_the_named_formats_are_ever_opened(monkeypatch):
     monkeypatch.setattr(Image, "open", lambda fp, formats: seen.append(formats) or real(fp, formats=formats))
     decode(GOOD["plain.bmp"])
     assert "EPS" not in seen[0]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_at_reduced_scale_and_looks_the_same(orientation, monkeypatch):
+    random = np.random.default_rng(0)
+    photo = Image.fromarray(random.integers(0, 255, (12, 16, 3), np.uint8)).resize((2400, 1800))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = io.BytesIO()
+    photo.save(data, "JPEG", quality=95, exif=exif)
+    loaded, turn = [], images._turn_upright
+    monkeypatch.setattr(images, "_turn_upright", lambda image: loaded.append(image.size) or turn(image))
+    pixels, width, height = images.decode(data.getvalue())
+    assert loaded == [(1200, 900)]
+    assert (width, height) == ((2400, 1800) if orientation == 1 else (1800, 2400))
+    whole = photo if orientation == 1 else photo.transpose(Image.Transpose.ROTATE_270)
+    expected = np.asarray(whole.resize((299, 299), Image.Resampling.BILINEAR), np.float64)
+    assert np.abs(pixels - expected).mean() < 1.5
