@@ -28,14 +28,16 @@ from captioner_core.schemas import FeatureRow
 INPUT_SIZE = 299
 
 
-def load_models(backbone_name: str, model_dir: str, beam_width: int | None) -> CaptioningModels:
+def load_models(
+    backbone_name: str, model_dir: str, beam_width: int | None, precision: str = "float32"
+) -> CaptioningModels:
     """Loads backbone and captioner, in a worker.
 
     Raises:
       CaptionerError: a folder is missing or damaged, or the model reads another backbone's features.
     """
     model = load_model(model_dir)
-    backbone = load_backbone(backbone_name)
+    backbone = load_backbone(backbone_name, precision)
     if model.config.backbone != backbone.name:
         raise CaptionerError(
             f"model {model_dir!r} was trained on features of {model.config.backbone!r}, not {backbone.name!r}; "
@@ -102,9 +104,12 @@ def run(
     model = load_model(options.model)  # a bad model shows before work starts
     # the manifest states the width that was used
     options = dataclasses.replace(options, beam_width=options.beam_width or model.config.beam_width)
+    launch.check_precision_here(options.precision, pipeline_args)
     runs.prepare_staging(run_layout)
     listing, counts = write_listing(options.images, run_layout)
-    load = load or functools.partial(load_models, options.backbone, options.model, options.beam_width)
+    load = load or functools.partial(
+        load_models, options.backbone, options.model, options.beam_width, options.precision
+    )
     earlier = _earlier(options, model.model_id) if options.reuse else None
     with progress("caption", counts.images):
         counted = launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load, earlier), pipeline_args)
@@ -124,7 +129,7 @@ def run(
 
 
 def _earlier(options: CaptionOptions, model_id: str) -> EarlierImages | None:
-    names = ("backbone", "beam_width", "max_pixels", "max_bytes")
+    names = ("backbone", "precision", "beam_width", "max_pixels", "max_bytes")
     same = {name: getattr(options, name) for name in names}
     return earlier_images(options.layout, layout.CAPTION, same, model_id=model_id)
 

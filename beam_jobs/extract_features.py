@@ -74,10 +74,11 @@ def run(
     """
     start = time.monotonic()
     run_layout = options.layout
+    launch.check_precision_here(options.precision, pipeline_args)
     runs.prepare_staging(run_layout)
     listing, counts = write_listing(options.images, run_layout)
-    load = load or functools.partial(load_backbone, options.backbone)
-    same = {"backbone": options.backbone, "max_pixels": options.max_pixels, "max_bytes": options.max_bytes}
+    load = load or functools.partial(load_backbone, options.backbone, options.precision)
+    same = {name: getattr(options, name) for name in ("backbone", "precision", "max_pixels", "max_bytes")}
     earlier = earlier_images(run_layout, layout.EXTRACT, same, grid=options.grid) if options.reuse else None
     with progress("extract", counts.images):
         counted = launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load, earlier), pipeline_args)

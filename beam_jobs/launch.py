@@ -38,6 +38,19 @@ def run_pipeline(build: Callable[[beam.Pipeline], object], pipeline_args: Sequen
     return {counter.key.metric.name: int(counter.result or 0) for counter in counters}
 
 
+def check_precision_here(precision: str, pipeline_args: Sequence[str]) -> None:
+    """Refuses a precision that this processor lacks, where the job runs on it.
+
+    Raises:
+      CaptionerError: it lacks it.
+    """
+    runner = PipelineOptions(list(pipeline_args)).view_as(StandardOptions).runner
+    if precision != "float32" and runner in (None, LOCAL_RUNNER, "DirectRunner"):
+        from captioner_core.backbones.frozen import check_precision  # loads TensorFlow
+
+        check_precision(precision)
+
+
 def check_failures(failed: int, allowed: int | None) -> None:
     """Fails a run, once it is written, that has more failures than the user allows.
 

@@ -139,6 +139,12 @@ class ImageOptions:
     reuse: bool = option(
         True, help="take over what this run, made before in the same way, found for images whose bytes are the same"
     )
+    precision: str = option(
+        "float32",
+        help="of the network; bfloat16 is twice as fast where the processor has it, and gives 4 images in 100 another "
+        "caption",
+        choices=PRECISIONS,
+    )
     backbone: str = option(
         "xception",
         help="network that makes the features; mirrored ones are for training alone (train --mirrored)",
@@ -158,6 +164,8 @@ class ImageOptions:
             f"must be 1 to {limit}",
             "choose a smaller one",
         )
+        known = ", ".join(PRECISIONS)
+        check(self.precision in PRECISIONS, "precision", self.precision, "is not known", f"choose one of {known}")
         check(self.max_bytes >= 1, "max_bytes", self.max_bytes, "must be positive", "leave it out for 256 MiB")
         allowed = self.max_failures is None or self.max_failures >= 0
         check(allowed, "max_failures", self.max_failures, "must be 0 or more", "leave it out to allow any number")

@@ -39,14 +39,18 @@ class Backbone(Protocol):
         ...
 
 
-def load_backbone(name: str) -> Backbone:
+def load_backbone(name: str, precision: str = "float32") -> Backbone:
     """A backbone by its name, with its weights; fetches nothing.
 
+    Args:
+      name: one of ``options.BACKBONES``.
+      precision: one of ``options.PRECISIONS``.
+
     Raises:
-      CaptionerError: the name is not known, or its weights are not in the cache.
+      CaptionerError: the name is not known, its weights are not in the cache, or the processor lacks the precision.
     """
     if name not in _BACKBONES:
         raise CaptionerError(f"backbone {name!r} is not known; choose one of {', '.join(_BACKBONES)}")
     module, class_name = _BACKBONES[name]
-    backbone: Backbone = getattr(importlib.import_module(module), class_name)()
+    backbone: Backbone = getattr(importlib.import_module(module), class_name)(precision)
     return backbone

@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import pytest
 
+from captioner_cli.main import main
 from captioner_core import assets
-from captioner_core.backbones import load_backbone
+from captioner_core.backbones import frozen, load_backbone
 from captioner_core.errors import CaptionerError
-from captioner_core.options import BACKBONES
+from captioner_core.options import BACKBONES, PRECISIONS
 from captioner_core.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 
 
@@ -79,3 +80,22 @@ def test_the_mirrored_backbone_sees_the_mirrored_picture(pixels):
 def test_an_unknown_name():
     with pytest.raises(CaptionerError, match="choose one of xception"):
         load_backbone("vgg")
+
+
+@pytest.mark.skipif(not frozen._BFLOAT16_FLAGS & frozen._processor_flags(), reason="no bfloat16 in this processor")
+def test_bfloat16_stays_near_float32(pixels):
+    exact, near = (load_backbone("xception", precision).features(pixels)[0] for precision in PRECISIONS)
+    cosines = (exact * near).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)
+    assert cosines.min() > 0.998
+    assert np.abs(exact - near).max() > 1e-5, "it is another precision"
+
+
+def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(frozen, "_processor_flags", lambda: {"avx2", "fma"})
+    with pytest.raises(CaptionerError, match="AVX512_BF16"):
+        load_backbone("xception", "bfloat16")
+    (tmp_path / "images").mkdir()
+    command = ["extract", "--images", str(tmp_path / "images"), "--output", str(tmp_path), "--precision", "bfloat16"]
+    assert main(command) == 2
+    assert "--precision bfloat16 needs" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
