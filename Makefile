@@ -75,6 +75,8 @@ bench: $(VENV)/dev.stamp  ## benchmarks, each beside a named peer
 	@$(BIN)/python -m bench.extract
 	@$(BIN)/python -m bench.match
 	@$(BIN)/python -m bench.train
+	@$(BIN)/captioner dataset sample --output "$$OUT/bench/sample"
+	@$(BIN)/python -m bench.again --images "$$OUT/bench/sample/images"
 	@if [ -n "$$FLICKR8K_DIR" ]; then $(MAKE) --no-print-directory bench-encoders; fi
 
 bench-encoders: $(VENV)/dev.stamp

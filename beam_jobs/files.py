@@ -12,7 +12,7 @@ from captioner_core import storage
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import IMAGE_SUFFIXES
 from captioner_core.layout import RunLayout, join
-from captioner_core.listing import ListingCounts, SkippedEntry, list_images
+from captioner_core.listing import Entry, ListingCounts, SkippedEntry, list_images
 from captioner_core.listing import read_bytes as read_local_bytes
 from captioner_core.schemas import FailureRow, ImageRef
 
@@ -59,7 +59,7 @@ def write_listing(folder: str, run: RunLayout) -> tuple[str, ListingCounts]:
     file_system, path = storage.resolve(uri)
     file_system.create_dir(path.rpartition("/")[0], recursive=True)
     counts = ListingCounts()
-    entries = _list_remote(folder) if is_remote(folder) else list_images(folder)
+    entries = list_entries(folder)
     with file_system.open_output_stream(path) as stream, pq.ParquetWriter(stream, _LISTING_SCHEMA) as writer:
         rows: list[dict[str, str | None]] = []
         for entry in entries:
@@ -72,6 +72,15 @@ def write_listing(folder: str, run: RunLayout) -> tuple[str, ListingCounts]:
                 rows = []
         writer.write_table(pa.Table.from_pylist(rows, _LISTING_SCHEMA))
     return uri, counts
+
+
+def list_entries(folder: str) -> Iterator[Entry]:
+    """What lies below a folder, wherever it is; see ``listing.list_images``.
+
+    Raises:
+      CaptionerError: the folder is missing or can't be read.
+    """
+    return _list_remote(folder) if is_remote(folder) else list_images(folder)
 
 
 def _row(entry: ImageRef | FailureRow) -> dict[str, str | None]:

@@ -297,6 +297,7 @@ class RunOptions(SimilarityOptions, CaptionOptions):
     """Options of caption, match and report in one go."""
 
     output: str = _output_root("out")
+    plan: bool = option(False, help="say what the run will take, from a measured sample, and do nothing")
 
     def __post_init__(self) -> None:
         SimilarityOptions.__post_init__(self)

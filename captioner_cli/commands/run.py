@@ -25,8 +25,30 @@ def register(subparsers: Any) -> None:
 
 
 def _run(namespace: argparse.Namespace) -> int:
-    caption_match_report(from_namespace(RunOptions, namespace), namespace.pipeline_args)
+    options = from_namespace(RunOptions, namespace)
+    if options.plan:
+        from beam_jobs.forecast import forecast
+
+        check_index(options)
+        print("\n".join(forecast(options).lines()))
+    else:
+        caption_match_report(options, namespace.pipeline_args)
     return 0
+
+
+def check_index(options: RunOptions) -> None:
+    """Refuses what could not be matched, before any image is captioned.
+
+    Raises:
+      CaptionerError: a table is missing or no captions table, or its captions are by another model.
+    """
+    from captioner_core.model.folder import load_model
+    from captioner_core.tables import check_captions_table, check_one_model, models_of
+
+    for uri in options.index:
+        check_captions_table(uri)
+    if models_of(options.index):
+        check_one_model(options.index, load_model(options.model).model_id)
 
 
 def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ()) -> None:
@@ -39,14 +61,9 @@ def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ())
     from beam_jobs import caption_images, match_captions
     from beam_jobs.launch import check_failures
     from captioner_core import layout
-    from captioner_core.model.folder import load_model
     from captioner_core.report import write_report
-    from captioner_core.tables import check_captions_table, check_one_model, models_of
 
-    for uri in options.index:
-        check_captions_table(uri)
-    if models_of(options.index):  # captions by another model show now, not once all images are captioned
-        check_one_model(options.index, load_model(options.model).model_id)
+    check_index(options)
     manifest = caption_images.run(options.caption_options(), pipeline_args, complete=False)
     manifest = match_captions.run(options.match_options(), pipeline_args, manifest)
     report = write_report(options.layout.run_dir)
