@@ -31,6 +31,7 @@ from captioner_core.matching import (
     make_caption_set,
     merge_answers,
     no_answers,
+    one_chunk,
     open_caption_set,
     parting,
     write_caption_set,
@@ -255,11 +256,11 @@ class CompareQueries(beam.DoFn):
         stays, _ = parting.unchanged(now, before)
         redo = answers_to_redo(summary, matches, _ids(gone))
         stays &= ~pc.is_in(now.column("image_id"), value_set=redo).to_numpy()
-        stays &= pc.is_in(now.column("image_id"), value_set=_column(summary, "query_image_id")).to_numpy()
+        stays &= pc.is_in(now.column("image_id"), value_set=one_chunk(summary.column("query_image_id"))).to_numpy()
         records = now.select(RECORDS.names).append_column(_KEPT, pa.array(stays))
         for part, some in parting.by_first_caption(records, self._plan.parts[QUERY]):
             yield part, (NOW, some)
-            kept = _column(some.filter(some.column(_KEPT)), "image_id")
+            kept = one_chunk(some.filter(some.column(_KEPT)).column("image_id"))
             for what, table in ((SUMMARY, summary), (MATCHES, matches)):
                 if len(kept):
                     yield part, (what, table.filter(pc.is_in(table.column("query_image_id"), value_set=kept)))
@@ -274,10 +275,6 @@ def _ids(some: Sequence[pa.Array]) -> pa.Array:
     return pa.concat_arrays([pa.array([], pa.string()), *some])
 
 
-def _column(table: pa.Table, name: str) -> pa.Array:
-    return pa.concat_arrays([pa.array([], table.schema.field(name).type), *table.column(name).chunks])
-
-
 class EncodeQuerySet(beam.DoFn):
     """Encodes the captions of one part of the images that ask."""
 
@@ -289,7 +286,7 @@ class EncodeQuerySet(beam.DoFn):
         records = _rows(items, NOW, RECORDS.append(pa.field(_KEPT, pa.bool_())))
         asking = make_caption_set(records.select(RECORDS.names), _encoder(self._plan.encoder), searched=False)
         apart = np.full(len(asking.image_ids), self._plan.combined)
-        apart[asking.places(_column(records.filter(records.column(_KEPT)), "image_id"))] = True
+        apart[asking.places(one_chunk(records.filter(records.column(_KEPT)).column("image_id")))] = True
         asking = dataclasses.replace(asking, apart=apart)
         uri = layout.join(self._plan.sets, f"{QUERY}-{part:05d}.arrow")
         write_caption_set(asking, uri)

@@ -12,6 +12,7 @@ from captioner_core.matching.caption_set import (
     CaptionSet,
     make_caption_set,
     make_records,
+    one_chunk,
     open_caption_set,
     write_caption_set,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "make_records",
     "merge_answers",
     "no_answers",
+    "one_chunk",
     "open_caption_set",
     "write_caption_set",
 ]
