@@ -125,8 +125,8 @@ class Search:
 class _Ranking:
     """For each group of captions the images that these reach, best first, each once with its best pair.
 
-    All are alike in length: the group, the image, the score, what ranks among those that reach the
-    threshold, the caption asked of the best pair, and its entry of the index.
+    All are alike in length: the group, the image, the score, the caption asked of the best pair, and its entry of
+    the index.
     """
 
     group: Places
