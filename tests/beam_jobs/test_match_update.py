@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import match_captions
+from captioner_cli.main import main
 from captioner_core import runs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
+from captioner_core.model.folder import load_model
 from captioner_core.options import MatchOptions
 from captioner_core.schemas import CAPTIONS_SCHEMA, CaptionRow, as_record
 from captioner_core.verify import verify
@@ -213,3 +215,13 @@ def test_a_run_with_captions_of_its_own_is_not_updated_with_others_in_place(tmp_
         match(tmp_path, None, output=None, captions=(second,), update=run.run_dir)
     match(tmp_path, "both", captions=(second,), update=run.run_dir)
     assert len(rows(tmp_path, "both")["match_summary"]) == 41
+
+
+def test_a_run_refuses_captions_of_another_model_before_it_captions_anything(tmp_path, first, capsys):
+    (tmp_path / "images").mkdir()
+    command = ["run", "--images", str(tmp_path / "images"), "--output", str(tmp_path / "out"), "--index", first]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "'lstm-1'" in said
+    assert load_model("pretrained").model_id in said
+    assert not (tmp_path / "out").exists()
