@@ -110,7 +110,7 @@ def run(
     load = load or functools.partial(
         load_models, options.backbone, options.model, options.beam_width, options.precision
     )
-    earlier = _earlier(options, model.model_id) if options.reuse else None
+    earlier = earlier_images(options, layout.CAPTION, also=("beam_width",), model_id=model.model_id)
     with progress("caption", counts.images):
         counted = launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load, earlier), pipeline_args)
     manifest = runs.commit_stage(
@@ -126,12 +126,6 @@ def run(
     if complete:
         launch.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
     return manifest
-
-
-def _earlier(options: CaptionOptions, model_id: str) -> EarlierImages | None:
-    names = ("backbone", "precision", "beam_width", "max_pixels", "max_bytes")
-    same = {name: getattr(options, name) for name in names}
-    return earlier_images(options.layout, layout.CAPTION, same, model_id=model_id)
 
 
 def main_with(options: CaptionOptions, pipeline_args: Sequence[str]) -> int:

@@ -78,8 +78,7 @@ def run(
     runs.prepare_staging(run_layout)
     listing, counts = write_listing(options.images, run_layout)
     load = load or functools.partial(load_backbone, options.backbone, options.precision)
-    same = {name: getattr(options, name) for name in ("backbone", "precision", "max_pixels", "max_bytes")}
-    earlier = earlier_images(run_layout, layout.EXTRACT, same, grid=options.grid) if options.reuse else None
+    earlier = earlier_images(options, layout.EXTRACT, grid=options.grid)
     with progress("extract", counts.images):
         counted = launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load, earlier), pipeline_args)
     manifest = runs.commit_stage(

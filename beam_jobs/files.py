@@ -56,11 +56,9 @@ def write_listing(folder: str, run: RunLayout) -> tuple[str, ListingCounts]:
       CaptionerError: the folder is missing or can't be read.
     """
     uri = join(run.staging, "listing", "part-00000.parquet")
-    file_system, path = storage.resolve(uri)
-    file_system.create_dir(path.rpartition("/")[0], recursive=True)
     counts = ListingCounts()
     entries = list_entries(folder)
-    with file_system.open_output_stream(path) as stream, pq.ParquetWriter(stream, _LISTING_SCHEMA) as writer:
+    with storage.output_stream(uri) as stream, pq.ParquetWriter(stream, _LISTING_SCHEMA) as writer:
         rows: list[dict[str, str | None]] = []
         for entry in entries:
             counts = counts.counting(entry)

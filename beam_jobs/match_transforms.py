@@ -48,6 +48,8 @@ NOW, BEFORE, SUMMARY, MATCHES = "now", "before", "summary", "matches"
 KEPT, ADDED, REMOVED = "kept", "added", "removed"
 """Images of the index that are as in the earlier run, new or changed, and no longer there as they were."""
 _GONE, _INPUTS, _EARLIER, _GROUPS = "gone", "inputs", "earlier", "groups"
+_ANSWERED = {SUMMARY: layout.MATCH_SUMMARY, MATCHES: layout.MATCHES}
+_TABLES = {BEFORE: layout.MATCH_INPUTS, **_ANSWERED}
 _SETS_OPEN = 8
 
 
@@ -93,10 +95,8 @@ class MatchPlan:
         """What is read for a side: each Parquet file, and what it holds."""
         tables = [(NOW, uri) for uri in (self.captions if side == QUERY else self.index)]
         if self.earlier:
-            of_earlier = {BEFORE: layout.MATCH_INPUTS}
-            if side == QUERY:
-                of_earlier |= {SUMMARY: layout.MATCH_SUMMARY, MATCHES: layout.MATCHES}
-            tables += [(what, layout.join(self.earlier, name)) for what, name in of_earlier.items()]
+            of_earlier = (BEFORE, *_ANSWERED) if side == QUERY else (BEFORE,)
+            tables += [(what, layout.join(self.earlier, _TABLES[what])) for what in of_earlier]
         return [(what, part) for what, uri in tables for part in storage.list_parts(uri)]
 
 
@@ -203,8 +203,7 @@ def _read(source: tuple[str, str], side: str, plan: MatchPlan) -> Iterator[tuple
     else:
         dataset = storage.open_table(uri)
         wanted = pc.field("side") == side if what == BEFORE else None
-        name = {BEFORE: layout.MATCH_INPUTS, SUMMARY: layout.MATCH_SUMMARY, MATCHES: layout.MATCHES}[what]
-        names = INPUTS.names if what == BEFORE else row_schema(name).names
+        names = INPUTS.names if what == BEFORE else row_schema(_TABLES[what]).names
         tables = (pa.table(batch) for batch in dataset.to_batches(columns=names, filter=wanted))
     for table in tables:
         for part, some in parting.by_value(table, column, plan.image_parts):
@@ -267,7 +266,6 @@ class CompareQueries(beam.DoFn):
         yield beam.pvalue.TaggedOutput(_INPUTS, _with_side(now, QUERY))
 
 
-_ANSWERED = {SUMMARY: layout.MATCH_SUMMARY, MATCHES: layout.MATCHES}
 _KEPT = "kept"
 
 
@@ -290,13 +288,14 @@ class EncodeQuerySet(beam.DoFn):
         asking = dataclasses.replace(asking, apart=apart)
         uri = layout.join(self._plan.sets, f"{QUERY}-{part:05d}.arrow")
         write_caption_set(asking, uri)
-        groups = group_images(asking, apart)
+        alike = group_images(asking)
+        groups = group_images(asking, apart) if apart.any() else alike
         summary, matches = (_rows(items, what, row_schema(name)) for what, name in _ANSWERED.items())
         lost = pc.is_in(matches.column("match_image_id"), value_set=_ids(gone)).to_numpy()
         known = earlier_answers(asking, groups, summary, matches, lost) if len(summary) else no_answers(groups)
         yield uri
         yield beam.pvalue.TaggedOutput(_EARLIER, (uri, known))
-        yield beam.pvalue.TaggedOutput(_GROUPS, caption_group_rows(asking, group_images(asking)))
+        yield beam.pvalue.TaggedOutput(_GROUPS, caption_group_rows(asking, alike))
 
 
 @dataclass

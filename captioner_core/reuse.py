@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
-from captioner_core.layout import RunLayout
+from captioner_core.options import ImageOptions
 from captioner_core.schemas import CAPTIONS_SCHEMA, FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, CaptionRow, FeatureRow
 
 SHA256 = "image_sha256"
+_DECIDE_FEATURES = ("backbone", "precision", "max_pixels", "max_bytes")
 _CAPTION_COLUMNS = ("caption", "source", "model_id", "log_prob", "n_tokens", "unk_fraction")
 
 Group = tuple[int, int]
@@ -117,29 +118,30 @@ def caption_row(known: Mapping[str, Any], image_id: str, image_uri: str, sha256:
 
 
 def earlier_images(
-    run: RunLayout, stage: str, same: Mapping[str, Any], *, grid: bool = False, model_id: str | None = None
+    options: ImageOptions, stage: str, *, also: Sequence[str] = (), grid: bool = False, model_id: str | None = None
 ) -> EarlierImages | None:
     """What the run of that name has found, if it was finished and made in the same way.
 
     Args:
-      run: which is about to be replaced.
+      options: of the job that is about to replace it.
       stage: ``extract`` or ``caption``.
-      same: options that decide what is found, with their values now.
+      also: names of options that decide what is found, beside those that decide features.
       grid: whether the grid is wanted.
       model_id: of the captioner, where captions are wanted.
 
     Returns:
-      Its images; None where there are none to take over.
+      Its images; None where there are none to take over, or none are wanted.
     """
-    if not storage.exists(run.manifest):
+    run = options.layout
+    if not options.reuse or not storage.exists(run.manifest):
         return None
     try:
         manifest = runs.read_manifest(run.run_dir)
-        options = manifest["options"]
+        before = manifest["options"]
         alike = (
             stage in manifest["stages"]
             and manifest["versions"] == runs.new_manifest(run)["versions"]
-            and all(options.get(name) == value for name, value in same.items())
+            and all(before.get(name) == getattr(options, name) for name in (*_DECIDE_FEATURES, *also))
             and (model_id is None or manifest["model"]["model_id"] == model_id)
         )
     except (CaptionerError, KeyError, TypeError):

@@ -101,8 +101,7 @@ def read_json(uri: str) -> Any:
 def write_text(uri: str, text: str) -> None:
     """Writes a file whole or not at all, where the file system can rename."""
     file_system, path = resolve(uri)
-    file_system.create_dir(path.rpartition("/")[0], recursive=True)
-    with file_system.open_output_stream(path + ".tmp") as stream:
+    with output_stream(uri + ".tmp") as stream:
         stream.write(text.encode("utf-8"))
     file_system.move(path + ".tmp", path)
 

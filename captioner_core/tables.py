@@ -11,7 +11,7 @@ import pyarrow.dataset as pads
 
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
-from captioner_core.matching import RECORDS, CaptionIndex, ImageFacts
+from captioner_core.matching import RECORDS, CaptionIndex, ImageFacts, one_chunk
 from captioner_core.schemas import FEATURE_DIM, HUMAN
 from captioner_core.text_encoders import load_encoder
 from captioner_core.text_encoders.base import JointEncoder, TextEncoder
@@ -150,8 +150,7 @@ def write_image_facts(uris: Iterable[str], folder: str, encoder: TextEncoder) ->
                     joint.write(encoder.encode_images(rows).tobytes())
                 kept.append(batch.select(["image_id", SHA256]))
     listed = pa.Table.from_batches(kept) if kept else pa.table({"image_id": [], SHA256: []})
-    columns = {name: listed.column(name).combine_chunks().cast(pa.string()) for name in listed.column_names}
-    arrays = {name: pa.concat_arrays(getattr(column, "chunks", [column])) for name, column in columns.items()}
+    arrays = {name: one_chunk(listed.column(name)).cast(pa.string()) for name in listed.column_names}
     dims = {"vectors": FEATURE_DIM, "joint": encoder.dim}
     storage.write_arrays(layout.join(folder, "images.arrow"), arrays, dims)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from captioner_core.errors import CaptionerError
-from captioner_core.matching.caption_set import CaptionSet, Places
+from captioner_core.matching.caption_set import CaptionSet, Places, first_of_runs
 from captioner_core.matching.facts import ImageFacts
 from captioner_core.matching.pairs import Pairs, reaching_pairs
 from captioner_core.matching.queries import Groups
@@ -245,8 +245,7 @@ class _Answering:
         found = _Ranking(group[of_caption], images[entry], score, asked[number[of_caption]], entry)
         # each image's best pair first, of equal ones that of the first caption asked, then the first entry
         found = found.take(np.lexsort((found.entry, found.asked, -found.score, found.image, found.group)))
-        again = (found.group[1:] == found.group[:-1]) & (found.image[1:] == found.image[:-1])
-        found = found.take(np.flatnonzero(np.append(True, ~again)[: len(found.group)]))
+        found = found.take(first_of_runs(found.group, found.image))
         # images are numbered in the order of their ids, so this settles ties by match_image_id
         return found.take(np.lexsort((found.image, -found.score, found.group)))
 
@@ -283,9 +282,9 @@ class _Answering:
         rows = np.flatnonzero(reached)
         asks = self._asking.image_ids.take(pa.array(groups.image[groups.image_starts[askers[rows]]]))
         order[rows] = facts.combined_scores(
-            asks,
+            facts.places(asks),
             self._asking.vectors[ranking.asked[rows]],
-            self._index.image_ids.take(pa.array(ranking.image[rows])),
+            facts.places(self._index.image_ids.take(pa.array(ranking.image[rows]))),
             self._index.vectors[self._index.caption[ranking.entry[rows]]],
         )
         return order

@@ -90,6 +90,12 @@ def places_in(listed: pa.Array, wanted: pa.Array) -> Places:
     return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 
+def first_of_runs(*columns: npt.NDArray[np.generic]) -> Places:
+    """int64, the rows that differ in any column from the one before."""
+    again = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
+    return np.flatnonzero(np.append(True, ~again)[: len(columns[0])])
+
+
 def make_records(image_ids: Sequence[str], captions: Sequence[str], sources: Sequence[str]) -> pa.Table:
     """Records of lists that belong together."""
     return pa.table([pa.array(listed, pa.string()) for listed in (image_ids, captions, sources)], schema=RECORDS)
@@ -109,8 +115,7 @@ def make_caption_set(records: pa.Table, encoder: TextEncoder, *, searched: bool)
     # generated before human, as their names sort
     order = np.lexsort((~generated, image, caption))
     caption, image, generated = caption[order], image[order], generated[order]
-    again = (caption[1:] == caption[:-1]) & (image[1:] == image[:-1]) & (generated[1:] == generated[:-1])
-    kept = np.flatnonzero(np.append(True, ~again)[: len(caption)])
+    kept = first_of_runs(caption, image, generated)
     vectors = np.empty((len(captions), encoder.dim), np.float32)
     for start in range(0, len(captions), _ENCODED_AT_ONCE):
         texts = captions.slice(start, _ENCODED_AT_ONCE).to_pylist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -34,47 +35,52 @@ class ImageFacts:
     vectors: Floats = field(default_factory=_no_vectors)
     joint: Floats = field(default_factory=_no_vectors)
 
-    def feature_scores(self, one: pa.Array, other: pa.Array) -> Floats:
-        """float32 [pairs], the cosines of two images' features; NaN where one's are unknown."""
-        return _cosines(self.vectors, self._places(one), self.vectors, self._places(other))
+    def places(self, image_ids: pa.Array) -> Places:
+        """int64, where each image stands here; -1 where it is unknown. The scores below are asked for by these."""
+        return places_in(self.image_ids, image_ids)
 
-    def image_text_scores(self, image_ids: pa.Array, captions: Floats) -> Floats:
+    def feature_scores(self, one: Places, other: Places) -> Floats:
+        """float32 [pairs], the cosines of two images' features; NaN where one's are unknown."""
+        return _cosines(self.vectors, one, self.vectors, other)
+
+    def image_text_scores(self, images: Places, captions: Floats) -> Floats:
         """float32 [pairs], the cosines of images and captions in the joint space; NaN where the image is not in it.
 
         Args:
-          image_ids: string [pairs].
+          images: int64 [pairs].
           captions: float32 [pairs, dim], encoded.
         """
-        places = self._places(image_ids) if len(self.joint) else np.full(len(image_ids), -1, np.int64)
+        places = images if len(self.joint) else np.full(len(images), -1, np.int64)
         return _cosines(self.joint, places, captions, np.arange(len(captions)))
 
-    def duplicates(self, one: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
+    def duplicates(self, one: Places, other: Places) -> npt.NDArray[np.bool_]:
         """bool [pairs], whether two images are known to have the same bytes."""
-        a, b = self._places(one), self._places(other)
-        known = np.flatnonzero((a >= 0) & (b >= 0))
-        same = np.zeros(len(a), bool)
-        # as numbers, since strings are compared one by one
-        codes = self.sha256.dictionary_encode().indices.to_numpy() if len(known) else np.empty(0, np.int32)
-        same[known] = codes[a[known]] == codes[b[known]]
+        known = np.flatnonzero((one >= 0) & (other >= 0))
+        same = np.zeros(len(one), bool)
+        same[known] = self._digests[one[known]] == self._digests[other[known]]
         return same
 
-    def combined_scores(self, one: pa.Array, captions: Floats, other: pa.Array, match_captions: Floats) -> Floats:
+    @cached_property
+    def _digests(self) -> npt.NDArray[np.int32]:
+        """A number for each image, equal where the digests of their bytes are."""
+        return np.asarray(self.sha256.dictionary_encode().indices.to_numpy(), np.int32)
+
+    def combined_scores(self, one: Places, captions: Floats, other: Places, match_captions: Floats) -> Floats:
         """float32 [pairs], how near two images are by caption and look together.
 
         Caption and image lie in one space; each side is taken for the mean direction of its two
         vectors, or for its caption's where the image is unknown, and the cosine of the two is the score.
 
         Args:
-          one: string [pairs], the images that ask.
+          one: int64 [pairs], the images that ask.
           captions: float32 [pairs, dim], their captions.
-          other: string [pairs], the images that match.
+          other: int64 [pairs], the images that match.
           match_captions: float32 [pairs, dim], theirs.
         """
-        a, b = self._places(one), self._places(other)
-        scores = np.empty(len(a), np.float32)
-        for start in range(0, len(a), _ROWS_AT_ONCE):
+        scores = np.empty(len(one), np.float32)
+        for start in range(0, len(one), _ROWS_AT_ONCE):
             some = slice(start, start + _ROWS_AT_ONCE)
-            left, right = self._together(a[some], captions[some]), self._together(b[some], match_captions[some])
+            left, right = self._together(one[some], captions[some]), self._together(other[some], match_captions[some])
             scores[some] = np.round(row_products(left, right), 6)
         return scores
 
@@ -83,9 +89,6 @@ class ImageFacts:
         known = np.flatnonzero(places >= 0)
         total[known] += self.joint[places[known]]
         return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))
-
-    def _places(self, image_ids: pa.Array) -> Places:
-        return places_in(self.image_ids, image_ids)
 
 
 def _cosines(vectors: Floats, a: Places, others: Floats, b: Places) -> Floats:

@@ -40,7 +40,7 @@ class Outline:
 
     def of(self, vectors: Floats) -> Floats:
         """Vectors of the same space, to be multiplied with ``coarse``."""
-        return _projected(vectors, self.basis) if self.basis.shape[1] else vectors
+        return _projected(vectors, self.basis)
 
 
 def make_outline(vectors: Floats) -> Outline:
@@ -58,12 +58,14 @@ def make_outline(vectors: Floats) -> Outline:
     coarse = np.zeros((-(-len(vectors) // ROWS_PADDED_TO) * ROWS_PADDED_TO, width), np.float32)
     for start in range(0, len(vectors), _AT_ONCE):
         some = vectors[start : start + _AT_ONCE]
-        coarse[start : start + len(some)] = _projected(some, basis) if basis.shape[1] else some
+        coarse[start : start + len(some)] = _projected(some, basis)
     return Outline(basis, coarse)
 
 
 def _projected(vectors: Floats, basis: Floats) -> Floats:
-    """float32 [rows, coarse_dim + 1]."""
+    """float32 [rows, coarse_dim + 1], or the vectors as they are where the basis has no column."""
+    if not basis.shape[1]:
+        return vectors
     wide = vectors.astype(np.float64)
     first = wide @ basis.astype(np.float64)
     rest = np.einsum("nd,nd->n", wide, wide) - np.einsum("nd,nd->n", first, first)

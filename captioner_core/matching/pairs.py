@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.matching.caption_set import CaptionSet, Floats, Places
-from captioner_core.matching.outline import ROWS_PADDED_TO, Outline
+from captioner_core.matching.outline import ROWS_PADDED_TO
 from captioner_core.text_encoders.calibration import Calibration
 
 _INDEX_BLOCK = 4_096  # captions searched at once, so that a block of products stays near the processor
@@ -89,7 +89,8 @@ class _Seeking:
 
     def __init__(self, vectors: Floats, index: CaptionSet, calibration: Calibration, threshold: np.float32) -> None:
         self._vectors, self._index = vectors, index
-        self._outline = index.outline or Outline(np.zeros((vectors.shape[1], 0), np.float32), _padded(index.vectors))
+        assert index.outline is not None, "a set to search is made with its outline"
+        self._outline = index.outline
         self._coarse = self._outline.of(vectors)
         # how far a float32 product can be from the true one, for vectors of length 1
         rounding = 2 * (vectors.shape[1] + 2) * _UNIT_ROUNDING
@@ -167,10 +168,6 @@ def _where(mask: npt.NDArray[np.bool_]) -> tuple[Places, Places]:
     lines = np.flatnonzero(eights.view(np.uint64))
     line, place = np.nonzero(mask.reshape(-1, ROWS_PADDED_TO)[lines])
     return np.divmod(lines[line] * ROWS_PADDED_TO + place, mask.shape[1])
-
-
-def _padded(vectors: Floats) -> Floats:
-    return np.pad(vectors, ((0, -len(vectors) % ROWS_PADDED_TO), (0, 0)))
 
 
 def joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

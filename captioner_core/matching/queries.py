@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.matching.caption_set import CaptionSet, Places
+from captioner_core.matching.caption_set import CaptionSet, Places, first_of_runs
 
 _GROUP_IMAGES = 4_096  # in one group at most, so that one caption of a million images stays in blocks
 
@@ -60,8 +60,7 @@ def group_images(asking: CaptionSet, apart: npt.NDArray[np.bool_] | None = None)
     """
     by_image = np.lexsort((asking.caption, asking.image))
     image, caption = asking.image[by_image], asking.caption[by_image]
-    again = (image[1:] == image[:-1]) & (caption[1:] == caption[:-1])  # from another source
-    kept = np.flatnonzero(np.append(True, ~again)[: len(image)])
+    kept = first_of_runs(image, caption)  # the others are the same from another source
     image, caption = image[kept], caption[kept]
     starts = np.searchsorted(image, np.arange(len(asking.image_ids) + 1))
     alone = np.zeros(len(asking.image_ids), bool) if apart is None else apart

@@ -75,6 +75,7 @@ def _matches(
     shown = best.take(pa.array(row))
     queries, matched = ids.take(pa.array(member)), _column(shown, "image_id")
     captions = _column(shown, "caption")
+    one, other = facts.places(queries), facts.places(matched)
     columns = {
         "query_image_id": queries,
         "query_caption": asking.captions.take(_column(shown, "asked")),
@@ -83,21 +84,21 @@ def _matches(
         "match_caption": captions,
         "match_source": source_names(_column(shown, "generated").to_numpy(zero_copy_only=False)),
         "score": _column(shown, "score"),
-        "feature_score": pa.array(facts.feature_scores(queries, matched)),
-        "image_text_score": pa.array(_image_text_scores(queries, captions, encoder, facts)),
-        "is_duplicate": pa.array(facts.duplicates(queries, matched)),
+        "feature_score": pa.array(facts.feature_scores(one, other)),
+        "image_text_score": pa.array(_image_text_scores(one, captions, encoder, facts)),
+        "is_duplicate": pa.array(facts.duplicates(one, other)),
         "encoder": pa.array([encoder.name] * len(member), pa.string()),
         "rank_score": _column(shown, "order"),
     }
     return pa.table(columns, schema=row_schema(layout.MATCHES))
 
 
-def _image_text_scores(queries: pa.Array, captions: pa.Array, encoder: TextEncoder, facts: ImageFacts) -> np.ndarray:
+def _image_text_scores(images: Places, captions: pa.Array, encoder: TextEncoder, facts: ImageFacts) -> np.ndarray:
     if not len(facts.joint) or not isinstance(encoder, JointEncoder):
-        return np.full(len(queries), np.nan, np.float32)
+        return np.full(len(images), np.nan, np.float32)
     encoded = captions.dictionary_encode()
     vectors = encoder.encode(encoded.dictionary.to_pylist())
-    return facts.image_text_scores(queries, vectors[encoded.indices.to_numpy()])
+    return facts.image_text_scores(images, vectors[encoded.indices.to_numpy()])
 
 
 def _summaries(
