@@ -8,6 +8,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 AIRFLOW = ["apache-airflow==3.3.2", "apache-airflow-providers-standard"]
+BENCH = ["daft==0.7.26", "ray[data]==2.60.0"]  # peers of extraction; too large for every developer's machine
 MINILM = ["safetensors", "tokenizers"]  # reads all-MiniLM-L6-v2 without torch
 DEV = [
     *MINILM,
@@ -64,6 +65,7 @@ setup(
     ],
     extras_require={
         "airflow": AIRFLOW,
+        "bench": BENCH,
         "cluster": [],  # Flink and Spark need Java and their job server; no Python package
         "dev": DEV,
         "minilm": MINILM,

@@ -12,12 +12,13 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import launch
-from beam_jobs.files import write_listing
+from beam_jobs.files import ListingPart, write_listing
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
 from captioner_core.backbones.base import load_backbone
 from captioner_core.errors import CaptionerError
+from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions
@@ -49,7 +50,7 @@ def load_models(
 def build(
     pipeline: beam.Pipeline,
     options: CaptionOptions,
-    listing: str,
+    listing: Sequence[ListingPart],
     load: Callable[[], CaptioningModels],
     earlier: EarlierImages | None = None,
 ) -> None:
@@ -60,15 +61,18 @@ def build(
         INPUT_SIZE, options.max_pixels, options.max_bytes, earlier
     )
     captioned = decoded | "CaptionImages" >> RunInference(CaptionHandler(load, batch_size=options.batch_size))
+    _write(captioned, run, "Captioned")
     if earlier:
-        taken = known | "TakeOver" >> TakeOver(earlier, _captioned)
-        captioned = (captioned, taken) | "MergeCaptioned" >> beam.Flatten()
-    captions = captioned | "TakeCaptions" >> beam.Map(lambda image: image.caption)
-    features = captioned | "TakeFeatures" >> beam.Map(lambda image: image.features)
+        _write(known | "TakeOver" >> TakeOver(earlier, _captioned), run, "Taken")
     failures = (not_listed, not_decoded) | "MergeFailures" >> beam.Flatten()
-    _ = captions | "WriteCaptions" >> WriteTable(run, layout.CAPTIONS)
-    _ = features | "WriteFeatures" >> WriteTable(run, layout.FEATURES, rows_at_once=4096)
     _ = failures | "WriteFailures" >> WriteTable(run, layout.FAILURES)
+
+
+def _write(captioned: beam.PCollection[CaptionedImage], run: RunLayout, label: str) -> None:
+    captions = captioned | f"{label}Captions" >> beam.Map(lambda image: image.caption)
+    features = captioned | f"{label}Features" >> beam.Map(lambda image: image.features)
+    _ = captions | f"Write{label}Captions" >> WriteTable(run, layout.CAPTIONS, prefix=label.lower())
+    _ = features | f"Write{label}Features" >> WriteTable(run, layout.FEATURES, prefix=label.lower())
 
 
 def _captioned(features: FeatureRow, earlier: EarlierImages) -> CaptionedImage:
@@ -102,9 +106,12 @@ def run(
     start = time.monotonic()
     run_layout = options.layout
     model = load_model(options.model)  # a bad model shows before work starts
-    # the manifest states the width that was used
-    options = dataclasses.replace(options, beam_width=options.beam_width or model.config.beam_width)
-    launch.check_precision_here(options.precision, pipeline_args)
+    # the manifest states the width and the precision that were used
+    options = dataclasses.replace(
+        options,
+        beam_width=options.beam_width or model.config.beam_width,
+        precision=launch.chosen_precision(options.precision, pipeline_args),
+    )
     runs.prepare_staging(run_layout)
     listing, counts = write_listing(options.images, run_layout)
     load = load or functools.partial(

@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import launch
-from beam_jobs.files import write_listing
+from beam_jobs.files import ListingPart, write_listing
 from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
@@ -28,7 +28,7 @@ INPUT_SIZE = 299
 def build(
     pipeline: beam.Pipeline,
     options: ExtractOptions,
-    listing: str,
+    listing: Sequence[ListingPart],
     load: Callable[[], Backbone],
     earlier: EarlierImages | None = None,
 ) -> None:
@@ -41,12 +41,11 @@ def build(
     features = decoded | "ExtractFeatures" >> RunInference(
         FeatureHandler(load, batch_size=options.batch_size, grid=options.grid)
     )
+    schema = FEATURES_GRID_SCHEMA if options.grid else FEATURES_SCHEMA
+    _ = features | "WriteFeatures" >> WriteTable(run, layout.FEATURES, schema)
     if earlier:
         taken = known | "TakeOver" >> TakeOver(earlier, _same)
-        features = (features, taken) | "MergeFeatures" >> beam.Flatten()
-    schema = FEATURES_GRID_SCHEMA if options.grid else FEATURES_SCHEMA
-    # a row with its grid is 190 kB
-    _ = features | "WriteFeatures" >> WriteTable(run, layout.FEATURES, schema, 64 if options.grid else 4096)
+        _ = taken | "WriteTaken" >> WriteTable(run, layout.FEATURES, schema, "taken")
     failures = (not_listed, not_decoded) | "MergeFailures" >> beam.Flatten()
     _ = failures | "WriteFailures" >> WriteTable(run, layout.FAILURES)
 
@@ -74,7 +73,8 @@ def run(
     """
     start = time.monotonic()
     run_layout = options.layout
-    launch.check_precision_here(options.precision, pipeline_args)
+    # the manifest states the precision that was used
+    options = dataclasses.replace(options, precision=launch.chosen_precision(options.precision, pipeline_args))
     runs.prepare_staging(run_layout)
     listing, counts = write_listing(options.images, run_layout)
     load = load or functools.partial(load_backbone, options.backbone, options.precision)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -17,7 +19,11 @@ from captioner_core.listing import read_bytes as read_local_bytes
 from captioner_core.schemas import FailureRow, ImageRef
 
 _LISTING_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "image_uri", "error_type", "error_message")])
-_ROWS_AT_ONCE = 10_000
+_GROUP_ROWS = 512  # what a worker takes at once
+_FILE_GROUPS = 1024  # a footer that every worker can read
+
+ListingPart = tuple[str, int]
+"""A file of a listing, and a row group of it."""
 
 
 def is_remote(uri: str) -> bool:
@@ -43,33 +49,48 @@ def read_bytes(uri: str, max_bytes: int) -> bytes:
     return data
 
 
-def write_listing(folder: str, run: RunLayout) -> tuple[str, ListingCounts]:
-    """Lists the images below a folder into a Parquet file that the workers read.
+def write_listing(folder: str, run: RunLayout) -> tuple[list[ListingPart], ListingCounts]:
+    """Lists the images below a folder into Parquet files that the workers read, a row group at a time.
 
     So the number of images found is known before the job, by other means than the tables
     that the job writes, and memory stays flat however many there are.
 
     Returns:
-      The URI of the listing, and what was found.
+      The row groups of the listing, and what was found.
 
     Raises:
       CaptionerError: the folder is missing or can't be read.
     """
-    uri = join(run.staging, "listing", "part-00000.parquet")
     counts = ListingCounts()
+    parts: list[ListingPart] = []
+    rows: list[dict[str, str | None]] = []
     entries = list_entries(folder)
-    with storage.output_stream(uri) as stream, pq.ParquetWriter(stream, _LISTING_SCHEMA) as writer:
-        rows: list[dict[str, str | None]] = []
-        for entry in entries:
-            counts = counts.counting(entry)
-            if isinstance(entry, SkippedEntry):
-                continue
-            rows.append(_row(entry))
-            if len(rows) == _ROWS_AT_ONCE:
+    with contextlib.ExitStack() as files:
+        for entry in itertools.chain(entries, (None,)):
+            if entry is not None:
+                counts = counts.counting(entry)
+                if isinstance(entry, SkippedEntry):
+                    continue
+                rows.append(_row(entry))
+            if len(rows) == _GROUP_ROWS or (entry is None and rows):
+                file, group = divmod(len(parts), _FILE_GROUPS)
+                if group == 0:
+                    files.close()
+                    uri = join(run.staging, "listing", f"part-{file:05d}.parquet")
+                    stream = files.enter_context(storage.output_stream(uri))
+                    writer = files.enter_context(pq.ParquetWriter(stream, _LISTING_SCHEMA))
                 writer.write_table(pa.Table.from_pylist(rows, _LISTING_SCHEMA))
+                parts.append((uri, group))
                 rows = []
-        writer.write_table(pa.Table.from_pylist(rows, _LISTING_SCHEMA))
-    return uri, counts
+    return parts, counts
+
+
+def read_listing(part: ListingPart) -> list[ImageRef | FailureRow]:
+    """What a row group of a listing holds: images, and folders that could not be listed."""
+    return [
+        ImageRef(row["image_id"], row["image_uri"]) if row["error_type"] is None else FailureRow(stage="list", **row)
+        for row in storage.read_row_group(*part).to_pylist()
+    ]
 
 
 def list_entries(folder: str) -> Iterator[Entry]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from beam_jobs import files
+from beam_jobs import files, launch
 from beam_jobs.caption_images import INPUT_SIZE, load_models
 from beam_jobs.handlers import CaptioningModels
 from captioner_core import images, storage
@@ -99,7 +99,8 @@ def forecast(options: RunOptions, load: Callable[[], CaptioningModels] | None = 
     """
     counts, sample, total = _listed(options.images)
     start = time.perf_counter()
-    models = load() if load else load_models(options.backbone, options.model, options.beam_width, options.precision)
+    precision = launch.chosen_precision(options.precision, ())
+    models = load() if load else load_models(options.backbone, options.model, options.beam_width, precision)
     loaded = time.perf_counter() - start
     first_s, image_s, sizes, failed, captions = _measured(models, sample, options)
     rows = sum(storage.row_count(part) for uri in options.index for part in storage.list_parts(uri))

@@ -10,6 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+from captioner_core.backbones.precision import best_precision, check_precision
 from captioner_core.cli import OneLineParser, guarded, quiet_libraries
 from captioner_core.errors import CheckFailed
 from captioner_core.options import add_arguments, from_namespace
@@ -38,17 +39,19 @@ def run_pipeline(build: Callable[[beam.Pipeline], object], pipeline_args: Sequen
     return {counter.key.metric.name: int(counter.result or 0) for counter in counters}
 
 
-def check_precision_here(precision: str, pipeline_args: Sequence[str]) -> None:
-    """Refuses a precision that this processor lacks, where the job runs on it.
+def chosen_precision(asked: str, pipeline_args: Sequence[str]) -> str:
+    """The precision that a job runs in: what is asked for, or for ``auto`` the fastest that its workers surely have.
 
     Raises:
-      CaptionerError: it lacks it.
+      CaptionerError: the job runs on this machine, and that lacks it.
     """
     runner = PipelineOptions(list(pipeline_args)).view_as(StandardOptions).runner
-    if precision != "float32" and runner in (None, LOCAL_RUNNER, "DirectRunner"):
-        from captioner_core.backbones.frozen import check_precision  # loads TensorFlow
-
-        check_precision(precision)
+    if runner not in (None, LOCAL_RUNNER, "DirectRunner"):
+        return "float32" if asked == "auto" else asked
+    if asked == "auto":
+        return best_precision()
+    check_precision(asked)
+    return asked
 
 
 def check_failures(failed: int, allowed: int | None) -> None:

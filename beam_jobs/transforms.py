@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,49 +11,51 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from beam_jobs.files import read_bytes
+from beam_jobs.files import ListingPart, read_bytes, read_listing
+from beam_jobs.parquet import MakeTables, ParquetSink
 from captioner_core import images
+from captioner_core.ahead import in_order
 from captioner_core.errors import ImageError
 from captioner_core.layout import RunLayout
 from captioner_core.progress import advance
 from captioner_core.reuse import EarlierImages, Group, feature_row
-from captioner_core.schemas import TABLE_SCHEMAS, FailureRow, FeatureRow, ImageRef, Row, as_record, as_table
+from captioner_core.schemas import TABLE_SCHEMAS, FailureRow, FeatureRow, ImageRef, Row, as_table
 
 FAILED = "failed"
 KNOWN = "known"
 TAKEN_OVER = "taken_over"
+_IMAGES_AHEAD = 64  # 17 MB of pixels
 
 
 @dataclass
 class ReadListing(beam.PTransform):
-    """The images listed before the job began, and the folders that could not be listed.
+    """The images listed before the job began, many at a time, and the folders that could not be listed.
 
     Args:
-      uri: the Parquet file that ``files.write_listing`` made.
+      parts: of the listing that ``files.write_listing`` made.
     """
 
-    uri: str
+    parts: Sequence[ListingPart]
 
-    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[ImageRef], beam.PCollection[FailureRow]]:
+    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[list[ImageRef]], beam.PCollection[FailureRow]]:
         listed = (
             pipeline
-            | "ReadRows" >> beam.io.ReadFromParquet(self.uri)
-            | "SpreadOut" >> beam.Reshuffle()  # ids and URIs alone cross it, never image bytes
-            | "MakeRows" >> beam.FlatMap(_listed).with_outputs(FAILED, main="found")
+            | "Parts" >> beam.Create(self.parts)
+            | "SpreadOut" >> beam.Reshuffle()  # places in the listing alone cross it, never ids or image bytes
+            | "Read" >> beam.FlatMap(_listed).with_outputs(FAILED, main="found")
         )
         return listed.found, listed[FAILED]
 
 
-def _listed(row: dict[str, Any]) -> Iterator[Any]:
-    if row["error_type"] is None:
-        yield ImageRef(row["image_id"], row["image_uri"])
-    else:
-        yield beam.pvalue.TaggedOutput(FAILED, FailureRow(stage="list", **row))
+def _listed(part: ListingPart) -> Iterator[Any]:
+    found = read_listing(part)
+    yield [entry for entry in found if isinstance(entry, ImageRef)]
+    yield from (beam.pvalue.TaggedOutput(FAILED, entry) for entry in found if isinstance(entry, FailureRow))
 
 
 @dataclass
 class DecodeImages(beam.PTransform):
-    """Reads and decodes each image by itself, so that a bad one harms no other.
+    """Reads and decodes each image by itself, so that a bad one harms no other, while the network is at work.
 
     Args:
       size: height and width of the pictures made, in pixels.
@@ -68,9 +70,9 @@ class DecodeImages(beam.PTransform):
     earlier: EarlierImages | None = None
 
     def expand(
-        self, refs: beam.PCollection[ImageRef]
+        self, refs: beam.PCollection[list[ImageRef]]
     ) -> tuple[beam.PCollection[images.DecodedImage], beam.PCollection[KnownImage], beam.PCollection[FailureRow]]:
-        decode = DecodeImage(self.size, self.max_pixels, self.max_bytes, self.earlier)
+        decode = _DecodeImages(self.size, self.max_pixels, self.max_bytes, self.earlier)
         outcome = refs | "Decode" >> beam.ParDo(decode).with_outputs(FAILED, KNOWN, main="decoded")
         return outcome.decoded, outcome[KNOWN], outcome[FAILED]
 
@@ -79,31 +81,41 @@ KnownImage = tuple[Group, tuple[int, ImageRef, str]]
 """Where an image's features are found, the image, and the digest of its bytes."""
 
 
-class DecodeImage(beam.DoFn):
-    """An image's bytes to pixels, or to where their features are known, or one row of failures."""
+class _DecodeImages(beam.DoFn):
+    """Images' bytes to pixels, or to where their features are known, or one row of failures for each.
 
-    def __init__(self, size: int, max_pixels: int, max_bytes: int, earlier: EarlierImages | None = None) -> None:
+    What is yielded goes through the network before the next is asked for; meanwhile threads decode the
+    images that follow, since neither reading nor Pillow nor TensorFlow holds Python's lock.
+    """
+
+    def __init__(self, size: int, max_pixels: int, max_bytes: int, earlier: EarlierImages | None) -> None:
         self._size, self._max_pixels, self._max_bytes, self._earlier = size, max_pixels, max_bytes, earlier
         self._failures = Metrics.counter("images", "failed")
         self._decoded = Metrics.counter("images", "decoded")
 
-    def process(self, ref: ImageRef) -> Iterable[Any]:
+    def process(self, refs: Sequence[ImageRef]) -> Iterable[Any]:
+        for outcome in in_order(self._decode, refs, ahead=_IMAGES_AHEAD):
+            if isinstance(outcome, images.DecodedImage):
+                self._decoded.inc()
+                yield outcome
+            elif isinstance(outcome, FailureRow):
+                self._failures.inc()
+                advance(1)
+                yield beam.pvalue.TaggedOutput(FAILED, outcome)
+            else:
+                yield beam.pvalue.TaggedOutput(KNOWN, outcome)
+
+    def _decode(self, ref: ImageRef) -> images.DecodedImage | KnownImage | FailureRow:
         try:
             data = read_bytes(ref.image_uri, self._max_bytes)
             sha256 = hashlib.sha256(data).hexdigest()
             if self._earlier is not None and (found := self._earlier.find(sha256)):
                 group, row = found
-                yield beam.pvalue.TaggedOutput(KNOWN, (group, (row, ref, sha256)))
-                return
+                return group, (row, ref, sha256)
             pixels, width, height = images.decode(data, size=self._size, max_pixels=self._max_pixels)
         except ImageError as error:
-            self._failures.inc()
-            advance(1)
-            failure = FailureRow("decode", ref.image_id, ref.image_uri, error.error_type, error.message)
-            yield beam.pvalue.TaggedOutput(FAILED, failure)
-            return
-        self._decoded.inc()
-        yield images.DecodedImage(ref, sha256, width, height, pixels)
+            return FailureRow("decode", ref.image_id, ref.image_uri, error.error_type, error.message)
+        return images.DecodedImage(ref, sha256, width, height, pixels)
 
 
 @dataclass
@@ -146,27 +158,18 @@ class WriteTable(beam.PTransform):
       run: where.
       name: of the table.
       schema: of the table; the one in ``TABLE_SCHEMAS`` where None.
-      rows_at_once: rows in memory before they become a row group.
+      prefix: of the files, where several steps write one table: to flatten what they write would keep it in memory.
     """
 
     run: RunLayout
     name: str
     schema: pa.Schema | None = None
-    rows_at_once: int = 8192
+    prefix: str = "part"
 
     def expand(self, rows: beam.PCollection[Row]) -> beam.PCollection[str]:
-        return (
-            rows
-            | "MakeRecords" >> beam.Map(as_record, self.run.run_id)
-            | "Write"
-            >> beam.io.WriteToParquet(
-                f"{self.run.staged_table(self.name)}/part",
-                self.schema or TABLE_SCHEMAS[self.name],
-                codec="zstd",
-                file_name_suffix=".parquet",
-                record_batch_size=self.rows_at_once,
-            )
-        )
+        schema = self.schema or TABLE_SCHEMAS[self.name]
+        sink = ParquetSink(f"{self.run.staged_table(self.name)}/{self.prefix}", schema)
+        return rows | "MakeTables" >> beam.ParDo(MakeTables(self.run.run_id, schema)) | "Write" >> beam.io.Write(sink)
 
 
 @dataclass
@@ -186,10 +189,5 @@ class WriteRows(beam.PTransform):
             tables
             | "NameRun" >> beam.Map(as_table, self.run.run_id, self.name)
             | "Write"
-            >> beam.io.WriteToParquetBatched(
-                f"{self.run.staged_table(self.name)}/part",
-                TABLE_SCHEMAS[self.name],
-                codec="zstd",
-                file_name_suffix=".parquet",
-            )
+            >> beam.io.Write(ParquetSink(f"{self.run.staged_table(self.name)}/part", TABLE_SCHEMAS[self.name]))
         )

@@ -1,16 +1,22 @@
 """Xception features: our network and our whole job against what people write.
 
-    python -m bench.extract [--images N] [--rounds N]
+    python -m bench.extract [--images DIR] [--count N] [--rounds N]
 
-Peers: ``model.predict`` over ``tf.data`` as TensorFlow's guides write it, and one image at a time as tutorials
-do. They give the averages alone; ours also keeps the grid of three depths, except where it says so.
+Peers: ``model.predict`` over ``tf.data`` as TensorFlow's guides write it, Ray Data and Daft as their documentation
+has it (``bench/extract_peers.py``), and one image at a time as tutorials do. All read the same files with the same
+weights; the peers give the averages alone. Ray is started, and the network of ``model.predict`` loaded, before the
+clock; every other job loads what it needs.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import logging
+import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from captioner_core.cli import quiet_libraries
@@ -22,71 +28,101 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from beam_jobs import extract_features  # noqa: E402
+from bench import extract_peers  # noqa: E402
 from bench.timing import compare  # noqa: E402
 from captioner_core import assets, images  # noqa: E402
-from captioner_core.backbones import load_backbone  # noqa: E402
+from captioner_core.backbones import Backbone, load_backbone  # noqa: E402
 from captioner_core.datasets import sample  # noqa: E402
 from captioner_core.errors import CaptionerError  # noqa: E402
 from captioner_core.options import PRECISIONS, ExtractOptions  # noqa: E402
 
-IMAGES, ROUNDS, BATCH = 256, 5, 32
+COUNT, ROUNDS, BATCH = 512, 5, 32
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--images", type=Path, help="folder of JPEGs; drawn ones where it is left out")
+    parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     asked = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        sample.build(Path(folder, "sample"), images=asked.images)
-        files = sorted(Path(folder, "sample", "images").iterdir())
-        decoded = np.stack([images.decode(file.read_bytes())[0] for file in files])
+    with tempfile.TemporaryDirectory() as scratch:
+        source = asked.images
+        if source is None:
+            sample.build(Path(scratch, "sample"), images=asked.count)
+            source = Path(scratch, "sample", "images")
+        folder = Path(scratch, "images")
+        folder.mkdir()
+        for file in sorted(source.iterdir())[: asked.count]:
+            shutil.copy(file, folder)
+        files = sorted(folder.iterdir())
         network = keras.applications.Xception(weights=None, include_top=False, pooling="avg", input_shape=(299, 299, 3))
         network.load_weights(assets.xception_weights())
-
-        def predict() -> None:
-            def load(name: tf.Tensor) -> tf.Tensor:
-                pixels = tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(name), channels=3), (299, 299))
-                return keras.applications.xception.preprocess_input(pixels)
-
-            listed = tf.data.Dataset.from_tensor_slices([str(file) for file in files])
-            batches = listed.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
-            network.predict(batches, verbose=0)
-
-        def notebook() -> None:
-            for file in files[:BATCH]:
-                pixels = keras.utils.img_to_array(keras.utils.load_img(file, target_size=(299, 299)))
-                network.predict(keras.applications.xception.preprocess_input(pixels[None]), verbose=0)
-
-        ways = {"model.predict over tf.data": predict}
-        for precision in PRECISIONS:
-            try:
-                backbone = load_backbone("xception", precision)
-            except CaptionerError as error:
-                print(error)
-                continue
-
-            def network_alone(backbone: object = backbone) -> None:
-                for start in range(0, len(decoded), BATCH):
-                    backbone.features(decoded[start : start + BATCH])  # type: ignore[attr-defined]
-
-            ways[f"our network, {precision}, pixels in memory"] = network_alone
-            for grid in (False, True):
-                options = ExtractOptions(
-                    images=str(files[0].parent),
-                    output=folder,
-                    batch_size=BATCH,
-                    precision=precision,
-                    grid=grid,
-                    reuse=False,
-                )
-                name = f"our Beam job, {precision}, {'with' if grid else 'no'} grid, start included"
-                ways[name] = lambda options=options: extract_features.run(options)
+        ways = {
+            "model.predict over tf.data": lambda: _predict(network, files),
+            **_peers(folder, Path(scratch, "peer")),
+            **_ours(folder, Path(scratch, "out")),
+        }
         compare("Xception features", ways, amount=len(files), unit="images", rounds=asked.rounds)
-        ways = {"Keras predict, one image at a time": notebook}
-        compare("The tutorial's loop", ways, amount=BATCH, unit="images", rounds=asked.rounds)
+        ways = {"Keras predict, one image at a time": lambda: _one_by_one(network, files[:BATCH])}
+        compare("The tutorials' loop", ways, amount=BATCH, unit="images", rounds=asked.rounds)
     return 0
+
+
+def _predict(network: keras.Model, files: Sequence[Path]) -> None:
+    def load(name: tf.Tensor) -> tf.Tensor:
+        pixels = tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(name), channels=3), (299, 299))
+        return keras.applications.xception.preprocess_input(pixels)
+
+    listed = tf.data.Dataset.from_tensor_slices([str(file) for file in files])
+    batches = listed.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
+    network.predict(batches, verbose=0)
+
+
+def _one_by_one(network: keras.Model, files: Sequence[Path]) -> None:
+    for file in files:
+        pixels = keras.utils.img_to_array(keras.utils.load_img(file, target_size=(299, 299)))
+        network.predict(keras.applications.xception.preprocess_input(pixels[None]), verbose=0)
+
+
+def _peers(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
+    try:
+        import daft  # noqa: F401
+        import ray
+    except ImportError as error:
+        print(f"{error}: 'make bench' installs Ray Data and Daft; left out")
+        return {}
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    return {
+        "Ray Data, map_batches": lambda: extract_peers.ray_data(folder, output / "ray"),
+        "Daft, batch method of a class": lambda: extract_peers.daft_frames(folder, output / "daft"),
+    }
+
+
+def _ours(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
+    decoded = np.stack([images.decode(file.read_bytes())[0] for file in sorted(folder.iterdir())])
+    ways: dict[str, Callable[[], object]] = {}
+    for precision in PRECISIONS:
+        try:
+            backbone = load_backbone("xception", precision)
+        except CaptionerError as error:
+            print(error)
+            continue
+        ways[f"our network, {precision}, pixels in memory"] = functools.partial(_network_alone, backbone, decoded)
+        for grid in (False, True):
+            options = ExtractOptions(
+                images=str(folder), output=str(output), batch_size=BATCH, precision=precision, grid=grid, reuse=False
+            )
+            name = f"our whole job, {precision}, {'with' if grid else 'no'} grid"
+            ways[name] = functools.partial(extract_features.run, options)
+    return ways
+
+
+def _network_alone(backbone: Backbone, decoded: np.ndarray) -> None:
+    for start in range(0, len(decoded), BATCH):
+        backbone.features(decoded[start : start + BATCH])
 
 
 if __name__ == "__main__":

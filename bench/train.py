@@ -21,6 +21,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from bench.tutorial import UNITS, tutorial_model  # noqa: E402
 from captioner_core.datasets import sample  # noqa: E402
 from captioner_core.model.captioner import Captioner  # noqa: E402
 from captioner_core.model.config import CaptionerConfig  # noqa: E402
@@ -32,7 +33,6 @@ from captioner_core.training.devices import find_place  # noqa: E402
 from captioner_core.training.loop import Split, Trainer  # noqa: E402
 
 IMAGES, PEER_IMAGES, BATCH, EPOCHS = 512, 32, 16, 4
-UNITS = 256
 VOCABULARY = 3000  # as Flickr8k's; words beyond the sample's own are never seen, but each costs its logit
 
 
@@ -69,12 +69,7 @@ def _tutorial(captions: dict[str, list[str]], vocabulary: Vocabulary) -> float:
                         following.append(keras.utils.to_categorical(words[place], len(vocabulary)))
                 yield (np.array(images), np.array(prefixes)), np.array(following)
 
-    image, text = keras.Input((FEATURE_DIM,)), keras.Input((longest,))
-    seen = keras.layers.Dense(UNITS, activation="relu")(keras.layers.Dropout(0.5)(image))
-    embedded = keras.layers.Embedding(len(vocabulary), UNITS, mask_zero=True)(text)
-    read = keras.layers.LSTM(UNITS)(keras.layers.Dropout(0.5)(embedded))
-    joined = keras.layers.Dense(UNITS, activation="relu")(keras.layers.add([seen, read]))
-    model = keras.Model([image, text], keras.layers.Dense(len(vocabulary), activation="softmax")(joined))
+    model = tutorial_model(len(vocabulary), longest)
     model.compile(loss="categorical_crossentropy", optimizer="adam")
     signature = (
         (tf.TensorSpec([None, FEATURE_DIM]), tf.TensorSpec([None, longest])),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +55,8 @@ _TURNS = {
 }
 _SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+_LARGE = 16_000_000  # pixels; 48 MB in RGB, several times that in wider modes
+_one_large = threading.Lock()
 _GAP = 2  # how much larger than asked for a picture stays until it is scaled with care
 _STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
 _SIXTEEN_TO_EIGHT = np.rint(np.arange(65536) / 257).astype(np.uint8)
@@ -109,12 +113,14 @@ def decode(
             # a JPEG is decoded at a half, a quarter or an eighth where that leaves twice what is asked for
             whole = image.size
             reduced = image.draft(None, (_GAP * size, _GAP * size))
-            image.load()
-            turn = _turn_upright(image)
-            width, height = whole if reduced else image.size
-            if turn in _SIDEWAYS:
-                width, height = height, width
-            square = _to_rgb_square(image, size)
+            # several at once of what may take a gigabyte each is more than a machine may have
+            with _one_large if image.width * image.height > _LARGE else contextlib.nullcontext():
+                image.load()
+                turn = _turn_upright(image)
+                width, height = whole if reduced else image.size
+                if turn in _SIDEWAYS:
+                    width, height = height, width
+                square = _to_rgb_square(image, size)
         # Turned when small: a square stays one, and 100 megapixels need no second copy
         pixels = np.array(square if turn is None else square.transpose(turn), dtype=np.uint8)
         return pixels, width, height

@@ -52,9 +52,7 @@ class EarlierImages:
     def rows(self, group: Group) -> pa.Table:
         """The features rows of a row group."""
         columns = ["width", "height", "backbone", "feature", *(["grid"] if self.grid else [])]
-        file_system, path = storage.resolve(self.features[group[0]])
-        with file_system.open_input_file(path) as stream:
-            return pq.ParquetFile(stream).read_row_group(group[1], columns=columns)
+        return storage.read_row_group(self.features[group[0]], group[1], columns)
 
     def caption(self, sha256: str) -> Mapping[str, Any]:
         """The columns of a captions row that don't say which image it is."""

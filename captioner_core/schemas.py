@@ -1,13 +1,13 @@
 """Every row type and its pyarrow schema; rows are frozen dataclasses, tables are Parquet.
 
-``as_record`` turns a row into what is written; the two columns that every table
+``rows_as_table`` turns rows into what is written; the two columns that every table
 carries, ``run_id`` and ``schema_version``, are added there and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -266,6 +266,7 @@ TABLE_SCHEMAS: Mapping[str, pa.Schema] = {
 
 
 _EVERY_TABLE = ("run_id", "schema_version")
+_TEXT_BYTES = 64
 
 
 def row_schema(name: str) -> pa.Schema:
@@ -279,16 +280,32 @@ def as_table(rows: pa.Table, run_id: str, name: str) -> pa.Table:
     return pa.table([*rows.columns, pa.array([run_id] * len(rows), pa.string()), version], schema=TABLE_SCHEMAS[name])
 
 
-def as_record(row: Row, run_id: str) -> dict[str, Any]:
-    """The row as a table's record, with ``run_id`` and ``schema_version``.
+def rows_as_table(rows: Sequence[Row], run_id: str, schema: pa.Schema) -> pa.Table:
+    """Rows as the table that is written, with ``run_id`` and ``schema_version``.
 
-    Arrays are flattened, since Arrow silently flattens a cell of two dimensions anyway.
+    Raises:
+      ValueError: a vector has another length than its column.
     """
-    record: dict[str, Any] = {}
-    for field in fields(row):
-        value = getattr(row, field.name)
-        if isinstance(value, np.ndarray):
-            value = value.reshape(-1)
-        if field.name != "grid" or value is not None:
-            record[field.name] = value
-    return {**record, "run_id": run_id, "schema_version": SCHEMA_VERSION}
+    columns = {field.name: [getattr(row, field.name, None) for row in rows] for field in schema}
+    columns |= dict(zip(_EVERY_TABLE, ([run_id] * len(rows), [SCHEMA_VERSION] * len(rows)), strict=True))
+    return pa.table([_column(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(values, kind)
+    flat = np.stack([np.asarray(value).reshape(-1) for value in values]) if values else np.empty((0, kind.list_size))
+    if flat.shape[1] != kind.list_size:
+        raise ValueError(f"vectors of {flat.shape[1]} numbers where the column has {kind.list_size}")
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1), kind.value_type), kind.list_size)
+
+
+def row_bytes(schema: pa.Schema) -> int:
+    """About how much memory a row takes: exact for vectors and numbers, a guess for text."""
+    return sum(_value_bytes(field.type) for field in schema)
+
+
+def _value_bytes(kind: pa.DataType) -> int:
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size * _value_bytes(kind.value_type))
+    return max(1, kind.bit_width // 8) if pa.types.is_primitive(kind) else _TEXT_BYTES

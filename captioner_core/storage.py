@@ -91,6 +91,13 @@ def row_count(part: str) -> int:
         return int(pq.ParquetFile(stream).metadata.num_rows)
 
 
+def read_row_group(part: str, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """One row group of a Parquet file, or the named columns of it."""
+    file_system, path = resolve(part)
+    with file_system.open_input_file(path) as stream:
+        return pq.ParquetFile(stream).read_row_group(group, columns=columns)
+
+
 def read_json(uri: str) -> Any:
     """The value of a JSON file."""
     file_system, path = resolve(uri)

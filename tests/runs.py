@@ -77,10 +77,10 @@ def draw_picture(path: Path, number: int) -> Path:
 
 def write_table(folder: Path, schema: pa.Schema, rows: Iterable[Row], run_id: str, parts: int = 1) -> None:
     """Writes rows as the part files of a table, in the order given, dealt out in turn."""
-    records = [schemas.as_record(row, run_id) for row in rows]
+    dealt = list(rows)
     folder.mkdir(parents=True, exist_ok=True)
     for part in range(parts):
-        table = pa.Table.from_pylist(records[part::parts], schema)
+        table = schemas.rows_as_table(dealt[part::parts], run_id, schema)
         pq.write_table(table, folder / f"part-{part:05d}.parquet", compression="zstd")
 
 
@@ -88,7 +88,7 @@ def write_dataset(folder: Path, captions: Sequence[tuple[str, str]], run_id: str
     """Writes a dataset's table of human captions (image id, caption); returns its path."""
     rows = [DatasetCaptionRow(image_id, n, caption, "train") for n, (image_id, caption) in enumerate(captions)]
     folder.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist([schemas.as_record(row, run_id) for row in rows], schemas.DATASET_CAPTIONS_SCHEMA)
+    table = schemas.rows_as_table(rows, run_id, schemas.DATASET_CAPTIONS_SCHEMA)
     path = folder / layout.DATASET_CAPTIONS
     pq.write_table(table, path, compression="zstd")
     return path

@@ -158,10 +158,11 @@ def _make_dataset(options: LocalOptions) -> Path:
 
 
 def _extract(options: LocalOptions, dataset: Path) -> None:
-    from beam_jobs import extract_features
+    from beam_jobs import extract_features, launch
     from captioner_core import runs, storage
 
     asked = options.extract_options(dataset)
+    asked = dataclasses.replace(asked, precision=launch.chosen_precision(asked.precision, ()))
     if storage.exists(asked.layout.manifest):
         manifest = Path(asked.layout.manifest)
         same = runs.read_manifest(asked.layout.run_dir)["options"] == dataclasses.asdict(asked)

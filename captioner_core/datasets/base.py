@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captioner_core import layout, storage
 from captioner_core.errors import CaptionerError
-from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, as_record
+from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 
 SPLITS = DatasetCaptionRow.SPLITS
 
@@ -91,7 +90,7 @@ class DatasetWriter:
             for image_id in sorted(captions)
             for number, caption in enumerate(captions[image_id])
         ]
-        table = pa.Table.from_pylist([as_record(row, self._name) for row in rows], DATASET_CAPTIONS_SCHEMA)
+        table = rows_as_table(rows, self._name, DATASET_CAPTIONS_SCHEMA)
         target = self._output / layout.DATASET_CAPTIONS
         pq.write_table(table, target.with_suffix(".tmp"), compression="zstd")
         os.replace(target.with_suffix(".tmp"), target)

@@ -15,7 +15,7 @@ from captioner_core import runs, storage
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.layout import RunLayout
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
-from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, TABLE_SCHEMAS, DatasetCaptionRow, as_record
+from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, TABLE_SCHEMAS, DatasetCaptionRow, rows_as_table
 from captioner_core.verify import verify
 from tests.fakes import FakeBackbone
 
@@ -123,10 +123,9 @@ def human_captions(tmp_path):
         DatasetCaptionRow("one.jpg", 1, "a dog on grass", "train"),
         DatasetCaptionRow("two.jpg", 0, "a bird sleeps", "dev"),
     ]
-    import pyarrow as pa
 
     path = tmp_path / "captions.parquet"
-    pq.write_table(pa.Table.from_pylist([as_record(row, "d") for row in rows], DATASET_CAPTIONS_SCHEMA), path)
+    pq.write_table(rows_as_table(rows, "d", DATASET_CAPTIONS_SCHEMA), path)
     return str(path)
 
 

@@ -6,7 +6,6 @@ import hashlib
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,7 +16,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model
 from captioner_core.options import MatchOptions
-from captioner_core.schemas import CAPTIONS_SCHEMA, CaptionRow, as_record
+from captioner_core.schemas import CAPTIONS_SCHEMA, CaptionRow, rows_as_table
 from captioner_core.verify import verify
 
 WORDS = ("dog", "cat", "man", "woman", "red", "blue", "green", "grass", "water", "street", "runs", "sits", "plays")
@@ -43,7 +42,7 @@ def write_captions(path, captions, model_id=MODEL):
         for name, text in captions.items()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([as_record(row, "r") for row in rows], CAPTIONS_SCHEMA), path)
+    pq.write_table(rows_as_table(rows, "r", CAPTIONS_SCHEMA), path)
     return str(path)
 
 

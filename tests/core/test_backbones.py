@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from captioner_cli.main import main
-from captioner_core import assets
-from captioner_core.backbones import frozen, load_backbone
+from captioner_core import assets, images
+from captioner_core.backbones import load_backbone
+from captioner_core.backbones import precision as precisions
+from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
 from captioner_core.options import BACKBONES, PRECISIONS
 from captioner_core.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
@@ -82,16 +84,20 @@ def test_an_unknown_name():
         load_backbone("vgg")
 
 
-@pytest.mark.skipif(not frozen._BFLOAT16_FLAGS & frozen._processor_flags(), reason="no bfloat16 in this processor")
-def test_bfloat16_stays_near_float32(pixels):
-    exact, near = (load_backbone("xception", precision).features(pixels)[0] for precision in PRECISIONS)
+@pytest.mark.skipif(precisions.best_precision() != "bfloat16", reason="no bfloat16 in this processor")
+def test_bfloat16_stays_near_float32(pixels, tmp_path):
+    sample.build(tmp_path, images=30)
+    drawn = [images.decode(file.read_bytes())[0] for file in sorted((tmp_path / "images").iterdir())[:8]]
+    pictures = np.stack([pixels[0], *drawn])
+    (exact, exact_grid), (near, near_grid) = (load_backbone("xception", name).features(pictures) for name in PRECISIONS)
     cosines = (exact * near).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)
-    assert cosines.min() > 0.998
+    assert cosines.min() > 0.9995
+    np.testing.assert_allclose(exact_grid[..., -728:], near_grid[..., -728:], atol=1e-4, err_msg="block 4 is float32")
     assert np.abs(exact - near).max() > 1e-5, "it is another precision"
 
 
 def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(frozen, "_processor_flags", lambda: {"avx2", "fma"})
+    monkeypatch.setattr(precisions, "_processor_flags", lambda: {"avx2", "fma"})
     with pytest.raises(CaptionerError, match="AVX512_BF16"):
         load_backbone("xception", "bfloat16")
     (tmp_path / "images").mkdir()

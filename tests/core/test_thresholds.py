@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,7 +10,7 @@ from captioner_cli.main import main
 from captioner_core import thresholds
 from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
-from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, as_record
+from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 from captioner_core.text_encoders.calibration import CURVE_EDGES, Calibration
 from captioner_core.thresholds import threshold_rows
 from tests.fakes import HashedWords
@@ -27,8 +26,7 @@ class Calibrated(HashedWords):
 def table(tmp_path):
     texts = [*(sample.captions(number)[0] for number in range(12)), "x", "zz yy"]
     rows = [DatasetCaptionRow(f"{n % 9}.jpg", n, text, "train") for n, text in enumerate([*texts, texts[0], texts[1]])]
-    records = [as_record(row, "r") for row in rows]
-    pq.write_table(pa.Table.from_pylist(records, DATASET_CAPTIONS_SCHEMA), tmp_path / "captions.parquet")
+    pq.write_table(rows_as_table(rows, "r", DATASET_CAPTIONS_SCHEMA), tmp_path / "captions.parquet")
     return str(tmp_path / "captions.parquet"), sorted({(row.image_id, row.caption) for row in rows})
 
 
@@ -61,7 +59,7 @@ def test_the_command_prints_and_draws(table, tmp_path, capsys):
 
 
 def test_one_image_has_nothing_to_compare(tmp_path):
-    rows = [as_record(DatasetCaptionRow("a.jpg", 0, "a dog", "train"), "r")]
-    pq.write_table(pa.Table.from_pylist(rows, DATASET_CAPTIONS_SCHEMA), tmp_path / "one.parquet")
+    rows = [DatasetCaptionRow("a.jpg", 0, "a dog", "train")]
+    pq.write_table(rows_as_table(rows, "r", DATASET_CAPTIONS_SCHEMA), tmp_path / "one.parquet")
     with pytest.raises(CaptionerError, match="fewer than two images"):
         threshold_rows(str(tmp_path / "one.parquet"), Calibrated())

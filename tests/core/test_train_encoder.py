@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,7 +18,7 @@ from captioner_core.schemas import (
     FEATURES_SCHEMA,
     DatasetCaptionRow,
     FeatureRow,
-    as_record,
+    rows_as_table,
 )
 from captioner_core.text_encoders.learned import Learned
 from captioner_core.training.train_encoder import train_encoder
@@ -30,7 +29,7 @@ SAYINGS = ("the {} is here", "one sees some {} there", "there stands a {}")
 
 def write(path: Path, rows, schema) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([as_record(row, "r") for row in rows], schema), path)
+    pq.write_table(rows_as_table(rows, "r", schema), path)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from captioner_core.schemas import (
     GRID_CELLS,
     DatasetCaptionRow,
     FeatureRow,
-    as_record,
+    rows_as_table,
 )
 from captioner_core.training.train import train, training_fingerprint
 
@@ -59,7 +59,7 @@ def source(tmp_path_factory) -> Path:
 
 def write(path, rows, schema):
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([as_record(row, "r") for row in rows], schema), path)
+    pq.write_table(rows_as_table(rows, "r", schema), path)
 
 
 def options(source, output, **changes) -> TrainOptions:

@@ -1,0 +1,74 @@
+"""Captions from features: the package's own model in batch against the tutorials' loop.
+
+    python -m bench.caption [--images N] [--rounds N]
+
+The peer calls ``model.predict`` once a word, image by image, as tutorials on Flickr8k do; it writes as many words
+as our caption of that image has. Its network is that of the tutorials, one LSTM and averaged features; ours is
+an ensemble of three that attends over the grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from captioner_core.cli import quiet_libraries
+
+quiet_libraries()
+
+import numpy as np  # noqa: E402
+
+from bench.timing import compare  # noqa: E402
+from bench.tutorial import tutorial_model  # noqa: E402
+from captioner_core import images  # noqa: E402
+from captioner_core.backbones import load_backbone  # noqa: E402
+from captioner_core.datasets import sample  # noqa: E402
+from captioner_core.model.folder import load_model  # noqa: E402
+from captioner_core.model.generate import CaptionGenerator  # noqa: E402
+from captioner_core.options import PRETRAINED  # noqa: E402
+
+IMAGES, PEER_IMAGES, BATCH, ROUNDS = 256, 8, 32, 5
+WIDTHS = (1, 3, 10)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    asked = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        sample.build(Path(folder), images=asked.images)
+        files = sorted(Path(folder, "images").iterdir())
+        pixels = np.stack([images.decode(file.read_bytes())[0] for file in files])
+    features, grid = load_backbone("xception").features(pixels)
+    model = load_model(PRETRAINED)
+    generators = {width: CaptionGenerator(model, width) for width in WIDTHS}
+    lengths = [caption.n_tokens for caption in generators[1].generate(features[:PEER_IMAGES], grid[:PEER_IMAGES])]
+    longest = model.config.max_words + 1
+    tutorial = tutorial_model(model.config.vocabulary_size, longest)
+
+    def loop() -> None:
+        for feature, words in zip(features, lengths, strict=False):
+            prefix = [1]
+            for _ in range(words + 1):
+                padded = np.pad(prefix, (longest - len(prefix), 0))
+                said = tutorial.predict([feature[np.newaxis], padded[np.newaxis]], verbose=0)
+                prefix.append(int(said[0].argmax()))
+
+    def batches(generator: CaptionGenerator) -> None:
+        for start in range(0, len(features), BATCH):
+            generator.generate(features[start : start + BATCH], grid[start : start + BATCH])
+
+    ways = {f"ours, beam of {width}": lambda width=width: batches(generators[width]) for width in WIDTHS}
+    title = f"Captions in batches of {BATCH}, {model.config.members} members, {np.mean(lengths):.1f} words"
+    compare(title, ways, amount=len(features), unit="captions", rounds=asked.rounds)
+    peer = {"the tutorials' loop, model.predict a word": loop}
+    compare("Captions one by one", peer, amount=len(lengths), unit="captions", rounds=asked.rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Xception features by Ray Data and by Daft, as their documentation has batch inference with a model.
+
+Ray Data: https://docs.ray.io/en/latest/data/batch_inference.html, a class for ``map_batches``, which its actors load
+once. Daft: https://docs.daft.ai/en/stable/custom-code/cls/, a class whose batch method is a column's expression. Both
+read, decode and scale images by their own means, give the averages to ``predict_on_batch`` and write Parquet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCH, SIDE, DIM = 32, 299, 2048
+
+
+class Model:
+    """Keras's Xception with our weights, loaded by each worker."""
+
+    def __init__(self) -> None:
+        import keras
+
+        from captioner_core import assets
+
+        self._network = keras.applications.Xception(
+            weights=None, include_top=False, pooling="avg", input_shape=(SIDE, SIDE, 3)
+        )
+        self._network.load_weights(assets.xception_weights())
+
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [batch, 2048] of uint8 [batch, 299, 299, 3]."""
+        return np.asarray(self._network.predict_on_batch(pixels.astype(np.float32) / 127.5 - 1))
+
+
+def ray_data(images: Path, output: Path) -> None:
+    """A folder's features, with Ray started before."""
+    import ray
+
+    class Extract(Model):
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            return {"path": batch["path"], "feature": self.features(batch["image"])}
+
+    found = ray.data.read_images(str(images), size=(SIDE, SIDE), mode="RGB", include_paths=True)
+    pool = ray.data.ActorPoolStrategy(size=1)
+    found.map_batches(Extract, batch_size=BATCH, compute=pool).write_parquet(str(output))
+
+
+def daft_frames(images: Path, output: Path) -> None:
+    """A folder's features."""
+    import daft
+    from daft import DataType
+
+    @daft.cls(max_concurrency=1)
+    class Extract(Model):
+        @daft.method.batch(return_dtype=DataType.fixed_size_list(DataType.float32(), DIM), batch_size=BATCH)
+        def vectors(self, pictures: daft.Series) -> Any:
+            flat = pictures.to_arrow().storage.flatten().to_numpy()
+            return list(self.features(flat.reshape(-1, SIDE, SIDE, 3)))
+
+    frame = daft.from_glob_path(f"{images}/**")
+    picture = daft.col("path").download().decode_image(mode="RGB").resize(SIDE, SIDE)
+    frame = frame.with_column("picture", picture.cast(DataType.image("RGB", SIDE, SIDE)))
+    frame.select("path", Extract().vectors(daft.col("picture")).alias("feature")).write_parquet(str(output))

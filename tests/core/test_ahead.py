@@ -1,0 +1,46 @@
+"""Work ahead of its reader: in order, bounded, errors in their place."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from captioner_core.ahead import in_order
+
+
+def test_results_come_in_the_order_of_the_items():
+    def slow_first(number):
+        time.sleep(0.02 if number % 3 == 0 else 0)
+        return -number
+
+    assert list(in_order(slow_first, range(20), ahead=4)) == [-number for number in range(20)]
+
+
+def test_no_more_is_done_ahead_than_asked_for():
+    started = []
+    results = in_order(started.append, range(100), ahead=5)
+    next(results)
+    time.sleep(0.1)
+    assert len(started) <= 6
+    results.close()
+
+
+def test_an_error_comes_in_its_place():
+    def fails_at_two(number):
+        if number == 2:
+            raise KeyError(number)
+        return number
+
+    results = in_order(fails_at_two, range(5), ahead=3)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(KeyError):
+        next(results)
+
+
+def test_work_goes_on_while_the_caller_is_busy():
+    done = threading.Event()
+    results = in_order(lambda number: done.set() if number else None, range(2), ahead=2)
+    next(results)
+    assert done.wait(5), "the second was done without being asked for"

@@ -1,0 +1,70 @@
+"""Keras networks as graphs of constants: the same numbers, in float32 and nearly in bfloat16."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from captioner_core.backbones.lowered import FrozenNetwork, LoweredNetwork
+
+SIDE = 12
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A block with a branch, whose first channels two layers use, and a chain of depthwise convolutions."""
+    keras.utils.set_random_seed(0)
+    picture = keras.Input((SIDE, SIDE, 3))
+    stem = layers.Activation("relu")(normalised(layers.Conv2D(8, 3, strides=2, use_bias=False, name="stem")(picture)))
+    branch = normalised(layers.Conv2D(16, 1, use_bias=False, name="branch")(stem))
+    main = normalised(layers.SeparableConv2D(16, 3, padding="same", use_bias=False, name="first")(stem))
+    main = layers.Activation("relu")(main)
+    main = normalised(layers.SeparableConv2D(16, 3, padding="same", use_bias=False, name="second")(main))
+    return keras.Model(picture, layers.MaxPooling2D(2, padding="same")(layers.Add()([main, branch])))
+
+
+def normalised(tensor):
+    layer = layers.BatchNormalization()
+    out = layer(tensor)
+    rng = np.random.default_rng(tensor.shape[-1])
+    layer.set_weights([rng.uniform(0.5, 1.5, tensor.shape[-1]) for _ in range(4)])
+    return out
+
+
+def lowered(network, reduced_from):
+    made = LoweredNetwork(network, reduced_from)
+    return FrozenNetwork(lambda pixels: made(keras.ops.cast(pixels, "float32") / 127.5 - 1, [network.output]), SHAPE)
+
+
+SHAPE = [None, SIDE, SIDE, 3]
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(1).integers(0, 256, (21, SIDE, SIDE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def expected(network, pixels):
+    return network(pixels.astype(np.float32) / 127.5 - 1, training=False).numpy()
+
+
+def test_float32_is_what_keras_computes(network, pixels, expected):
+    np.testing.assert_allclose(lowered(network, None)(pixels)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", ["stem", "branch", "first", "second"])
+def test_bfloat16_is_that_to_eight_bits(network, pixels, expected, first):
+    """A channel scaled for one of two users would be far off for the other."""
+    (near,) = lowered(network, first)(pixels)
+    error = np.abs(near - expected) / np.abs(expected).max()
+    assert 1e-7 < error.max() < 0.02
+
+
+def test_a_layer_of_another_kind_is_refused():
+    picture = keras.Input((SIDE, SIDE, 3))
+    other = keras.Model(picture, layers.Activation("tanh")(picture))
+    with pytest.raises(TypeError, match="can't be lowered"):
+        lowered(other, None)
