@@ -40,6 +40,7 @@ setup(
     package_data={
         "captioner_core": [
             "py.typed",
+            "backbones/*.npz",
             "report/*.html.j2",
             "pretrained/*",
             "pretrained_encoder/*",

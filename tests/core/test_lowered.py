@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from captioner_core.backbones.lowered import FrozenNetwork, LoweredNetwork
+from captioner_core.backbones.lowered import FrozenNetwork, LoweredNetwork, channel_means
 
 SIDE = 12
 
@@ -33,8 +33,8 @@ def normalised(tensor):
     return out
 
 
-def lowered(network, reduced_from):
-    made = LoweredNetwork(network, reduced_from)
+def lowered(network, reduced_from, means=None):
+    made = LoweredNetwork(network, reduced_from, means)
     return FrozenNetwork(lambda pixels: made(keras.ops.cast(pixels, "float32") / 127.5 - 1, [network.output]), SHAPE)
 
 
@@ -61,6 +61,13 @@ def test_bfloat16_is_that_to_eight_bits(network, pixels, expected, first):
     (near,) = lowered(network, first)(pixels)
     error = np.abs(near - expected) / np.abs(expected).max()
     assert 1e-7 < error.max() < 0.02
+
+
+def test_means_take_the_bias_out_of_rounding(network, pixels, expected):
+    means = channel_means(network, [pixels.astype(np.float32) / 127.5 - 1])
+    errors = [lowered(network, "branch", known)(pixels)[0] - expected for known in (None, means)]
+    without, with_means = (np.abs(error.mean(axis=(0, 1, 2))).mean() for error in errors)
+    assert with_means < 0.5 * without
 
 
 def test_a_layer_of_another_kind_is_refused():
