@@ -19,7 +19,7 @@ from captioner_core.listing import read_bytes as read_local_bytes
 from captioner_core.schemas import FailureRow, ImageRef
 
 _LISTING_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "image_uri", "error_type", "error_message")])
-_GROUP_ROWS = 512  # what a worker takes at once
+_GROUP_ROWS = 256  # what a worker takes at once
 _FILE_GROUPS = 1024  # a footer that every worker can read
 
 ListingPart = tuple[str, int]

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from beam_jobs import files, launch
+from beam_jobs import files, launch, match_captions
 from beam_jobs.caption_images import INPUT_SIZE, load_models
-from beam_jobs.handlers import CaptioningModels
-from captioner_core import images, storage
+from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
+from captioner_core import images, layout, runs, storage
+from captioner_core.ahead import in_order
 from captioner_core.errors import ImageError
 from captioner_core.listing import ListingCounts, SkippedEntry, local_path
 from captioner_core.matching import Search, group_images, kept_rows, make_caption_set, make_records
 from captioner_core.options import RunOptions
-from captioner_core.schemas import FEATURE_DIM, GENERATED, FailureRow, ImageRef
+from captioner_core.progress import hidden
+from captioner_core.report import write_report
+from captioner_core.schemas import (
+    FEATURE_DIM,
+    GENERATED,
+    TABLE_SCHEMAS,
+    FailureRow,
+    ImageRef,
+    Row,
+    rows_as_table,
+)
 from captioner_core.text_encoders import TextEncoder, load_encoder
 
 _SAMPLE = 64  # images
@@ -36,10 +52,12 @@ class Forecast:
       passed_over: other files.
       read_bytes: of the images.
       exact: whether these were counted, not estimated from the sample.
-      start_s: until the first batch is done.
+      start_s: until Python, libraries and models are loaded and the first batch is done.
       image_s: for each image from then on, read to captioned.
       index_captions: that the index tables hold, without those of this run.
+      caption_s: for each caption encoded.
       pair_s: for each pair of captions.
+      finish_s: what matching and the report take whatever the number of images.
       unreadable: share of the sample that failed.
       top_k: matches of an image at most.
     """
@@ -51,7 +69,9 @@ class Forecast:
     start_s: float
     image_s: float
     index_captions: int
+    caption_s: float
     pair_s: float
+    finish_s: float
     unreadable: float
     top_k: int
 
@@ -63,7 +83,12 @@ class Forecast:
     @property
     def seconds(self) -> float:
         """Of the whole run on this machine."""
-        return self.start_s + self.images * self.image_s + self.pairs * self.pair_s
+        return self.start_s + self.images * self.image_s + self.match_s + self.finish_s
+
+    @property
+    def match_s(self) -> float:
+        """Of encoding and comparing captions."""
+        return (self.images + self.index_captions) * self.caption_s + self.pairs * self.pair_s
 
     @property
     def disk_bytes(self) -> int:
@@ -77,7 +102,7 @@ class Forecast:
             f"images   {self.images:,} found, {about}{_size(self.read_bytes)}; {self.passed_over:,} other files",
             f"time     {_time(self.seconds)} on this machine: {_time(self.start_s)} to start, "
             f"{_time(self.images * self.image_s)} at {1 / self.image_s if self.image_s else 0:,.1f} images/s, "
-            f"{_time(self.pairs * self.pair_s)} to match",
+            f"{_time(self.match_s)} to match, {_time(self.finish_s)} to write and report",
             f"pairs    {self.pairs:,} at most: {self.images:,} captions with each other and with "
             f"{self.index_captions:,} of the index; equal ones are compared once",
             f"disk     {_size(self.disk_bytes)} at most, features {_size(self.images * FEATURE_DIM * 4)} of it",
@@ -87,33 +112,43 @@ class Forecast:
         return said
 
 
-def forecast(options: RunOptions, load: Callable[[], CaptioningModels] | None = None) -> Forecast:
-    """Lists the folder and measures a sample of its images; writes nothing.
+def forecast(
+    options: RunOptions, load: Callable[[], CaptioningModels] | None = None, *, begun_s: float = 0.0
+) -> Forecast:
+    """Lists the folder and does the whole run for a sample of its images; leaves nothing behind.
 
     Args:
       options: of the run.
       load: makes backbone and captioner; by their names where None.
+      begun_s: seconds that this process took before.
 
     Raises:
       CaptionerError: the folder, a table, the model or weights are missing.
     """
-    counts, sample, total = _listed(options.images)
     start = time.perf_counter()
+    counts, sample, total = _listed(options.images)
     precision = launch.chosen_precision(options.precision, ())
-    models = load() if load else load_models(options.backbone, options.model, options.beam_width, precision)
-    loaded = time.perf_counter() - start
-    first_s, image_s, sizes, failed, captions = _measured(models, sample, options)
-    rows = sum(storage.row_count(part) for uri in options.index for part in storage.list_parts(uri))
+    handler = CaptionHandler(
+        load or partial(load_models, options.backbone, options.model, options.beam_width, precision),
+        batch_size=min(options.batch_size, max(1, len(sample) // 2)),
+    )
+    models = handler.load_model()
+    loaded_s = time.perf_counter() - start
+    first_s, image_s, sizes, made = _captioned(handler, models, sample, options)
+    captions = [image.caption.caption for image in made]
+    caption_s, pair_s = _match_seconds(load_encoder(options.encoder), captions, options)
     return Forecast(
         images=counts.images,
         passed_over=counts.other + counts.links,
         read_bytes=total if total is not None else round(float(np.mean(sizes or [0])) * counts.images),
         exact=total is not None,
-        start_s=loaded + first_s,
+        start_s=begun_s + loaded_s + first_s,
         image_s=image_s,
-        index_captions=rows,
-        pair_s=_pair_seconds(load_encoder(options.encoder), captions, options),
-        unreadable=failed / max(1, len(sample)),
+        index_captions=sum(storage.row_count(part) for uri in options.index for part in storage.list_parts(uri)),
+        caption_s=caption_s,
+        pair_s=pair_s,
+        finish_s=_finish_seconds(made, options),
+        unreadable=1 - len(made) / max(1, len(sample)) if sample else 0.0,
         top_k=options.top_k,
     )
 
@@ -144,45 +179,81 @@ def _file_size(image_uri: str) -> int:
         return 0
 
 
-def _measured(
-    models: CaptioningModels, sample: Sequence[ImageRef], options: RunOptions
-) -> tuple[float, float, list[int], int, list[str]]:
-    """Seconds of the first batch beyond a usual one, seconds for an image, file sizes, failures and captions."""
-    size = min(options.batch_size, max(1, len(sample) // 2))
-    failed = 0
-    taken: list[float] = []
+def _captioned(
+    handler: CaptionHandler, models: CaptioningModels, sample: Sequence[ImageRef], options: RunOptions
+) -> tuple[float, float, list[int], list[CaptionedImage]]:
+    """Seconds of the first batch beyond a usual one, seconds for an image, file sizes, and what was made."""
+    size = handler.batch_elements_kwargs()["max_batch_size"]
     sizes: list[int] = []
-    captions: list[str] = []
-    for start in range(0, len(sample), size):
-        before = time.perf_counter()
-        pixels = []
-        for ref in sample[start : start + size]:
-            try:
-                data = files.read_bytes(ref.image_uri, options.max_bytes)
-                sizes.append(len(data))
-                pixels.append(images.decode(data, size=INPUT_SIZE, max_pixels=options.max_pixels)[0])
-            except ImageError:
-                failed += 1
-        if pixels:
-            found = models.generator.generate(*models.backbone.features(np.stack(pixels)))
-            captions += [caption.text for caption in found]
-        taken.append((time.perf_counter() - before) / len(sample[start : start + size]))
+
+    def decode(ref: ImageRef) -> images.DecodedImage | None:
+        try:
+            data = files.read_bytes(ref.image_uri, options.max_bytes)
+            sizes.append(len(data))
+            pixels, width, height = images.decode(data, size=INPUT_SIZE, max_pixels=options.max_pixels)
+        except ImageError:
+            return None
+        return images.DecodedImage(ref, hashlib.sha256(data).hexdigest(), width, height, pixels)
+
+    made: list[CaptionedImage] = []
+    batch: list[images.DecodedImage] = []
+    taken: list[float] = []
+    before, since = time.perf_counter(), 0
+    for number, image in enumerate(in_order(decode, sample, ahead=size), 1):
+        batch += [image] if image else []
+        if number % size == 0 or number == len(sample):
+            made += handler.run_inference(batch, models) if batch else []
+            now = time.perf_counter()
+            taken.append((now - before) / (number - since))
+            batch, before, since = [], now, number
     usual = float(np.median(taken[1:] or taken or [0.0]))
     first = max(0.0, (taken[0] - usual) * size) if taken else 0.0
-    return first, usual, sizes, failed, captions
+    return first, usual, sizes, made
 
 
-def _pair_seconds(encoder: TextEncoder, captions: Sequence[str], options: RunOptions) -> float:
-    """What a pair of captions costs, in a search of as many as memory keeps at once."""
+def _match_seconds(encoder: TextEncoder, captions: Sequence[str], options: RunOptions) -> tuple[float, float]:
+    """What encoding a caption costs, and what a pair of them does, in a search of as many as memory keeps at once."""
     if not captions:
-        return 0.0
+        return 0.0, 0.0
     texts = [f"{captions[number % len(captions)]} {number}" for number in range(_TIMED_CAPTIONS)]
     records = make_records(texts, texts, [GENERATED] * len(texts))
+    before = time.perf_counter()
     asking = make_caption_set(records, encoder, searched=True)
+    encoded_s = time.perf_counter() - before
     search = Search(encoder.calibration, np.float32(options.threshold), kept_rows(options.top_k))
     before = time.perf_counter()
     search.answers(asking, group_images(asking), asking)
-    return (time.perf_counter() - before) / _TIMED_CAPTIONS**2
+    return encoded_s / _TIMED_CAPTIONS, (time.perf_counter() - before) / _TIMED_CAPTIONS**2
+
+
+def _finish_seconds(made: Sequence[CaptionedImage], options: RunOptions) -> float:
+    """What matching and reporting the sample takes, which is what they take at least."""
+    with tempfile.TemporaryDirectory() as output:
+        run = dataclasses.replace(options, output=output, index=(), plan=False)
+        rows: dict[str, Sequence[Row]] = {
+            layout.CAPTIONS: [one.caption for one in made],
+            layout.FEATURES: [one.features for one in made],
+        }
+        for name in (layout.CAPTIONS, layout.FEATURES, layout.FAILURES):
+            table = rows_as_table(rows.get(name, []), run.run_id, TABLE_SCHEMAS[name])
+            with storage.output_stream(layout.join(run.layout.staged_table(name), "part.parquet")) as stream:
+                pq.write_table(table, stream)
+        asked = dataclasses.asdict(run.caption_options())
+        counts = ListingCounts(images=len(made)).as_manifest()
+        manifest = runs.commit_stage(
+            run.layout,
+            runs.new_manifest(run.layout),
+            layout.CAPTION,
+            wall_time_s=0.0,
+            options=asked,
+            counts=counts,
+            complete=False,
+        )
+        before = time.perf_counter()
+        with hidden():
+            match_captions.run(run.match_options(), (), manifest)
+        write_report(run.layout.run_dir)
+        return time.perf_counter() - before
 
 
 def _size(count: float) -> str:

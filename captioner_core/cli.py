@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from captioner_core.options import add_arguments, from_namespace
 
 _INTERRUPTED = 130  # a shell's exit code for SIGINT
 _UNWIND_S = 10.0
+_LOADED = time.monotonic()
 _STRIKE_AGAIN_S = 0.05
 # Beam on Google's clients, which local runs don't have, and on an import that its own model manager needs
 _SAID_ON_EVERY_START = ("apitools not found", "Resource module is not available")
@@ -104,6 +106,11 @@ def run_command(
     add_arguments(parser, options_class)
     namespace: Any = parser.parse_args(argv)
     return guarded(lambda: run(from_namespace(options_class, namespace)), prog)
+
+
+def seconds_since_start() -> float:
+    """Of this process, near enough: since this module was loaded, which commands do first."""
+    return time.monotonic() - _LOADED
 
 
 def quiet_libraries() -> None:

@@ -21,12 +21,15 @@ class _PlainLines:
     def __init__(self, label: str, total: int, unit: str) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._done, self._start, self._said = 0, time.monotonic(), time.monotonic()
+        self._first: tuple[int, float] | None = None
 
     def update(self, count: int) -> None:
         self._done += count
-        if time.monotonic() - self._said >= _LINE_EVERY_S:
+        # the rate leaves out the start, in which models are loaded, or it would foretell too much
+        self._first = self._first or (self._done, time.monotonic())
+        if time.monotonic() - self._said >= _LINE_EVERY_S and self._done > self._first[0]:
             self._said = time.monotonic()
-            rate = self._done / (self._said - self._start)
+            rate = (self._done - self._first[0]) / (self._said - self._first[1])
             left = (self._total - self._done) / rate
             line = f"{self._label}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)
@@ -37,6 +40,7 @@ class _PlainLines:
 
 
 _current: Any = None
+_hidden = False
 _lock = threading.Lock()
 
 
@@ -44,6 +48,9 @@ _lock = threading.Lock()
 def progress(label: str, total: int, unit: str = "images") -> Iterator[None]:
     """Shows what ``advance`` counts while the block runs."""
     global _current
+    if _hidden:
+        yield
+        return
     shown = tqdm(total=total, desc=label, unit=f" {unit}") if sys.stderr.isatty() else _PlainLines(label, total, unit)
     _current = shown
     try:
@@ -51,6 +58,17 @@ def progress(label: str, total: int, unit: str = "images") -> Iterator[None]:
     finally:
         _current = None
         shown.close()
+
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """No bar and no lines within the block."""
+    global _hidden
+    _hidden = True
+    try:
+        yield
+    finally:
+        _hidden = False
 
 
 def advance(count: int) -> None:

@@ -28,9 +28,10 @@ def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(RunOptions, namespace)
     if options.plan:
         from beam_jobs.forecast import forecast
+        from captioner_core.cli import seconds_since_start
 
         check_index(options)
-        print("\n".join(forecast(options).lines()))
+        print("\n".join(forecast(options, begun_s=seconds_since_start()).lines()))
     else:
         caption_match_report(options, namespace.pipeline_args)
     return 0

@@ -16,7 +16,7 @@ from captioner_core.backbones.precision import check_precision
 from captioner_core.schemas import GRID_CELLS, GRID_SIDE
 
 _FIRST_AFTER = ("block14_sepconv1", "block5_sepconv1_act")  # the layers that take what blocks 13 and 4 end with
-_FIRST_REDUCED = "block4_sepconv1"
+FIRST_REDUCED = "block4_sepconv1"
 _EPSILON = 1e-3
 _SIDE = 299
 
@@ -64,7 +64,7 @@ class Xception:
         # the sums that end block 13 (10 x 10 x 1024) and block 4 (19 x 19 x 728) have no names of their own
         depths = [network.output, *(network.get_layer(after).input for after in _FIRST_AFTER)]
         reduced = precision == "bfloat16"
-        lowered = LoweredNetwork(network, _FIRST_REDUCED if reduced else None, load_means() if reduced else None)
+        lowered = LoweredNetwork(network, FIRST_REDUCED if reduced else None, load_means() if reduced else None)
 
         def features(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             maps = lowered(scaled(tf.cast(self._seen(pixels), tf.float32)), depths)

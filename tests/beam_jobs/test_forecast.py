@@ -32,7 +32,9 @@ def test_what_is_there_is_counted_and_what_it_takes_is_measured(photos, options,
     assert found.pairs == 14 * 21
     assert 0 < found.image_s < 5
     assert 0 < found.pair_s < 1e-3
-    assert found.seconds == pytest.approx(found.start_s + 14 * found.image_s + found.pairs * found.pair_s)
+    assert found.match_s == pytest.approx(21 * found.caption_s + found.pairs * found.pair_s)
+    assert found.finish_s > 0
+    assert found.seconds == pytest.approx(found.start_s + 14 * found.image_s + found.match_s + found.finish_s)
     assert found.disk_bytes > 14 * 8192
     said = "\n".join(found.lines())
     assert "14 found" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from captioner_core.backbones.lowered import FrozenNetwork, LoweredNetwork, channel_means
@@ -68,6 +69,25 @@ def test_means_take_the_bias_out_of_rounding(network, pixels, expected):
     errors = [lowered(network, "branch", known)(pixels)[0] - expected for known in (None, means)]
     without, with_means = (np.abs(error.mean(axis=(0, 1, 2))).mean() for error in errors)
     assert with_means < 0.5 * without
+
+
+def test_a_batch_that_memory_cant_hold_is_halved(network, pixels, expected):
+    frozen = lowered(network, None)
+    session, asked = frozen._session, []
+
+    class Small:
+        def run(self, outputs, feeds):
+            (batch,) = feeds.values()
+            asked.append(len(batch))
+            if len(batch) > 6:
+                raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+            return session.run(outputs, feeds)
+
+    frozen._session, frozen._at_once = Small(), 1 << 40
+    np.testing.assert_allclose(frozen(pixels)[0], expected, atol=1e-5)
+    assert asked == [21, 10, 5, 5, 5, 5, 1]
+    frozen(pixels)
+    assert asked[7:] == [5, 5, 5, 5, 1], "and stays so"
 
 
 def test_a_layer_of_another_kind_is_refused():

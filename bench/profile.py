@@ -1,0 +1,158 @@
+"""Where the time of ``captioner caption`` goes, stage by stage, and how far each stage is from what is possible here.
+
+    python -m bench.profile --images DIR [--count N]
+
+Each stage is timed by itself, in one thread but for what TensorFlow takes; then the whole job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from captioner_core.cli import quiet_libraries
+
+quiet_libraries()
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from beam_jobs import caption_images, files  # noqa: E402
+from beam_jobs.handlers import CaptionedImage, CaptionHandler  # noqa: E402
+from captioner_core import images  # noqa: E402
+from captioner_core.backbones.precision import best_precision  # noqa: E402
+from captioner_core.backbones.xception import FIRST_REDUCED, keras_network  # noqa: E402
+from captioner_core.model.config import CaptionerConfig  # noqa: E402
+from captioner_core.options import PRETRAINED, CaptionOptions  # noqa: E402
+from captioner_core.schemas import CAPTIONS_SCHEMA, FEATURES_SCHEMA, ImageRef, rows_as_table  # noqa: E402
+
+COUNT, BATCH, SIDE = 512, 32, 4096
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--count", type=int, default=COUNT)
+    asked = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(dir=asked.images.parent) as name:
+        folder = Path(name, "images")
+        folder.mkdir()
+        for file in sorted(asked.images.iterdir())[: asked.count]:
+            os.link(file, folder / file.name)
+        _profile(folder, Path(name, "out"))
+    return 0
+
+
+def _profile(folder: Path, output: Path) -> None:
+    start = time.perf_counter()
+    handler = CaptionHandler(_load, batch_size=BATCH)
+    models = handler.load_model()
+    loaded = time.perf_counter() - start
+    refs, listing = _timed(lambda: [entry for entry in files.list_entries(str(folder)) if isinstance(entry, ImageRef)])
+    count = len(refs)
+    _, listing_least = _timed(lambda: [entry.name for entry in os.scandir(folder)])
+    data, reading = _timed(lambda: [files.read_bytes(ref.image_uri, 1 << 28) for ref in refs])
+    _, reading_least = _timed(lambda: [Path(ref.image_uri).read_bytes() for ref in refs])
+    decoded, decoding = _timed(lambda: [images.decode(one) for one in data])
+    pictures = [
+        images.DecodedImage(ref, "0" * 64, width, height, pixels)
+        for ref, (pixels, width, height) in zip(refs, decoded, strict=True)
+    ]
+    batches = [pictures[first : first + BATCH] for first in range(0, count, BATCH)]
+    pixels = [np.stack([picture.pixels for picture in batch]) for batch in batches]
+    _, first_batch = _timed(lambda: handler.run_inference(batches[0], models))
+    seen, inference = _timed(lambda: [models.backbone.features(batch) for batch in pixels])
+    _, captions = _timed(lambda: [models.generator.generate(*pair) for pair in seen])
+    rows = [row for batch in batches[:2] for row in handler.run_inference(batch, models)]
+    rows = (rows * (count // len(rows) + 1))[:count]
+    written, writing = _timed(lambda: _write(rows))
+    options = CaptionOptions(images=str(folder), output=str(output), batch_size=BATCH, reuse=False)
+    _, whole = _timed(lambda: caption_images.run(options))
+    singles, halves = _operations()
+    rate32, rate16 = _peak(tf.float32), _peak(tf.bfloat16)
+    if best_precision() == "float32":
+        singles, halves = singles + halves, 0
+    network_least = count * (singles / rate32 + halves / rate16)
+    captions_least = sum(map(len, pixels)) * _caption_operations(models.generator.config, models.generator.beam_width)
+    print(
+        f"{count} photographs, {best_precision()}; matrix products of {SIDE}: float32 {rate32 / 1e9:.0f}, "
+        f"bfloat16 {rate16 / 1e9:.0f} GFLOP/s"
+    )
+    print(f"an image: {(singles + halves) / 1e9:.1f} GFLOP, {halves / (singles + halves):.0%} of them in bfloat16")
+    print(f"\n{'stage':24}{'ms an image':>12}{'least':>8}  what the least is")
+    for stage, seconds, least, what in (
+        ("listing", listing, listing_least, "names alone"),
+        ("reading", reading, reading_least, "no checks"),
+        ("decoding", decoding, None, ""),
+        ("inference", inference, network_least, "at the rate of the matrix products"),
+        ("captions", captions, captions_least / rate32, "likewise; float32"),
+        ("rows and Parquet", writing, written / 1e9, "zstd at 1 GB/s"),
+        ("whole job", whole, None, f"loading {loaded:.1f} s and a first batch of {first_batch:.1f} s in it"),
+    ):
+        shown = "" if least is None else f"{1e3 * least / count:.3f}"
+        print(f"{stage:24}{1e3 * seconds / count:12.3f}{shown:>8}  {what}")
+
+
+def _load() -> Any:
+    return caption_images.load_models("xception", PRETRAINED, None, best_precision())
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    made = work()
+    return made, time.perf_counter() - start
+
+
+def _write(rows: list[CaptionedImage]) -> int:
+    """Bytes of the tables in memory."""
+    size = 0
+    for part, schema in (([r.features for r in rows], FEATURES_SCHEMA), ([r.caption for r in rows], CAPTIONS_SCHEMA)):
+        table = rows_as_table(part, "profile", schema)
+        pq.write_table(table, io.BytesIO(), compression="zstd")
+        size += table.nbytes
+    return size
+
+
+def _operations() -> tuple[int, int]:
+    """Multiplications and additions of an image's convolutions, in float32 and in what bfloat16 takes over."""
+    counts, reduced = [0, 0], 0
+    for layer in keras_network().layers:
+        reduced = reduced or int(layer.name == FIRST_REDUCED)
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.SeparableConv2D):
+            _, height, width, _ = layer.output.shape
+            *depthwise, kernel = layer.get_weights()
+            places = height * width
+            counts[reduced] += 2 * places * (kernel.size + (depthwise[0].size if depthwise else 0))
+    return counts[0], counts[1]
+
+
+def _caption_operations(config: CaptionerConfig, beams: int) -> int:
+    """Of a caption of average length, 11 steps: of each image's cells once, then of each beam at each step."""
+    units, width = config.units, config.embedding_dim
+    image = config.cells * units * (config.cell_dim + 2 * units) + 2 * units * units
+    step = 4 * units * (width + units) + units * units + 2 * config.cells * units
+    step += 2 * units * width + width * config.vocabulary_size
+    return 2 * config.members * (image + 11 * beams * step)
+
+
+def _peak(dtype: tf.DType) -> float:
+    """Operations per second of a large matrix product."""
+    one = tf.cast(tf.random.normal([SIDE, SIDE]), dtype)
+    multiply = tf.function(lambda: tf.reduce_sum(tf.matmul(one, one)))
+    multiply()
+    taken = min(_timed(lambda: multiply().numpy())[1] for _ in range(3))
+    return float(2 * SIDE**3 / taken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
