@@ -31,9 +31,12 @@ from beam_jobs.handlers import CaptionedImage, CaptionHandler  # noqa: E402
 from captioner_core import images  # noqa: E402
 from captioner_core.backbones.precision import best_precision  # noqa: E402
 from captioner_core.backbones.xception import FIRST_REDUCED, keras_network  # noqa: E402
-from captioner_core.model.config import CaptionerConfig  # noqa: E402
+from captioner_core.model.captioner import attended_cells  # noqa: E402
+from captioner_core.model.folder import load_model  # noqa: E402
+from captioner_core.model.generate import CaptionSearch  # noqa: E402
 from captioner_core.options import PRETRAINED, CaptionOptions  # noqa: E402
 from captioner_core.schemas import CAPTIONS_SCHEMA, FEATURES_SCHEMA, ImageRef, rows_as_table  # noqa: E402
+from captioner_core.text import PAD  # noqa: E402
 
 COUNT, BATCH, SIDE = 512, 32, 4096
 
@@ -83,7 +86,7 @@ def _profile(folder: Path, output: Path) -> None:
     if best_precision() == "float32":
         singles, halves = singles + halves, 0
     network_least = count * (singles / rate32 + halves / rate16)
-    captions_least = sum(map(len, pixels)) * _caption_operations(models.generator.config, models.generator.beam_width)
+    captions_least = _caption_operations([grid for _, grid in seen])
     print(
         f"{count} photographs, {best_precision()}; matrix products of {SIDE}: float32 {rate32 / 1e9:.0f}, "
         f"bfloat16 {rate16 / 1e9:.0f} GFLOP/s"
@@ -136,13 +139,21 @@ def _operations() -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def _caption_operations(config: CaptionerConfig, beams: int) -> int:
-    """Of a caption of average length, 11 steps: of each image's cells once, then of each beam at each step."""
+def _caption_operations(grids: list[np.ndarray]) -> int:
+    """Of all images' captions: of each image's cells once, then of each hypothesis at each step that a batch takes."""
+    model = load_model(PRETRAINED)
+    config = model.config
+    search = CaptionSearch(model.captioner)
     units, width = config.units, config.embedding_dim
     image = config.cells * units * (config.cell_dim + 2 * units) + 2 * units * units
     step = 4 * units * (width + units) + units * units + 2 * config.cells * units
     step += 2 * units * width + width * config.vocabulary_size
-    return 2 * config.members * (image + 11 * beams * step)
+    total = 0
+    for grid in grids:
+        words = search.find(attended_cells(grid, config)).words.numpy()
+        steps = int((words != PAD).sum(axis=2).max())
+        total += 2 * config.members * len(grid) * (image + steps * config.beam_width * step)
+    return total
 
 
 def _peak(dtype: tf.DType) -> float:

@@ -162,13 +162,20 @@ class Captioner(keras.Model):
         Returns:
           Log-probabilities float32 [batch, beams, vocabulary], then the new hidden and cell.
         """
+        logits, hidden, cell = self.step_logits(state, words, hidden, cell)
+        return tf.nn.log_softmax(logits), hidden, cell
+
+    def step_logits(
+        self, state: ImageState, words: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """``step`` with logits in the place of log-probabilities."""
         batch, beams = tf.unstack(tf.shape(words))
         flat = tf.reshape(self.embedding(words), [batch * beams, self.config.embedding_dim])
         previous = [tf.reshape(part, [batch * beams, self.config.units]) for part in (hidden, cell)]
         _, states = self.lstm.cell(flat, previous, training=False)
         hidden, cell = (tf.reshape(part, [batch, beams, self.config.units]) for part in states)
         context = self._attend(state, hidden[:, :, tf.newaxis])[:, :, 0]
-        return tf.nn.log_softmax(self._logits(tf.concat([hidden, context], axis=-1), None)), hidden, cell
+        return self._logits(tf.concat([hidden, context], axis=-1), None), hidden, cell
 
     def _logits(self, joined: tf.Tensor, dropout_seed: tf.Tensor | None) -> tf.Tensor:
         """float32 [..., vocabulary] of hidden state and context side by side."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,8 @@ import tensorflow as tf
 
 from captioner_core.model.captioner import Captioner, ImageState
 from captioner_core.model.config import CaptionerConfig
+
+_LEAST = 1e-37  # probabilities below it would have no logarithm
 
 
 class EnsembleState(NamedTuple):
@@ -45,12 +46,13 @@ class Ensemble:
         count = len(self.members)
         before = zip(*(tf.split(part, count, axis=-1) for part in (hidden, cell)), strict=True)
         steps = [
-            member.step(of_member, words, *previous)
+            member.step_logits(of_member, words, *previous)
             for member, of_member, previous in zip(self.members, state.members, before, strict=True)
         ]
-        log_probs, hidden, cell = zip(*steps, strict=True)
-        mean = tf.reduce_logsumexp(tf.stack(log_probs), axis=0) - math.log(count)
-        return mean, tf.concat(hidden, axis=-1), tf.concat(cell, axis=-1)
+        logits, hidden, cell = zip(*steps, strict=True)
+        # not logsumexp of logarithms, which goes through the whole vocabulary twice as often
+        mean = tf.add_n([tf.nn.softmax(one) for one in logits]) / count
+        return tf.math.log(tf.maximum(mean, _LEAST)), tf.concat(hidden, axis=-1), tf.concat(cell, axis=-1)
 
     def named_weights(self) -> dict[str, Any]:
         """Every weight by a name that is its own."""

@@ -39,7 +39,7 @@ class CaptionSearch:
 
     def __init__(self, captioner: Captioner | Ensemble, beam_width: int | None = None) -> None:
         self._captioner, config = captioner, captioner.config
-        self.beam_width = beam_width or config.beam_width
+        self._beam_width = beam_width or config.beam_width
         shape = tf.TensorSpec([None, config.cells, config.cell_dim])
         self._search = tf.function(self._searched, input_signature=[shape])
 
@@ -52,7 +52,7 @@ class CaptionSearch:
         return self._search(tf.cast(cells, tf.float32))
 
     def _searched(self, cells: tf.Tensor) -> Hypotheses:
-        config, width = self._captioner.config, self.beam_width
+        config, width = self._captioner.config, self._beam_width
         state = self._captioner.encode(cells)
         return beam_search(
             _step_of(self._captioner, state),
@@ -112,14 +112,6 @@ class CaptionGenerator:
     @property
     def model_id(self) -> str:
         return self._model.model_id
-
-    @property
-    def config(self) -> CaptionerConfig:
-        return self._model.config
-
-    @property
-    def beam_width(self) -> int:
-        return self._search.beam_width
 
     def generate(self, features: npt.NDArray[np.float32], grid: npt.NDArray[Any]) -> list[GeneratedCaption]:
         """The best caption of each image.
