@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := captioner_core beam_jobs captioner_cli dags tests bench setup.py
 
-.PHONY: help run-local pretrained test test-cluster lint typecheck bench bench-encoders lock clean
+.PHONY: help run-local pretrained test test-cluster lint typecheck bench bench-photographs bench-encoders lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -70,14 +70,27 @@ lint: $(VENV)/dev.stamp  ## ruff: rules and format
 typecheck: $(VENV)/dev.stamp  ## mypy, strict
 	@$(BIN)/mypy
 
-bench: $(VENV)/dev.stamp  ## benchmarks, each beside a named peer
+$(VENV)/bench.stamp: $(VENV)/dev.stamp
+	$(PIP) install --constraint requirements.lock --editable '.[dev,airflow,bench]'
+	touch $@
+
+bench: $(VENV)/bench.stamp  ## benchmarks, each beside a named peer
 	@$(BIN)/captioner assets
-	@$(BIN)/python -m bench.extract
+	@if [ -z "$$FLICKR8K_DIR" ]; then $(BIN)/python -m bench.extract; $(BIN)/python -m bench.scale; fi
+	@$(BIN)/python -m bench.caption
 	@$(BIN)/python -m bench.match
 	@$(BIN)/python -m bench.train
 	@$(BIN)/captioner dataset sample --output "$$OUT/bench/sample"
 	@$(BIN)/python -m bench.again --images "$$OUT/bench/sample/images"
-	@if [ -n "$$FLICKR8K_DIR" ]; then $(MAKE) --no-print-directory bench-encoders; fi
+	@if [ -n "$$FLICKR8K_DIR" ]; then $(MAKE) --no-print-directory bench-photographs bench-encoders; fi
+
+bench-photographs: $(VENV)/bench.stamp
+	@$(BIN)/captioner assets
+	@$(BIN)/captioner dataset flickr8k --source "$$FLICKR8K_DIR" --output "$$OUT/datasets/flickr8k"
+	@$(BIN)/python -m bench.extract --images "$$OUT/datasets/flickr8k/images"
+	@$(BIN)/python -m bench.scale --photographs "$$OUT/datasets/flickr8k/images"
+	@$(BIN)/python -m bench.profile --images "$$OUT/datasets/flickr8k/images"
+	@$(BIN)/python -m bench.precision --dataset "$$OUT/datasets/flickr8k"
 
 bench-encoders: $(VENV)/dev.stamp
 	@$(BIN)/captioner assets --extra minilm

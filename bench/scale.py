@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from captioner_core.backbones import load_backbone
+from captioner_core.backbones.precision import best_precision
 from captioner_core.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 
 MADE, PHOTOGRAPHS = (1, 1_000, 10_000, 100_000), (1, 1_000, 8_000)
@@ -57,8 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     if asked.run:
         print(json.dumps(_extract(asked.run[0], asked.run[1], grid=asked.grid)))
         return 0
-    with tempfile.TemporaryDirectory() as name:
-        _table("small made images, light backbone", "light", asked.made, _made(Path(name)), asked)
+    if asked.made:
+        with tempfile.TemporaryDirectory() as name:
+            _table("small made images, light backbone", "light", asked.made, _made(Path(name)), asked)
     if asked.photographs:
         files = sorted(path for path in asked.photographs.rglob("*") if path.is_file())
         with tempfile.TemporaryDirectory(dir=asked.photographs.parent) as name:
@@ -66,11 +68,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _table(title: str, backbone: str, sizes: Sequence[int], folder_of: object, asked: argparse.Namespace) -> None:
+def _table(
+    title: str, backbone: str, sizes: Sequence[int], folder_of: Callable[[int], Path], asked: argparse.Namespace
+) -> None:
     print(f"{title}\n{'images':>9}{'seconds':>10}{'ms an image':>13}{'peak MB':>9}", flush=True)
     start = 0.0
     for size in sizes:
-        command = [sys.executable, "-m", "bench.scale", "--run", backbone, str(folder_of(size))]  # type: ignore[operator]
+        command = [sys.executable, "-m", "bench.scale", "--run", backbone, str(folder_of(size))]
         done = subprocess.run([*command, *(["--grid"] if asked.grid else [])], check=True, stdout=subprocess.PIPE)
         found = json.loads(done.stdout.splitlines()[-1])
         start = start or found["seconds"]
@@ -82,7 +86,7 @@ def _extract(backbone: str, images: str, *, grid: bool) -> dict[str, float]:
     from beam_jobs import extract_features
     from captioner_core.options import ExtractOptions
 
-    load = LightBackbone if backbone == "light" else functools.partial(load_backbone, backbone)
+    load = LightBackbone if backbone == "light" else functools.partial(load_backbone, backbone, best_precision())
     with tempfile.TemporaryDirectory() as output:
         start = time.perf_counter()
         extract_features.run(ExtractOptions(images=images, output=output, grid=grid), load=load)
@@ -90,7 +94,7 @@ def _extract(backbone: str, images: str, *, grid: bool) -> dict[str, float]:
     return {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
 
 
-def _made(folder: Path) -> object:
+def _made(folder: Path) -> Callable[[int], Path]:
     rng = np.random.default_rng(0)
     distinct = folder / "distinct"
     distinct.mkdir()
@@ -100,7 +104,7 @@ def _made(folder: Path) -> object:
     return _linked(sorted(distinct.iterdir()), folder)
 
 
-def _linked(files: Sequence[Path], folder: Path) -> object:
+def _linked(files: Sequence[Path], folder: Path) -> Callable[[int], Path]:
     def make(size: int) -> Path:
         made = folder / str(size)
         made.mkdir()
