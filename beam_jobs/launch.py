@@ -40,17 +40,18 @@ def run_pipeline(build: Callable[[beam.Pipeline], object], pipeline_args: Sequen
 
 
 def chosen_precision(asked: str, pipeline_args: Sequence[str]) -> str:
-    """The precision that a job runs in: what is asked for, or for ``auto`` the fastest that its workers surely have.
+    """The precision that a job runs in: what is asked for, or for ``auto`` the fastest that this machine has.
+
+    Not by the runner, so that all runners give the same rows; a worker that lacks it says so.
 
     Raises:
-      CaptionerError: the job runs on this machine, and that lacks it.
+      CaptionerError: the job runs on this machine, and that lacks what is asked for.
     """
-    runner = PipelineOptions(list(pipeline_args)).view_as(StandardOptions).runner
-    if runner not in (None, LOCAL_RUNNER, "DirectRunner"):
-        return "float32" if asked == "auto" else asked
     if asked == "auto":
         return best_precision()
-    check_precision(asked)
+    runner = PipelineOptions(list(pipeline_args)).view_as(StandardOptions).runner
+    if runner in (None, LOCAL_RUNNER, "DirectRunner"):
+        check_precision(asked)
     return asked
 
 

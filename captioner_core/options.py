@@ -141,8 +141,8 @@ class ImageOptions:
     )
     precision: str = option(
         "auto",
-        help="of the network: bfloat16 is a third faster where the processor has it, and 2 captions in 100 differ "
-        "in a word; auto is bfloat16 where the job runs on this machine and it has it, else float32",
+        help="of the network: bfloat16 is half again as fast where the processor has it, and 1 caption in 100 differs; "
+        "auto is bfloat16 where the machine that starts the job has it, else float32",
         choices=("auto", *PRECISIONS),
     )
     backbone: str = option(

@@ -24,7 +24,7 @@ def check_precision(precision: str) -> None:
     if precision == "bfloat16" and not _has_bfloat16():
         raise CaptionerError(
             "--precision bfloat16 needs a processor with AVX512_BF16 or AMX, or a GPU of compute capability 8.0, "
-            "which are not here; leave it out"
+            "which are not here; choose --precision float32"
         )
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from beam_jobs import launch
 from captioner_cli.main import main
 from captioner_core import assets, images
 from captioner_core.backbones import load_backbone
@@ -104,3 +105,11 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch, tmp_path,
     assert main(command) == 2
     assert "--precision bfloat16 needs" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("flags", [{"avx512_bf16"}, set()])
+def test_auto_is_what_the_machine_has_whatever_the_runner(monkeypatch, flags):
+    """Runners would give other rows otherwise."""
+    monkeypatch.setattr(precisions, "_processor_flags", lambda: flags)
+    chosen = {launch.chosen_precision("auto", arguments) for arguments in ([], ["--runner=FlinkRunner"])}
+    assert chosen == {"bfloat16" if flags else "float32"}
