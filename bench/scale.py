@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from captioner_core.backbones.precision import best_precision
 from captioner_core.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 
 MADE, PHOTOGRAPHS = (1, 1_000, 10_000, 100_000), (1, 1_000, 8_000)
+_ROUNDS, _SHORT = 5, 1_000  # runs of folders so small that a run's luck shows; medians count
 _DISTINCT = 997  # pictures that the made images repeat, in files of their own
 
 
@@ -75,11 +77,18 @@ def _table(
     start = 0.0
     for size in sizes:
         command = [sys.executable, "-m", "bench.scale", "--run", backbone, str(folder_of(size))]
-        done = subprocess.run([*command, *(["--grid"] if asked.grid else [])], check=True, stdout=subprocess.PIPE)
-        found = json.loads(done.stdout.splitlines()[-1])
-        start = start or found["seconds"]
-        each = f"{1e3 * (found['seconds'] - start) / (size - 1):.3f}" if size > 1 else "start"
-        print(f"{size:>9,}{found['seconds']:>10.1f}{each:>13}{found['peak_mb']:>9,.0f}", flush=True)
+        command += ["--grid"] if asked.grid else []
+        found = [_measured(command) for _ in range(_ROUNDS if size <= _SHORT else 1)]
+        seconds, peak = (statistics.median(one[name] for one in found) for name in ("seconds", "peak_mb"))
+        start = start or seconds
+        each = f"{1e3 * (seconds - start) / (size - 1):.3f}" if size > 1 else "start"
+        print(f"{size:>9,}{seconds:>10.1f}{each:>13}{peak:>9,.0f}", flush=True)
+
+
+def _measured(command: Sequence[str]) -> dict[str, float]:
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def _extract(backbone: str, images: str, *, grid: bool) -> dict[str, float]:
