@@ -8,15 +8,19 @@ is green, the tables and `report/index.html` are in `ROOT/runs/RUN_ID`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from datetime import timedelta
 
+import psutil  # comes with Airflow
 from airflow.sdk import Param, dag, get_current_context, task
 
 from captioner_core.layout import RunLayout
 from captioner_core.options import DEFAULT_ENCODER, ENCODERS, PRETRAINED
+
+_GRACE_S = 15.0
 
 
 @dag(
@@ -58,15 +62,32 @@ def _captioner(*arguments: str) -> None:
     """Runs a subcommand, its output line by line in the task's log."""
     python = os.environ.get("CAPTIONER_PYTHON", sys.executable)
     command = [python, "-m", "captioner_cli", *arguments]
+    # in the task's own process group, which Airflow ends as a whole where the task is cleared or marked failed
     with subprocess.Popen(  # noqa: S603  an argument list: what a form holds is never a command
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
+        try:
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
+        except BaseException:  # the task's time is up, or it is interrupted: a retry must not meet it at work
+            _end(process.pid)
+            raise
     if process.returncode:
         raise RuntimeError(
             f"captioner {arguments[0]} ended with exit code {process.returncode}; its last line says why"
         )
+
+
+def _end(pid: int) -> None:
+    """Ends a process and all that it has started, by force where it does not go by itself."""
+    leader = psutil.Process(pid)
+    processes = [*leader.children(recursive=True), leader]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(processes, timeout=_GRACE_S)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 caption_folder()

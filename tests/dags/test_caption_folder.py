@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 DAGS = Path(__file__).parents[2] / "dags"
@@ -79,3 +80,30 @@ except Exception as error:
     print("refused", type(error).__name__)
 """
     assert "refused ParamValidationError" in airflow(LOAD + code)
+
+
+def test_a_task_whose_time_is_up_leaves_no_process(airflow):
+    """A retry would write into the same run as the job that goes on."""
+    starts_another = airflow.home / "starts_another"
+    starts_another.write_text(f"#!/bin/sh\nsleep 120 &\necho $! > {airflow.home}/sleeper\necho started\nwait\n")
+    starts_another.chmod(0o755)
+    airflow(f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(DAGS)!r})
+import caption_folder
+os.environ["CAPTIONER_PYTHON"] = {str(starts_another)!r}
+def time_is_up(*_):
+    raise TimeoutError
+signal.signal(signal.SIGALRM, time_is_up)
+signal.alarm(3)
+start = time.monotonic()
+try:
+    caption_folder._captioner("run")
+except TimeoutError:
+    assert time.monotonic() - start < 60
+else:
+    raise AssertionError("it was not interrupted")
+""")
+    sleeper = int((airflow.home / "sleeper").read_text())
+    # one that has ended stays a zombie where nobody asks for its exit code
+    assert not psutil.pid_exists(sleeper) or psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE
