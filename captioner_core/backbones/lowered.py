@@ -156,11 +156,12 @@ class LoweredNetwork:
         exact = np.einsum("hwio,i->o", kernel * factor, between)
         depthwise = None
         if kernels:
-            depthwise = kernels[0] / scaled.get(layer.name, np.ones(channels, np.float32)).reshape(-1, 1)
+            before = scaled.get(layer.name, np.ones(channels, np.float32))
+            depthwise = kernels[0] / before.reshape(-1, 1)
             scale = _best_scales(depthwise)
             depthwise, kernel = depthwise * scale.reshape(-1, 1), kernel / scale.reshape(-1, 1)
             lost = (_rounded(depthwise) - depthwise).sum(axis=(0, 1))[:, 0]
-            between = between * scale + lost * taken * scaled.get(layer.name, np.ones(channels, np.float32))
+            between = between * scale + lost * taken * before
         kernel = kernel * factor
         if user is None:
             bias = bias + exact - np.einsum("hwio,i->o", _rounded(kernel), between)
@@ -282,9 +283,10 @@ class FrozenNetwork:
             try:
                 made.append(self._session.run(self._outputs, {self._input: batch[start : start + self._at_once]}))
             except tf.errors.ResourceExhaustedError:
-                if self._at_once == 1:
+                tried = min(self._at_once, len(batch) - start)
+                if tried <= 1:
                     raise
-                self._at_once = min(self._at_once, len(batch)) // 2
+                self._at_once = tried // 2
                 continue
             start += self._at_once
         return [np.concatenate(parts) for parts in zip(*made, strict=True)] if len(made) > 1 else made[0]

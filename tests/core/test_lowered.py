@@ -90,6 +90,20 @@ def test_a_batch_that_memory_cant_hold_is_halved(network, pixels, expected):
     assert asked[7:] == [5, 5, 5, 5, 1], "and stays so"
 
 
+def test_a_single_picture_that_memory_cant_hold_is_an_error(network, pixels):
+    """Half of one is none, which would be tried for ever."""
+    frozen = lowered(network, None)
+
+    class Full:
+        def run(self, outputs, feeds):
+            raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+
+    for at_once, batch in ((1 << 40, pixels[:1]), (8, pixels[:1]), (1, pixels)):
+        frozen._session, frozen._at_once = Full(), at_once
+        with pytest.raises(tf.errors.ResourceExhaustedError):
+            frozen(batch)
+
+
 def test_a_layer_of_another_kind_is_refused():
     picture = keras.Input((SIDE, SIDE, 3))
     other = keras.Model(picture, layers.Activation("tanh")(picture))
