@@ -1,18 +1,17 @@
 """Xception features: our network and our whole job against what people write.
 
-    python -m bench.extract [--images DIR] [--count N] [--rounds N]
+    python -m bench.extract [--images DIR] [--count N] [--rounds N] [--only TEXT]
 
 Peers: ``model.predict`` over ``tf.data`` as TensorFlow's guides write it, Ray Data and Daft as their documentation
 has it (``bench/extract_peers.py``), and one image at a time as tutorials do. All read the same files with the same
 weights; the peers give the averages alone. Ray is started, and the network of ``model.predict`` loaded, before the
-clock; every other job loads what it needs.
+clock (each way is called once before any is timed); every other job loads what it needs.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import logging
 import shutil
 import sys
 import tempfile
@@ -30,7 +29,7 @@ import tensorflow as tf  # noqa: E402
 from beam_jobs import extract_features  # noqa: E402
 from bench import extract_peers  # noqa: E402
 from bench.timing import compare  # noqa: E402
-from captioner_core import assets, images  # noqa: E402
+from captioner_core import images  # noqa: E402
 from captioner_core.backbones import Backbone, load_backbone  # noqa: E402
 from captioner_core.datasets import sample  # noqa: E402
 from captioner_core.errors import CaptionerError  # noqa: E402
@@ -45,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, help="folder of JPEGs; drawn ones where it is left out")
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--only", default="", metavar="TEXT", help="only ways whose names hold this, and no tutorials")
     asked = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         source = asked.images
@@ -56,14 +56,16 @@ def main(argv: list[str] | None = None) -> int:
         for file in sorted(source.iterdir())[: asked.count]:
             shutil.copy(file, folder)
         files = sorted(folder.iterdir())
-        network = keras.applications.Xception(weights=None, include_top=False, pooling="avg", input_shape=(299, 299, 3))
-        network.load_weights(assets.xception_weights())
+        network = extract_peers.keras_averages()
         ways = {
             "model.predict over tf.data": lambda: _predict(network, files),
             **_peers(folder, Path(scratch, "peer")),
             **_ours(folder, Path(scratch, "out")),
         }
+        ways = {name: way for name, way in ways.items() if asked.only in name}
         compare("Xception features", ways, amount=len(files), unit="images", rounds=asked.rounds)
+        if asked.only:
+            return 0
         ways = {"Keras predict, one image at a time": lambda: _one_by_one(network, files[:BATCH])}
         compare("The tutorials' loop", ways, amount=BATCH, unit="images", rounds=asked.rounds)
     return 0
@@ -88,13 +90,10 @@ def _one_by_one(network: keras.Model, files: Sequence[Path]) -> None:
 def _peers(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
     try:
         import daft  # noqa: F401
-        import ray
+        import ray  # noqa: F401
     except ImportError as error:
         print(f"{error}: 'make bench' installs Ray Data and Daft; left out")
         return {}
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray").setLevel(logging.ERROR)
     return {
         "Ray Data, map_batches": lambda: extract_peers.ray_data(folder, output / "ray"),
         "Daft, batch method of a class": lambda: extract_peers.daft_frames(folder, output / "daft"),

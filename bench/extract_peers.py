@@ -7,6 +7,7 @@ read, decode and scale images by their own means, give the averages to ``predict
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,22 @@ import numpy as np
 BATCH, SIDE, DIM = 32, 299, 2048
 
 
+def keras_averages() -> Any:
+    """Keras's Xception with our weights, up to its averages."""
+    import keras
+
+    from captioner_core import assets
+
+    network = keras.applications.Xception(weights=None, include_top=False, pooling="avg", input_shape=(SIDE, SIDE, 3))
+    network.load_weights(assets.xception_weights())
+    return network
+
+
 class Model:
-    """Keras's Xception with our weights, loaded by each worker."""
+    """The network, loaded by each worker."""
 
     def __init__(self) -> None:
-        import keras
-
-        from captioner_core import assets
-
-        self._network = keras.applications.Xception(
-            weights=None, include_top=False, pooling="avg", input_shape=(SIDE, SIDE, 3)
-        )
-        self._network.load_weights(assets.xception_weights())
+        self._network = keras_averages()
 
     def features(self, pixels: np.ndarray) -> np.ndarray:
         """float32 [batch, 2048] of uint8 [batch, 299, 299, 3]."""
@@ -34,8 +39,13 @@ class Model:
 
 
 def ray_data(images: Path, output: Path) -> None:
-    """A folder's features, with Ray started before."""
+    """A folder's features; the first call starts Ray."""
     import ray
+
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray").setLevel(logging.ERROR)
 
     class Extract(Model):
         def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
