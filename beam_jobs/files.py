@@ -62,26 +62,26 @@ def write_listing(folder: str, run: RunLayout) -> tuple[list[ListingPart], Listi
       CaptionerError: the folder is missing or can't be read.
     """
     counts = ListingCounts()
+
+    def rows() -> Iterator[dict[str, str | None]]:
+        nonlocal counts
+        for entry in list_entries(folder):
+            counts = counts.counting(entry)
+            if not isinstance(entry, SkippedEntry):
+                yield _row(entry)
+
     parts: list[ListingPart] = []
-    rows: list[dict[str, str | None]] = []
-    entries = list_entries(folder)
+    listed = rows()
     with contextlib.ExitStack() as files:
-        for entry in itertools.chain(entries, (None,)):
-            if entry is not None:
-                counts = counts.counting(entry)
-                if isinstance(entry, SkippedEntry):
-                    continue
-                rows.append(_row(entry))
-            if len(rows) == _GROUP_ROWS or (entry is None and rows):
-                file, group = divmod(len(parts), _FILE_GROUPS)
-                if group == 0:
-                    files.close()
-                    uri = join(run.staging, "listing", f"part-{file:05d}.parquet")
-                    stream = files.enter_context(storage.output_stream(uri))
-                    writer = files.enter_context(pq.ParquetWriter(stream, _LISTING_SCHEMA))
-                writer.write_table(pa.Table.from_pylist(rows, _LISTING_SCHEMA))
-                parts.append((uri, group))
-                rows = []
+        while some := list(itertools.islice(listed, _GROUP_ROWS)):
+            file, group = divmod(len(parts), _FILE_GROUPS)
+            if group == 0:
+                files.close()
+                uri = join(run.staging, "listing", f"part-{file:05d}.parquet")
+                stream = files.enter_context(storage.output_stream(uri))
+                writer = files.enter_context(pq.ParquetWriter(stream, _LISTING_SCHEMA))
+            writer.write_table(pa.Table.from_pylist(some, _LISTING_SCHEMA))
+            parts.append((uri, group))
     return parts, counts
 
 

@@ -37,12 +37,8 @@ def in_order(function: Callable[[In], Out], items: Iterable[In], *, ahead: int) 
             future.cancel()
 
 
-def processors() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # more than processors, since a thread that reads from afar waits; few, since each may hold a large file
-    return ThreadPoolExecutor(min(32, 2 * processors()), thread_name_prefix="ahead")
+    return ThreadPoolExecutor(min(32, 2 * processors), thread_name_prefix="ahead")

@@ -26,6 +26,7 @@ PRETRAINED = "pretrained"  # the model that comes with the package
 ENCODERS = ("learned", "spacy-content", "spacy-mean", "tfidf", "minilm")
 BACKBONES = ("xception", "xception-mirrored")
 PRECISIONS = ("float32", "bfloat16")
+PRECISION_CHOICES = ("auto", *PRECISIONS)
 SCORE, COMBINED = "score", "combined"
 RANK_BY = (SCORE, COMBINED)
 MAX_PIXELS_LIMIT = 178_956_970  # Pillow's own guard against decompression bombs
@@ -143,7 +144,7 @@ class ImageOptions:
         "auto",
         help="of the network: bfloat16 is half again as fast where the processor has it, and 1 caption in 100 differs; "
         "auto is bfloat16 where the machine that starts the job has it, else float32",
-        choices=("auto", *PRECISIONS),
+        choices=PRECISION_CHOICES,
     )
     backbone: str = option(
         "xception",
@@ -164,8 +165,10 @@ class ImageOptions:
             f"must be 1 to {limit}",
             "choose a smaller one",
         )
-        known = ("auto", *PRECISIONS)
-        check(self.precision in known, "precision", self.precision, "is not known", f"choose one of {', '.join(known)}")
+        known = ", ".join(PRECISION_CHOICES)
+        check(
+            self.precision in PRECISION_CHOICES, "precision", self.precision, "is not known", f"choose one of {known}"
+        )
         check(self.max_bytes >= 1, "max_bytes", self.max_bytes, "must be positive", "leave it out for 256 MiB")
         allowed = self.max_failures is None or self.max_failures >= 0
         check(allowed, "max_failures", self.max_failures, "must be 0 or more", "leave it out to allow any number")
@@ -340,7 +343,7 @@ class TrainOptions:
     reinforce_rate: float = option(1e-4, help="learning rate of self-critical training", metavar="X")
     samples: int = option(5, help="captions drawn for an image in self-critical training", metavar="N")
     workers: int = option(1, help="processes that train together on this machine", metavar="N")
-    precision: str = option("auto", help="auto is bfloat16 on GPUs, else float32", choices=("auto", *PRECISIONS))
+    precision: str = option("auto", help="auto is bfloat16 on GPUs, else float32", choices=PRECISION_CHOICES)
     checkpoint_s: float = option(60.0, help="seconds between checkpoints", metavar="S")
 
     def __post_init__(self) -> None:
@@ -365,8 +368,8 @@ class TrainOptions:
         check(math.isfinite(rate) and 0 < rate <= 1, "reinforce_rate", rate, "must be above 0, at most 1", "try 0.0001")
         check(2 <= self.samples <= 100, "samples", self.samples, "must be 2 to 100", "5 is the default")
         check(1 <= self.workers <= 64, "workers", self.workers, "must be 1 to 64", "1 suits one machine without GPUs")
-        known = ("auto", *PRECISIONS)
-        check(self.precision in known, "precision", self.precision, "is not known", f"choose {', '.join(known)}")
+        known = ", ".join(PRECISION_CHOICES)
+        check(self.precision in PRECISION_CHOICES, "precision", self.precision, "is not known", f"choose {known}")
         check(self.checkpoint_s >= 0, "checkpoint_s", self.checkpoint_s, "must be 0 or more", "60 is the default")
 
 

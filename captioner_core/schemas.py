@@ -276,8 +276,7 @@ def row_schema(name: str) -> pa.Schema:
 
 def as_table(rows: pa.Table, run_id: str, name: str) -> pa.Table:
     """Rows of ``row_schema`` as they are written."""
-    version = pa.array([SCHEMA_VERSION] * len(rows), pa.int32())
-    return pa.table([*rows.columns, pa.array([run_id] * len(rows), pa.string()), version], schema=TABLE_SCHEMAS[name])
+    return _stamped(rows.columns, run_id, TABLE_SCHEMAS[name])
 
 
 def rows_as_table(rows: Sequence[Row], run_id: str, schema: pa.Schema) -> pa.Table:
@@ -286,9 +285,14 @@ def rows_as_table(rows: Sequence[Row], run_id: str, schema: pa.Schema) -> pa.Tab
     Raises:
       ValueError: a vector has another length than its column.
     """
-    columns = {field.name: [getattr(row, field.name, None) for row in rows] for field in schema}
-    columns |= dict(zip(_EVERY_TABLE, ([run_id] * len(rows), [SCHEMA_VERSION] * len(rows)), strict=True))
-    return pa.table([_column(columns[field.name], field.type) for field in schema], schema=schema)
+    own = [field for field in schema if field.name not in _EVERY_TABLE]
+    return _stamped([_column([getattr(row, field.name) for row in rows], field.type) for field in own], run_id, schema)
+
+
+def _stamped(columns: Sequence[pa.Array], run_id: str, schema: pa.Schema) -> pa.Table:
+    count = len(columns[0])
+    stamps = [pa.array([run_id] * count, pa.string()), pa.array([SCHEMA_VERSION] * count, pa.int32())]
+    return pa.table([*columns, *stamps], schema=schema)
 
 
 def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
