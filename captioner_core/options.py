@@ -12,7 +12,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,9 +34,51 @@ MAX_PIXELS_LIMIT = 178_956_970  # Pillow's own guard against decompression bombs
 T = TypeVar("T")
 
 
-def option(default: Any = dataclasses.MISSING, *, help: str, metavar: str | None = None, choices: Any = None) -> Any:
-    """A dataclass field that is also a command-line option."""
-    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "choices": choices})
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    metavar: str | None = None,
+    choices: Sequence[str] | None = None,
+    limits: tuple[float, float | None] | None = None,
+    remedy: str | None = None,
+) -> Any:
+    """A dataclass field that is also a command-line option and a field of a form.
+
+    Args:
+      default: its value where not given; required where missing.
+      help: what it means.
+      metavar: what stands for its value in ``--help``.
+      choices: the values that it may have.
+      limits: least and largest value, None for any; see ``check_fields``.
+      remedy: what to do about a value beyond them; "... is the default" where None.
+    """
+    metadata = {"help": help, "metavar": metavar, "choices": choices, "limits": limits, "remedy": remedy}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_fields(options: Any) -> None:
+    """Holds each field of a dataclass of options to the choices and limits that the field states.
+
+    None is within all limits.
+
+    Raises:
+      CaptionerError: one is not; the line names value, rule and remedy.
+    """
+    for field in dataclasses.fields(options):
+        value, choices, limits = getattr(options, field.name), field.metadata["choices"], field.metadata["limits"]
+        if choices:
+            check(value in choices, field.name, value, "is not known", f"choose one of {', '.join(choices)}")
+        if limits and value is not None:
+            least, most = limits
+            rule = f"must be {_plain(least)} " + ("or more" if most is None else f"to {_plain(most)}")
+            remedy = field.metadata["remedy"] or f"{field.default} is the default"
+            within = least <= value <= (math.inf if most is None else most)  # which NaN is not
+            check(within, field.name, value, rule, remedy)
+
+
+def _plain(limit: float) -> str:
+    return str(int(limit)) if limit == int(limit) else str(limit)
 
 
 def _output_root(default: Any = dataclasses.MISSING) -> Any:
@@ -101,22 +143,38 @@ def given_options(options_class: type, values: Mapping[str, Any]) -> list[tuple[
     ]
 
 
+def arguments_of(options: Any) -> list[str]:
+    """The command line that these options are parsed from: one argument for each, whatever it holds."""
+    given = given_options(
+        type(options), {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    )
+    switches = {
+        "--" + field.name.replace("_", "-") for field in dataclasses.fields(options) if isinstance(field.default, bool)
+    }
+    return [
+        (name if value == "True" else name.replace("--", "--no-", 1)) if name in switches else f"{name}={value}"
+        for name, value in given
+    ]
+
+
 def check(holds: bool, name: str, value: object, rule: str, remedy: str) -> None:
     """Raises the one line that a bad option deserves."""
     if not holds:
         raise CaptionerError(f"--{name.replace('_', '-')} {value!r} {rule}; {remedy}")
 
 
-def check_beam_width(beam_width: int | None) -> None:
-    """Refuses what no search can keep; None is a model's own choice."""
-    in_range = beam_width is None or 1 <= beam_width <= 20
-    check(in_range, "beam_width", beam_width, "must be 1 to 20", "3 suits most models")
+def _check_rate(name: str, rate: float, remedy: str) -> None:
+    check(0 < rate <= 1, name, rate, "must be above 0, at most 1", remedy)
 
 
-def check_threshold(threshold: float) -> None:
-    """Refuses what no cosine can be compared with."""
-    in_range = math.isfinite(threshold) and -1 <= threshold <= 1
-    check(in_range, "threshold", threshold, "must be from -1 to 1", "it is a cosine; 0.9 is strict")
+def beam_width_option(default: int | None, *, help: str) -> Any:
+    """The field of a beam width; None is a model's own choice."""
+    return option(default, help=help, metavar="K", limits=(1, 20), remedy="3 suits most models")
+
+
+def threshold_option(default: float | None, *, help: str) -> Any:
+    """The field of a least cosine."""
+    return option(default, help=help, metavar="X", limits=(-1, 1), remedy="it is a cosine; 0.9 is strict")
 
 
 def _check_run_id(root: str, run_id: str) -> None:
@@ -133,10 +191,30 @@ class ImageOptions:
     images: str = option(help="folder of images, searched through all its subfolders", metavar="DIR")
     output: str = _output_root()
     run_id: str = option(DEFAULT_RUN_ID, help="name of this run; the same name again replaces the run", metavar="ID")
-    batch_size: int = option(32, help="images per call of the network", metavar="N")
-    max_pixels: int = option(100_000_000, help="images with more pixels are failures, unread", metavar="N")
-    max_bytes: int = option(268_435_456, help="files with more bytes are failures, unread", metavar="N")
-    max_failures: int | None = option(None, help="exit 1 when more images than this fail", metavar="N")
+    batch_size: int = option(
+        32, help="images per call of the network", metavar="N", limits=(1, 1024), remedy="32 suits most machines"
+    )
+    max_pixels: int = option(
+        100_000_000,
+        help="images with more pixels are failures, unread",
+        metavar="N",
+        limits=(1, MAX_PIXELS_LIMIT),
+        remedy="choose a smaller one",
+    )
+    max_bytes: int = option(
+        268_435_456,
+        help="files with more bytes are failures, unread",
+        metavar="N",
+        limits=(1, None),
+        remedy="leave it out for 256 MiB",
+    )
+    max_failures: int | None = option(
+        None,
+        help="exit 1 when more images than this fail",
+        metavar="N",
+        limits=(0, None),
+        remedy="leave it out to allow any number",
+    )
     reuse: bool = option(
         True, help="take over what this run, made before in the same way, found for images whose bytes are the same"
     )
@@ -154,24 +232,7 @@ class ImageOptions:
 
     def __post_init__(self) -> None:
         _check_run_id(self.output, self.run_id)
-        check(
-            1 <= self.batch_size <= 1024, "batch_size", self.batch_size, "must be 1 to 1024", "32 suits most machines"
-        )
-        limit = MAX_PIXELS_LIMIT
-        check(
-            1 <= self.max_pixels <= limit,
-            "max_pixels",
-            self.max_pixels,
-            f"must be 1 to {limit}",
-            "choose a smaller one",
-        )
-        known = ", ".join(PRECISION_CHOICES)
-        check(
-            self.precision in PRECISION_CHOICES, "precision", self.precision, "is not known", f"choose one of {known}"
-        )
-        check(self.max_bytes >= 1, "max_bytes", self.max_bytes, "must be positive", "leave it out for 256 MiB")
-        allowed = self.max_failures is None or self.max_failures >= 0
-        check(allowed, "max_failures", self.max_failures, "must be 0 or more", "leave it out to allow any number")
+        check_fields(self)
 
     @property
     def layout(self) -> RunLayout:
@@ -194,15 +255,9 @@ class CaptionOptions(ImageOptions):
         help="model folder made by captioner train, or the one that comes with the package",
         metavar="MODEL_DIR",
     )
-    beam_width: int | None = option(
-        None,
-        help="hypotheses kept while a caption is searched, 1 is greedy; the model's own choice where not given",
-        metavar="K",
+    beam_width: int | None = beam_width_option(
+        None, help="hypotheses kept while a caption is searched, 1 is greedy; the model's own choice where not given"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_beam_width(self.beam_width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,18 +275,15 @@ class SimilarityOptions:
         help="features table for feature_score and duplicates, beside those of the runs given; may be repeated",
         metavar="URI",
     )
-    threshold: float = option(0.9, help="least cosine similarity of a match, -1 to 1", metavar="X")
-    top_k: int = option(10, help="matches kept for each image", metavar="N")
+    threshold: float = threshold_option(0.9, help="least cosine similarity of a match, -1 to 1")
+    top_k: int = option(10, help="matches kept for each image", metavar="N", limits=(0, 10_000))
     encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
     rank_by: str = option(
         SCORE, help="what ranks the matches: their score, or captions and features combined", choices=RANK_BY
     )
 
     def __post_init__(self) -> None:
-        check_threshold(self.threshold)
-        check(self.rank_by in RANK_BY, "rank_by", self.rank_by, "is not known", f"choose one of {', '.join(RANK_BY)}")
-        check(0 <= self.top_k <= 10_000, "top_k", self.top_k, "must be 0 to 10000", "10 is the default")
-        check(self.encoder in ENCODERS, "encoder", self.encoder, "is not known", f"choose one of {', '.join(ENCODERS)}")
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,47 +382,38 @@ class TrainOptions:
         "every other epoch shows an image mirrored",
         metavar="URI",
     )
-    epochs: int = option(DEFAULT_EPOCHS, help="passes over the training captions", metavar="N")
-    batch_size: int = option(16, help="images per step, each with all its captions", metavar="N")
+    epochs: int = option(DEFAULT_EPOCHS, help="passes over the training captions", metavar="N", limits=(1, 10_000))
+    batch_size: int = option(16, help="images per step, each with all its captions", metavar="N", limits=(1, 4096))
     learning_rate: float = option(1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X")
     attention: str = option("grid", help="what the decoder looks at", choices=("grid", "mean"))
-    units: int = option(256, help="width of an LSTM", metavar="N")
+    units: int = option(256, help="width of an LSTM, a multiple of 8", metavar="N", limits=(8, 4096))
     dropout: float = option(0.4, help="share of values dropped at features, embeddings and outputs", metavar="X")
-    min_word_count: int = option(3, help="words seen fewer times in training become unknown", metavar="N")
-    beam_width: int = option(3, help="beam width that the model card states and captions use", metavar="K")
-    seed: int = option(0, help="seed of initial weights, dropout and order", metavar="N")
-    reinforce_epochs: int = option(0, help="passes of self-critical training on CIDEr after those", metavar="N")
+    min_word_count: int = option(
+        3, help="words seen fewer times in training become unknown", metavar="N", limits=(1, None)
+    )
+    beam_width: int = beam_width_option(3, help="beam width that the model card states and captions use")
+    seed: int = option(0, help="seed of initial weights, dropout and order", metavar="N", limits=(0, None))
+    reinforce_epochs: int = option(
+        0, help="passes of self-critical training on CIDEr after those", metavar="N", limits=(0, 10_000)
+    )
     reinforce_rate: float = option(1e-4, help="learning rate of self-critical training", metavar="X")
-    samples: int = option(5, help="captions drawn for an image in self-critical training", metavar="N")
-    workers: int = option(1, help="processes that train together on this machine", metavar="N")
+    samples: int = option(5, help="captions drawn for an image in self-critical training", metavar="N", limits=(2, 100))
+    workers: int = option(1, help="processes that train together", metavar="N", limits=(1, 64))
     precision: str = option("auto", help="auto is bfloat16 on GPUs, else float32", choices=PRECISION_CHOICES)
-    checkpoint_s: float = option(60.0, help="seconds between checkpoints", metavar="S")
+    checkpoint_s: float = option(60.0, help="seconds between checkpoints", metavar="S", limits=(0, None))
 
     def __post_init__(self) -> None:
-        check(1 <= self.epochs <= 10_000, "epochs", self.epochs, "must be 1 to 10000", "15 is the default")
-        check(1 <= self.batch_size <= 4096, "batch_size", self.batch_size, "must be 1 to 4096", "16 is the default")
-        rate = self.learning_rate
-        check(math.isfinite(rate) and 0 < rate <= 1, "learning_rate", rate, "must be above 0, at most 1", "try 0.001")
+        check_fields(self)
+        check(self.units % 8 == 0, "units", self.units, "must be a multiple of 8", "256 is the default")
         check(
-            8 <= self.units <= 4096 and self.units % 8 == 0,
-            "units",
-            self.units,
-            "must be a multiple of 8 up to 4096",
-            "try 256",
+            self.dropout < 1 and self.dropout >= 0,
+            "dropout",
+            self.dropout,
+            "must be 0 or more and below 1",
+            "0.4 is the default",
         )
-        check(self.min_word_count >= 1, "min_word_count", self.min_word_count, "must be 1 or more", "3 is the default")
-        check_beam_width(self.beam_width)
-        check(self.seed >= 0, "seed", self.seed, "must be 0 or more", "0 is the default")
-        check(0 <= self.dropout < 1, "dropout", self.dropout, "must be 0 or more and below 1", "0.4 is the default")
-        passes = self.reinforce_epochs
-        check(0 <= passes <= 10_000, "reinforce_epochs", passes, "must be 0 to 10000", "0 leaves it out")
-        rate = self.reinforce_rate
-        check(math.isfinite(rate) and 0 < rate <= 1, "reinforce_rate", rate, "must be above 0, at most 1", "try 0.0001")
-        check(2 <= self.samples <= 100, "samples", self.samples, "must be 2 to 100", "5 is the default")
-        check(1 <= self.workers <= 64, "workers", self.workers, "must be 1 to 64", "1 suits one machine without GPUs")
-        known = ", ".join(PRECISION_CHOICES)
-        check(self.precision in PRECISION_CHOICES, "precision", self.precision, "is not known", f"choose {known}")
-        check(self.checkpoint_s >= 0, "checkpoint_s", self.checkpoint_s, "must be 0 or more", "60 is the default")
+        _check_rate("learning_rate", self.learning_rate, "0.001 is the default")
+        _check_rate("reinforce_rate", self.reinforce_rate, "0.0001 is the default")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,20 +432,15 @@ class TrainEncoderOptions:
         help="encoder that judges, from the dev split's captions, which score 0.9 should stand for",
         choices=ENCODERS,
     )
-    epochs: int = option(24, help="passes over the training images", metavar="N")
-    batch_size: int = option(256, help="images told apart in a step", metavar="N")
+    epochs: int = option(24, help="passes over the training images", metavar="N", limits=(1, 10_000))
+    batch_size: int = option(256, help="images told apart in a step", metavar="N", limits=(2, 65_536))
     learning_rate: float = option(2e-3, help="peak learning rate of AdamW", metavar="X")
-    dim: int = option(256, help="dimensions of the space", metavar="N")
-    hidden: int = option(768, help="units of the dense layer over image features", metavar="N")
-    seed: int = option(0, help="seed of initial weights, dropout and order", metavar="N")
+    dim: int = option(256, help="dimensions of the space", metavar="N", limits=(1, 4096))
+    hidden: int = option(768, help="units of the dense layer over image features", metavar="N", limits=(1, 65_536))
+    seed: int = option(0, help="seed of initial weights, dropout and order", metavar="N", limits=(0, None))
 
     def __post_init__(self) -> None:
         if not self.features:
             raise CaptionerError("no --features given; name the features table of the dataset's images")
-        for name, most in (("epochs", 10_000), ("batch_size", 65_536), ("dim", 4096), ("hidden", 65_536)):
-            value, least = getattr(self, name), 2 if name == "batch_size" else 1
-            default = next(field.default for field in dataclasses.fields(self) if field.name == name)
-            check(least <= value <= most, name, value, f"must be {least} to {most}", f"{default} is the default")
-        rate = self.learning_rate
-        check(math.isfinite(rate) and 0 < rate <= 1, "learning_rate", rate, "must be above 0, at most 1", "try 0.002")
-        check(self.seed >= 0, "seed", self.seed, "must be 0 or more", "0 is the default")
+        check_fields(self)
+        _check_rate("learning_rate", self.learning_rate, "0.002 is the default")

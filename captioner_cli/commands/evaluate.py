@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from captioner_core.errors import CaptionerError
-from captioner_core.options import PRETRAINED, add_arguments, check_beam_width, from_namespace, option
+from captioner_core.options import PRETRAINED, add_arguments, beam_width_option, check_fields, from_namespace, option
 
 if TYPE_CHECKING:
     from captioner_core.model.folder import LoadedModel
@@ -28,12 +28,12 @@ class EvaluateOptions:
         help="the dataset's features table, with its grid; extracted anew where not given",
         metavar="URI",
     )
-    beam_width: int | None = option(None, help="hypotheses kept; the model's own choice where not given", metavar="K")
+    beam_width: int | None = beam_width_option(None, help="hypotheses kept; the model's own choice where not given")
     output: str | None = option(None, help="also write the figures to this JSON file", metavar="FILE")
     show: int = option(10, help="captions to show", metavar="N")
 
     def __post_init__(self) -> None:
-        check_beam_width(self.beam_width)
+        check_fields(self)
 
 
 def register(subparsers: Any) -> None:

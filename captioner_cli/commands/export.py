@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from captioner_core.errors import CaptionerError
-from captioner_core.options import add_arguments, check, check_beam_width, from_namespace, option
+from captioner_core.options import add_arguments, beam_width_option, check_fields, from_namespace, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,32 +18,28 @@ class ExportOptions:
         (), help="model folder; repeated, they become an ensemble whose probabilities are averaged", metavar="MODEL_DIR"
     )
     output: str = option(help="model folder to make", metavar="MODEL_DIR")
-    beam_width: int | None = option(
-        None, help="hypotheses that searches with it keep; the first model's where not given", metavar="K"
+    beam_width: int | None = beam_width_option(
+        None, help="hypotheses that searches with it keep; the first model's where not given"
     )
     length_penalty: float | None = option(
         None,
         help="exponent of the length normalisation in searches with it: 0 ranks by probability alone, higher favours "
         "longer captions; the first model's where not given",
         metavar="X",
+        limits=(0, 5),
+        remedy="0.7 is what training sets",
     )
     joint_weight: float | None = option(
         None,
         help="how much the cosine of image and caption in the joint space counts when one of the beams is chosen; 0 is "
         "not at all; the first model's where not given",
         metavar="X",
+        limits=(0, 100),
+        remedy="4 suits the model that comes with the package",
     )
 
     def __post_init__(self) -> None:
-        check_beam_width(self.beam_width)
-        exponent = self.length_penalty
-        in_range = exponent is None or (math.isfinite(exponent) and 0 <= exponent <= 5)
-        check(in_range, "length_penalty", exponent, "must be from 0 to 5", "0.7 is what training sets")
-        weight = self.joint_weight
-        in_range = weight is None or (math.isfinite(weight) and 0 <= weight <= 100)
-        check(
-            in_range, "joint_weight", weight, "must be from 0 to 100", "4 suits the model that comes with the package"
-        )
+        check_fields(self)
         if not self.model:
             raise CaptionerError("no --model given; name at least one model folder")
 

@@ -12,10 +12,10 @@ from captioner_core.options import (
     ENCODERS,
     PRETRAINED,
     add_arguments,
-    check,
-    check_threshold,
+    check_fields,
     from_namespace,
     option,
+    threshold_option,
 )
 
 
@@ -26,15 +26,14 @@ class SimilarOptions:
     index: tuple[str, ...] = option(
         (), help="captions table to search: a run's or a dataset's; may be repeated", metavar="URI"
     )
-    n: int = option(5, help="images to show", metavar="N")
-    threshold: float = option(0.9, help="least cosine similarity, -1 to 1", metavar="X")
+    n: int = option(5, help="images to show", metavar="N", limits=(1, 50))
+    threshold: float = threshold_option(0.9, help="least cosine similarity, -1 to 1")
     model: str = option(PRETRAINED, help="captioner, or the one that comes with the package", metavar="MODEL_DIR")
     encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
     output: str = option("similar.png", help="picture to write, with the images side by side", metavar="FILE")
 
     def __post_init__(self) -> None:
-        check_threshold(self.threshold)
-        check(1 <= self.n <= 50, "n", self.n, "must be 1 to 50", "5 is the default")
+        check_fields(self)
         if not self.index:
             raise CaptionerError("no --index given; name at least one captions table to search")
 
