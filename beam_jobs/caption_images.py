@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from beam_jobs import launch
+from beam_jobs import caption_features, launch
 from beam_jobs.files import ListingPart, write_listing
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
@@ -23,7 +23,7 @@ from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions
 from captioner_core.progress import progress
-from captioner_core.reuse import EarlierImages, caption_row, earlier_images
+from captioner_core.reuse import EarlierImages, caption_row, earlier_images, failures_of
 from captioner_core.schemas import FeatureRow
 
 INPUT_SIZE = 299
@@ -50,12 +50,12 @@ def load_models(
 def build(
     pipeline: beam.Pipeline,
     options: CaptionOptions,
+    run: RunLayout,
     listing: Sequence[ListingPart],
     load: Callable[[], CaptioningModels],
     earlier: EarlierImages | None = None,
 ) -> None:
     """Read | Decode | Infer | Write."""
-    run = options.layout
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
     decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(
         INPUT_SIZE, options.max_pixels, options.max_bytes, earlier
@@ -103,8 +103,9 @@ def run(
       CaptionerError: images, model or weights are not there, or don't fit each other.
       CheckFailed: more failures than allowed; only where ``complete``.
     """
+    if options.from_features:
+        return caption_features.run(options, pipeline_args, complete=complete)
     start = time.monotonic()
-    run_layout = options.layout
     model = load_model(options.model)  # a bad model shows before work starts
     # the manifest states the width and the precision that were used
     options = dataclasses.replace(
@@ -112,21 +113,26 @@ def run(
         beam_width=options.beam_width or model.config.beam_width,
         precision=launch.chosen_precision(options.precision, pipeline_args),
     )
-    runs.prepare_staging(run_layout)
-    listing, counts = write_listing(options.images, run_layout)
+    decide = ("beam_width",)
+    failures = failures_of(options, layout.CAPTION, also=decide, model_id=model.model_id)
+    run_layout = runs.begin_attempt(options.layout)
+    listing, counts = write_listing(options.images, run_layout, failures)
     load = load or functools.partial(
         load_models, options.backbone, options.model, options.beam_width, options.precision
     )
-    earlier = earlier_images(options, layout.CAPTION, also=("beam_width",), model_id=model.model_id)
+    earlier = None if failures else earlier_images(options, layout.CAPTION, also=decide, model_id=model.model_id)
     with progress("caption", counts.images):
-        counted = launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load, earlier), pipeline_args)
+        counted = launch.run_pipeline(
+            lambda pipeline: build(pipeline, options, run_layout, listing, load, earlier), pipeline_args, run_layout
+        )
     manifest = runs.commit_stage(
         run_layout,
         runs.new_manifest(run_layout),
         layout.CAPTION,
         wall_time_s=time.monotonic() - start,
         options=dataclasses.asdict(options),
-        counts={**counts.as_manifest(), TAKEN_OVER: counted.get(TAKEN_OVER, 0)},
+        counts={**counts.as_manifest(), TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0)},
+        adds_to=(layout.FEATURES, layout.CAPTIONS) if failures else (),
         facts={"model": {"path": options.model, "model_id": model.model_id}},
         complete=complete,
     )

@@ -17,9 +17,10 @@ from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
 from captioner_core.backbones.base import Backbone, load_backbone
+from captioner_core.layout import RunLayout
 from captioner_core.options import ExtractOptions
 from captioner_core.progress import progress
-from captioner_core.reuse import EarlierImages, earlier_images
+from captioner_core.reuse import EarlierImages, earlier_images, failures_of
 from captioner_core.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, FeatureRow
 
 INPUT_SIZE = 299
@@ -28,12 +29,12 @@ INPUT_SIZE = 299
 def build(
     pipeline: beam.Pipeline,
     options: ExtractOptions,
+    run: RunLayout,
     listing: Sequence[ListingPart],
     load: Callable[[], Backbone],
     earlier: EarlierImages | None = None,
 ) -> None:
     """Read | Decode | Infer | Write."""
-    run = options.layout
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
     decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(
         INPUT_SIZE, options.max_pixels, options.max_bytes, earlier
@@ -72,22 +73,25 @@ def run(
       CheckFailed: more failures than allowed.
     """
     start = time.monotonic()
-    run_layout = options.layout
     # the manifest states the precision that was used
     options = dataclasses.replace(options, precision=launch.chosen_precision(options.precision, pipeline_args))
-    runs.prepare_staging(run_layout)
-    listing, counts = write_listing(options.images, run_layout)
+    failures = failures_of(options, layout.EXTRACT, also=("grid",))
+    run_layout = runs.begin_attempt(options.layout)
+    listing, counts = write_listing(options.images, run_layout, failures)
     load = load or functools.partial(load_backbone, options.backbone, options.precision)
-    earlier = earlier_images(options, layout.EXTRACT, grid=options.grid)
+    earlier = None if failures else earlier_images(options, layout.EXTRACT, grid=options.grid)
     with progress("extract", counts.images):
-        counted = launch.run_pipeline(lambda pipeline: build(pipeline, options, listing, load, earlier), pipeline_args)
+        counted = launch.run_pipeline(
+            lambda pipeline: build(pipeline, options, run_layout, listing, load, earlier), pipeline_args, run_layout
+        )
     manifest = runs.commit_stage(
         run_layout,
         runs.new_manifest(run_layout),
         layout.EXTRACT,
         wall_time_s=time.monotonic() - start,
         options=dataclasses.asdict(options),
-        counts={**counts.as_manifest(), TAKEN_OVER: counted.get(TAKEN_OVER, 0)},
+        counts={**counts.as_manifest(), TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0)},
+        adds_to=(layout.FEATURES,) if failures else (),
     )
     launch.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
     return manifest

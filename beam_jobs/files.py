@@ -16,6 +16,7 @@ from captioner_core.images import IMAGE_SUFFIXES
 from captioner_core.layout import RunLayout, join
 from captioner_core.listing import Entry, ListingCounts, SkippedEntry, list_images
 from captioner_core.listing import read_bytes as read_local_bytes
+from captioner_core.reuse import Failures
 from captioner_core.schemas import FailureRow, ImageRef
 
 _LISTING_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "image_uri", "error_type", "error_message")])
@@ -49,11 +50,18 @@ def read_bytes(uri: str, max_bytes: int) -> bytes:
     return data
 
 
-def write_listing(folder: str, run: RunLayout) -> tuple[list[ListingPart], ListingCounts]:
+def write_listing(
+    folder: str, run: RunLayout, failures: Failures | None = None
+) -> tuple[list[ListingPart], ListingCounts]:
     """Lists the images below a folder into Parquet files that the workers read, a row group at a time.
 
     So the number of images found is known before the job, by other means than the tables
     that the job writes, and memory stays flat however many there are.
+
+    Args:
+      folder: of images.
+      run: in whose staging folder the listing goes.
+      failures: list these alone, and count the images that did not fail as found.
 
     Returns:
       The row groups of the listing, and what was found.
@@ -61,11 +69,13 @@ def write_listing(folder: str, run: RunLayout) -> tuple[list[ListingPart], Listi
     Raises:
       CaptionerError: the folder is missing or can't be read.
     """
-    counts = ListingCounts()
+    counts = ListingCounts(images=failures.kept if failures else 0)
 
     def rows() -> Iterator[dict[str, str | None]]:
         nonlocal counts
         for entry in list_entries(folder):
+            if failures and not isinstance(entry, SkippedEntry) and not failures.wants(entry.image_id):
+                continue
             counts = counts.counting(entry)
             if not isinstance(entry, SkippedEntry):
                 yield _row(entry)

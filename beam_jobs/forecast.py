@@ -230,18 +230,19 @@ def _finish_seconds(made: Sequence[CaptionedImage], options: RunOptions) -> floa
     """What matching and reporting the sample takes, which is what they take at least."""
     with tempfile.TemporaryDirectory() as output:
         run = dataclasses.replace(options, output=output, index=(), plan=False)
+        place = runs.begin_attempt(run.layout)
         rows: dict[str, Sequence[Row]] = {
             layout.CAPTIONS: [one.caption for one in made],
             layout.FEATURES: [one.features for one in made],
         }
         for name in (layout.CAPTIONS, layout.FEATURES, layout.FAILURES):
             table = rows_as_table(rows.get(name, []), run.run_id, TABLE_SCHEMAS[name])
-            with storage.output_stream(layout.join(run.layout.staged_table(name), "part.parquet")) as stream:
+            with storage.output_stream(layout.join(place.staged_table(name), "part.parquet")) as stream:
                 pq.write_table(table, stream)
         asked = dataclasses.asdict(run.caption_options())
         counts = ListingCounts(images=len(made)).as_manifest()
         manifest = runs.commit_stage(
-            run.layout,
+            place,
             runs.new_manifest(run.layout),
             layout.CAPTION,
             wall_time_s=0.0,

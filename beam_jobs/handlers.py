@@ -11,7 +11,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from captioner_core.backbones.base import Backbone
 from captioner_core.images import DecodedImage
-from captioner_core.model.generate import CaptionGenerator
+from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
 from captioner_core.progress import advance
 from captioner_core.schemas import GENERATED, CaptionRow, FeatureRow
 
@@ -95,22 +95,51 @@ class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels
         self, batch: Sequence[DecodedImage], model: CaptioningModels, inference_args: dict[str, Any] | None = None
     ) -> Iterable[CaptionedImage]:
         features, grids = model.backbone.features(_pixels(batch))
-        captions = model.generator.generate(features, grids)
+        # as they are in tables of features, so that captions made of those are the same
+        captions = model.generator.generate(features, grids.astype(np.float16))
         advance(len(batch))
-        return [
-            CaptionedImage(
-                _feature_row(image, model.backbone.name, feature),
-                CaptionRow(
-                    image_id=image.ref.image_id,
-                    image_uri=image.ref.image_uri,
-                    image_sha256=image.sha256,
-                    caption=caption.text,
-                    source=GENERATED,
-                    model_id=model.generator.model_id,
-                    log_prob=caption.log_prob,
-                    n_tokens=caption.n_tokens,
-                    unk_fraction=0.0,  # the search never writes the unknown word
-                ),
-            )
-            for image, feature, caption in zip(batch, features, captions, strict=True)
+        rows = [
+            _feature_row(image, model.backbone.name, feature) for image, feature in zip(batch, features, strict=True)
         ]
+        return [
+            CaptionedImage(row, _caption_row(row, caption, model.generator))
+            for row, caption in zip(rows, captions, strict=True)
+        ]
+
+
+class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, CaptionGenerator]):
+    """Captions features that have their grid.
+
+    Args:
+      load: makes the captioner, in the worker.
+      batch_size: images per call.
+    """
+
+    def __init__(self, load: Callable[[], CaptionGenerator], *, batch_size: int) -> None:
+        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
+        self._load = load
+
+    def load_model(self) -> CaptionGenerator:
+        return self._load()
+
+    def run_inference(
+        self, batch: Sequence[FeatureRow], model: CaptionGenerator, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[CaptionRow]:
+        grids = np.stack([row.grid for row in batch if row.grid is not None])  # all have it
+        captions = model.generate(np.stack([row.feature for row in batch]), grids)
+        advance(len(batch))
+        return [_caption_row(row, caption, model) for row, caption in zip(batch, captions, strict=True)]
+
+
+def _caption_row(image: FeatureRow, caption: GeneratedCaption, generator: CaptionGenerator) -> CaptionRow:
+    return CaptionRow(
+        image_id=image.image_id,
+        image_uri=image.image_uri,
+        image_sha256=image.image_sha256,
+        caption=caption.text,
+        source=GENERATED,
+        model_id=generator.model_id,
+        log_prob=caption.log_prob,
+        n_tokens=caption.n_tokens,
+        unk_fraction=0.0,  # the search never writes the unknown word
+    )

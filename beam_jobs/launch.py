@@ -10,9 +10,11 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+from captioner_core import runs
 from captioner_core.backbones.precision import best_precision, check_precision
 from captioner_core.cli import OneLineParser, guarded, quiet_libraries
 from captioner_core.errors import CheckFailed
+from captioner_core.layout import RunLayout
 from captioner_core.options import add_arguments, from_namespace
 
 # What DirectRunner comes down to on one machine, named outright: DirectRunner first looks
@@ -20,21 +22,33 @@ from captioner_core.options import add_arguments, from_namespace
 LOCAL_RUNNER = "FnApiRunner"
 
 
-def run_pipeline(build: Callable[[beam.Pipeline], object], pipeline_args: Sequence[str]) -> dict[str, int]:
+def run_pipeline(
+    build: Callable[[beam.Pipeline], object], pipeline_args: Sequence[str], run: RunLayout
+) -> dict[str, int]:
     """Builds a pipeline, runs it and waits for its end.
+
+    Args:
+      build: adds the steps.
+      pipeline_args: options of Beam's.
+      run: that the pipeline stages tables for, as ``runs.begin_attempt`` returned it.
 
     Returns:
       The counters of its steps, by name.
 
     Raises:
+      CheckFailed: another process has begun to write the run, and removed what this one staged.
       RuntimeError: the runner says that the job did not succeed.
     """
     options = PipelineOptions(list(pipeline_args))
     standard = options.view_as(StandardOptions)
     standard.runner = standard.runner or LOCAL_RUNNER
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
-    with beam.Pipeline(options=options) as pipeline:
-        build(pipeline)
+    try:
+        with beam.Pipeline(options=options) as pipeline:
+            build(pipeline)
+    except Exception:
+        runs.check_owner(run)  # files that another process removed are missed in many ways
+        raise
     counters = pipeline.result.metrics().query()["counters"]
     return {counter.key.metric.name: int(counter.result or 0) for counter in counters}
 

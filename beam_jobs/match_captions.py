@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from uuid import uuid4
 
 import apache_beam as beam
 
@@ -78,10 +77,10 @@ def run(
     inputs = plan_inputs(options, encoder, just_made=run_layout.table(layout.CAPTIONS) if manifest else None)
     if manifest is None:
         manifest = runs.manifest_to_extend(run_layout, inputs.captions)
-    runs.prepare_staging(run_layout)
+    run_layout = runs.begin_attempt(run_layout)
     plan = _plan(options, inputs, encoder, run_layout)
     with progress("match", _row_count(inputs.captions), "captions"):
-        launch.run_pipeline(lambda pipeline: build(pipeline, run_layout, plan), pipeline_args)
+        launch.run_pipeline(lambda pipeline: build(pipeline, run_layout, plan), pipeline_args, run_layout)
     return runs.commit_stage(
         run_layout,
         manifest,
@@ -95,8 +94,8 @@ def run(
 
 def _plan(options: MatchOptions, inputs: MatchInputs, encoder: TextEncoder, run: layout.RunLayout) -> MatchPlan:
     """Writes what all workers read, and says where it is."""
-    # a name of its own, since processes keep what they have opened
-    folder = layout.join(run.staging, f"match-{uuid4().hex}")
+    # every attempt has a folder of its own, since processes keep what they have opened
+    folder = layout.join(run.staging, "match")
     facts = layout.join(folder, "facts")
     beside = [found for uri in (*inputs.captions, *inputs.index) if (found := features_beside(uri))]
     write_image_facts((*beside, *inputs.features), facts, encoder)

@@ -43,6 +43,7 @@ class RunLayout:
     Args:
       root: a local folder or a URI that Beam reads (``gs://``, ``s3://``, ``hdfs://``).
       run_id: letters, digits, ``.``, ``_`` and ``-``; 128 characters at most.
+      attempt: names one try at writing the run, which stages beside all others.
 
     Raises:
       ValueError: the run id could leave its folder or isn't portable.
@@ -50,6 +51,7 @@ class RunLayout:
 
     root: str
     run_id: str
+    attempt: str = ""
 
     def __post_init__(self) -> None:
         if not self.root:
@@ -81,8 +83,18 @@ class RunLayout:
 
     @property
     def staging(self) -> str:
-        """Holds what is not committed yet; nothing in it is ever read as a result."""
+        """Holds what this attempt has not committed yet; nothing in it is ever read as a result."""
+        return join(self.all_staging, self.attempt) if self.attempt else self.all_staging
+
+    @property
+    def all_staging(self) -> str:
+        """Holds what any attempt has not committed yet."""
         return join(self.run_dir, "_staging")
+
+    @property
+    def owner(self) -> str:
+        """Says which attempt may commit."""
+        return join(self.all_staging, "owner.json")
 
     def table(self, name: str) -> str:
         """The folder of one table, holding ``part-*.parquet``."""

@@ -218,6 +218,11 @@ class ImageOptions:
     reuse: bool = option(
         True, help="take over what this run, made before in the same way, found for images whose bytes are the same"
     )
+    only_failures: bool = option(
+        False,
+        help="look again at the images alone that failed when this run was made, and keep what it found of all others; "
+        "a run that isn't complete is made as a whole",
+    )
     precision: str = option(
         "auto",
         help="of the network: bfloat16 is half again as fast where the processor has it, and 1 caption in 100 differs; "
@@ -258,6 +263,14 @@ class CaptionOptions(ImageOptions):
     beam_width: int | None = beam_width_option(
         None, help="hypotheses kept while a caption is searched, 1 is greedy; the model's own choice where not given"
     )
+    from_features: bool = option(
+        False, help="caption the features that extract has put into this run, with their grid; no image is read again"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.from_features and self.only_failures:
+            raise CaptionerError("--only-failures looks at images again and --from-features at none; leave one out")
 
 
 @dataclass(frozen=True, kw_only=True)

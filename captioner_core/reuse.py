@@ -1,4 +1,8 @@
-"""What an earlier run found for the same bytes, so that no image goes through the network twice."""
+"""What an earlier run found, so that no image goes through the network twice.
+
+``earlier_images`` finds again what it found for the same bytes; ``failures_of`` tells which
+images of it are to be looked at again.
+"""
 
 from __future__ import annotations
 
@@ -133,24 +137,83 @@ def earlier_images(
     run = options.layout
     if not options.reuse or not storage.exists(run.manifest):
         return None
-    try:
-        manifest = runs.read_manifest(run.run_dir)
-        before = manifest["options"]
-        alike = (
-            stage in manifest["stages"]
-            and manifest["versions"] == runs.new_manifest(run)["versions"]
-            and all(before.get(name) == getattr(options, name) for name in (*_DECIDE_FEATURES, *also))
-            and (model_id is None or manifest["model"]["model_id"] == model_id)
-        )
-    except (CaptionerError, KeyError, TypeError):
-        return None
     tables = [layout.FEATURES, *([layout.CAPTIONS] if model_id is not None else [])]
     parts = {name: storage.list_parts(run.table(name)) for name in tables}
     wanted = {layout.FEATURES: FEATURES_GRID_SCHEMA if grid else FEATURES_SCHEMA, layout.CAPTIONS: CAPTIONS_SCHEMA}
-    if not alike or not all(_has(parts[name], wanted[name]) for name in tables):
+    if _otherwise(options, stage, also, model_id) or not all(_has(parts[name], wanted[name]) for name in tables):
         return None
     captions = tuple(parts[layout.CAPTIONS]) if model_id is not None else None
     return EarlierImages(tuple(parts[layout.FEATURES]), captions, grid)
+
+
+@dataclass(frozen=True)
+class Failures:
+    """What a finished run has to look at again.
+
+    Args:
+      image_ids: the images that failed.
+      folders: that could not be listed.
+      kept: how many images did not fail.
+    """
+
+    image_ids: frozenset[str]
+    folders: tuple[str, ...]
+    kept: int
+
+    def wants(self, image_id: str) -> bool:
+        """Whether an image, or a folder that can't be listed, is to be looked at again."""
+        return image_id in self.image_ids or any(image_id.startswith(f"{folder}/") for folder in self.folders)
+
+
+def failures_of(
+    options: ImageOptions, stage: str, *, also: Sequence[str] = (), model_id: str | None = None
+) -> Failures | None:
+    """The failures of the run of that name, whose other rows are to stay.
+
+    Args:
+      options: of the job that is about to add to it.
+      stage: ``extract`` or ``caption``.
+      also: names of options that decide what is found, beside those that decide features.
+      model_id: of the captioner, where captions are made.
+
+    Returns:
+      What failed; None where no failures are asked for, or the run is not complete.
+
+    Raises:
+      CaptionerError: the run was made otherwise, so new rows would not fit its others.
+    """
+    run = options.layout
+    if not options.only_failures or not storage.exists(run.manifest):
+        return None
+    if other := _otherwise(options, stage, ("images", *also), model_id):
+        raise CaptionerError(
+            f"--only-failures can't add to run {run.run_dir!r}, which was made {other}; run it without --only-failures"
+        )
+    failed = storage.read_table(run.table(layout.FAILURES), ("stage", "image_id")).to_pylist()
+    return Failures(
+        frozenset(row["image_id"] for row in failed),
+        tuple(row["image_id"] for row in failed if row["stage"] == "list"),
+        sum(map(storage.row_count, storage.list_parts(run.table(layout.FEATURES)))),
+    )
+
+
+def _otherwise(options: ImageOptions, stage: str, also: Sequence[str], model_id: str | None) -> str | None:
+    """How the finished run of that name was made otherwise than it would be now; None where it was not."""
+    run = options.layout
+    try:
+        manifest = runs.read_manifest(run.run_dir)
+        if stage not in manifest["stages"]:
+            return f"without a stage {stage!r}"
+        if manifest["versions"] != runs.new_manifest(run)["versions"]:
+            return "by other versions"
+        for name in (*_DECIDE_FEATURES, *also):
+            if manifest["options"].get(name) != getattr(options, name):
+                return f"with {name} {manifest['options'].get(name)!r}"
+        if model_id is not None and manifest["model"]["model_id"] != model_id:
+            return f"with model {manifest['model']['model_id']!r}"
+    except (CaptionerError, KeyError, TypeError):
+        return "by something else: its manifest.json is not of this form"
+    return None
 
 
 def _has(parts: Sequence[str], wanted: pa.Schema) -> bool:

@@ -5,18 +5,25 @@ withdraws what the stage replaces, moves the staged files to their places and wr
 manifest again. Whatever the moment at which that is cut off, the run has either its old
 tables and manifest, or no manifest, which readers take for unfinished; running the stage
 again mends it. No step needs a rename of more than one file.
+
+Two processes that write one run at the same time don't mix: each stages for itself, the one
+that began last owns the run, and the other finds that out before it commits anything.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.metadata
+import itertools
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from captioner_core import layout, storage
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.layout import RunLayout
 from captioner_core.schemas import SCHEMA_VERSION
 
@@ -62,6 +69,18 @@ def read_manifest(run_dir: str) -> Manifest:
     return manifest
 
 
+def manifest_of_stages(manifest: Manifest, stages: Sequence[str]) -> Manifest:
+    """What a manifest says of some of its stages, for a run in which others are to be made anew."""
+    gone = [name for name in manifest["stages"] if name not in stages]
+    kept = {table for name in stages for table in layout.STAGE_TABLES[name]}
+    tables = {table for name in gone for table in layout.STAGE_TABLES[name]} - kept
+    return {
+        **manifest,
+        "stages": {name: value for name, value in manifest["stages"].items() if name in stages},
+        "counts": {name: count for name, count in manifest["counts"].items() if name not in tables},
+    }
+
+
 def manifest_to_extend(run: RunLayout, captions: Sequence[str]) -> Manifest:
     """The manifest that matching adds to: the finished run that the captions are of, else a new one.
 
@@ -72,9 +91,34 @@ def manifest_to_extend(run: RunLayout, captions: Sequence[str]) -> Manifest:
     return new_manifest(run)
 
 
-def prepare_staging(run: RunLayout) -> None:
-    """Empties the staging folder, so that nothing of a run cut off earlier is committed."""
-    storage.delete(run.staging)
+def begin_attempt(run: RunLayout) -> RunLayout:
+    """Makes this process the one that may commit the run, and removes what was cut off earlier.
+
+    Returns:
+      The layout to stage in.
+    """
+    run = dataclasses.replace(run, attempt=uuid4().hex)
+    storage.delete(run.all_staging)
+    storage.write_json(run.owner, {"attempt": run.attempt, "host": platform.node(), "pid": os.getpid()})
+    return run
+
+
+def check_owner(run: RunLayout) -> None:
+    """Makes sure that no other process has begun to write the run since this one did.
+
+    Raises:
+      CheckFailed: one has.
+    """
+    try:
+        owner = storage.read_json(run.owner)
+    except (OSError, ValueError):
+        owner = {}
+    if owner.get("attempt") != run.attempt:
+        by = f"process {owner['pid']} on {owner['host']}" if {"pid", "host"} <= set(owner) else "another process"
+        raise CheckFailed(
+            f"run {run.run_dir!r} was begun anew by {by}, so this one gave way and committed nothing; "
+            "give two runs at the same time two --run-id"
+        )
 
 
 def commit_stage(
@@ -86,36 +130,48 @@ def commit_stage(
     options: Mapping[str, Any],
     counts: Mapping[str, int] | None = None,
     facts: Mapping[str, Any] | None = None,
+    tables: Sequence[str] | None = None,
+    adds_to: Sequence[str] = (),
     complete: bool = True,
 ) -> Manifest:
     """Makes the staged tables of a stage part of the run.
 
     Args:
-      run: where.
+      run: where, as ``begin_attempt`` returned it.
       manifest: what is known of the run's earlier stages; tables of no stage in it are withdrawn.
       stage: one of ``layout.STAGE_TABLES``.
       wall_time_s: how long the stage took.
       options: what it was asked for.
       counts: what it counted beside the rows of its tables.
       facts: more for the manifest, such as the model.
+      tables: those that the stage replaces; all of ``layout.STAGE_TABLES`` where None.
+      adds_to: those of them whose rows so far stay, beside the staged ones.
       complete: False where more stages follow at once; no manifest is written then.
 
     Returns:
       The manifest with this stage in it.
+
+    Raises:
+      CheckFailed: another process has begun to write the run; nothing is changed.
     """
-    staged = {name: storage.list_parts(run.staged_table(name)) for name in layout.STAGE_TABLES[stage]}
-    rows = {name: sum(map(storage.row_count, parts)) for name, parts in staged.items()}
+    check_owner(run)
+    tables = layout.STAGE_TABLES[stage] if tables is None else tables
+    staged = {name: storage.list_parts(run.staged_table(name)) for name in tables}
+    there = {name: storage.list_parts(run.table(name)) for name in adds_to}
+    rows = {name: sum(map(storage.row_count, (*staged[name], *there.get(name, ())))) for name in tables}
     storage.delete(run.manifest)
     storage.delete(run.table("report"))
     earlier = [name for name in manifest["stages"] if name != stage]
-    kept = {table for name in earlier for table in layout.STAGE_TABLES[name]}
+    kept = {table for name in earlier for table in layout.STAGE_TABLES[name]} - set(tables) | set(adds_to)
     for name in layout.TABLES:
         if name not in kept:
             storage.delete(run.table(name))
     for name, parts in staged.items():
-        for number, part in enumerate(parts):
-            storage.move(part, layout.join(run.table(name), f"part-{number:05d}.parquet"))
-    storage.delete(run.staging)
+        taken = {part.rpartition("/")[2] for part in there.get(name, ())}
+        free = (part for number in itertools.count() if (part := f"part-{number:05d}.parquet") not in taken)
+        for part, file_name in zip(parts, free, strict=False):
+            storage.move(part, layout.join(run.table(name), file_name))
+    storage.delete(run.all_staging)
     manifest = {
         **manifest,
         "stages": {**manifest["stages"], stage: {"wall_time_s": round(wall_time_s, 3)}},

@@ -91,6 +91,13 @@ def row_count(part: str) -> int:
         return int(pq.ParquetFile(stream).metadata.num_rows)
 
 
+def row_group_count(part: str) -> int:
+    """Row groups of one Parquet file, from its footer."""
+    file_system, path = resolve(part)
+    with file_system.open_input_file(path) as stream:
+        return int(pq.ParquetFile(stream).metadata.num_row_groups)
+
+
 def read_row_group(part: str, group: int, columns: Sequence[str] | None = None) -> pa.Table:
     """One row group of a Parquet file, or the named columns of it."""
     file_system, path = resolve(part)

@@ -39,7 +39,7 @@ def test_files_and_row_groups_have_a_size(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "GROUP_BYTES", 256 << 10)
     run = RunLayout(str(tmp_path), "run")
     rows = list(feature_rows(600))
-    launch.run_pipeline(lambda p: p | beam.Create(rows) | WriteTable(run, layout.FEATURES), [])
+    launch.run_pipeline(lambda p: p | beam.Create(rows) | WriteTable(run, layout.FEATURES), [], run)
     parts = storage.list_parts(run.staged_table(layout.FEATURES))
     metadata = [pq.ParquetFile(part).metadata for part in parts]
     assert len(parts) >= 4
@@ -56,7 +56,7 @@ def test_files_and_row_groups_have_a_size(tmp_path, monkeypatch):
 
 def test_a_table_without_rows_is_one_file_of_its_schema(tmp_path):
     run = RunLayout(str(tmp_path), "run")
-    launch.run_pipeline(lambda p: p | beam.Create([]) | WriteTable(run, layout.FAILURES), [])
+    launch.run_pipeline(lambda p: p | beam.Create([]) | WriteTable(run, layout.FAILURES), [], run)
     (part,) = storage.list_parts(run.staged_table(layout.FAILURES))
     assert pq.read_table(part).schema.equals(TABLE_SCHEMAS[layout.FAILURES])
 

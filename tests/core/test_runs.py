@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner_core import layout, runs, storage
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.layout import RunLayout
 from captioner_core.schemas import CAPTIONS_SCHEMA, FAILURES_SCHEMA, FEATURES_SCHEMA
 
@@ -15,16 +15,21 @@ SCHEMAS = {layout.CAPTIONS: CAPTIONS_SCHEMA, layout.FAILURES: FAILURES_SCHEMA, l
 
 
 def stage_captions(run, ids, parts=1):
-    runs.prepare_staging(run)
+    run = runs.begin_attempt(run)
     for name in layout.STAGE_TABLES[layout.CAPTION]:
         for part in range(parts):
             rows = [i for n, i in enumerate(ids) if n % parts == part] if name == layout.CAPTIONS else []
-            record = {"source": "generated", "caption": "a dog", "log_prob": -1.0, "n_tokens": 2, "unk_fraction": 0.0}
-            record |= {"image_uri": "u", "image_sha256": "s", "model_id": "m", "run_id": "r", "schema_version": 1}
-            table = pa.Table.from_pylist([{"image_id": i, **record} for i in rows], SCHEMAS[name])
-            uri = layout.join(run.staged_table(name), f"part-{part}-of-{parts}.parquet")
-            storage.resolve(uri)[0].create_dir(storage.resolve(run.staged_table(name))[1])
-            pq.write_table(table, uri)
+            stage_table(run, name, rows, f"part-{part}-of-{parts}.parquet")
+    return run
+
+
+def stage_table(run, name, ids, file_name="part.parquet"):
+    record = {"source": "generated", "caption": "a dog", "log_prob": -1.0, "n_tokens": 2, "unk_fraction": 0.0}
+    record |= {"image_uri": "u", "image_sha256": "s", "model_id": "m", "run_id": "r", "schema_version": 1}
+    table = pa.Table.from_pylist([{"image_id": i, **record} for i in ids], SCHEMAS[name])
+    file_system, folder = storage.resolve(run.staged_table(name))
+    file_system.create_dir(folder)
+    pq.write_table(table, layout.join(run.staged_table(name), file_name))
 
 
 def commit(run, **changes):
@@ -43,8 +48,7 @@ def run(tmp_path):
 
 
 def test_commit_counts_the_rows_and_leaves_no_staging(run):
-    stage_captions(run, ["a", "b", "c"], parts=2)
-    commit(run, counts={"images_found": 3})
+    commit(stage_captions(run, ["a", "b", "c"], parts=2), counts={"images_found": 3})
     manifest = runs.read_manifest(run.run_dir)
     assert manifest["counts"] == {"images_found": 3, "captions": 3, "features": 0, "failures": 0}
     assert manifest["options"]["images"] == "in"
@@ -53,30 +57,25 @@ def test_commit_counts_the_rows_and_leaves_no_staging(run):
 
 
 def test_a_rerun_with_fewer_parts_leaves_no_old_part(run):
-    stage_captions(run, ["a", "b", "c"], parts=3)
-    commit(run)
-    stage_captions(run, ["d"])
-    commit(run)
+    commit(stage_captions(run, ["a", "b", "c"], parts=3))
+    commit(stage_captions(run, ["d"]))
     assert captions(run) == ["d"]
 
 
 def test_work_cut_off_before_the_commit_changes_nothing(run):
-    stage_captions(run, ["a"])
-    commit(run)
+    commit(stage_captions(run, ["a"]))
     stage_captions(run, ["b"])  # and then the process dies
     assert captions(run) == ["a"]
     assert runs.read_manifest(run.run_dir)["counts"]["captions"] == 1
-    stage_captions(run, ["c"])
-    commit(run)
+    commit(stage_captions(run, ["c"]))
     assert captions(run) == ["c"]
 
 
 @pytest.mark.parametrize("call", range(1, 14))
 def test_a_commit_cut_off_anywhere_is_never_read_as_complete(run, monkeypatch, call):
     """Dies at each of the file operations in turn."""
-    stage_captions(run, ["old"])
-    commit(run)
-    stage_captions(run, ["new1", "new2"], parts=2)
+    commit(stage_captions(run, ["old"]))
+    attempt = stage_captions(run, ["new1", "new2"], parts=2)
     calls = 0
 
     def dying(real):
@@ -93,32 +92,69 @@ def test_a_commit_cut_off_anywhere_is_never_read_as_complete(run, monkeypatch, c
         for name in ("delete", "move", "write_json"):
             patch.setattr(storage, name, dying(getattr(storage, name)))
         try:
-            commit(run)
+            commit(attempt)
         except KeyboardInterrupt:
             if storage.exists(run.manifest):
                 assert captions(run) == ["old"]
             else:
                 with pytest.raises(CaptionerError, match="not complete"):
                     runs.read_manifest(run.run_dir)
-    stage_captions(run, ["new1", "new2"])
-    commit(run)
+    commit(stage_captions(run, ["new1", "new2"]))
     assert captions(run) == ["new1", "new2"]
 
 
 def test_a_stage_redone_withdraws_what_came_of_it(run):
-    stage_captions(run, ["a"])
-    commit(run)
+    commit(stage_captions(run, ["a"]))
     storage.write_text(layout.join(run.table(layout.MATCHES), "part-00000.parquet"), "stale")
     storage.write_text(run.report, "stale")
-    stage_captions(run, ["a"])
-    commit(run)
+    commit(stage_captions(run, ["a"]))
     assert not storage.exists(run.table(layout.MATCHES))
     assert not storage.exists(run.report)
 
 
 def test_no_manifest_until_the_last_stage(run):
-    stage_captions(run, ["a"])
-    manifest = commit(run, complete=False)
+    manifest = commit(stage_captions(run, ["a"]), complete=False)
     assert not storage.exists(run.manifest)
     runs.finish(run, manifest)
     assert runs.read_manifest(run.run_dir)["stages"].keys() == {"caption"}
+
+
+def test_of_two_that_write_one_run_the_later_one_commits(run):
+    """An orphan of a killed task goes on while its retry has begun: neither's rows may mix."""
+    first = stage_captions(run, ["orphan"])
+    second = runs.begin_attempt(run)
+    stage_table(first, layout.CAPTIONS, ["orphan"])  # which goes on writing
+    with pytest.raises(CheckFailed, match=r"begun anew by process \d+ on .*two --run-id"):
+        commit(first)
+    assert not storage.exists(run.manifest)
+    stage_table(second, layout.CAPTIONS, ["retry"])
+    commit(second)
+    assert captions(run) == ["retry"]
+    with pytest.raises(CheckFailed, match="another process"):  # once the other has committed, too
+        commit(first)
+    assert captions(run) == ["retry"]
+
+
+def test_rows_added_stand_beside_those_kept(run):
+    """Of a name alike, a new part would replace an old one."""
+    commit(stage_captions(run, ["a", "b"], parts=2))
+    manifest = commit(stage_captions(run, ["c"]), adds_to=(layout.CAPTIONS, layout.FEATURES))
+    assert sorted(captions(run)) == ["a", "b", "c"]
+    assert manifest["counts"]["captions"] == 3
+
+
+def test_a_stage_that_writes_some_tables_leaves_the_others(run):
+    commit(stage_captions(run, ["a"]))
+    before = storage.list_parts(run.table(layout.FAILURES))
+    manifest = runs.read_manifest(run.run_dir)
+    attempt = stage_captions(run, ["b"])
+    runs.commit_stage(
+        attempt,
+        {**manifest, "stages": {layout.EXTRACT: {}}},
+        layout.CAPTION,
+        wall_time_s=1.0,
+        options={},
+        tables=(layout.CAPTIONS,),
+    )
+    assert captions(run) == ["b"]
+    assert storage.list_parts(run.table(layout.FAILURES)) == before
