@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from captioner_core import runs
 from captioner_core.backbones.precision import best_precision, check_precision
-from captioner_core.cli import OneLineParser, guarded, quiet_libraries
+from captioner_core.cli import OneLineParser, end_with_launcher, guarded, quiet_libraries
 from captioner_core.errors import CheckFailed
 from captioner_core.layout import RunLayout
 from captioner_core.options import add_arguments, from_namespace
@@ -88,6 +88,7 @@ def main(
 ) -> int:
     """The command line of a job module: its own options, then any option of Beam's."""
     quiet_libraries()
+    end_with_launcher()
     parser = OneLineParser(
         prog=prog, description=description, epilog="Other options go to Beam, such as --runner=FlinkRunner."
     )

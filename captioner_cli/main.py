@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import captioner_core
-from captioner_core.cli import OneLineParser, guarded, quiet_libraries
+from captioner_core.cli import OneLineParser, end_with_launcher, guarded, quiet_libraries
 
 COMMANDS = (
     "assets",
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       0 done; 1 a check failed; 2 bad usage or bad input.
     """
     quiet_libraries()
+    end_with_launcher()
     parser = make_parser()
     namespace, rest = parser.parse_known_args(argv)
     if rest and not getattr(namespace, "takes_pipeline_options", False):

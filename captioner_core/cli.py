@@ -21,6 +21,7 @@ _INTERRUPTED = 130  # a shell's exit code for SIGINT
 _UNWIND_S = 10.0
 _LOADED = time.monotonic()
 _STRIKE_AGAIN_S = 0.05
+_LOOK_EVERY_S = 0.5
 # Beam on Google's clients, which local runs don't have, and on an import that its own model manager needs
 _SAID_ON_EVERY_START = ("apitools not found", "Resource module is not available")
 
@@ -106,6 +107,35 @@ def run_command(
     add_arguments(parser, options_class)
     namespace: Any = parser.parse_args(argv)
     return guarded(lambda: run(from_namespace(options_class, namespace)), prog)
+
+
+def end_with_launcher() -> None:
+    """Ends this process soon after the one whose id CAPTIONER_LAUNCHER holds, where it is set.
+
+    Whoever starts a job that must not outlive it sets the variable: a worker that trains would wait
+    for the others for ever, and a task's retry would meet the job at work.
+    """
+    launcher = os.environ.pop("CAPTIONER_LAUNCHER", "")  # what this process starts has another launcher
+    if launcher.isdigit():
+        threading.Thread(target=_end_after, args=(int(launcher),), daemon=True).start()
+
+
+def _end_after(launcher: int) -> None:
+    direct = os.getppid() == launcher  # else there is a wrapper between the two, such as conda's
+    while os.getppid() == launcher if direct else _is_there(launcher):
+        time.sleep(_LOOK_EVERY_S)
+    os.write(2, b"captioner: what started this has ended, so this ends too\n")
+    os._exit(1)
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def seconds_since_start() -> float:

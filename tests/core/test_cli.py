@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 SWALLOWS = """
@@ -62,3 +63,32 @@ def interrupted(program: str) -> tuple[int, str]:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     return process.returncode, said
+
+
+LAUNCHED = """
+import os, time
+from captioner_core import cli
+cli.end_with_launcher()
+assert "CAPTIONER_LAUNCHER" not in os.environ
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("wrapper", [[], ["sh", "-c", '"$@"; exit', "sh"]], ids=["direct", "wrapped"])
+def test_a_job_ends_with_what_started_it(wrapper):
+    """A task killed with -9 can't end its job, which would then be at work beside the task's retry."""
+    command = [*wrapper, sys.executable, "-c", LAUNCHED]
+    launcher = (
+        "import os, subprocess, sys, time\n"
+        "environment = {**os.environ, 'CAPTIONER_LAUNCHER': str(os.getpid())}\n"
+        f"subprocess.Popen({command!r}, env=environment)\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True) as process:
+        job = psutil.Process(int(process.stdout.readline()))
+        time.sleep(1)
+        assert job.is_running(), "it stays while its launcher does"
+        process.kill()
+        process.wait()  # a zombie would still be there
+        job.wait(10)
