@@ -23,6 +23,7 @@ from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions
 from captioner_core.progress import progress
+from captioner_core.registry import resolve_model
 from captioner_core.reuse import EarlierImages, caption_row, earlier_images, failures_of
 from captioner_core.schemas import FeatureRow
 
@@ -103,6 +104,8 @@ def run(
       CaptionerError: images, model or weights are not there, or don't fit each other.
       CheckFailed: more failures than allowed; only where ``complete``.
     """
+    # once: workers and the manifest have the model of this moment, whatever is promoted meanwhile
+    options = dataclasses.replace(options, model=resolve_model(options.model))
     if options.from_features:
         return caption_features.run(options, pipeline_args, complete=complete)
     start = time.monotonic()

@@ -18,6 +18,9 @@ COMMANDS = (
     "export",
     "train_encoder",
     "calibrate",
+    "gate",
+    "promote",
+    "models",
     "caption",
     "match",
     "run",
@@ -26,6 +29,8 @@ COMMANDS = (
     "thresholds",
     "verify",
     "report",
+    "manifest",
+    "inbox",
 )
 
 

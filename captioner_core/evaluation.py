@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,6 +141,21 @@ def reliability(captions: Mapping[str, GeneratedCaption], cider: Mapping[str, fl
         }
         for part in fifths
     ]
+
+
+def references_fingerprint(references: Mapping[str, Sequence[str]], tokenizer: str, split: str) -> str:
+    """What figures were measured against: those of two models compare only where it is the same.
+
+    Args:
+      references: image id to its human captions; no order of them counts.
+      tokenizer: that both sides went through.
+      split: of the dataset.
+
+    Returns:
+      sha256, 64 hexadecimal digits.
+    """
+    listed = sorted((image_id, sorted(captions)) for image_id, captions in references.items())
+    return hashlib.sha256(json.dumps([split, tokenizer, listed]).encode("utf-8")).hexdigest()
 
 
 def has_java() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -28,12 +29,36 @@ DATASET_CAPTIONS = "captions.parquet"
 DATASET_SUMMARY = "dataset.json"
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_RUN_ID_LENGTH = 128
+_DIGEST_LENGTH = 8
 
 
 def join(*parts: str) -> str:
     """Joins the parts of a URI or path with ``/``, which every Beam file system takes."""
     head, *tail = parts
     return "/".join([head.rstrip("/"), *(part.strip("/") for part in tail)])
+
+
+def run_id_of(text: str) -> str:
+    """A run id for any name, always the same one: the name itself where it is a run id.
+
+    Else each character that a run id can't have becomes ``-``, and what is left ends in ``-`` and
+    eight digits of the name's sha256, so that names that differ in these characters alone, or only
+    after what fits, don't share a run.
+
+    >>> run_id_of("2024-05 Oslo")
+    '2024-05-Oslo-77f41f75'
+    """
+    if is_run_id(text):
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
+    readable = re.sub(r"[^A-Za-z0-9._-]", "-", text).lstrip("._-") or "run"
+    return f"{readable[: _RUN_ID_LENGTH - 1 - _DIGEST_LENGTH]}-{digest}"
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a name is portable: 1 to 128 letters, digits, ``.``, ``_`` and ``-``, a letter or digit first."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -56,7 +81,7 @@ class RunLayout:
     def __post_init__(self) -> None:
         if not self.root:
             raise ValueError("output root '' is empty; name a folder, such as --output out")
-        if not _RUN_ID.fullmatch(self.run_id):
+        if not is_run_id(self.run_id):
             raise ValueError(
                 f"run id {self.run_id!r} must be 1 to 128 letters, digits, '.', '_' or '-', "
                 "and start with a letter or digit; choose another --run-id"
@@ -66,7 +91,7 @@ class RunLayout:
     def of(cls, run_dir: str) -> RunLayout | None:
         """The layout whose ``run_dir`` this is; None where it is named otherwise than ROOT/runs/RUN_ID."""
         parts = run_dir.rstrip("/").rsplit("/", 2)
-        named = len(parts) == 3 and parts[0] and parts[1] == "runs" and _RUN_ID.fullmatch(parts[2])
+        named = len(parts) == 3 and parts[0] and parts[1] == "runs" and is_run_id(parts[2])
         return cls(parts[0], parts[2]) if named else None
 
     @property

@@ -71,10 +71,17 @@ def check_fields(options: Any) -> None:
             check(value in choices, field.name, value, "is not known", f"choose one of {', '.join(choices)}")
         if limits and value is not None:
             least, most = limits
-            rule = f"must be {_plain(least)} " + ("or more" if most is None else f"to {_plain(most)}")
             remedy = field.metadata["remedy"] or f"{field.default} is the default"
             within = least <= value <= (math.inf if most is None else most)  # which NaN is not
-            check(within, field.name, value, rule, remedy)
+            check(within, field.name, value, f"must be {limits_text(field)}", remedy)
+
+
+def limits_text(field: dataclasses.Field[Any]) -> str:
+    """A field's limits as ``--help``, forms and complaints say them; empty where it has none."""
+    if not field.metadata["limits"]:
+        return ""
+    least, most = field.metadata["limits"]
+    return f"{_plain(least)} or more" if most is None else f"{_plain(least)} to {_plain(most)}"
 
 
 def _plain(limit: float) -> str:
@@ -103,8 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser, options_class: type) -> None:
             arguments["default"] = None if required or kind is tuple else field.default
             if kind is tuple:
                 arguments["action"] = "append"
-            if not required and field.default not in (None, ()):
-                arguments["help"] += f" (default: {field.default})"
+            default = "" if required or field.default in (None, ()) else f"default: {field.default}"
+            if facts := "; ".join(filter(None, [limits_text(field), default])):
+                arguments["help"] += f" ({facts})"
         parser.add_argument("--" + field.name.replace("_", "-"), **arguments)
 
 
@@ -257,7 +265,7 @@ class CaptionOptions(ImageOptions):
 
     model: str = option(
         PRETRAINED,
-        help="model folder made by captioner train, or the one that comes with the package",
+        help="model folder, or a folder of models: its current one; pretrained comes with the package",
         metavar="MODEL_DIR",
     )
     beam_width: int | None = beam_width_option(
@@ -288,7 +296,7 @@ class SimilarityOptions:
         help="features table for feature_score and duplicates, beside those of the runs given; may be repeated",
         metavar="URI",
     )
-    threshold: float = threshold_option(0.9, help="least cosine similarity of a match, -1 to 1")
+    threshold: float = threshold_option(0.9, help="least cosine similarity of a match")
     top_k: int = option(10, help="matches kept for each image", metavar="N", limits=(0, 10_000))
     encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
     rank_by: str = option(
@@ -366,6 +374,7 @@ class RunOptions(SimilarityOptions, CaptionOptions):
 
     output: str = _output_root("out")
     plan: bool = option(False, help="say what the run will take, from a measured sample, and do nothing")
+    check: bool = option(False, help="check that images folder, model and index are there and fit, and do nothing")
 
     def __post_init__(self) -> None:
         SimilarityOptions.__post_init__(self)
@@ -457,3 +466,61 @@ class TrainEncoderOptions:
             raise CaptionerError("no --features given; name the features table of the dataset's images")
         check_fields(self)
         _check_rate("learning_rate", self.learning_rate, "0.002 is the default")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """Options of the gate before a promotion."""
+
+    models: str = option(help="folder of models, with the current one", metavar="DIR")
+    model: str = option(help="model that wants to pass: its name in that folder, or a model folder", metavar="NEW")
+    split: str = option("dev", help="split whose recorded CIDEr is compared", choices=("dev", "test"))
+    margin: float = option(
+        0.0,
+        help="least CIDEr above the current model's; below 0 it may be a little worse",
+        metavar="X",
+        limits=(-1, 1),
+        remedy="0 asks for a model that is no worse",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteOptions:
+    """Options of a change of the current model."""
+
+    models: str = option(help="folder of models", metavar="DIR")
+    model: str | None = option(
+        None, help="model to make the current one: its name in that folder, or its folder", metavar="NAME|MODEL_DIR"
+    )
+    undo: bool = option(False, help="go back to the model that was current before; again, to the one before that")
+
+    def __post_init__(self) -> None:
+        if self.undo == (self.model is not None):
+            given = f"--model {self.model!r} and --undo" if self.undo else "neither --model nor --undo given"
+            raise CaptionerError(f"{given}: a promotion takes one of them; name a model, or undo the last promotion")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InboxOptions:
+    """Options of a look at an inbox."""
+
+    inbox: str = option(help="folder whose subfolders are to be captioned, a run each", metavar="DIR")
+    output: str = option(help="output root where their runs are: ROOT/runs/RUN_ID", metavar="ROOT")
+    marker: str = option("_SUCCESS", help="file in a subfolder that says that it is complete", metavar="NAME")
+    quiet_minutes: float = option(
+        10.0,
+        help="without the marker, a subfolder is complete once nothing changed for so long",
+        metavar="N",
+        limits=(0, 10_080),
+    )
+    marker_only: bool = option(False, help="only the marker says that a subfolder is complete")
+    json: bool = option(False, help="print a JSON list in place of lines")
+
+    def __post_init__(self) -> None:
+        _check_run_id(self.output, DEFAULT_RUN_ID)
+        plain = self.marker not in ("", ".", "..") and "/" not in self.marker and self.marker.isprintable()
+        check(plain, "marker", self.marker, "must be the plain name of a file", "_SUCCESS is the default")
+        check_fields(self)

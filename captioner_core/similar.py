@@ -20,6 +20,7 @@ from captioner_core.listing import read_bytes
 from captioner_core.matching import CaptionIndex, Query
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
+from captioner_core.registry import resolve_model
 from captioner_core.report.pictures import ImageFinder, Location, thumbnail
 from captioner_core.schemas import MatchRow
 from captioner_core.tables import load_index
@@ -51,7 +52,7 @@ class SimilarImageFinder:
     """Answers one image after another; everything is loaded once.
 
     Args:
-      model: model folder, or ``pretrained``.
+      model: model folder, a folder of models, of which its current one is meant, or ``pretrained``.
       index: captions tables to search.
       encoder: name of the encoder.
 
@@ -60,6 +61,7 @@ class SimilarImageFinder:
     """
 
     def __init__(self, model: str, index: Sequence[str], encoder: str) -> None:
+        model = resolve_model(model)
         loaded = load_model(model)
         self._backbone = load_backbone("xception")
         if loaded.config.backbone != self._backbone.name:

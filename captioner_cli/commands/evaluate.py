@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class EvaluateOptions:
     """Options of an evaluation."""
 
-    model: str = option(help="model folder", metavar="MODEL_DIR")
+    model: str = option(help="model folder, or a folder of models: its current one", metavar="MODEL_DIR")
     dataset: str = option(help="dataset folder", metavar="DIR")
     split: str = option("dev", help="split to caption", choices=("dev", "test"))
     features: str | None = option(
@@ -50,29 +50,33 @@ def register(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(EvaluateOptions, namespace)
     from captioner_core import storage
-    from captioner_core.evaluation import has_java, record, reliability, score
+    from captioner_core.evaluation import has_java, record, references_fingerprint, reliability, score
     from captioner_core.model.folder import load_model
+    from captioner_core.registry import resolve_model
     from captioner_core.training.dataset import read_captions_by_split
 
     references = read_captions_by_split(options.dataset).get(options.split)
     if not references:
         raise CaptionerError(f"dataset {options.dataset!r} has no split {options.split!r}; choose another --split")
-    model = load_model(options.model)
+    model_dir = resolve_model(options.model)
+    model = load_model(model_dir)
     captions = _captions(options, model, list(references))
     hypotheses = {image_id: caption.text for image_id, caption in captions.items()}
     scores = score(hypotheses, references)
+    tokenizer = "PTB" if has_java() else "captioner (no Java, so no METEOR either)"
     figures: dict[str, Any] = {
         "model_id": model.model_id,
         "dataset": options.dataset,
         "split": options.split,
         "images": len(hypotheses),
         "beam_width": options.beam_width or model.config.beam_width,
-        "tokenizer": "PTB" if has_java() else "captioner (no Java, so no METEOR either)",
+        "tokenizer": tokenizer,
+        "references": references_fingerprint(references, tokenizer, options.split),
         "scores": dict(scores.corpus),
         "reliability": reliability(captions, scores.cider),
     }
-    if options.model != PRETRAINED:  # what comes with the package is not written to
-        record(options.model, figures)
+    if model_dir != PRETRAINED:  # what comes with the package is not written to
+        record(model_dir, figures)
     if options.output:
         storage.write_json(options.output, figures)
     _show(figures, hypotheses, references, options.show)

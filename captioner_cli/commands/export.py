@@ -15,7 +15,10 @@ class ExportOptions:
     """Options of an export."""
 
     model: tuple[str, ...] = option(
-        (), help="model folder; repeated, they become an ensemble whose probabilities are averaged", metavar="MODEL_DIR"
+        (),
+        help="model folder, or a folder of models: its current one; repeated, they become an ensemble whose "
+        "probabilities are averaged",
+        metavar="MODEL_DIR",
     )
     output: str = option(help="model folder to make", metavar="MODEL_DIR")
     beam_width: int | None = beam_width_option(
@@ -58,9 +61,9 @@ def register(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(ExportOptions, namespace)
     from captioner_core.model.folder import export_model
+    from captioner_core.registry import resolve_model
 
-    model_id = export_model(
-        options.model, options.output, options.beam_width, options.length_penalty, options.joint_weight
-    )
+    folders = [resolve_model(model) for model in options.model]
+    model_id = export_model(folders, options.output, options.beam_width, options.length_penalty, options.joint_weight)
     print(f"model {model_id} in {options.output}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,30 +27,48 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(RunOptions, namespace)
-    if options.plan:
+    if options.check:
+        check_inputs(with_current_model(options))
+        print("ok: options, images folder, model and index")
+    elif options.plan:
         from beam_jobs.forecast import forecast
         from captioner_core.cli import seconds_since_start
 
-        check_index(options)
+        options = with_current_model(options)
+        check_inputs(options)
         print("\n".join(forecast(options, begun_s=seconds_since_start()).lines()))
     else:
         caption_match_report(options, namespace.pipeline_args)
     return 0
 
 
-def check_index(options: RunOptions) -> None:
-    """Refuses what could not be matched, before any image is captioned.
+def with_current_model(options: RunOptions) -> RunOptions:
+    """Options that name the model itself where a folder of models was given.
+
+    Taken before anything is checked, so that what is checked is what captions.
+    """
+    from captioner_core.registry import resolve_model
+
+    return dataclasses.replace(options, model=resolve_model(options.model))
+
+
+def check_inputs(options: RunOptions) -> None:
+    """Refuses what could not be captioned or matched, before any image is looked at.
 
     Raises:
-      CaptionerError: a table is missing or no captions table, or its captions are by another model.
+      CaptionerError: the images folder or the model is missing, a table is missing or no captions table, or its
+        captions are by another model.
     """
-    from captioner_core.model.folder import load_model
+    from beam_jobs.files import list_entries
+    from captioner_core.model.folder import model_id_of
     from captioner_core.tables import check_captions_table, check_one_model, models_of
 
+    list_entries(options.images)
     for uri in options.index:
         check_captions_table(uri)
+    model_id = model_id_of(options.model)
     if models_of(options.index):
-        check_one_model(options.index, load_model(options.model).model_id)
+        check_one_model(options.index, model_id)
 
 
 def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ()) -> None:
@@ -64,7 +83,8 @@ def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ())
     from captioner_core import layout
     from captioner_core.report import write_report
 
-    check_index(options)
+    options = with_current_model(options)
+    check_inputs(options)
     manifest = caption_images.run(options.caption_options(), pipeline_args, complete=False)
     manifest = match_captions.run(options.match_options(), pipeline_args, manifest)
     report = write_report(options.layout.run_dir)

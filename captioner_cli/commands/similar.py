@@ -27,8 +27,12 @@ class SimilarOptions:
         (), help="captions table to search: a run's or a dataset's; may be repeated", metavar="URI"
     )
     n: int = option(5, help="images to show", metavar="N", limits=(1, 50))
-    threshold: float = threshold_option(0.9, help="least cosine similarity, -1 to 1")
-    model: str = option(PRETRAINED, help="captioner, or the one that comes with the package", metavar="MODEL_DIR")
+    threshold: float = threshold_option(0.9, help="least cosine similarity")
+    model: str = option(
+        PRETRAINED,
+        help="model folder, or a folder of models: its current one; pretrained comes with the package",
+        metavar="MODEL_DIR",
+    )
     encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
     output: str = option("similar.png", help="picture to write, with the images side by side", metavar="FILE")
 

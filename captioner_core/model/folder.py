@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from captioner_core import storage
+from captioner_core import layout, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.model.card import model_card
 from captioner_core.model.config import CaptionerConfig
@@ -89,22 +90,100 @@ def load_model(folder: str) -> LoadedModel:
     from captioner_core.model.ensemble import make_captioner
 
     path = model_path(folder)
+    config, vocabulary = _config_and_words(folder, path)
+    captioner = make_captioner(config)
+    _fill(captioner, path / WEIGHTS, folder)
+    return LoadedModel(captioner, vocabulary, _model_id(path))
+
+
+def model_id_of(folder: str) -> str:
+    """The id of the model in a local folder, told without TensorFlow.
+
+    Raises:
+      CaptionerError: a file is missing or damaged.
+    """
+    path = model_path(folder)
+    _config_and_words(folder, path)
+    try:
+        return _model_id(path)
+    except Exception as error:  # see _fill
+        raise _damaged(folder, error) from error
+
+
+def _config_and_words(folder: str, path: Path) -> tuple[CaptionerConfig, Vocabulary]:
     for name in (WEIGHTS, VOCABULARY, CONFIG):
         if not (path / name).is_file():
             raise CaptionerError(f"model folder {folder!r} has no {name}; make one with 'captioner train'")
+    return _sizes_and_words(folder, (path / CONFIG).read_bytes(), (path / VOCABULARY).read_bytes())
+
+
+def _damaged(folder: str, error: Exception) -> CaptionerError:
+    said = storage.first_line(error)
+    return CaptionerError(f"model folder {folder!r}: {WEIGHTS} is damaged ({said}); train or copy it again")
+
+
+def check_model(folder: str) -> str:
+    """The id of the model in a folder, once its files are known to be whole.
+
+    No network is built, so this needs no TensorFlow: that the weights are those of which the metrics
+    state the id stands for their fitting the sizes.
+
+    Args:
+      folder: a local path or a URI.
+
+    Raises:
+      CaptionerError: a file is missing or damaged, or the metrics are of another model.
+    """
+    files = {name: _bytes_of(folder, name) for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS)}
+    _sizes_and_words(folder, files[CONFIG], files[VOCABULARY])
     try:
-        config = CaptionerConfig.from_json(json.loads((path / CONFIG).read_text(encoding="utf-8")))
-        vocabulary = Vocabulary.from_json((path / VOCABULARY).read_text(encoding="utf-8"))
-    except ValueError as error:  # CaptionerError, and text that is not UTF-8 or not JSON
+        model_id = _name(files[CONFIG], files[VOCABULARY], io.BytesIO(files[WEIGHTS]))
+    except Exception as error:  # see _fill
+        raise _damaged(folder, error) from error
+    try:
+        made_as = json.loads(files[METRICS])["model_id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CaptionerError(
+            f"model folder {folder!r}: {METRICS} names no model_id; train the model or copy its folder again"
+        ) from error
+    if made_as != model_id:
+        raise CaptionerError(
+            f"model folder {folder!r}: its files are of model {model_id!r}, {METRICS} is of {made_as!r}; "
+            "take all files from one training"
+        )
+    return model_id
+
+
+def _bytes_of(folder: str, name: str) -> bytes:
+    try:
+        file_system, path = storage.resolve(layout.join(folder, name))
+        with file_system.open_input_stream(path) as stream:
+            return bytes(stream.read())
+    except FileNotFoundError as error:
+        raise CaptionerError(f"model folder {folder!r} has no {name}; make one with 'captioner train'") from error
+    except (OSError, ValueError) as error:  # ValueError: a file system that pyarrow doesn't know
+        raise CaptionerError(
+            f"model folder {folder!r}: {name} can't be read ({storage.first_line(error)}); mend its permissions or "
+            "copy it again"
+        ) from error
+
+
+def _sizes_and_words(folder: str, config_json: bytes, vocabulary_json: bytes) -> tuple[CaptionerConfig, Vocabulary]:
+    try:
+        config = CaptionerConfig.from_json(json.loads(config_json.decode("utf-8")))
+        vocabulary = Vocabulary.from_json(vocabulary_json.decode("utf-8"))
+    except CaptionerError as error:
         raise CaptionerError(f"model folder {folder!r}: {error}") from error
+    except ValueError as error:  # text that is not UTF-8 or not JSON
+        raise CaptionerError(
+            f"model folder {folder!r}: {CONFIG} or {VOCABULARY} is damaged ({error}); train or copy it again"
+        ) from error
     if len(vocabulary) != config.vocabulary_size:
         raise CaptionerError(
             f"model folder {folder!r}: {len(vocabulary)} words where the weights have {config.vocabulary_size}; "
             "take all files from one training"
         )
-    captioner = make_captioner(config)
-    _fill(captioner, path / WEIGHTS, folder)
-    return LoadedModel(captioner, vocabulary, _model_id(path))
+    return config, vocabulary
 
 
 def _fill(captioner: Captioner | Ensemble, weights: Path, folder: str) -> None:
@@ -130,10 +209,14 @@ def _fill(captioner: Captioner | Ensemble, weights: Path, folder: str) -> None:
 
 
 def _model_id(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in (CONFIG, VOCABULARY):
-        digest.update((folder / name).read_bytes())
-    with np.load(folder / WEIGHTS, allow_pickle=False) as tensors:  # the archive's own bytes hold dates
+    with (folder / WEIGHTS).open("rb") as weights:
+        return _name((folder / CONFIG).read_bytes(), (folder / VOCABULARY).read_bytes(), weights)
+
+
+def _name(config: bytes, vocabulary: bytes, weights: IO[bytes]) -> str:
+    digest = hashlib.sha256(config)
+    digest.update(vocabulary)
+    with np.load(weights, allow_pickle=False) as tensors:  # the archive's own bytes hold dates
         for name in sorted(tensors.files):
             digest.update(name.encode("utf-8") + tensors[name].tobytes())
     return f"lstm-{digest.hexdigest()[:16]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import caption_images, extract_features, match_captions
+from beam_jobs.files import write_listing
+from beam_jobs.handlers import CaptioningModels
 from captioner_core import runs, storage
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.layout import RunLayout
+from captioner_core.model.captioner import Captioner
+from captioner_core.model.folder import load_model, save_model
+from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
+from captioner_core.registry import promote
 from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, TABLE_SCHEMAS, DatasetCaptionRow, rows_as_table
 from captioner_core.verify import verify
 from tests.fakes import FakeBackbone
@@ -95,6 +102,36 @@ def test_same_rows_on_the_multi_processing_runner(photos, run, model_dir, load_m
     caption_images.run(options, ["--direct_running_mode=multi_threading", "--direct_num_workers=2"], load=load_models)
     after = frame(run, "captions").sort_values("image_id", ignore_index=True)
     pd.testing.assert_frame_equal(after, before, atol=1e-5)
+
+
+def _load_as_named(backbone_name, model_dir, beam_width, precision):
+    return CaptioningModels(FakeBackbone(), CaptionGenerator(load_model(model_dir), beam_width))
+
+
+def test_a_promotion_meanwhile_changes_no_caption(photos, run, model_dir, tmp_path, monkeypatch):
+    """Workers that looked for the current model themselves would caption half a run with each of two models."""
+    models = tmp_path / "models"
+    shutil.copytree(model_dir, models / "old")
+    save_model(
+        str(models / "new"), Captioner(load_model(model_dir).config, seed=2), load_model(model_dir).vocabulary, {}
+    )
+    promote(str(models), "old")
+
+    def promoting(*given):
+        promote(str(models), "new")
+        return write_listing(*given)
+
+    monkeypatch.setattr(caption_images, "write_listing", promoting)
+    monkeypatch.setattr(caption_images, "load_models", _load_as_named)
+    options = CaptionOptions(images=str(photos), output=run.root, model=str(models))
+    manifest = caption_images.run(options)
+    old = load_model(model_dir).model_id
+    assert manifest["model"] == {"path": str(models / "old"), "model_id": old}
+    assert manifest["options"]["model"] == str(models / "old")
+    assert set(frame(run, "captions").model_id) == {old}
+    again = caption_images.run(options)
+    assert again["model"]["path"] == str(models / "new")
+    assert set(frame(run, "captions").model_id) == {again["model"]["model_id"]} != {old}, "nor is one taken over"
 
 
 def test_more_failures_than_allowed(photos, run, model_dir, load_models):

@@ -7,15 +7,15 @@ import functools
 import pytest
 from PIL import Image
 
-from beam_jobs import caption_features, caption_images, extract_features, match_captions
+from beam_jobs import caption_features, match_captions
 from captioner_core import storage
 from captioner_core.errors import CaptionerError
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
-from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
+from captioner_core.options import MatchOptions
 from captioner_core.runs import read_manifest
 from captioner_core.verify import verify
-from tests.beam_jobs.test_reuse import SEEN, CountingBackbone, assert_same_tables, counting_models, frame, run
+from tests.beam_jobs.test_reuse import SEEN, assert_same_tables, caption, extract, frame, run
 
 __all__ = ["run"]
 
@@ -23,16 +23,6 @@ __all__ = ["run"]
 @pytest.fixture(autouse=True)
 def nothing_seen():
     SEEN.clear()
-
-
-def extract(photos, run, **options):
-    asked = ExtractOptions(images=str(photos), output=run.root, run_id=run.run_id, **options)
-    return extract_features.run(asked, load=CountingBackbone)["counts"]
-
-
-def caption(photos, run, model_dir, **options):
-    asked = CaptionOptions(images=str(photos), output=run.root, run_id=run.run_id, model=model_dir, **options)
-    return caption_images.run(asked, load=functools.partial(counting_models, model_dir))["counts"]
 
 
 def mend(photos):

@@ -85,6 +85,12 @@ BAD_USAGE = [
     ["run-local", "--out", "out", "--dataset", "nowhere"],
     ["run-local", "--out", "out", "--dataset", "flickr8k", "--flickr8k-dir", "nowhere"],
     ["run-local", "--out", ""],
+    ["gate", "--models", "nowhere", "--model", "m"],
+    ["gate", "--models", "nowhere", "--model", "m", "--margin", "2"],
+    ["promote", "--models", "nowhere", "--model", "m"],
+    ["promote", "--models", "nowhere"],
+    ["models", "nowhere"],
+    ["inbox", "--inbox", "nowhere", "--output", "out"],
 ]
 
 

@@ -14,6 +14,7 @@ from captioner_core import evaluation
 from captioner_core.errors import CaptionerError
 from captioner_core.evaluation import score
 from captioner_core.model.generate import GeneratedCaption
+from captioner_core.training.dataset import read_captions_by_split
 from captioner_core.training.train import train
 from tests.core.test_training import options, source  # noqa: F401  source is a fixture
 
@@ -72,6 +73,8 @@ def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):  # noqa: 
     assert metrics["model_id"] == model_id == figures["model_id"]
     assert [one["beam_width"] for one in metrics["evaluations"]] == [1, 2], "the same again replaces"
     assert figures["images"] == 4
+    captions = read_captions_by_split(str(source / "dataset"))["dev"]
+    assert figures["references"] == evaluation.references_fingerprint(captions, figures["tokenizer"], "dev")
     card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
     assert card.count("| dev | 4 |") == 2
     assert f"{figures['scores']['CIDEr']:.3f}" in card

@@ -9,7 +9,10 @@ from captioner_core.layout import RunLayout
 from captioner_core.options import (
     CaptionOptions,
     ExtractOptions,
+    GateOptions,
+    InboxOptions,
     MatchOptions,
+    PromoteOptions,
     RunOptions,
     TrainOptions,
     add_arguments,
@@ -23,6 +26,9 @@ GOOD = {
     MatchOptions: {"captions": ("c",), "output": "out", "index": ("i",)},
     RunOptions: {"images": "in"},
     TrainOptions: {"dataset": "d", "features": "f", "output": "m"},
+    GateOptions: {"models": "d", "model": "m"},
+    PromoteOptions: {"models": "d", "model": "m"},
+    InboxOptions: {"inbox": "in", "output": "out"},
 }
 
 
@@ -53,6 +59,15 @@ def test_defaults_are_accepted(options_class):
         (TrainOptions, "epochs", 0),
         (TrainOptions, "learning_rate", float("inf")),
         (TrainOptions, "units", 12),
+        (GateOptions, "margin", 1.01),
+        (GateOptions, "margin", float("nan")),
+        (PromoteOptions, "model", None),
+        (PromoteOptions, "undo", True),
+        (InboxOptions, "output", ""),
+        (InboxOptions, "marker", "a/b"),
+        (InboxOptions, "marker", ".."),
+        (InboxOptions, "quiet_minutes", -1.0),
+        (InboxOptions, "quiet_minutes", float("inf")),
     ],
 )
 def test_bad_values_are_refused_in_one_line(options_class, name, value):

@@ -1,0 +1,44 @@
+"""``captioner inbox``: which subfolders of an inbox are complete, and which are done."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+from captioner_core.options import InboxOptions, add_arguments, from_namespace
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "inbox",
+        help="which subfolders of an inbox are ready to be captioned",
+        description=(
+            "Says of each direct subfolder whether it is done, that is, its run is complete; ready, that is, it holds "
+            "the marker file or nothing in it has changed for a while; or waiting, and for what."
+        ),
+    )
+    add_arguments(parser, InboxOptions)
+    parser.set_defaults(handler=_run)
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    options = from_namespace(InboxOptions, namespace)
+    from captioner_core.inbox import look
+
+    folders = look(options)
+    if options.json:
+        # in ASCII: a name that is no UTF-8 can't be printed otherwise
+        print(json.dumps([dataclasses.asdict(folder) for folder in folders]))
+        return 0
+    width = max([len(_shown(folder.folder)) for folder in folders], default=0)
+    for folder in folders:
+        print(f"{folder.state:7}  {_shown(folder.folder):{width}}  {_shown(folder.reason)}")
+    return 0
+
+
+def _shown(text: str) -> str:
+    """A text that can't break its line, whatever a folder is called."""
+    return text if text.isprintable() else ascii(text)

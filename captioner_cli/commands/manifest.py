@@ -1,0 +1,25 @@
+"""``captioner manifest``: what a finished run says of itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "manifest",
+        help="what a finished run counted, by which options, as JSON",
+        description="Prints the manifest of a finished run as JSON, wherever the run is.",
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="ROOT/runs/RUN_ID")
+    parser.set_defaults(handler=_run)
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    from captioner_core.runs import read_manifest
+
+    print(json.dumps(read_manifest(namespace.run_dir), indent=2, ensure_ascii=False))
+    return 0

@@ -1,0 +1,344 @@
+"""The inbox: a folder is captioned once it is complete, and once only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import fs as pafs
+
+from captioner_cli.main import main
+from captioner_core import layout, storage
+from captioner_core.errors import CaptionerError
+from captioner_core.inbox import DONE, READY, WAITING, InboxFolder, _LocalInbox, _RemoteInbox, look
+from captioner_core.layout import RunLayout, run_id_of
+from captioner_core.options import InboxOptions
+
+HOUR_S = 3600.0
+names = st.text(max_size=300) | st.text("ab .-_/é", max_size=12)
+
+
+@given(names)
+def test_every_name_has_a_run_id_that_is_always_the_same(text):
+    run_id = run_id_of(text)
+    RunLayout("out", run_id)  # which refuses what is no run id
+    assert run_id_of(text) == run_id
+    assert run_id_of(run_id) == run_id, "a run id is its own"
+
+
+@given(names, names)
+def test_two_names_never_share_a_run_id(one, other):
+    """Cut or replaced characters alone would give 'a b' the run of 'a-b', which is done, and skip it."""
+    assert (run_id_of(one) == run_id_of(other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [("2024-05 Oslo", "2024-05-Oslo-"), ("été/1", "t--1-"), (".hidden", "hidden-"), ("日本", "run-"), ("", "run-")],
+)
+def test_a_run_id_stays_readable(text, begins):
+    assert run_id_of(text).startswith(begins)
+    assert len(run_id_of(text)) == len(begins) + 8
+
+
+def test_names_that_are_too_long_or_no_utf_8_have_one_too():
+    one, other = run_id_of("a" * 400), run_id_of("a" * 401)
+    assert len(one) == len(other) == 128
+    assert one != other
+    assert run_id_of("b\udcff") != run_id_of("b\udcfe")
+    assert run_id_of("a" * 128) == "a" * 128
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    (tmp_path / "inbox").mkdir()
+    return tmp_path / "inbox"
+
+
+def fill(folder: Path, *files: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("x")
+    return folder
+
+
+def asked(inbox, **changes) -> InboxOptions:
+    return InboxOptions(**{"inbox": str(inbox), "output": str(Path(str(inbox)).parent / "out"), **changes})
+
+
+def states(inbox, later_s=0.0, **changes):
+    return {one.folder: (one.state, one.reason) for one in look(asked(inbox, **changes), time.time() + later_s)}
+
+
+def finish(inbox, name):
+    manifest = Path(RunLayout(str(inbox.parent / "out"), run_id_of(name)).manifest)
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+
+
+def test_states_and_their_reasons(inbox):
+    fill(inbox / "marked", "a.jpg", "_SUCCESS")
+    fill(inbox / "fresh", "a.jpg")
+    fill(inbox / "empty")
+    fill(inbox / "only folders" / "below")
+    fill(inbox / "a done one", "a.jpg")
+    finish(inbox, "a done one")
+    found = states(inbox, later_s=20)
+    assert list(found) == sorted(found)
+    assert found == {
+        "a done one": (DONE, "its run is complete"),
+        "empty": (WAITING, "empty"),
+        "fresh": (WAITING, "changed 20 s ago"),
+        "marked": (READY, "_SUCCESS is there"),
+        "only folders": (WAITING, "empty"),
+    }
+    assert states(inbox, HOUR_S)["fresh"] == (READY, "unchanged for 60 min")
+    assert states(inbox, HOUR_S)["empty"] == (WAITING, "empty")
+    assert states(inbox, HOUR_S, quiet_minutes=61)["fresh"] == (WAITING, "changed 60 min ago")
+    assert states(inbox, HOUR_S, marker_only=True)["fresh"] == (WAITING, "no marker")
+    assert states(inbox, marker="a.jpg")["fresh"] == (READY, "a.jpg is there")
+
+
+def test_a_marker_further_down_or_that_is_a_folder_marks_nothing(inbox):
+    fill(inbox / "a", "below/_SUCCESS")
+    fill(inbox / "b", "_SUCCESS/a.jpg")
+    assert [state for state, _ in states(inbox, marker_only=True).values()] == [WAITING, WAITING]
+
+
+def test_a_folder_of_a_run_not_complete_is_not_done(inbox):
+    fill(inbox / "a", "_SUCCESS")
+    Path(RunLayout(str(inbox.parent / "out"), "a").table("captions")).mkdir(parents=True)
+    assert states(inbox)["a"][0] == READY
+
+
+def test_a_copy_that_keeps_old_times_is_still_new(inbox):
+    """As cp -p and rsync -a make it: by mtime alone a folder half copied looks as old as its photographs."""
+    source = fill(inbox.parent / "camera", "a.jpg", "deep/b.jpg")
+    for path in (source, *source.rglob("*")):
+        os.utime(path, (1e9, 1e9))
+    shutil.copytree(source, inbox / "copied")  # by copy2, which keeps times
+    assert (inbox / "copied" / "deep" / "b.jpg").stat().st_mtime == 1e9
+    assert states(inbox, later_s=5)["copied"] == (WAITING, "changed 5 s ago")
+
+
+def test_a_time_in_the_future_does_not_wait_for_ever(inbox):
+    """A camera with a wrong clock: its ctime, when it came, is what counts."""
+    fill(inbox / "a", "a.jpg")
+    os.utime(inbox / "a" / "a.jpg", (4e9, 4e9))
+    assert states(inbox, HOUR_S)["a"][0] == READY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda deep: (deep / "b.jpg").write_text("longer"),
+        lambda deep: (deep / "new").mkdir(),
+        lambda deep: (deep / "b.jpg").unlink(),
+        lambda deep: (deep / "b.jpg").rename(deep / "e.jpg"),
+        lambda deep: (deep / "link").symlink_to("nowhere"),
+        lambda deep: (deep / "b.jpg").chmod(0o600),
+    ],
+    ids=["written", "made", "removed", "renamed", "linked", "opened up"],
+)
+def test_any_change_however_deep_counts(inbox, change):
+    deep = fill(inbox / "a", "deep/er/b.jpg", "deep/er/c.jpg", "d.jpg") / "deep" / "er"
+    time.sleep(0.05)  # more than a tick of the file system's clock; a ctime can't be set
+    mark = time.time()
+
+    def state_since_mark():
+        now = time.time()
+        return look(asked(inbox, quiet_minutes=(now - mark) / 60), now)[0].state
+
+    assert state_since_mark() == READY
+    time.sleep(0.05)
+    change(deep)
+    assert state_since_mark() == WAITING
+
+
+def test_what_is_no_folder_of_the_inbox_is_passed_over(inbox):
+    elsewhere = fill(inbox.parent / "elsewhere", "_SUCCESS")
+    fill(inbox / "a", "_SUCCESS")
+    fill(inbox / ".hidden", "_SUCCESS")
+    fill(inbox / "_staging", "_SUCCESS")
+    (inbox / "file.jpg").write_text("x")
+    (inbox / "out of it").symlink_to(elsewhere)
+    (inbox / "loop").symlink_to(inbox)
+    (inbox / "dangling").symlink_to("nowhere")
+    (inbox / "within").symlink_to(inbox / "a")
+    assert list(states(inbox)) == ["a", "within"]
+
+
+def test_links_within_a_folder_are_followed_only_inside_the_inbox(inbox):
+    outside = fill(inbox.parent / "elsewhere", "_SUCCESS", "a.jpg")
+    folder = fill(inbox / "a")
+    (folder / "_SUCCESS").symlink_to(outside / "_SUCCESS")
+    (folder / "b.jpg").symlink_to(outside / "a.jpg")
+    (folder / "all").symlink_to(outside)
+    (folder / "again").symlink_to(folder)
+    assert states(inbox, HOUR_S)["a"] == (WAITING, "empty")
+    fill(inbox / "b", "_DONE")
+    (folder / "_DONE").symlink_to(inbox / "b" / "_DONE")
+    assert states(inbox, marker="_DONE")["a"][0] == READY
+
+
+def test_the_folder_of_the_runs_is_no_delivery(inbox):
+    """Else the reports of the first run would be the images of the next, for ever."""
+    fill(inbox / "a", "_SUCCESS")
+    fill(inbox / "out" / "runs" / "a" / "report", "index.html")
+    fill(inbox / "runs" / "b", "x.jpg")
+    assert list(states(inbox, output=str(inbox / "out"))) == ["a", "runs"]
+    assert list(states(inbox, output=str(inbox))) == ["a", "out"]
+
+
+def test_the_content_of_a_done_folder_is_not_listed(inbox, monkeypatch):
+    fill(inbox / "a", "a.jpg")
+    fill(inbox / "b", "a.jpg")
+    finish(inbox, "a")
+    listed, real = [], os.scandir
+
+    def scandir(path):
+        listed.append(os.path.basename(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    states(inbox)
+    assert listed == ["inbox", "b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(PermissionError(13, "Permission denied"), "Permission denied"), (FileNotFoundError(2, "gone"), "vanished")],
+)
+def test_a_folder_that_cannot_be_looked_at_waits(inbox, monkeypatch, error, reason):
+    """One closed or vanishing folder must not keep the others from being captioned."""
+    fill(inbox / "a", "deep/a.jpg")
+    fill(inbox / "b", "_SUCCESS")
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("deep"):
+            raise error
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = states(inbox, HOUR_S)
+    assert found["a"][0] == WAITING
+    assert reason in found["a"][1]
+    assert found["b"][0] == READY
+
+
+def test_a_folder_that_vanishes_before_it_is_looked_at_waits(inbox, monkeypatch):
+    fill(inbox / "a", "a.jpg")
+    exists = storage.exists
+
+    def vanish(uri):
+        shutil.rmtree(inbox / "a")
+        return exists(uri)
+
+    monkeypatch.setattr(storage, "exists", vanish)
+    assert states(inbox, HOUR_S) == {"a": (WAITING, "something vanished while it was looked at")}
+
+
+def test_a_remote_inbox_goes_by_the_time_of_modification(inbox, monkeypatch):
+    """Another file system than the local one has no ctime; SubTreeFileSystem stands for it."""
+    root = pafs.SubTreeFileSystem(str(inbox.parent), pafs.LocalFileSystem())
+    monkeypatch.setattr(storage, "resolve", lambda uri: (root, uri.removeprefix("store://")))
+    fill(inbox / "old", "deep/a.jpg")
+    fill(inbox / "new", "deep/a.jpg")
+    fill(inbox / "marked", "_SUCCESS")
+    fill(inbox / "nothing")
+    fill(inbox / "done", "a.jpg")
+    finish(inbox, "done")
+    for path in (inbox / "old", *(inbox / "old").rglob("*")):
+        os.utime(path, (1e9, 1e9))
+    found = look(asked("store://inbox", output="store://out"), 1e9 + 3 * HOUR_S)
+    assert [(one.folder, one.state) for one in found] == [
+        ("done", DONE),
+        ("marked", READY),
+        ("new", WAITING),
+        ("nothing", WAITING),
+        ("old", READY),
+    ]
+    assert found[-1] == InboxFolder("old", "store://inbox/old", "old", READY, "unchanged for 3 h")
+    with pytest.raises(CaptionerError, match="is not a folder"):
+        look(asked("store://nowhere", output="store://out"))
+
+
+class Timeless:
+    """A file system that doesn't know when its files changed."""
+
+    def get_file_info(self, asked):
+        place = pafs.FileInfo("inbox/a", pafs.FileType.Directory)
+        return [pafs.FileInfo("inbox/a/a.jpg", pafs.FileType.File)] if isinstance(asked, pafs.FileSelector) else place
+
+
+def test_times_unknown_are_not_taken_for_old(inbox, monkeypatch):
+    fill(inbox / "a", "a.jpg")
+    remote = _RemoteInbox(Timeless(), "inbox")
+    monkeypatch.setattr(_LocalInbox, "content", lambda self, folder: remote.content(folder))
+    assert states(inbox, HOUR_S)["a"] == (WAITING, "no marker, and nobody knows when it changed")
+
+
+def test_the_command_prints_lines_for_people_and_json_for_programs(inbox, capsys):
+    fill(inbox / "two\nlines", "a.jpg")
+    fill(inbox / "b", "_SUCCESS")
+    command = ["inbox", "--inbox", str(inbox), "--output", str(inbox.parent / "out")]
+    assert main(command) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in said] == [["ready", "b"], ["waiting", r"'two\nlines'"]]
+    assert main([*command, "--json", "--quiet-minutes", "0"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert first == {
+        "folder": "b",
+        "uri": layout.join(str(inbox), "b"),
+        "run_id": "b",
+        "state": "ready",
+        "reason": "_SUCCESS is there",
+    }
+    assert second["state"] == "ready", "no time need pass where none is asked for"
+    assert second["run_id"].startswith("two-lines-")
+
+
+def test_a_name_that_is_no_utf_8_is_shown_too(inbox, capsys):
+    os.mkdir(os.fsencode(inbox) + b"/\xff")
+    command = ["inbox", "--inbox", str(inbox), "--output", "out"]
+    assert main(command) == 0
+    capsys.readouterr().out.encode("utf-8")
+    assert main([*command, "--json"]) == 0
+    assert os.fsencode(json.loads(capsys.readouterr().out)[0]["folder"]) == b"\xff"
+
+
+def test_an_inbox_of_nothing_is_an_empty_list(inbox, capsys):
+    assert main(["inbox", "--inbox", str(inbox), "--output", "out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["--inbox", "nowhere"],
+        ["--inbox", "file"],
+        ["--inbox", "nosuch://store/inbox"],
+        ["--output", "nosuch://store/out"],
+        ["--output", ""],
+        ["--marker", "../_SUCCESS"],
+        ["--marker", ""],
+        ["--quiet-minutes", "-1"],
+        ["--quiet-minutes", "nan"],
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_looked_at_is_one_line(inbox, capsys, monkeypatch, changes):
+    monkeypatch.chdir(inbox)
+    (inbox / "file").write_text("x")
+    assert main(["inbox", "--inbox", ".", "--output", "out", *changes]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert repr(changes[1]) in line or changes[1] in line
+    assert ";" in line
