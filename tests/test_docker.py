@@ -1,0 +1,44 @@
+"""The images' recipes, as far as they can be checked where no image can be built."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ("docker/Dockerfile", "docker/Dockerfile.gpu")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_lint(recipe):
+    done = subprocess.run([Path(sys.executable).with_name("hadolint"), ROOT / recipe], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_all_that_is_copied_is_there_and_reaches_the_builder(recipe):
+    ignored, *lines = (line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#"))
+    assert ignored == "*"
+    reaching = {line[1:] for line in lines if line.startswith("!")}
+    copied = [
+        name
+        for names in re.findall(r"^COPY ([^-].*) \S+$", (ROOT / recipe).read_text(), re.M)
+        for name in names.split()
+    ]
+    assert {"setup.py", "requirements.lock", "captioner_core"} <= set(copied)
+    for name in copied:
+        assert (ROOT / name).exists()
+        assert name in reaching
+
+
+def test_gpu_lock_pins_what_tensorflow_asks_for():
+    asked = [Requirement(line) for line in requires("tensorflow") if "and-cuda" in line]
+    pinned = dict(line.split("==") for line in (ROOT / "docker/gpu.lock").read_text().split())
+    assert {requirement.name for requirement in asked} == set(pinned)
+    assert [str(requirement) for requirement in asked if pinned[requirement.name] not in requirement.specifier] == []
