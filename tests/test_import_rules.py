@@ -15,11 +15,20 @@ RULES = [
     ("captioner_core.verify", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.images", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.datasets", {"tensorflow", "apache_beam", "airflow", "spacy"}),
+    ("captioner_core.registry", {"tensorflow", "apache_beam", "airflow", "spacy"}),
+    ("captioner_core.inbox", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.report", {"tensorflow", "apache_beam", "airflow", "spacy", "matplotlib"}),
     ("captioner_core.training.loop", {"apache_beam", "airflow", "spacy"}),
     ("captioner_core.model.generate", {"apache_beam", "airflow", "spacy"}),
     ("captioner_core.text_encoders.spacy_content", {"apache_beam", "airflow", "tensorflow"}),
     ("beam_jobs.match_captions", {"airflow", "tensorflow"}),
+    *(
+        (
+            f"captioner_airflow.{name}",
+            {"tensorflow", "apache_beam", "spacy", "numpy", "pyarrow", "fastapi", "kubernetes"},
+        )
+        for name in ("assets", "caption_run", "inbox", "jobs", "launchers", "train_run", "training")
+    ),
     ("captioner_cli.main", {"tensorflow", "apache_beam", "airflow", "spacy", "matplotlib"}),
 ]
 

@@ -1,0 +1,140 @@
+"""Starts captioner's programs from a task, and ends them with it.
+
+A program runs in the interpreter that the environment variable CAPTIONER_PYTHON names, so that
+Airflow's own needs neither TensorFlow nor Beam. It is started from an argument list and never
+through a shell: whatever a form holds is one argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+import psutil  # comes with Airflow
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from captioner_core.errors import CaptionerError
+from captioner_core.options import arguments_of
+
+_GRACE_S = 15.0
+_CHECK_FAILED, _BAD_USAGE = 1, 2
+
+
+def run_job(module: str, options: Any, runner_options: Sequence[str] = ()) -> None:
+    """Runs ``python -m MODULE`` with options; see ``run_program``.
+
+    Args:
+      module: such as ``beam_jobs.extract_features``.
+      options: the dataclass that the module parses its arguments into.
+      runner_options: Beam's options; see ``runners``.
+    """
+    run_program(module, *arguments_of(options), *runner_options)
+
+
+def run_command(name: str, *arguments: str) -> None:
+    """Runs ``captioner NAME`` with arguments; see ``run_program``."""
+    run_program("captioner_cli", name, *arguments)
+
+
+def ask_command(name: str, *arguments: str) -> Any:
+    """Runs ``captioner NAME``, which prints JSON.
+
+    Returns:
+      What it printed; what it says on stderr goes into the task's log.
+
+    Raises:
+      AirflowFailException: see ``run_program``.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
+        run_program("captioner_cli", name, *arguments, stdout=printed)
+        printed.seek(0)
+        return json.load(printed)
+
+
+def counts_of(run_dir: str) -> dict[str, int]:
+    """What the manifest of a run counts."""
+    counts: dict[str, int] = ask_command("manifest", run_dir)["counts"]
+    return counts
+
+
+def run_program(module: str, *arguments: str, stdout: IO[str] | None = None) -> None:
+    """Runs a module of captioner's and waits for its end; its output comes line by line in the task's log.
+
+    Args:
+      module: to run.
+      arguments: each one argument, whatever it holds.
+      stdout: takes what the program prints, apart from what it logs.
+
+    Raises:
+      AirflowFailException: it found its input bad or a check failed: to try again would not help.
+      AirflowException: it was killed, or broke; a retry may go well.
+    """
+    python = os.environ.get("CAPTIONER_PYTHON") or sys.executable
+    command = [python, "-m", module, *arguments]
+    print("running", module, *arguments, flush=True)
+    environment = {**os.environ, "CAPTIONER_LAUNCHER": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    # In the task's own process group, which Airflow ends as a whole where the task is cleared or marked failed
+    try:
+        process = subprocess.Popen(  # noqa: S603  an argument list
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if stdout is None else stdout,
+            stderr=subprocess.STDOUT if stdout is None else subprocess.PIPE,  # one pipe, so none fills unread
+            text=True,
+            errors="replace",
+        )
+    except FileNotFoundError as error:
+        raise AirflowFailException(
+            f"CAPTIONER_PYTHON {python!r} is not there ({error.strerror}); name the python of an environment that has "
+            "captioner installed"
+        ) from error
+    with process, _ended_with_the_block(process.pid):
+        for line in process.stdout or process.stderr or ():
+            print(line, end="", flush=True)
+    _check(module, process.returncode)
+
+
+def _check(module: str, code: int) -> None:
+    if code in (_CHECK_FAILED, _BAD_USAGE):
+        what = "found its input or options bad" if code == _BAD_USAGE else "says that a check failed"
+        raise AirflowFailException(f"{module} {what} (exit code {code}); its last line says which")
+    if code:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        raise AirflowException(f"{module} {how}; a retry goes on or replaces what it had done")
+
+
+@contextlib.contextmanager
+def _ended_with_the_block(pid: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:  # the task's time is up, or it is interrupted: a retry must not meet the job at work
+        _end(pid)
+        raise
+
+
+def _end(pid: int) -> None:
+    """Ends a process and all that it has started, by force where it does not go by itself."""
+    leader = psutil.Process(pid)
+    processes = [*leader.children(recursive=True), leader]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(processes, timeout=_GRACE_S)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What a user can mend ends the task at once, with its one line and no retry."""
+    try:
+        yield
+    except CaptionerError as error:
+        raise AirflowFailException(str(error)) from error
