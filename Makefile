@@ -9,9 +9,13 @@ WORKERS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SOURCES := captioner_core beam_jobs captioner_cli dags tests bench setup.py
+SOURCES := captioner_core beam_jobs captioner_cli captioner_airflow dags tests bench setup.py
+# Airflow as its users have it: without TensorFlow and Beam, which the jobs' interpreter has
+AIRFLOW_VENV := .venv-airflow
+AIRFLOW_BIN := $(AIRFLOW_VENV)/bin
 
-.PHONY: help run-local pretrained test test-cluster lint typecheck bench bench-photographs bench-encoders lock clean
+.PHONY: help run-local pretrained airflow test test-airflow test-browser test-cluster lint typecheck bench \
+	bench-photographs bench-encoders lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -29,8 +33,15 @@ $(VENV)/dev.stamp: requirements.lock setup.py
 	$(PIP) install --constraint requirements.lock --editable '.[dev,airflow]'
 	touch $@ $(VENV)/run.stamp
 
+$(AIRFLOW_VENV)/airflow.stamp: requirements.lock setup.py dags/requirements.txt
+	test -x $(AIRFLOW_BIN)/python || $(PYTHON) -m venv $(AIRFLOW_VENV)
+	$(AIRFLOW_BIN)/python -m pip --disable-pip-version-check --quiet install --constraint requirements.lock \
+		--requirement dags/requirements.txt
+	$(AIRFLOW_BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --editable .
+	touch $@
+
 # Each variable reaches the program as one argument, whatever it holds.
-export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES
+export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS
 
 run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLICKR8K_DIR= LIMIT= IMAGES= OUT= THRESHOLD= TOP_K= EPOCHS= WORKERS=
 	@$(BIN)/captioner run-local --dataset "$$DATASET" --out "$$OUT" --threshold="$$THRESHOLD" --top-k="$$TOP_K" --workers="$$WORKERS" \
@@ -56,16 +67,31 @@ pretrained: $(VENV)/dev.stamp  ## train the models that come with the package an
 	@$(BIN)/captioner evaluate --model "$$OUT/pretrained/model" --dataset "$$OUT/datasets/flickr8k" \
 		--features "$$OUT/runs/flickr8k/features"
 
+airflow: $(VENV)/run.stamp $(AIRFLOW_VENV)/airflow.stamp  ## Airflow with its UI and the DAGs, on this machine: PORT= AIRFLOW_DB= AIRFLOW_DIR=
+	@$(BIN)/captioner assets
+	@exec $(AIRFLOW_BIN)/python -m captioner_airflow.local --python $(BIN)/python --home "$${AIRFLOW_DIR:-.airflow}" \
+		$${PORT:+--port="$$PORT"} $${AIRFLOW_DB:+--database="$$AIRFLOW_DB"}
+
 test: $(VENV)/dev.stamp  ## the whole test suite that needs no cluster and no browser
 	@$(BIN)/captioner assets --extra minilm
-	@$(BIN)/python -m pytest -m "not cluster and not browser" -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -m "not cluster and not airflow and not browser" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(VENV)/dev.stamp  ## tests of processes and hosts that work together
 	@$(BIN)/python -m pytest -m cluster
 
-lint: $(VENV)/dev.stamp  ## ruff: rules and format
+test-airflow: $(VENV)/dev.stamp $(AIRFLOW_VENV)/airflow.stamp  ## tests of the DAGs in a real Airflow: kill -9, training, the inbox
+	@$(BIN)/captioner assets
+	@$(BIN)/python -m pytest -m airflow
+
+test-browser: $(VENV)/dev.stamp $(AIRFLOW_VENV)/airflow.stamp  ## tests of Airflow's UI in headless Chromium; screenshots in out/screenshots
+	@$(BIN)/captioner assets
+	@$(BIN)/python -m playwright install chromium > /dev/null 2>&1 || echo "test-browser: Playwright's browser can't be downloaded; looking for the system's"
+	@$(BIN)/python -m pytest -m browser
+
+lint: $(VENV)/dev.stamp  ## ruff: rules and format; hadolint: the Dockerfiles
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
 
 typecheck: $(VENV)/dev.stamp  ## mypy, strict
 	@$(BIN)/mypy
@@ -105,4 +131,4 @@ lock: $(VENV)/dev.stamp  ## resolve setup.py's requirements anew into requiremen
 	@$(BIN)/uv pip compile --quiet --python-version 3.11 --all-extras --no-header --no-annotate --upgrade setup.py -o requirements.lock
 
 clean:  ## remove what the targets made, but no cache
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) $(AIRFLOW_VENV) .airflow out build dist *.egg-info

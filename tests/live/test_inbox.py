@@ -1,0 +1,99 @@
+"""watch_inbox in a real Airflow, over folders that arrive while it runs and while it is restarted."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import threading
+import time
+
+import pytest
+from PIL import Image
+
+from captioner_core.runs import read_manifest
+from captioner_core.verify import verify
+from tests.live.airflow import wait_until
+
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(1500)]
+FOLDERS = int(os.environ.get("INBOX_FOLDERS") or 20)
+HALF_WRITTEN, ONLY_BAD = "folder 02", "folder 04"
+QUIET_S = 15.0
+EACH_S = 4.0
+
+
+class Arrivals(threading.Thread):
+    """Folders that arrive one after the other; some have a marker in the end, one takes long."""
+
+    def __init__(self, inbox):
+        super().__init__(daemon=True)
+        self.inbox, self.complete, self.images = inbox, {}, {}
+
+    def run(self):
+        slow = threading.Thread(target=self._half_written, daemon=True)
+        slow.start()
+        for number in range(FOLDERS):
+            name = f"folder {number:02}"
+            if name != HALF_WRITTEN:
+                self._arrive(name, number)
+                time.sleep(EACH_S)
+        slow.join()
+
+    def _arrive(self, name, number):
+        folder = self.inbox / name
+        folder.mkdir()
+        self.images[name] = 2
+        for place in range(2):
+            path = folder / f"{place}.png"
+            if name == ONLY_BAD:
+                path.write_text("no image")
+            else:
+                Image.new("RGB", (64, 48), (10 * number, 100 * place, 90)).save(path)
+        if number % 2 or name == ONLY_BAD:
+            (folder / "_SUCCESS").touch()
+        self.complete[name] = time.time()
+
+    def _half_written(self):
+        """Something changes more often than a folder has to be quiet, for longer than all others take to arrive."""
+        folder = self.inbox / HALF_WRITTEN / "below"
+        folder.mkdir(parents=True)
+        count = 0
+        end = time.time() + EACH_S * FOLDERS + 2 * QUIET_S
+        while time.time() < end:
+            Image.new("RGB", (64, 48), (count, 0, 0)).save(folder / f"{count}.png")
+            count += 1
+            self.images[HALF_WRITTEN] = count
+            self.complete[HALF_WRITTEN] = time.time()
+            time.sleep(QUIET_S / 2)
+
+
+def test_every_folder_gets_one_run_once_it_is_complete(stopped, tmp_path):
+    inbox, output = tmp_path / "inbox", tmp_path / "out"
+    inbox.mkdir()
+    arrivals = Arrivals(inbox)
+    with stopped.running() as live:
+        place = {"inbox": str(inbox), "output": str(output), "quiet_minutes": QUIET_S / 60}
+        live.ask("POST", "variables", {"key": "captioner_inbox", "value": json.dumps(place)})
+        live.ask("PATCH", "dags/watch_inbox", {"is_paused": False})
+        arrivals.start()
+        wait_until(lambda: len(live.runs("caption_folder")) >= 3, 300)
+    with stopped.running() as live:  # restarted while runs are at work and folders arrive
+        arrivals.join()
+        wait_until(lambda: len(live.runs("caption_folder")) == FOLDERS, 600)
+        ids = [run["dag_run_id"] for run in live.runs("caption_folder")]
+        states = [live.finish("caption_folder", run_id, 900) for run_id in ids]
+        again = live.trigger("watch_inbox", {})  # which finds nothing to start
+        assert live.finish("watch_inbox", again) == "success"
+        runs = live.runs("caption_folder")
+    assert states == ["success"] * FOLDERS
+    assert len(runs) == len(list((output / "runs").iterdir())) == FOLDERS
+    assert len({run["conf"]["images"] for run in runs}) == FOLDERS, "none twice"
+    for run in runs:
+        name = run["conf"]["images"].rpartition("/")[2]
+        queued = datetime.datetime.fromisoformat(run["queued_at"]).timestamp()
+        assert queued > arrivals.complete[name], f"{name} was not complete"
+        made = output / "runs" / run["conf"]["run_id"]
+        assert not verify(str(made))
+        counts = read_manifest(str(made))["counts"]
+        bad = arrivals.images[name] if name == ONLY_BAD else 0
+        assert (counts["images_found"], counts["failures"]) == (arrivals.images[name], bad), name
