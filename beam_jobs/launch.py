@@ -36,7 +36,7 @@ def run_pipeline(
       The counters of its steps, by name.
 
     Raises:
-      CheckFailed: another process has begun to write the run, and removed what this one staged.
+      CaptionerError: another process has begun to write the run, and removed what this one staged.
       RuntimeError: the runner says that the job did not succeed.
     """
     options = PipelineOptions(list(pipeline_args))

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import IO, Any
 
 import psutil  # comes with Airflow
@@ -23,7 +23,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.options import arguments_of
 
 _GRACE_S = 15.0
-_CHECK_FAILED, _BAD_USAGE = 1, 2
+_CHECK_FAILED, _BAD_USAGE = 1, 2  # Python too ends with 1, whatever broke
 
 
 def run_job(module: str, options: Any, runner_options: Sequence[str] = ()) -> None:
@@ -40,6 +40,15 @@ def run_job(module: str, options: Any, runner_options: Sequence[str] = ()) -> No
 def run_command(name: str, *arguments: str) -> None:
     """Runs ``captioner NAME`` with arguments; see ``run_program``."""
     run_program("captioner_cli", name, *arguments)
+
+
+def run_check(name: str, *arguments: str) -> None:
+    """Runs ``captioner NAME``, whose exit code 1 is its answer and will be so again.
+
+    Raises:
+      AirflowFailException: the check failed; see ``run_program`` too.
+    """
+    run_program("captioner_cli", name, *arguments, final=(_CHECK_FAILED, _BAD_USAGE))
 
 
 def ask_command(name: str, *arguments: str) -> Any:
@@ -63,16 +72,19 @@ def counts_of(run_dir: str) -> dict[str, int]:
     return counts
 
 
-def run_program(module: str, *arguments: str, stdout: IO[str] | None = None) -> None:
+def run_program(
+    module: str, *arguments: str, stdout: IO[str] | None = None, final: Collection[int] = (_BAD_USAGE,)
+) -> None:
     """Runs a module of captioner's and waits for its end; its output comes line by line in the task's log.
 
     Args:
       module: to run.
       arguments: each one argument, whatever it holds.
       stdout: takes what the program prints, apart from what it logs.
+      final: exit codes that another try would not change.
 
     Raises:
-      AirflowFailException: it found its input bad or a check failed: to try again would not help.
+      AirflowFailException: it ended with one of those, or CAPTIONER_PYTHON can't be started.
       AirflowException: it was killed, or broke; a retry may go well.
     """
     python = os.environ.get("CAPTIONER_PYTHON") or sys.executable
@@ -90,19 +102,19 @@ def run_program(module: str, *arguments: str, stdout: IO[str] | None = None) -> 
             text=True,
             errors="replace",
         )
-    except FileNotFoundError as error:
+    except OSError as error:
         raise AirflowFailException(
-            f"CAPTIONER_PYTHON {python!r} is not there ({error.strerror}); name the python of an environment that has "
-            "captioner installed"
+            f"CAPTIONER_PYTHON {python!r} can't be started ({error.strerror}); name the python of an environment that "
+            "has captioner installed"
         ) from error
     with process, _ended_with_the_block(process.pid):
         for line in process.stdout or process.stderr or ():
             print(line, end="", flush=True)
-    _check(module, process.returncode)
+    _check(module, process.returncode, final)
 
 
-def _check(module: str, code: int) -> None:
-    if code in (_CHECK_FAILED, _BAD_USAGE):
+def _check(module: str, code: int, final: Collection[int]) -> None:
+    if code in final:
         what = "found its input or options bad" if code == _BAD_USAGE else "says that a check failed"
         raise AirflowFailException(f"{module} {what} (exit code {code}); its last line says which")
     if code:

@@ -23,7 +23,7 @@ from typing import Any
 from uuid import uuid4
 
 from captioner_core import layout, storage
-from captioner_core.errors import CaptionerError, CheckFailed
+from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
 from captioner_core.schemas import SCHEMA_VERSION
 
@@ -107,7 +107,7 @@ def check_owner(run: RunLayout) -> None:
     """Makes sure that no other process has begun to write the run since this one did.
 
     Raises:
-      CheckFailed: one has.
+      CaptionerError: one has.
     """
     try:
         owner = storage.read_json(run.owner)
@@ -115,7 +115,7 @@ def check_owner(run: RunLayout) -> None:
         owner = {}
     if owner.get("attempt") != run.attempt:
         by = f"process {owner['pid']} on {owner['host']}" if {"pid", "host"} <= set(owner) else "another process"
-        raise CheckFailed(
+        raise CaptionerError(
             f"run {run.run_dir!r} was begun anew by {by}, so this one gave way and committed nothing; "
             "give two runs at the same time two --run-id"
         )
@@ -152,7 +152,7 @@ def commit_stage(
       The manifest with this stage in it.
 
     Raises:
-      CheckFailed: another process has begun to write the run; nothing is changed.
+      CaptionerError: another process has begun to write the run; nothing is changed.
     """
     check_owner(run)
     tables = layout.STAGE_TABLES[stage] if tables is None else tables

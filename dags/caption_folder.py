@@ -19,7 +19,7 @@ from airflow.sdk import dag, task
 from captioner_airflow import settings
 from captioner_airflow.assets import CAPTIONS, FEATURES, MATCHES, REPORT, announce, announce_table
 from captioner_airflow.caption_run import CaptionRun, caption_form
-from captioner_airflow.jobs import one_line_errors, run_command, run_job
+from captioner_airflow.jobs import one_line_errors, run_check, run_command, run_job
 from captioner_core.options import arguments_of
 
 
@@ -67,7 +67,7 @@ def caption_folder() -> None:  # noqa: D103  its text is doc_md
     @task(execution_timeout=timedelta(hours=2))
     def verify() -> None:
         """Checks every invariant of the tables."""
-        run_command("verify", CaptionRun.current().layout.run_dir)
+        run_check("verify", CaptionRun.current().layout.run_dir)
 
     @task(outlets=[REPORT], execution_timeout=timedelta(hours=2))
     def report() -> str:

@@ -18,7 +18,7 @@ from airflow.sdk import dag, task
 
 from captioner_airflow import settings
 from captioner_airflow.assets import FEATURES, MODEL, announce, announce_table
-from captioner_airflow.jobs import one_line_errors, run_command, run_job
+from captioner_airflow.jobs import one_line_errors, run_check, run_command, run_job
 from captioner_airflow.runners import RunnerSettings, runner_options
 from captioner_airflow.train_run import TrainRun, train_form
 from captioner_airflow.training import TrainOperator
@@ -65,7 +65,7 @@ def train_captioner() -> None:  # noqa: D103  its text is doc_md
     def gate() -> None:
         """Stops a model that is worse than the current one."""
         with one_line_errors():
-            run_command("gate", *arguments_of(TrainRun.current().gate_options()))
+            run_check("gate", *arguments_of(TrainRun.current().gate_options()))
 
     @task(outlets=[MODEL], execution_timeout=timedelta(minutes=10))
     def promote() -> str:

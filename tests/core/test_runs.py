@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner_core import layout, runs, storage
-from captioner_core.errors import CaptionerError, CheckFailed
+from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
 from captioner_core.schemas import CAPTIONS_SCHEMA, FAILURES_SCHEMA, FEATURES_SCHEMA
 
@@ -124,13 +124,13 @@ def test_of_two_that_write_one_run_the_later_one_commits(run):
     first = stage_captions(run, ["orphan"])
     second = runs.begin_attempt(run)
     stage_table(first, layout.CAPTIONS, ["orphan"])  # which goes on writing
-    with pytest.raises(CheckFailed, match=r"begun anew by process \d+ on .*two --run-id"):
+    with pytest.raises(CaptionerError, match=r"begun anew by process \d+ on .*two --run-id"):
         commit(first)
     assert not storage.exists(run.manifest)
     stage_table(second, layout.CAPTIONS, ["retry"])
     commit(second)
     assert captions(run) == ["retry"]
-    with pytest.raises(CheckFailed, match="another process"):  # once the other has committed, too
+    with pytest.raises(CaptionerError, match="another process"):  # once the other has committed, too
         commit(first)
     assert captions(run) == ["retry"]
 

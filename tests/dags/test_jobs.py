@@ -63,7 +63,7 @@ def test_what_is_asked_is_told_apart_from_what_is_logged(python, capfd):
     ("code", "error", "said"),
     [
         ("sys.exit(2)", AirflowFailException, "found its input or options bad"),
-        ("sys.exit(1)", AirflowFailException, "says that a check failed"),
+        ("raise OSError('the store is away')", AirflowException, "ended with exit code 1; a retry"),
         ("sys.exit(3)", AirflowException, "ended with exit code 3; a retry"),
         ("os.kill(os.getpid(), 9)", AirflowException, "was killed by signal 9; a retry"),
     ],
@@ -75,10 +75,17 @@ def test_how_a_program_ended_decides_whether_it_is_tried_again(python, code, err
     assert isinstance(caught.value, AirflowFailException) == (error is AirflowFailException)
 
 
+def test_what_a_check_says_is_final(python):
+    """A job that breaks ends with 1 too, but may go well the next time."""
+    python("sys.exit(1)")
+    with pytest.raises(AirflowFailException, match="says that a check failed"):
+        jobs.run_check("verify", "run")
+
+
 def test_an_interpreter_that_is_not_there_is_said(monkeypatch):
     monkeypatch.setenv("CAPTIONER_PYTHON", "/nowhere/python")
     with pytest.raises(
-        AirflowFailException, match=r"CAPTIONER_PYTHON '/nowhere/python' is not there .*name the python"
+        AirflowFailException, match=r"CAPTIONER_PYTHON '/nowhere/python' can't be started .*name the python"
     ):
         jobs.run_program("captioner_cli")
 
