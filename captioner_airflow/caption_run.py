@@ -6,15 +6,11 @@ from typing import Any
 
 from airflow.sdk import Context, Param
 
-from captioner_airflow import settings
-from captioner_airflow.forms import FilledForm, form_of
-from captioner_airflow.runners import DEFAULT_RUNNER, RUNNERS, RunnerSettings, runner_options
+from captioner_airflow.forms import FilledForm, form_of, runner_field
 from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.layout import run_id_of
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions, RunOptions
-
-_MATCHING = ("index", "threshold", "top_k", "encoder")
 
 
 def caption_form() -> dict[str, Param]:
@@ -22,23 +18,16 @@ def caption_form() -> dict[str, Param]:
     run_id = Param(
         None,
         type=["null", "string"],
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        pattern=f"^{layout.RUN_ID_PATTERN}$",
         title="Run id",
         description="Name of the run's folder; the same name again replaces that run. Left empty, it is made of the "
         "name that Airflow gives this run, so that no two runs share one.",
-    )
-    runner = Param(
-        DEFAULT_RUNNER,
-        type="string",
-        enum=list(RUNNERS),
-        title="Runner",
-        description="Where the Beam jobs run; DirectRunner is the Airflow worker itself.",
     )
     return {
         **form_of(RunOptions, "images"),
         **form_of(ExtractOptions, "output"),
         **form_of(RunOptions, "model", "threshold", "top_k", "beam_width"),
-        "runner": runner,
+        "runner": runner_field("Where the Beam jobs run; DirectRunner is the Airflow worker itself."),
         **form_of(RunOptions, "only_failures"),
         "run_id": run_id,
         **form_of(RunOptions, "index", "encoder", section="More"),
@@ -72,7 +61,7 @@ class CaptionRun(FilledForm):
 
     def run_options(self, **changes: Any) -> RunOptions:
         """The whole run, which is checked before the first job starts."""
-        matching = {name: self.params[name] for name in _MATCHING if name != "index"}
+        matching = {name: self.params[name] for name in ("threshold", "top_k", "encoder")}
         return RunOptions(
             **self._images(), **self._captioning(), **matching, index=tuple(self.params["index"]), **changes
         )
@@ -88,10 +77,6 @@ class CaptionRun(FilledForm):
     def match_options(self) -> MatchOptions:
         """Those captions to matches, among themselves and with the index."""
         return self.run_options().match_options()
-
-    def runner_options(self) -> list[str]:
-        """Beam's options of the runner that was chosen."""
-        return runner_options(self.params["runner"], RunnerSettings(settings.variable(settings.RUNNERS)))
 
     def _images(self) -> dict[str, Any]:
         return {"images": self.params["images"], "output": self.params["output"], "run_id": self.run_id}

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from captioner_airflow.settings import RUNNERS as SETTINGS
 from captioner_core.errors import CaptionerError
-
-SETTINGS = "captioner_runners"
-"""The Airflow Variable with the options of this place: JSON of runner to option to value."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,7 @@ class Runner:
 
     Args:
       options: that it always gets.
-      needs: names of options without which it can't run, which SETTINGS has to give.
+      needs: names of options without which it can't run, which the Airflow Variable SETTINGS has to give.
     """
 
     options: Mapping[str, str]

@@ -8,9 +8,8 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from captioner_airflow.forms import FilledForm, form_of
+from captioner_airflow.forms import FilledForm, form_of, runner_field
 from captioner_airflow.launchers import LAUNCHERS
-from captioner_airflow.runners import DEFAULT_RUNNER, RUNNERS
 from captioner_core import layout
 from captioner_core.layout import join, run_id_of
 from captioner_core.options import ExtractOptions, GateOptions, TrainOptions
@@ -48,13 +47,7 @@ def train_form() -> dict[str, Param]:
             title="Launcher",
             description="Where the workers train: processes of the Airflow worker, or pods of an Indexed Job.",
         ),
-        "runner": Param(
-            DEFAULT_RUNNER,
-            type="string",
-            enum=list(RUNNERS),
-            title="Runner",
-            description="Where features are extracted.",
-        ),
+        "runner": runner_field("Where features are extracted."),
         **form_of(TrainOptions, "reinforce_epochs", "batch_size", "learning_rate", "dropout", "seed", section="More"),
     }
 
@@ -112,7 +105,7 @@ class TrainRun(FilledForm):
 
     def evaluations(self) -> list[list[str]]:
         """Arguments of ``captioner evaluate``: of the new model, and of the current one on the same images."""
-        models = [self.model, *([self.models] if Path(self.models, "current.json").exists() else [])]
+        models = [self.model, *([self.models] if Path(self.models, layout.CURRENT_MODEL).exists() else [])]
         on = [f"--dataset={self.dataset}", f"--features={self.features}", "--split=dev"]
         return [[f"--model={model}", *on] for model in models]
 

@@ -28,7 +28,9 @@ DATASET_IMAGES = "images"
 DATASET_CAPTIONS = "captions.parquet"
 DATASET_SUMMARY = "dataset.json"
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CURRENT_MODEL = "current.json"  # in a folder of models
+
+RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _RUN_ID_LENGTH = 128
 _DIGEST_LENGTH = 8
 
@@ -58,7 +60,7 @@ def run_id_of(text: str) -> str:
 
 def is_run_id(text: str) -> bool:
     """Whether a name is portable: 1 to 128 letters, digits, ``.``, ``_`` and ``-``, a letter or digit first."""
-    return _RUN_ID.fullmatch(text) is not None
+    return re.fullmatch(RUN_ID_PATTERN, text) is not None
 
 
 @dataclass(frozen=True)

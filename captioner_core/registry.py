@@ -27,7 +27,7 @@ from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.model.folder import CONFIG, METRICS, check_model
 from captioner_core.options import PRETRAINED
 
-POINTER = "current.json"
+POINTER = layout.CURRENT_MODEL
 POINTER_VERSION = 1
 PROMOTE, UNDO = "promote", "undo"
 CIDER = "CIDEr"

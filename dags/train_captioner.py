@@ -19,7 +19,6 @@ from airflow.sdk import dag, task
 from captioner_airflow import settings
 from captioner_airflow.assets import FEATURES, MODEL, announce, announce_table
 from captioner_airflow.jobs import one_line_errors, run_check, run_command, run_job
-from captioner_airflow.runners import RunnerSettings, runner_options
 from captioner_airflow.train_run import TrainRun, train_form
 from captioner_airflow.training import TrainOperator
 from captioner_core.options import arguments_of
@@ -51,8 +50,7 @@ def train_captioner() -> None:  # noqa: D103  its text is doc_md
         with one_line_errors():
             run = TrainRun.current()
             options = run.extract_options()
-            runner = runner_options(run.params["runner"], RunnerSettings(settings.variable(settings.RUNNERS)))
-            run_job("beam_jobs.extract_features", options, runner)
+            run_job("beam_jobs.extract_features", options, run.runner_options())
             announce_table(FEATURES, options.layout)
 
     @task(execution_timeout=timedelta(hours=4))

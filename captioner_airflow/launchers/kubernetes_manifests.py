@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner_core.errors import CaptionerError
-from captioner_core.options import TrainOptions, given_options
+from captioner_core.options import TrainOptions, arguments_of
 
 if TYPE_CHECKING:
     from captioner_airflow.launchers.kubernetes import KubernetesLauncher
@@ -46,8 +46,8 @@ def worker_arguments(options: TrainOptions) -> list[str]:
 
     Kubernetes puts a variable's value in place of ``$(NAME)`` in arguments; a doubled ``$`` is one that stays.
     """
-    asked = {**dataclasses.asdict(options), "workers": 1}  # the pods are the workers
-    return [f"{name}={value}".replace("$", "$$") for name, value in given_options(TrainOptions, asked)]
+    arguments = arguments_of(dataclasses.replace(options, workers=1))  # the pods are the workers
+    return [argument.replace("$", "$$") for argument in arguments]
 
 
 def make_job(

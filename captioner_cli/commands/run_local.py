@@ -23,7 +23,7 @@ from captioner_core.options import (
     RunOptions,
     TrainOptions,
     add_arguments,
-    check,
+    check_fields,
     from_namespace,
     option,
 )
@@ -39,7 +39,13 @@ class LocalOptions:
     flickr8k_dir: str | None = option(
         None, help="folder with the two Flickr8k zips; downloaded where not given", metavar="DIR"
     )
-    limit: int | None = option(None, help="use this many images of the dataset", metavar="N")
+    limit: int | None = option(
+        None,
+        help="use this many images of the dataset",
+        metavar="N",
+        limits=(1, None),
+        remedy="leave it out for all images",
+    )
     images: str | None = option(None, help="folder to caption (default: the dataset's held-back part)", metavar="DIR")
     out: str = option("out", help="folder for everything that is made", metavar="DIR")
     threshold: float = option(0.9, help="least cosine similarity of a match", metavar="X")
@@ -51,13 +57,7 @@ class LocalOptions:
     max_failures: int | None = option(None, help="exit 1 when more images than this fail", metavar="N")
 
     def __post_init__(self) -> None:
-        check(
-            self.limit is None or self.limit >= 1,
-            "limit",
-            self.limit,
-            "must be 1 or more",
-            "leave it out for all images",
-        )
+        check_fields(self)
         # what the stages would refuse later is refused now, before anything is made
         self.run_options(self.images or "images", ())
         self.train_options(Path("dataset"))

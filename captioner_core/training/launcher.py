@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from captioner_core import layout, storage
 from captioner_core.errors import CheckFailed
 from captioner_core.model.folder import METRICS
-from captioner_core.options import TrainOptions, given_options
+from captioner_core.options import TrainOptions, arguments_of
 from captioner_core.training.cluster import Cluster
 from captioner_core.training.stopping import StopRequest, stop_on_signals
 
@@ -43,10 +43,9 @@ def train_on_workers(options: TrainOptions) -> str:
     return str(storage.read_json(layout.join(options.output, METRICS))["model_id"])
 
 
-def arguments_of(options: TrainOptions) -> list[str]:
+def worker_arguments(options: TrainOptions) -> list[str]:
     """The command line that gives these options to one worker."""
-    asked = {**dataclasses.asdict(options), "workers": 1}
-    return [f"{name}={value}" for name, value in given_options(TrainOptions, asked)]
+    return arguments_of(dataclasses.replace(options, workers=1))
 
 
 def _start(options: TrainOptions, cluster: Cluster) -> subprocess.Popen[bytes]:
@@ -57,7 +56,7 @@ def _start(options: TrainOptions, cluster: Cluster) -> subprocess.Popen[bytes]:
         "TF_NUM_INTRAOP_THREADS": threads,
         "CAPTIONER_LAUNCHER": str(os.getpid()),
     }
-    command = [sys.executable, "-m", "captioner_core.training", *arguments_of(options)]
+    command = [sys.executable, "-m", "captioner_core.training", *worker_arguments(options)]
     # In a session of its own, so that a Ctrl-C reaches the launcher alone, which asks all to stop at the same batch
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
 

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from captioner_core.training.launcher import arguments_of
+from captioner_core.training.launcher import worker_arguments
 from captioner_core.training.train import train
 from tests.core.test_training import history, options, source, weights  # noqa: F401  source is a fixture
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def command(asked):
-    return [sys.executable, "-m", "captioner_core.training", *arguments_of(asked), f"--workers={asked.workers}"]
+    return [sys.executable, "-m", "captioner_core.training", *worker_arguments(asked), f"--workers={asked.workers}"]
 
 
 def assert_same_weights(one, other, **tolerance):

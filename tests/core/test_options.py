@@ -18,7 +18,7 @@ from captioner_core.options import (
     add_arguments,
     from_namespace,
 )
-from captioner_core.training.launcher import arguments_of
+from captioner_core.training.launcher import worker_arguments
 
 GOOD = {
     ExtractOptions: {"images": "in", "output": "out"},
@@ -100,7 +100,7 @@ def test_a_worker_is_given_the_launchers_options(mirrored):
     asked = TrainOptions(dataset="d", features="f", output="o", mirrored=mirrored, seed=3)
     parser = argparse.ArgumentParser()
     add_arguments(parser, TrainOptions)
-    assert from_namespace(TrainOptions, parser.parse_args(arguments_of(asked))) == asked
+    assert from_namespace(TrainOptions, parser.parse_args(worker_arguments(asked))) == asked
 
 
 def test_a_switch_can_be_turned_off():

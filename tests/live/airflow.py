@@ -95,23 +95,25 @@ class LiveAirflow:
         return "\n".join(str(line.get("event", line)) for line in self.ask("GET", path)["content"])
 
     def processes(self, *words: str) -> list[psutil.Process]:
-        """The machine's processes of this Airflow, jobs included, whose command line holds all the words."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                line = " ".join(process.cmdline())
-                if all(word in line for word in words) and self._is_own(process):
-                    found.append(process)
-        return found
-
-    def _is_own(self, process: psutil.Process) -> bool:
-        return process.environ().get("AIRFLOW_HOME") == str(self.place.home)
+        """Those of this Airflow whose command line holds all the words."""
+        return processes_of(self.place.home, *words)
 
     def start_scheduler(self) -> subprocess.Popen[bytes]:
         """A scheduler in place of one that was killed."""
         with (self.place.home / "standalone.log").open("ab") as log:
             command = [self.place.airflow_python, "-m", "airflow", "scheduler"]
             return subprocess.Popen(command, env=dict(self._airflow.environment), stdout=log, stderr=log)
+
+
+def processes_of(home: Path, *words: str) -> list[psutil.Process]:
+    """The machine's processes of an Airflow, jobs included, whose command line holds all the words."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            line = " ".join(process.cmdline())
+            if all(word in line for word in words) and process.environ().get("AIRFLOW_HOME") == str(home):
+                found.append(process)
+    return found
 
 
 def wait_until(holds: Callable[[], Any], timeout_s: float) -> Any:

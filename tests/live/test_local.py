@@ -8,27 +8,14 @@ import socket
 import subprocess
 import time
 
-import psutil
 import pytest
 import requests
 
 from captioner_airflow.local import free_ports
-from tests.live.airflow import AIRFLOW_PYTHON, JOBS_PYTHON, ROOT
+from tests.live.airflow import AIRFLOW_PYTHON, JOBS_PYTHON, ROOT, processes_of
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(400)]
 COMMAND = [AIRFLOW_PYTHON, "-m", "captioner_airflow.local", "--python", JOBS_PYTHON]
-
-
-def of_home(home):
-    """The processes of an Airflow."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("AIRFLOW_HOME") == str(home):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
 
 
 def test_it_starts_and_stops_as_a_whole(tmp_path):
@@ -39,12 +26,12 @@ def test_it_starts_and_stops_as_a_whole(tmp_path):
         password = said[3].split()[1]
         answer = requests.post(f"{url}/auth/token", json={"username": "admin", "password": password}, timeout=30)
         assert answer.status_code == 201
-        assert of_home(tmp_path / "home")
+        assert processes_of(tmp_path / "home")
         assert (tmp_path / "home" / "passwords.json").stat().st_mode & 0o077 == 0, "for its owner's eyes alone"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     deadline = time.monotonic() + 5
-    while (left := of_home(tmp_path / "home")) and time.monotonic() < deadline:
+    while (left := processes_of(tmp_path / "home")) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
     assert "airflow: error" not in "".join(said)
