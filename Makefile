@@ -70,7 +70,7 @@ pretrained: $(VENV)/dev.stamp  ## train the models that come with the package an
 airflow: $(VENV)/run.stamp $(AIRFLOW_VENV)/airflow.stamp  ## Airflow with its UI and the DAGs, on this machine: PORT= AIRFLOW_DB= AIRFLOW_DIR=
 	@$(BIN)/captioner assets
 	@exec $(AIRFLOW_BIN)/python -m captioner_airflow.local --python $(BIN)/python --home "$${AIRFLOW_DIR:-.airflow}" \
-		$${PORT:+--port="$$PORT"} $${AIRFLOW_DB:+--database="$$AIRFLOW_DB"}
+		$${PORT:+--port="$$PORT"}
 
 test: $(VENV)/dev.stamp  ## the whole test suite that needs no cluster and no browser
 	@$(BIN)/captioner assets --extra minilm

@@ -16,6 +16,7 @@ from captioner_core.cli import OneLineParser, end_with_launcher, guarded, quiet_
 from captioner_core.errors import CheckFailed
 from captioner_core.layout import RunLayout
 from captioner_core.options import add_arguments, from_namespace
+from captioner_core.shown import shown_arguments
 
 # What DirectRunner comes down to on one machine, named outright: DirectRunner first looks
 # for another engine on the network, so its results would depend on where it runs.
@@ -109,4 +110,4 @@ def check_pipeline_args(parser: argparse.ArgumentParser, arguments: Sequence[str
                 continue
     _, unknown = known.parse_known_args(arguments)
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(f"unrecognized arguments: {shown_arguments(unknown)}")

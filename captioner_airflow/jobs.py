@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import psutil  # comes with Airflow
@@ -21,6 +21,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import arguments_of
+from captioner_core.shown import shown_arguments
 
 _GRACE_S = 15.0
 _CHECK_FAILED, _BAD_USAGE = 1, 2  # Python too ends with 1, whatever broke
@@ -89,8 +90,8 @@ def run_program(
     """
     python = os.environ.get("CAPTIONER_PYTHON") or sys.executable
     command = [python, "-m", module, *arguments]
-    print("running", module, *arguments, flush=True)
-    environment = {**os.environ, "CAPTIONER_LAUNCHER": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    print("running", module, shown_arguments(arguments), flush=True)
+    environment = {**_without_airflow(os.environ), "CAPTIONER_LAUNCHER": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     # In the task's own process group, which Airflow ends as a whole where the task is cleared or marked failed
     try:
         process = subprocess.Popen(  # noqa: S603  an argument list
@@ -111,6 +112,11 @@ def run_program(
         for line in process.stdout or process.stderr or ():
             print(line, end="", flush=True)
     _check(module, process.returncode, final)
+
+
+def _without_airflow(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without Airflow's own: its database and connections are no business of jobs."""
+    return {name: value for name, value in environment.items() if not name.startswith("AIRFLOW_")}
 
 
 def _check(module: str, code: int, final: Collection[int]) -> None:

@@ -221,7 +221,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="interpreter of the jobs")
     parser.add_argument("--port", type=int, help="of the UI (default: the first free one from 8080 on)")
     parser.add_argument(
-        "--database", help="SQLAlchemy's URL, such as postgresql+psycopg2://user@host/name (default: SQLite)"
+        "--database",
+        default=os.environ.get("AIRFLOW_DB"),  # every user of the machine sees a program's arguments
+        help="SQLAlchemy's URL, such as postgresql+psycopg2://user@host/name (default: $AIRFLOW_DB, else SQLite)",
     )
     asked = parser.parse_args(argv)
     python = str(Path(asked.python).absolute())

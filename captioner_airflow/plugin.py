@@ -47,13 +47,14 @@ def _read_report(dag_id: str, run_id: str) -> str | None:
     from airflow.utils.session import create_session
 
     from captioner_core.layout import RunLayout
+    from captioner_core.places import is_allowed
 
     with create_session() as session:
         asked = XComModel.get_many(run_id=run_id, dag_ids=dag_id, task_ids="report", key="return_value", limit=1)
         row = session.scalars(asked).first()
         run_dir = XComModel.deserialize_value(row) if row else None
     place = RunLayout.of(run_dir) if isinstance(run_dir, str) else None
-    if place is None:
+    if place is None or not is_allowed(place.report):
         return None
     try:
         return ObjectStoragePath(place.report).read_text(encoding="utf-8")

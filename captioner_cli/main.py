@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import captioner_core
 from captioner_core.cli import OneLineParser, end_with_launcher, guarded, quiet_libraries
+from captioner_core.shown import shown_arguments
 
 COMMANDS = (
     "assets",
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     namespace, rest = parser.parse_known_args(argv)
     if rest and not getattr(namespace, "takes_pipeline_options", False):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {shown_arguments(rest)}")
     if rest:
         from beam_jobs.launch import check_pipeline_args
 

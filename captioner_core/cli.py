@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import add_arguments, from_namespace
+from captioner_core.shown import visible
 
 _INTERRUPTED = 130  # a shell's exit code for SIGINT
 _UNWIND_S = 10.0
@@ -30,7 +31,7 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: error: {visible(message)}; see {self.prog} --help\n")
 
 
 def guarded(run: Callable[[], int], prog: str) -> int:
@@ -39,7 +40,7 @@ def guarded(run: Callable[[], int], prog: str) -> int:
         with _heard_interrupts(prog):
             return run()
     except CaptionerError as error:
-        line = " ".join(str(error).split())
+        line = visible(" ".join(str(error).split()))
         print(f"{prog}: error: {line}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from captioner_core import images, layout, storage
 from captioner_core.backbones.base import Backbone
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.listing import read_bytes
 from captioner_core.model.folder import METRICS, write_card
 from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
+from captioner_core.places import path_below
 from captioner_core.text import tokenize
 from captioner_core.training.dataset import open_features, read_grids
 
@@ -47,14 +50,25 @@ def caption_split(
     """Image id and generated caption of each image of a dataset, from the images themselves.
 
     Raises:
-      ImageError: an image of the dataset can't be used.
+      CaptionerError: an image of the dataset can't be used, or its id leads out of the dataset.
     """
     folder = Path(dataset_dir).absolute() / layout.DATASET_IMAGES
     for start in range(0, len(image_ids), _BATCH):
         chosen = image_ids[start : start + _BATCH]
-        data = (read_bytes(str(folder / image_id), images.DEFAULT_MAX_BYTES) for image_id in chosen)
-        pixels = np.stack([images.decode(item, size=backbone.input_size)[0] for item in data])
+        pixels = np.stack([_pixels(folder, image_id, backbone.input_size) for image_id in chosen])
         yield from zip(chosen, generator.generate(*backbone.features(pixels)), strict=True)
+
+
+def _pixels(folder: Path, image_id: str, size: int) -> npt.NDArray[np.uint8]:
+    path = path_below(folder, image_id)  # whoever made the table chose the id
+    if path is None:
+        raise CaptionerError(f"image id {image_id!r} leads out of {str(folder)!r}; mend the dataset's captions.parquet")
+    try:
+        return images.decode(read_bytes(os.fsdecode(path), images.DEFAULT_MAX_BYTES), size=size)[0]
+    except ImageError as error:
+        raise CaptionerError(
+            f"image {image_id!r} of {str(folder)!r} can't be used: {error.message}; take it out of the dataset"
+        ) from error
 
 
 def caption_features(

@@ -10,6 +10,7 @@ from typing import Any
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.options import COMBINED, MatchOptions
+from captioner_core.places import check_place
 from captioner_core.tables import check_captions_table, check_one_model
 from captioner_core.text_encoders.base import JointEncoder, TextEncoder
 
@@ -57,6 +58,8 @@ def plan_inputs(options: MatchOptions, encoder: TextEncoder, just_made: str | No
         )
     given = MatchInputs(_plain(options.captions), _plain(options.index), _plain(options.features), None)
     inputs = _updated(options, encoder, given) if options.update else given
+    for uri in (*inputs.captions, *inputs.index, *inputs.features):  # an earlier run's manifest may name others' tables
+        check_place("table", uri)
     for uri in {*inputs.captions, *inputs.index} - {just_made}:
         check_captions_table(uri)
     check_one_model((*inputs.captions, *inputs.index))

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
+from captioner_core.places import check_place
 
 DEFAULT_ENCODER = "learned"
 DEFAULT_EPOCHS = 15
@@ -57,8 +58,25 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def place_option(
+    default: Any = dataclasses.MISSING, *, help: str, metavar: str, names: Sequence[str] = (), bare_names: bool = False
+) -> Any:
+    """An ``option`` whose value is a path or a URI, or a tuple of some; see ``places.check_place``.
+
+    Args:
+      default: its value where not given; required where missing.
+      help: what it means.
+      metavar: what stands for its value in ``--help``.
+      names: values that are names of something, not paths.
+      bare_names: whether every value without a slash is one.
+    """
+    field = option(default, help=help, metavar=metavar)
+    is_name = (lambda value: "/" not in value) if bare_names else names.__contains__
+    return dataclasses.field(default=default, metadata={**field.metadata, "is_name": is_name})
+
+
 def check_fields(options: Any) -> None:
-    """Holds each field of a dataclass of options to the choices and limits that the field states.
+    """Holds each field of a dataclass of options to the choices and limits that the field states, and paths to theirs.
 
     None is within all limits.
 
@@ -74,6 +92,15 @@ def check_fields(options: Any) -> None:
             remedy = field.metadata["remedy"] or f"{field.default} is the default"
             within = least <= value <= (math.inf if most is None else most)  # which NaN is not
             check(within, field.name, value, f"must be {limits_text(field)}", remedy)
+        _check_places(field, value)
+
+
+def _check_places(field: dataclasses.Field[Any], value: Any) -> None:
+    is_name = field.metadata.get("is_name")
+    if is_name is not None and value is not None:
+        for place in value if isinstance(value, tuple) else (value,):
+            if not is_name(place):
+                check_place(f"--{field.name.replace('_', '-')}", place)
 
 
 def limits_text(field: dataclasses.Field[Any]) -> str:
@@ -89,7 +116,7 @@ def _plain(limit: float) -> str:
 
 
 def _output_root(default: Any = dataclasses.MISSING) -> Any:
-    return option(default, help="output root; tables go to ROOT/runs/RUN_ID", metavar="ROOT")
+    return place_option(default, help="output root; tables go to ROOT/runs/RUN_ID", metavar="ROOT")
 
 
 def add_arguments(parser: argparse.ArgumentParser, options_class: type) -> None:
@@ -196,7 +223,7 @@ def _check_run_id(root: str, run_id: str) -> None:
 class ImageOptions:
     """What every job that reads images takes."""
 
-    images: str = option(help="folder of images, searched through all its subfolders", metavar="DIR")
+    images: str = place_option(help="folder of images, searched through all its subfolders", metavar="DIR")
     output: str = _output_root()
     run_id: str = option(DEFAULT_RUN_ID, help="name of this run; the same name again replaces the run", metavar="ID")
     batch_size: int = option(
@@ -263,10 +290,11 @@ class ExtractOptions(ImageOptions):
 class CaptionOptions(ImageOptions):
     """Options of the job that turns images into captions."""
 
-    model: str = option(
+    model: str = place_option(
         PRETRAINED,
         help="model folder, or a folder of models: its current one; pretrained comes with the package",
         metavar="MODEL_DIR",
+        names=(PRETRAINED,),
     )
     beam_width: int | None = beam_width_option(
         None, help="hypotheses kept while a caption is searched, 1 is greedy; the model's own choice where not given"
@@ -285,13 +313,13 @@ class CaptionOptions(ImageOptions):
 class SimilarityOptions:
     """What decides which captions match."""
 
-    index: tuple[str, ...] = option(
+    index: tuple[str, ...] = place_option(
         (), help="captions table to match against: a run's or a dataset's; may be repeated", metavar="URI"
     )
     index_splits: tuple[str, ...] = option(
         (), help="of a dataset's table use this split alone; may be repeated (default: all)", metavar="SPLIT"
     )
-    features: tuple[str, ...] = option(
+    features: tuple[str, ...] = place_option(
         (),
         help="features table for feature_score and duplicates, beside those of the runs given; may be repeated",
         metavar="URI",
@@ -311,10 +339,10 @@ class SimilarityOptions:
 class MatchOptions(SimilarityOptions):
     """Options of the job that turns captions into matches."""
 
-    captions: tuple[str, ...] = option(
+    captions: tuple[str, ...] = place_option(
         (), help="captions table whose images are matched; may be repeated", metavar="URI"
     )
-    output: str | None = option(
+    output: str | None = place_option(
         None, help="output root; tables go to ROOT/runs/RUN_ID (with --update: the root of RUN)", metavar="ROOT"
     )
     run_id: str | None = option(
@@ -322,13 +350,13 @@ class MatchOptions(SimilarityOptions):
         help="name of this run; the same name again replaces its matches (default: run; with --update: RUN's own)",
         metavar="ID",
     )
-    update: str | None = option(
+    update: str | None = place_option(
         None,
         help="folder of a run of matches to bring up to date: its tables are read again, --captions and --index added, "
         "and only what is new, changed or gone is searched",
         metavar="RUN",
     )
-    drop: tuple[str, ...] = option(
+    drop: tuple[str, ...] = place_option(
         (), help="with --update: captions table of RUN that no longer counts; may be repeated", metavar="URI"
     )
 
@@ -395,10 +423,10 @@ class RunOptions(SimilarityOptions, CaptionOptions):
 class TrainOptions:
     """Options of training a captioner."""
 
-    dataset: str = option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
-    features: str = option(help="features table of the dataset's images, with the grid", metavar="URI")
-    output: str = option(help="model folder to write", metavar="MODEL_DIR")
-    mirrored: str | None = option(
+    dataset: str = place_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
+    features: str = place_option(help="features table of the dataset's images, with the grid", metavar="URI")
+    output: str = place_option(help="model folder to write", metavar="MODEL_DIR")
+    mirrored: str | None = place_option(
         None,
         help="features table of the mirrored training images (extract --backbone xception-mirrored): "
         "every other epoch shows an image mirrored",
@@ -442,13 +470,13 @@ class TrainOptions:
 class TrainEncoderOptions:
     """Options of training the learned encoder."""
 
-    dataset: str = option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
-    features: tuple[str, ...] = option(
+    dataset: str = place_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
+    features: tuple[str, ...] = place_option(
         (),
         help="features table of the dataset's images; repeated, of the same images seen another way, such as mirrored",
         metavar="URI",
     )
-    output: str = option(help="encoder folder to write", metavar="ENCODER_DIR")
+    output: str = place_option(help="encoder folder to write", metavar="ENCODER_DIR")
     judge: str = option(
         "learned",
         help="encoder that judges, from the dev split's captions, which score 0.9 should stand for",
@@ -472,8 +500,10 @@ class TrainEncoderOptions:
 class GateOptions:
     """Options of the gate before a promotion."""
 
-    models: str = option(help="folder of models, with the current one", metavar="DIR")
-    model: str = option(help="model that wants to pass: its name in that folder, or a model folder", metavar="NEW")
+    models: str = place_option(help="folder of models, with the current one", metavar="DIR")
+    model: str = place_option(
+        help="model that wants to pass: its name in that folder, or a model folder", metavar="NEW", bare_names=True
+    )
     split: str = option("dev", help="split whose recorded CIDEr is compared", choices=("dev", "test"))
     margin: float = option(
         0.0,
@@ -491,13 +521,17 @@ class GateOptions:
 class PromoteOptions:
     """Options of a change of the current model."""
 
-    models: str = option(help="folder of models", metavar="DIR")
-    model: str | None = option(
-        None, help="model to make the current one: its name in that folder, or its folder", metavar="NAME|MODEL_DIR"
+    models: str = place_option(help="folder of models", metavar="DIR")
+    model: str | None = place_option(
+        None,
+        help="model to make the current one: its name in that folder, or its folder",
+        metavar="NAME|MODEL_DIR",
+        bare_names=True,
     )
     undo: bool = option(False, help="go back to the model that was current before; again, to the one before that")
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.undo == (self.model is not None):
             given = f"--model {self.model!r} and --undo" if self.undo else "neither --model nor --undo given"
             raise CaptionerError(f"{given}: a promotion takes one of them; name a model, or undo the last promotion")
@@ -507,8 +541,8 @@ class PromoteOptions:
 class InboxOptions:
     """Options of a look at an inbox."""
 
-    inbox: str = option(help="folder whose subfolders are to be captioned, a run each", metavar="DIR")
-    output: str = option(help="output root where their runs are: ROOT/runs/RUN_ID", metavar="ROOT")
+    inbox: str = place_option(help="folder whose subfolders are to be captioned, a run each", metavar="DIR")
+    output: str = place_option(help="output root where their runs are: ROOT/runs/RUN_ID", metavar="ROOT")
     marker: str = option("_SUCCESS", help="file in a subfolder that says that it is complete", metavar="NAME")
     quiet_minutes: float = option(
         10.0,

@@ -21,6 +21,7 @@ from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError
 from captioner_core.layout import join
+from captioner_core.plain_json import parse_json
 
 _SAID = b"captioner"  # under which a file of arrays keeps its facts
 
@@ -109,7 +110,7 @@ def read_json(uri: str) -> Any:
     """The value of a JSON file."""
     file_system, path = resolve(uri)
     with file_system.open_input_stream(path) as stream:
-        return json.loads(stream.read())
+        return parse_json(stream.read())
 
 
 def write_text(uri: str, text: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
+from captioner_core.plain_json import parse_json
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
@@ -65,8 +66,8 @@ class Vocabulary:
           CaptionerError: it is not a JSON list of words.
         """
         try:
-            words = json.loads(text)
-        except json.JSONDecodeError as error:
+            words = parse_json(text)
+        except ValueError as error:
             raise CaptionerError(f"vocabulary is not JSON ({error}); train the model again") from error
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise CaptionerError("vocabulary is not a JSON list of words; train the model again")

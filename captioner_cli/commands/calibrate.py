@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner_core.errors import CaptionerError
-from captioner_core.options import ENCODERS, add_arguments, from_namespace, option
+from captioner_core.options import ENCODERS, add_arguments, check_fields, from_namespace, option, place_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +17,13 @@ class CalibrateOptions:
     """Options of a calibration."""
 
     encoder: str = option(help="encoder to calibrate", choices=ENCODERS)
-    dataset: str = option(help="dataset folder: captions.parquet", metavar="DIR")
+    dataset: str = place_option(help="dataset folder: captions.parquet", metavar="DIR")
     split: str = option("dev", help="split whose captions are used", choices=("train", "dev", "test"))
     judge: str = option("learned", help="encoder that judges which captions fit which images", choices=ENCODERS)
-    output: str = option(help="JSON file of calibrations in which that of the encoder is set", metavar="FILE")
+    output: str = place_option(help="JSON file of calibrations in which that of the encoder is set", metavar="FILE")
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.judge == self.encoder:
             raise CaptionerError(f"--judge {self.judge!r} must not be the encoder that is judged; choose another")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from captioner_core.errors import CaptionerError
+from captioner_core.places import check_place, place_argument
+from captioner_core.shown import visible
 
 
 def register(subparsers: Any) -> None:
@@ -19,7 +21,7 @@ def register(subparsers: Any) -> None:
 
     def add(name: str, handler: Any, text: str) -> Any:
         kind = kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        kind.add_argument("--output", required=True, type=Path, metavar="DIR", help="dataset folder to make")
+        kind.add_argument("--output", required=True, type=_path, metavar="DIR", help="dataset folder to make")
         kind.set_defaults(handler=handler)
         return kind
 
@@ -27,22 +29,23 @@ def register(subparsers: Any) -> None:
     sample.add_argument("--images", type=int, default=800, metavar="N", help="number of images (default: 800)")
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes other scenes (default: 0)")
     flickr8k = add("flickr8k", _flickr8k, "Flickr8k from its two zips, downloaded where they are not given")
-    folder = os.environ.get("FLICKR8K_DIR") or None
-    flickr8k.add_argument(
-        "--source", default=folder, metavar="DIR", help="folder with the zips (default: $FLICKR8K_DIR)"
-    )
+    flickr8k.add_argument("--source", type=_path, metavar="DIR", help="folder with the zips (default: $FLICKR8K_DIR)")
     coco = add("coco", _coco, "captions in COCO's JSON")
     coco.add_argument(
         "--annotations", action="append", required=True, metavar="SPLIT=FILE", help="a split's JSON; may be repeated"
     )
     table = add("csv", _csv, "captions in a CSV file")
     table.add_argument(
-        "--csv", required=True, type=Path, metavar="FILE", help="columns image_id, caption and maybe split"
+        "--csv", required=True, type=_path, metavar="FILE", help="columns image_id, caption and maybe split"
     )
     for kind in (coco, table):
-        kind.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder with the images")
+        kind.add_argument("--images", required=True, type=_path, metavar="DIR", help="folder with the images")
     for kind in (flickr8k, coco, table):
         kind.add_argument("--limit", type=_positive, metavar="N", help="use this many images")
+
+
+def _path(text: str) -> Path:
+    return Path(place_argument(text))
 
 
 def _positive(text: str) -> int:
@@ -62,7 +65,8 @@ def _flickr8k(namespace: argparse.Namespace) -> int:
     from captioner_core.assets import cache_dir
     from captioner_core.datasets import flickr8k
 
-    source = Path(namespace.source) if namespace.source else None
+    own = os.environ.get("FLICKR8K_DIR")
+    source = namespace.source or (Path(own) if own else None)
     return _say(flickr8k.build(namespace.output, source=source, cache=cache_dir(), limit=namespace.limit))
 
 
@@ -74,6 +78,7 @@ def _coco(namespace: argparse.Namespace) -> int:
         split, sign, path = item.partition("=")
         if not sign:
             raise CaptionerError(f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; write it so")
+        check_place("--annotations", path)
         annotations[split] = Path(path)
     return _say(coco.build(namespace.output, annotations=annotations, images=namespace.images, limit=namespace.limit))
 
@@ -87,5 +92,6 @@ def _csv(namespace: argparse.Namespace) -> int:
 
 
 def _say(summary: Any) -> int:
-    print("\n".join(summary.lines()))
+    for line in summary.lines():
+        print(visible(line))
     return 0

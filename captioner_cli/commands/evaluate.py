@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from captioner_core.errors import CaptionerError
-from captioner_core.options import PRETRAINED, add_arguments, beam_width_option, check_fields, from_namespace, option
+from captioner_core.options import (
+    PRETRAINED,
+    add_arguments,
+    beam_width_option,
+    check_fields,
+    from_namespace,
+    option,
+    place_option,
+)
+from captioner_core.shown import visible
 
 if TYPE_CHECKING:
     from captioner_core.model.folder import LoadedModel
@@ -20,16 +29,18 @@ if TYPE_CHECKING:
 class EvaluateOptions:
     """Options of an evaluation."""
 
-    model: str = option(help="model folder, or a folder of models: its current one", metavar="MODEL_DIR")
-    dataset: str = option(help="dataset folder", metavar="DIR")
+    model: str = place_option(
+        help="model folder, or a folder of models: its current one", metavar="MODEL_DIR", names=(PRETRAINED,)
+    )
+    dataset: str = place_option(help="dataset folder", metavar="DIR")
     split: str = option("dev", help="split to caption", choices=("dev", "test"))
-    features: str | None = option(
+    features: str | None = place_option(
         None,
         help="the dataset's features table, with its grid; extracted anew where not given",
         metavar="URI",
     )
     beam_width: int | None = beam_width_option(None, help="hypotheses kept; the model's own choice where not given")
-    output: str | None = option(None, help="also write the figures to this JSON file", metavar="FILE")
+    output: str | None = place_option(None, help="also write the figures to this JSON file", metavar="FILE")
     show: int = option(10, help="captions to show", metavar="N")
 
     def __post_init__(self) -> None:
@@ -106,7 +117,7 @@ def _show(figures: Mapping[str, Any], hypotheses: dict[str, str], references: di
     """A few captions beside a human one, then the table, then all as JSON."""
     apart = max(1, len(hypotheses) // max(1, show))
     for image_id in sorted(hypotheses)[::apart][:show]:
-        print(f"{image_id}: {hypotheses[image_id]}  |  {references[image_id][0]}")
+        print(visible(f"{image_id}: {hypotheses[image_id]}  |  {references[image_id][0]}"))
     for name, value in figures["scores"].items():
         print(f"{name:8} {100 * value:6.1f}" if name != "CIDEr" else f"{name:8} {value:6.3f}")
     for fifth in figures["reliability"]:

@@ -7,20 +7,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from captioner_core.errors import CaptionerError
-from captioner_core.options import add_arguments, beam_width_option, check_fields, from_namespace, option
+from captioner_core.options import (
+    PRETRAINED,
+    add_arguments,
+    beam_width_option,
+    check_fields,
+    from_namespace,
+    option,
+    place_option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """Options of an export."""
 
-    model: tuple[str, ...] = option(
+    model: tuple[str, ...] = place_option(
         (),
         help="model folder, or a folder of models: its current one; repeated, they become an ensemble whose "
         "probabilities are averaged",
         metavar="MODEL_DIR",
+        names=(PRETRAINED,),
     )
-    output: str = option(help="model folder to make", metavar="MODEL_DIR")
+    output: str = place_option(help="model folder to make", metavar="MODEL_DIR")
     beam_width: int | None = beam_width_option(
         None, help="hypotheses that searches with it keep; the first model's where not given"
     )

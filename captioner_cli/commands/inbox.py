@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from captioner_core.options import InboxOptions, add_arguments, from_namespace
+from captioner_core.shown import visible
 
 
 def register(subparsers: Any) -> None:
@@ -33,12 +34,7 @@ def _run(namespace: argparse.Namespace) -> int:
         # in ASCII: a name that is no UTF-8 can't be printed otherwise
         print(json.dumps([dataclasses.asdict(folder) for folder in folders]))
         return 0
-    width = max([len(_shown(folder.folder)) for folder in folders], default=0)
+    width = max([len(visible(folder.folder)) for folder in folders], default=0)
     for folder in folders:
-        print(f"{folder.state:7}  {_shown(folder.folder):{width}}  {_shown(folder.reason)}")
+        print(f"{folder.state:7}  {visible(folder.folder):{width}}  {visible(folder.reason)}")
     return 0
-
-
-def _shown(text: str) -> str:
-    """A text that can't break its line, whatever a folder is called."""
-    return text if text.isprintable() else ascii(text)

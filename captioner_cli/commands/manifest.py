@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from captioner_core.places import place_argument
+
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
@@ -14,12 +16,12 @@ def register(subparsers: Any) -> None:
         help="what a finished run counted, by which options, as JSON",
         description="Prints the manifest of a finished run as JSON, wherever the run is.",
     )
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="ROOT/runs/RUN_ID")
+    parser.add_argument("run_dir", type=place_argument, metavar="RUN_DIR", help="ROOT/runs/RUN_ID")
     parser.set_defaults(handler=_run)
 
 
 def _run(namespace: argparse.Namespace) -> int:
     from captioner_core.runs import read_manifest
 
-    print(json.dumps(read_manifest(namespace.run_dir), indent=2, ensure_ascii=False))
+    print(json.dumps(read_manifest(namespace.run_dir), indent=2))  # in ASCII: no control character reaches a terminal
     return 0

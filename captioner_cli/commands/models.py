@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from captioner_core.places import place_argument
+from captioner_core.shown import visible
+
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
@@ -13,7 +16,7 @@ def register(subparsers: Any) -> None:
         help="the models of a folder, and which is the current one",
         description="Lists the models of a folder, with * at the current one, then every change of it.",
     )
-    parser.add_argument("models", metavar="DIR", help="folder of models")
+    parser.add_argument("models", type=place_argument, metavar="DIR", help="folder of models")
     parser.set_defaults(handler=_run)
 
 
@@ -24,13 +27,13 @@ def _run(namespace: argparse.Namespace) -> int:
     models = list_models(namespace.models)
     if pointer.current is not None and pointer.current not in {model.name for model in models}:
         models.append(KnownModel(pointer.current, "missing", None))  # jobs given this folder fail
-    width = max([len(_shown(model.name)) for model in models], default=4)
+    width = max([len(visible(model.name)) for model in models], default=4)
     id_width = max([len(model.model_id or "unknown") for model in models], default=8)
     print(f"  {'name':{width}}  {'model_id':{id_width}}  dev CIDEr")
     for model in models:
         mark = "*" if model.name == pointer.current else " "
         print(
-            f"{mark} {_shown(model.name):{width}}  {model.model_id or 'unknown':{id_width}}  {_figure(model.cider):>9}"
+            f"{mark} {visible(model.name):{width}}  {model.model_id or 'unknown':{id_width}}  {_figure(model.cider):>9}"
         )
     if pointer.history:
         print("\nhistory")
@@ -43,8 +46,3 @@ def _run(namespace: argparse.Namespace) -> int:
 
 def _figure(cider: float | None) -> str:
     return "-" if cider is None else f"{cider:.3f}"
-
-
-def _shown(name: str) -> str:
-    """A name that can't break the line."""
-    return name if name.isprintable() else ascii(name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from captioner_core.places import place_argument
+
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
@@ -13,7 +15,9 @@ def register(subparsers: Any) -> None:
         help="write the HTML report of a finished run",
         description="Writes RUN_DIR/report/index.html: pictures, captions, matches and scores on one page.",
     )
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of a finished run, ROOT/runs/RUN_ID")
+    parser.add_argument(
+        "run_dir", type=place_argument, metavar="RUN_DIR", help="folder of a finished run, ROOT/runs/RUN_ID"
+    )
     parser.add_argument(
         "--max-images",
         type=int,

@@ -26,7 +26,9 @@ from captioner_core.options import (
     check_fields,
     from_namespace,
     option,
+    place_option,
 )
+from captioner_core.shown import visible
 
 _DATASET_RUN, _NEW_RUN = "dataset", "new"
 
@@ -35,8 +37,10 @@ _DATASET_RUN, _NEW_RUN = "dataset", "new"
 class LocalOptions:
     """Options of the whole way."""
 
-    dataset: str = option("sample", help="sample, flickr8k or a dataset folder", metavar="NAME|DIR")
-    flickr8k_dir: str | None = option(
+    dataset: str = place_option(
+        "sample", help="sample, flickr8k or a dataset folder", metavar="NAME|DIR", names=("sample", "flickr8k")
+    )
+    flickr8k_dir: str | None = place_option(
         None, help="folder with the two Flickr8k zips; downloaded where not given", metavar="DIR"
     )
     limit: int | None = option(
@@ -46,8 +50,10 @@ class LocalOptions:
         limits=(1, None),
         remedy="leave it out for all images",
     )
-    images: str | None = option(None, help="folder to caption (default: the dataset's held-back part)", metavar="DIR")
-    out: str = option("out", help="folder for everything that is made", metavar="DIR")
+    images: str | None = place_option(
+        None, help="folder to caption (default: the dataset's held-back part)", metavar="DIR"
+    )
+    out: str = place_option("out", help="folder for everything that is made", metavar="DIR")
     threshold: float = option(0.9, help="least cosine similarity of a match", metavar="X")
     top_k: int = option(10, help="matches kept for each image", metavar="N")
     encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
@@ -59,8 +65,8 @@ class LocalOptions:
     def __post_init__(self) -> None:
         check_fields(self)
         # what the stages would refuse later is refused now, before anything is made
-        self.run_options(self.images or "images", ())
-        self.train_options(Path("dataset"))
+        self.run_options(self.images or self.out, ())
+        self.train_options(Path(self.out))
 
     @property
     def model_dir(self) -> str:
@@ -213,7 +219,7 @@ def _verify(options: LocalOptions) -> None:
     run = layout.RunLayout(options.out, _NEW_RUN)
     breaches = verify(run.run_dir)
     for breach in breaches:
-        print(f"breach: {breach}")
+        print(visible(f"breach: {breach}"))
     if breaches:
         raise CheckFailed(f"{run.run_dir}: {len(breaches)} breaches of the tables' invariants, listed above")
     print(f"{'verify':14} {'ok':>8}  captioner verify {run.run_dir}")

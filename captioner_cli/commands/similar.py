@@ -15,26 +15,29 @@ from captioner_core.options import (
     check_fields,
     from_namespace,
     option,
+    place_option,
     threshold_option,
 )
+from captioner_core.places import place_argument
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarOptions:
     """Options of one look-up."""
 
-    index: tuple[str, ...] = option(
+    index: tuple[str, ...] = place_option(
         (), help="captions table to search: a run's or a dataset's; may be repeated", metavar="URI"
     )
     n: int = option(5, help="images to show", metavar="N", limits=(1, 50))
     threshold: float = threshold_option(0.9, help="least cosine similarity")
-    model: str = option(
+    model: str = place_option(
         PRETRAINED,
         help="model folder, or a folder of models: its current one; pretrained comes with the package",
         metavar="MODEL_DIR",
+        names=(PRETRAINED,),
     )
     encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
-    output: str = option("similar.png", help="picture to write, with the images side by side", metavar="FILE")
+    output: str = place_option("similar.png", help="picture to write, with the images side by side", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -49,13 +52,14 @@ def register(subparsers: Any) -> None:
         help="the images most similar to one image",
         description="Captions an image, finds the images with the most similar captions, and writes a picture of them.",
     )
-    parser.add_argument("image", metavar="IMAGE", help="image file")
+    parser.add_argument("image", type=place_argument, metavar="IMAGE", help="image file")
     add_arguments(parser, SimilarOptions)
     parser.set_defaults(handler=_run)
 
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(SimilarOptions, namespace)
+    from captioner_core.shown import visible
     from captioner_core.similar import SimilarImageFinder, write_picture
     from captioner_core.tables import check_captions_table
 
@@ -63,13 +67,13 @@ def _run(namespace: argparse.Namespace) -> int:
         check_captions_table(uri)
     finder = SimilarImageFinder(options.model, options.index, options.encoder)
     found = finder.find(namespace.image, threshold=options.threshold, top_k=options.n)
-    print(f"{namespace.image}: {found.caption}")
+    print(visible(f"{namespace.image}: {found.caption}"))
     for row in found.matches:
-        print(f"{row.rank:3}  {row.score:.3f}  {row.match_image_id}  {row.match_caption}")
+        print(visible(f"{row.rank:3}  {row.score:.3f}  {row.match_image_id}  {row.match_caption}"))
     if not found.matches:
         best = found.nearest
         short = f"; the best, {best.match_image_id}, has {best.score:.3f}: {best.match_caption}" if best else ""
-        print(f"no other image reaches {options.threshold}{short}")
+        print(visible(f"no other image reaches {options.threshold}{short}"))
     write_picture(found, options.output)
     print(options.output)
     return 0

@@ -6,17 +6,28 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-from captioner_core.options import DEFAULT_ENCODER, ENCODERS, add_arguments, from_namespace, option
+from captioner_core.options import (
+    DEFAULT_ENCODER,
+    ENCODERS,
+    add_arguments,
+    check_fields,
+    from_namespace,
+    option,
+    place_option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdsOptions:
     """Options of the table of thresholds."""
 
-    captions: str = option(help="captions table: a run's or a dataset's", metavar="URI")
+    captions: str = place_option(help="captions table: a run's or a dataset's", metavar="URI")
     split: tuple[str, ...] = option((), help="of a dataset use this split alone; may be repeated", metavar="SPLIT")
     encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
-    output: str = option("thresholds.svg", help="plot to write", metavar="FILE")
+    output: str = place_option("thresholds.svg", help="plot to write", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def register(subparsers: Any) -> None:

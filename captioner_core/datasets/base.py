@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 from collections import Counter
@@ -20,7 +19,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from captioner_core import layout, storage
+from captioner_core.archives import is_outside
 from captioner_core.errors import CaptionerError
+from captioner_core.plain_json import parse_json
 from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 
 SPLITS = DatasetCaptionRow.SPLITS
@@ -110,7 +111,7 @@ class DatasetWriter:
 def is_built(output: Path, options: Mapping[str, Any]) -> bool:
     """Whether a whole dataset made with these options is there."""
     try:
-        summary = json.loads((output / layout.DATASET_SUMMARY).read_text(encoding="utf-8"))
+        summary = parse_json((output / layout.DATASET_SUMMARY).read_bytes())
         return bool(summary["options"] == dict(options)) and (output / layout.DATASET_CAPTIONS).is_file()
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -120,12 +121,11 @@ def safe_image_id(name: str, what: str) -> str:
     """An image id that stays below its folder.
 
     Raises:
-      CaptionerError: absolute, a drive, ``..``, or empty.
+      CaptionerError: absolute, a drive, ``..``, a NUL, or empty.
     """
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]:
+    if is_outside(name):
         raise CaptionerError(f"{what} {name!r} would lie outside its folder; such a source is not used, mend it")
-    return str(path)
+    return str(PurePosixPath(name.replace("\\", "/")))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -147,9 +147,11 @@ def link_split(dataset: Path, folder: Path, image_ids: Iterable[str]) -> None:
     for path in [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]:
         if path.relative_to(folder).as_posix() not in wanted:
             path.unlink()
+    images = dataset / layout.DATASET_IMAGES
+    root = images.resolve()
     for image_id in wanted:
-        source = dataset / layout.DATASET_IMAGES / image_id
-        if source.is_file():
+        source = images / image_id
+        if _is_file_below(source, root):
             link_or_copy(source, folder / image_id)
 
 

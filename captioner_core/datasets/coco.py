@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from captioner_core.datasets.base import SPLITS, DatasetSummary, DatasetWriter, import_images, safe_image_id
 from captioner_core.errors import CaptionerError
+from captioner_core.plain_json import parse_json
 
 
 def build(output: Path, *, annotations: Mapping[str, Path], images: Path, limit: int | None = None) -> DatasetSummary:
@@ -45,7 +45,7 @@ def build(output: Path, *, annotations: Mapping[str, Path], images: Path, limit:
 def _read(path: Path, writer: DatasetWriter) -> list[tuple[str, str]]:
     """Image id and caption of each annotation of a file."""
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        value: Any = parse_json(path.read_bytes())
         names = {item["id"]: safe_image_id(item["file_name"], "COCO file_name") for item in value["images"]}
         found = [(names.get(item["image_id"]), str(item["caption"]).strip()) for item in value["annotations"]]
     except OSError as error:

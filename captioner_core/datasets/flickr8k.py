@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import stat
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from captioner_core.datasets.base import DatasetSummary, DatasetWriter, limited, safe_image_id
+from captioner_core.archives import check_members
+from captioner_core.datasets.base import DatasetSummary, DatasetWriter, limited
 from captioner_core.downloads import DownloadError, download, locked
 from captioner_core.errors import CaptionerError
 
 IMAGES_ZIP = "Flickr8k_Dataset.zip"
 TEXT_ZIP = "Flickr8k_text.zip"
+_MAX_MEMBERS = 100_000  # the images' zip has 16,000
+_MAX_BYTES = {IMAGES_ZIP: 8 << 30, TEXT_ZIP: 256 << 20}  # inflated; Flickr8k's own have 1.2 GB and 10 MB
 _ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
 _LICENCE = (
     "Flickr8k is offered for non-commercial research and teaching; its photographs belong to their owners on Flickr. "
@@ -55,7 +58,7 @@ def build(output: Path, *, source: Path | None, cache: Path, limit: int | None =
     try:
         with zipfile.ZipFile(folder / TEXT_ZIP) as text, zipfile.ZipFile(folder / IMAGES_ZIP) as images:
             return _build(writer, text, images, limit)
-    except (zipfile.BadZipFile, UnicodeDecodeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, EOFError, NotImplementedError) as error:
         raise CaptionerError(f"a Flickr8k zip in {str(folder)!r} is damaged ({error}); fetch it again") from error
 
 
@@ -85,14 +88,14 @@ def _build(writer: DatasetWriter, text: zipfile.ZipFile, images: zipfile.ZipFile
 
 
 def _files(archive: zipfile.ZipFile, what: str) -> Mapping[str, zipfile.ZipInfo]:
-    """The archive's files by their base names; every entry must stay inside its folder, used or not."""
+    """The archive's files by their base names; every entry must be harmless, used or not."""
+    try:
+        members = check_members(archive, max_members=_MAX_MEMBERS, max_bytes=_MAX_BYTES[what])
+    except ValueError as error:
+        raise CaptionerError(f"{what}: {error}; such an archive is not used, fetch it again") from error
     files = {}
-    for info in archive.infolist():
-        path = PurePosixPath(safe_image_id(info.filename, f"{what}: entry"))
-        if stat.S_ISLNK(info.external_attr >> 16):
-            raise CaptionerError(
-                f"{what}: entry {info.filename!r} is a link; such an archive is not used, fetch it again"
-            )
+    for info in members:
+        path = PurePosixPath(info.filename.replace("\\", "/"))
         if not info.is_dir() and path.parts[0] != "__MACOSX" and not path.name.startswith("._"):
             files[path.name] = info
     return files

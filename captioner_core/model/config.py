@@ -11,6 +11,21 @@ from captioner_core.schemas import CELL_DIM, GRID_CELLS
 
 FORMAT_VERSION = 3
 
+# Far beyond what anybody trains; what a stranger's config.json may ask for
+_LIMITS: dict[str, tuple[float, float]] = {
+    "vocabulary_size": (1, 1_000_000),
+    "cell_dim": (1, 16_384),
+    "units": (1, 4096),
+    "members": (1, 64),
+    "embedding_dim": (1, 4096),
+    "heads": (1, 256),
+    "dropout": (0, 1),
+    "max_words": (1, 1000),
+    "beam_width": (1, 20),
+    "length_penalty": (0, 100),
+    "joint_weight": (0, 100),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerConfig:
@@ -52,10 +67,20 @@ class CaptionerConfig:
     def __post_init__(self) -> None:
         if self.attention not in ("grid", "mean"):
             raise CaptionerError(f"attention {self.attention!r} is not known; choose 'grid' or 'mean'")
-        if self.members < 1:
-            raise CaptionerError(f"members {self.members} must be positive; choose 1")
+        for name, (least, most) in _LIMITS.items():
+            if not least <= getattr(self, name) <= most:  # which NaN is not
+                raise CaptionerError(f"{name} {getattr(self, name)} must be {least} to {most}; train the model again")
         if self.units % self.heads:
             raise CaptionerError(f"units {self.units} must be a multiple of heads {self.heads}; choose 256 and 8")
+
+    @property
+    def parameters(self) -> int:
+        """Weights of all members: those of the embedding, the LSTM, the layers over the image, and the output."""
+        units, words, dim = self.units, self.embedding_dim, self.cell_dim
+        lstm = 4 * units * (words + units + 1)
+        image = 2 * dim + (dim + 1) * units + 5 * (units + 1) * units + self.cells * units
+        output = (2 * units + 1) * words + self.vocabulary_size
+        return self.members * (self.vocabulary_size * words + lstm + image + output)
 
     @property
     def cells(self) -> int:

@@ -1,7 +1,8 @@
 """A model as a folder of plain data: tensors in .npz, the rest in JSON and Markdown.
 
-Nothing in it is pickled and nothing of it is executed: ``numpy.load`` refuses objects,
-and every tensor must have the name, shape and type that the configuration asks for.
+Nothing in it is pickled and nothing of it is executed. A folder may be a stranger's: no file is
+read beyond a limit, and every tensor must have the name, shape and type that the configuration
+asks for, which is known before one is inflated or the network is built.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,7 +25,9 @@ from captioner_core import layout, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.model.card import model_card
 from captioner_core.model.config import CaptionerConfig
+from captioner_core.tensors import MAX_TENSOR_BYTES, StoredTensors
 from captioner_core.options import PRETRAINED
+from captioner_core.plain_json import parse_json
 from captioner_core.text import Vocabulary
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ VOCABULARY = "vocabulary.json"
 CONFIG = "config.json"
 METRICS = "metrics.json"
 MODEL_CARD = "MODEL_CARD.md"
+MAX_BYTES = {CONFIG: 1 << 16, VOCABULARY: 1 << 24, METRICS: 1 << 26, WEIGHTS: MAX_TENSOR_BYTES + (1 << 24)}
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,36 @@ def _config_and_words(folder: str, path: Path) -> tuple[CaptionerConfig, Vocabul
     for name in (WEIGHTS, VOCABULARY, CONFIG):
         if not (path / name).is_file():
             raise CaptionerError(f"model folder {folder!r} has no {name}; make one with 'captioner train'")
-    return _sizes_and_words(folder, (path / CONFIG).read_bytes(), (path / VOCABULARY).read_bytes())
+    config, vocabulary = _sizes_and_words(
+        folder, *(_limited(folder, name, (path / name).open("rb")) for name in (CONFIG, VOCABULARY))
+    )
+    _check_weights(folder, config, path / WEIGHTS)
+    return config, vocabulary
+
+
+def _limited(folder: str, name: str, stream: Any) -> bytes:
+    """The bytes of a model's file, unless they are more than such a file has; closes the stream."""
+    with stream:
+        data = bytes(stream.read(MAX_BYTES[name] + 1))
+    if len(data) > MAX_BYTES[name]:
+        raise CaptionerError(
+            f"model folder {folder!r}: {name} holds more than {MAX_BYTES[name]} bytes; train the model again"
+        )
+    return data
+
+
+def _check_weights(folder: str, config: CaptionerConfig, weights: Path) -> None:
+    """Refuses weights that are not as many as the sizes need, before a network of these sizes is built."""
+    try:
+        with StoredTensors(weights) as tensors:
+            stored = sum(map(math.prod, tensors.shapes.values()))
+    except Exception as error:  # see _fill
+        raise _damaged(folder, error) from error
+    if stored != config.parameters:
+        raise CaptionerError(
+            f"model folder {folder!r}: {WEIGHTS} holds {stored} numbers where {CONFIG} asks for {config.parameters}; "
+            "take all files from one training"
+        )
 
 
 def _damaged(folder: str, error: Exception) -> CaptionerError:
@@ -141,7 +175,7 @@ def check_model(folder: str) -> str:
     except Exception as error:  # see _fill
         raise _damaged(folder, error) from error
     try:
-        made_as = json.loads(files[METRICS])["model_id"]
+        made_as = parse_json(files[METRICS])["model_id"]
     except (ValueError, KeyError, TypeError) as error:
         raise CaptionerError(
             f"model folder {folder!r}: {METRICS} names no model_id; train the model or copy its folder again"
@@ -157,8 +191,9 @@ def check_model(folder: str) -> str:
 def _bytes_of(folder: str, name: str) -> bytes:
     try:
         file_system, path = storage.resolve(layout.join(folder, name))
-        with file_system.open_input_stream(path) as stream:
-            return bytes(stream.read())
+        return _limited(folder, name, file_system.open_input_stream(path))
+    except CaptionerError:
+        raise
     except FileNotFoundError as error:
         raise CaptionerError(f"model folder {folder!r} has no {name}; make one with 'captioner train'") from error
     except (OSError, ValueError) as error:  # ValueError: a file system that pyarrow doesn't know
@@ -170,7 +205,7 @@ def _bytes_of(folder: str, name: str) -> bytes:
 
 def _sizes_and_words(folder: str, config_json: bytes, vocabulary_json: bytes) -> tuple[CaptionerConfig, Vocabulary]:
     try:
-        config = CaptionerConfig.from_json(json.loads(config_json.decode("utf-8")))
+        config = CaptionerConfig.from_json(parse_json(config_json))
         vocabulary = Vocabulary.from_json(vocabulary_json.decode("utf-8"))
     except CaptionerError as error:
         raise CaptionerError(f"model folder {folder!r}: {error}") from error
@@ -189,23 +224,29 @@ def _sizes_and_words(folder: str, config_json: bytes, vocabulary_json: bytes) ->
 def _fill(captioner: Captioner | Ensemble, weights: Path, folder: str) -> None:
     wanted = captioner.named_weights()
     try:
-        with np.load(weights, allow_pickle=False) as stored:
-            tensors = {name: stored[name] for name in stored.files}
+        with StoredTensors(weights) as stored:
+            _check_shapes(folder, stored.shapes, {name: tuple(weight.shape) for name, weight in wanted.items()})
+            for name, weight in wanted.items():
+                tensor = stored.read(name)
+                if not np.isfinite(tensor).all():
+                    raise CaptionerError(
+                        f"model folder {folder!r}: tensor {name!r} holds values that are not finite; train it again"
+                    )
+                weight.assign(tensor.astype(np.float32))
+    except CaptionerError:
+        raise
     except Exception as error:  # zip, zlib and numpy's parser raise whatever damage makes them stumble over
-        raise CaptionerError(
-            f"model folder {folder!r}: {WEIGHTS} is damaged ({error}); train or copy it again"
-        ) from error
-    for name in sorted(set(wanted) ^ set(tensors)):
+        raise _damaged(folder, error) from error
+
+
+def _check_shapes(folder: str, stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    for name in sorted(set(wanted) ^ set(stored)):
         raise CaptionerError(f"model folder {folder!r}: {WEIGHTS} and {CONFIG} disagree on {name!r}; train it again")
-    for name, tensor in tensors.items():
-        is_float = tensor.dtype in (np.float32, np.float16)
-        if not is_float or tensor.shape != tuple(wanted[name].shape) or not np.isfinite(tensor).all():
+    for name, shape in wanted.items():
+        if stored[name] != shape:
             raise CaptionerError(
-                f"model folder {folder!r}: tensor {name!r} is {tensor.dtype} {tensor.shape} where finite float32 or "
-                f"float16 {tuple(wanted[name].shape)} is needed; train it again"
+                f"model folder {folder!r}: tensor {name!r} is {stored[name]} where {shape} is needed; train it again"
             )
-    for name, tensor in tensors.items():
-        wanted[name].assign(tensor.astype(np.float32))
 
 
 def _model_id(folder: Path) -> str:
@@ -216,9 +257,11 @@ def _model_id(folder: Path) -> str:
 def _name(config: bytes, vocabulary: bytes, weights: IO[bytes]) -> str:
     digest = hashlib.sha256(config)
     digest.update(vocabulary)
-    with np.load(weights, allow_pickle=False) as tensors:  # the archive's own bytes hold dates
-        for name in sorted(tensors.files):
-            digest.update(name.encode("utf-8") + tensors[name].tobytes())
+    with StoredTensors(weights) as tensors:  # the archive's own bytes hold dates
+        for name in sorted(tensors.shapes):
+            digest.update(name.encode("utf-8"))
+            for chunk in tensors.chunks(name):
+                digest.update(chunk)
     return f"lstm-{digest.hexdigest()[:16]}"
 
 

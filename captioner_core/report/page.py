@@ -12,7 +12,6 @@ import functools
 import heapq
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +27,12 @@ from markupsafe import Markup
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.model.folder import METRICS, model_path
+from captioner_core.options import PRETRAINED
+from captioner_core.places import is_allowed
 from captioner_core.report import plots
 from captioner_core.report.pictures import CARD_SIDE, MATCH_SIDE, Gallery, ImageFinder, Picture, among
 from captioner_core.schemas import MATCHED
+from captioner_core.shown import visible
 
 MAX_FAILURES = 200
 MAX_COMMON = 10
@@ -55,13 +57,6 @@ _MATCH_COLUMNS = (
     "image_text_score",
     "is_duplicate",
 )
-
-# Control characters, lone surrogates, and the invisible ones that reorder, hide or end text.
-_UNSEEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ud800-\udfff"
-    "\U000e0000-\U000e007f]"
-)
-_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 @dataclass(frozen=True)
@@ -227,19 +222,6 @@ def spread(ids: Sequence[str], limit: int) -> list[str]:
     return [ids[n * (len(ids) - 1) // (limit - 1)] for n in range(limit)]
 
 
-def visible(text: str) -> str:
-    r"""Text with what can't be seen, or reorders what can, written as escapes.
-
-    >>> visible("a\nb\u202egpj.exe")
-    'a\\nb\\u202egpj.exe'
-    """
-    return _UNSEEN.sub(lambda found: _SHORT_ESCAPES.get(found[0]) or _escape(ord(found[0])), text)
-
-
-def _escape(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
 def _collect(run: _Run, max_images: int) -> dict[str, Any]:
     """Everything that the template shows, by the names it uses."""
     captioned = layout.CAPTION in run.facts("stages") or run.table(layout.CAPTIONS) is not None
@@ -379,7 +361,7 @@ def _failures(run: _Run) -> Failures:
 def _metrics(run: _Run) -> dict[str, Any]:
     """The metrics of the run's model; empty where its folder isn't here or holds another program's."""
     path = run.facts("model").get("path")
-    if not isinstance(path, str) or "://" in path:
+    if not isinstance(path, str) or "://" in path or not (path == PRETRAINED or is_allowed(path)):
         return {}
     file = model_path(path) / METRICS
     try:

@@ -2,7 +2,8 @@
 
 Ids and URIs come out of tables that others may have written, so an id is followed only
 below its dataset's images, a URI only to a plain local file or to the storage that the run
-itself is on, and what is found there is read by the decoders of image formats alone.
+itself is on, nothing outside the allowed roots (see ``places``), and what is found there is
+read by the decoders of image formats alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pyarrow import fs as pafs
 
 from captioner_core import layout, storage
 from captioner_core.errors import CaptionerError
+from captioner_core.places import is_allowed, path_below, stays_below
 
 CARD_SIDE = 320
 MATCH_SIDE = 160
@@ -129,6 +131,8 @@ def _small(image: Image.Image, side: int) -> Image.Image:
 
 
 def _open(location: Location) -> BinaryIO:
+    if not is_allowed(os.fsdecode(location)):
+        raise PermissionError("outside the allowed roots")
     if isinstance(location, str) and "://" in location:
         file_system, path = storage.resolve(location)
         with file_system.open_input_file(path) as stream:
@@ -173,6 +177,8 @@ class ImageFinder:
         return list(dict.fromkeys(self._captions.get(image_id, ())))
 
     def _rows(self, table: str, ids: list[str]) -> Iterator[tuple[str, str, Location | None]]:
+        if not is_allowed(table):
+            return
         try:
             dataset = storage.open_table(table)
             has_uri = "image_uri" in dataset.schema.names
@@ -200,7 +206,7 @@ class ImageFinder:
     def _of_dataset(self, table: str, image_id: str) -> Location | None:
         if _is_remote(table):
             folder = layout.join(table.rstrip("/").rpartition("/")[0], layout.DATASET_IMAGES)
-            return layout.join(folder, image_id) if _stays_below(image_id) else None
+            return layout.join(folder, image_id) if stays_below(image_id) else None
         file_system, path = storage.resolve(table)
         if not isinstance(file_system, pafs.LocalFileSystem):
             return None
@@ -213,19 +219,6 @@ def among(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:
     plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     field = pc.field(column) if plain else pc.field(column).cast(pa.string())  # statistics help where there's no cast
     return field.isin(pa.array(list(ids), kind if plain else pa.string()))
-
-
-def path_below(folder: Path, image_id: str) -> bytes | None:
-    """The file that an id names below a folder, or None where ``..`` or a link would lead out of it."""
-    if not _stays_below(image_id):
-        return None
-    base = os.path.realpath(folder)
-    path = os.path.realpath(os.path.join(base, image_id))
-    return os.fsencode(path) if path.startswith(base.rstrip(os.sep) + os.sep) else None
-
-
-def _stays_below(image_id: str) -> bool:
-    return bool(image_id) and not image_id.startswith("/") and "\0" not in image_id and ".." not in image_id.split("/")
 
 
 def _is_remote(uri: str) -> bool:

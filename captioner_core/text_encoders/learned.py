@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
+from captioner_core.tensors import StoredTensors
+from captioner_core.plain_json import parse_json
 from captioner_core.text_encoders.calibration import Calibration
 from captioner_core.text_encoders.word_tables import sum_words
 
@@ -95,10 +97,10 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str], dict[str, npt.NDArray[
         if not (path / name).is_file():
             raise CaptionerError(f"encoder folder {str(path)!r} has no {name}; make one with 'captioner train-encoder'")
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        words = list(json.loads((path / WORDS).read_text(encoding="utf-8"))["words"])
-        with np.load(path / WEIGHTS, allow_pickle=False) as stored:
-            tensors = {name: stored[name].astype(np.float32) for name in _TENSORS}
+        config = parse_json((path / CONFIG).read_bytes())
+        words = list(parse_json((path / WORDS).read_bytes())["words"])
+        with StoredTensors(path / WEIGHTS) as stored:
+            tensors = {name: stored.read(name).astype(np.float32) for name in _TENSORS}
         hidden, dim = tensors["image_hidden"].shape[1], config["dim"]
         whole = config["format_version"] == FORMAT_VERSION and isinstance(config["backbone"], str)
     except Exception as error:  # JSON, zlib, zipfile and numpy raise whatever damage makes them stumble over
