@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, values in zip((_TAKEN, _BETWEEN), pair, strict=True)
         if values is not None
     }
-    np.savez_compressed(_FILE, **named)  # type: ignore[arg-type]
+    np.savez_compressed(_FILE, allow_pickle=False, **named)
     print(f"{_FILE}: {sum(values.size for values in named.values())} means, {_FILE.stat().st_size} bytes")
     return 0
 

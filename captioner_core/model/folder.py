@@ -25,9 +25,9 @@ from captioner_core import layout, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.model.card import model_card
 from captioner_core.model.config import CaptionerConfig
-from captioner_core.tensors import MAX_TENSOR_BYTES, StoredTensors
 from captioner_core.options import PRETRAINED
 from captioner_core.plain_json import parse_json
+from captioner_core.tensors import MAX_TENSOR_BYTES, StoredTensors
 from captioner_core.text import Vocabulary
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ def _limited(folder: str, name: str, stream: Any) -> bytes:
     return data
 
 
-def _check_weights(folder: str, config: CaptionerConfig, weights: Path) -> None:
-    """Refuses weights that are not as many as the sizes need, before a network of these sizes is built."""
+def _check_weights(folder: str, config: CaptionerConfig, weights: Path | IO[bytes]) -> None:
+    """Refuses weights that are not as many as the sizes need, before they are read or a network is built."""
     try:
         with StoredTensors(weights) as tensors:
             stored = sum(map(math.prod, tensors.shapes.values()))
@@ -169,7 +169,8 @@ def check_model(folder: str) -> str:
       CaptionerError: a file is missing or damaged, or the metrics are of another model.
     """
     files = {name: _bytes_of(folder, name) for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS)}
-    _sizes_and_words(folder, files[CONFIG], files[VOCABULARY])
+    config, _ = _sizes_and_words(folder, files[CONFIG], files[VOCABULARY])
+    _check_weights(folder, config, io.BytesIO(files[WEIGHTS]))
     try:
         model_id = _name(files[CONFIG], files[VOCABULARY], io.BytesIO(files[WEIGHTS]))
     except Exception as error:  # see _fill

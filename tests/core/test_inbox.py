@@ -292,7 +292,7 @@ def test_the_command_prints_lines_for_people_and_json_for_programs(inbox, capsys
     command = ["inbox", "--inbox", str(inbox), "--output", str(inbox.parent / "out")]
     assert main(command) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in said] == [["ready", "b"], ["waiting", r"'two\nlines'"]]
+    assert [line.split()[:2] for line in said] == [["ready", "b"], ["waiting", r"two\nlines"]]
     assert main([*command, "--json", "--quiet-minutes", "0"]) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert first == {

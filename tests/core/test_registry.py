@@ -44,11 +44,11 @@ COLUMNS = ("image_id", "caption_index", "caption", "split")
 def make_model(folder, seed=0, **evaluation):
     """A model folder without a network: its files fit each other, which is all that is looked at here."""
     vocabulary = Vocabulary.from_captions(["a dog runs"])
-    config = CaptionerConfig(backbone="fake-299", vocabulary_size=len(vocabulary))
+    config = CaptionerConfig(backbone="fake-299", vocabulary_size=len(vocabulary), cell_dim=1, units=8, embedding_dim=1)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.to_json()))
     (folder / "vocabulary.json").write_text(vocabulary.to_json())
-    np.savez(folder / "weights.npz", weight=np.full(3, seed, np.float32))
+    np.savez(folder / "weights.npz", weight=np.full(config.parameters, seed, np.float32))
     (folder / "metrics.json").write_text(json.dumps({"model_id": _model_id(folder), "evaluations": []}))
     if evaluation:
         evaluate(folder, **evaluation)

