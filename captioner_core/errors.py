@@ -15,11 +15,33 @@ class CheckFailed(CaptionerError):
     exit_code = 1
 
 
+class JobFailed(CaptionerError):
+    """A cluster gave a job up; nothing was committed, and another try may go well; exit code 1."""
+
+    exit_code = 1
+
+
+IMAGE_ERRORS = {
+    "unreadable": "the file or folder can't be read, or is gone since it was listed",
+    "changed": "the file changed while it was read",
+    "empty_file": "it holds no bytes",
+    "too_large": "it holds more bytes than --max-bytes",
+    "unsupported_format": "its content is no image of a supported format",
+    "too_many_pixels": "it has more pixels than --max-pixels",
+    "truncated": "it ends too early",
+    "decode_error": "its pixels can't be decoded",
+    "timed_out": "decoding took longer than --max-seconds",
+    "too_much_memory": "decoding needs more memory than an image may take",
+    "decoder_crashed": "its decoder crashed",
+}
+"""What ``error_type`` may say in a table of failures."""
+
+
 class ImageError(ValueError):
     """One image can't be used; it becomes one row of the failures table.
 
     Args:
-      error_type: the reason as a stable word in snake_case, such as ``empty_file``.
+      error_type: the reason, one of ``IMAGE_ERRORS``.
       message: a sentence for a person, without the file's name (the row has it).
     """
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import images, layout, storage
+from captioner_core import decoders, images, layout, storage
 from captioner_core.backbones.base import Backbone
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.listing import read_bytes
@@ -64,7 +64,7 @@ def _pixels(folder: Path, image_id: str, size: int) -> npt.NDArray[np.uint8]:
     if path is None:
         raise CaptionerError(f"image id {image_id!r} leads out of {str(folder)!r}; mend the dataset's captions.parquet")
     try:
-        return images.decode(read_bytes(os.fsdecode(path), images.DEFAULT_MAX_BYTES), size=size)[0]
+        return decoders.decode(read_bytes(os.fsdecode(path), images.DEFAULT_MAX_BYTES), size=size)[0]
     except ImageError as error:
         raise CaptionerError(
             f"image {image_id!r} of {str(folder)!r} can't be used: {error.message}; take it out of the dataset"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import io
-import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from captioner_core.errors import ImageError
-from captioner_core.schemas import ImageRef
+
+if TYPE_CHECKING:  # decoder processes, which start often, do without pyarrow
+    from captioner_core.schemas import ImageRef
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp"),
@@ -24,6 +27,7 @@ IMAGE_SUFFIXES = (
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 DEFAULT_MAX_PIXELS = 100_000_000
 DEFAULT_MAX_BYTES = 268_435_456
+DEFAULT_MAX_SECONDS = 60.0
 
 # First bytes of what is often found under an image's name
 _LOOKS_LIKE = (
@@ -55,8 +59,9 @@ _TURNS = {
 }
 _SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
-_LARGE = 16_000_000  # pixels; 48 MB in RGB, several times that in wider modes
-_one_large = threading.Lock()
+LARGE = 16_000_000
+"""Pixels, in RGB 48 MB and several times that in wider modes, from which on an image takes much memory."""
+_QUALITY = 80  # of thumbnails
 _GAP = 2  # how much larger than asked for a picture stays until it is scaled with care
 _STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
 _SIXTEEN_TO_EIGHT = np.rint(np.arange(65536) / 257).astype(np.uint8)
@@ -87,7 +92,11 @@ class DecodedImage:
 
 
 def decode(
-    data: bytes, *, size: int = 299, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes,
+    *,
+    size: int = 299,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    large: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> tuple[npt.NDArray[np.uint8], int, int]:
     """Decodes the first frame of an image, upright and on white, and scales it.
 
@@ -97,33 +106,70 @@ def decode(
       data: a file's bytes; what they are is told by them, not by a name.
       size: height and width to scale to, in pixels.
       max_pixels: images with more are refused before any pixel is decoded.
+      large: entered while an image of more than ``LARGE`` pixels is decoded.
 
     Returns:
       uint8 [size, size, 3], and the upright image's width and height.
 
     Raises:
-      ImageError: ``empty_file``, ``unsupported_format``, ``too_many_pixels``, ``truncated``
-        or ``decode_error``.
+      ImageError: ``empty_file``, ``unsupported_format``, ``too_many_pixels``, ``truncated``,
+        ``too_much_memory`` or ``decode_error``.
     """
+    with _opened(data, max_pixels) as image:
+        # a JPEG is decoded at a half, a quarter or an eighth where that leaves twice what is asked for
+        whole = image.size
+        reduced = image.draft(None, (_GAP * size, _GAP * size))
+        with large() if image.width * image.height > LARGE else contextlib.nullcontext():
+            image.load()
+            turn = _turn_upright(image)
+            width, height = whole if reduced else image.size
+            if turn in _SIDEWAYS:
+                width, height = height, width
+            square = _to_rgb_square(image, size)
+        # Turned when small: a square stays one, and 100 megapixels need no second copy
+        pixels = np.array(square if turn is None else square.transpose(turn), dtype=np.uint8)
+        return pixels, width, height
+
+
+def thumbnail(
+    data: bytes,
+    side: int,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    large: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> tuple[bytes, tuple[int, int]]:
+    """A small JPEG of an image in its own proportions, upright, on white, without its metadata.
+
+    Args:
+      data: a file's bytes.
+      side: longest side of the result, in pixels.
+      max_pixels: images with more are refused.
+      large: entered while an image of more than ``LARGE`` pixels is decoded.
+
+    Returns:
+      The JPEG's bytes, with its width and height.
+
+    Raises:
+      ImageError: as ``decode``.
+    """
+    with _opened(data, max_pixels) as image:
+        image.draft("RGB", (_GAP * side, _GAP * side))
+        with large() if image.width * image.height > LARGE else contextlib.nullcontext():
+            small = _small(image, side)
+        result = io.BytesIO()
+        small.save(result, "JPEG", quality=_QUALITY, optimize=True)
+        return result.getvalue(), small.size
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """An image whose header has been read; whatever goes wrong in the block becomes an ``ImageError``."""
     if not data:
         raise ImageError("empty_file", "the file holds no bytes; copy it again")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, max_pixels)
-            # a JPEG is decoded at a half, a quarter or an eighth where that leaves twice what is asked for
-            whole = image.size
-            reduced = image.draft(None, (_GAP * size, _GAP * size))
-            # several at once of what may take a gigabyte each is more than a machine may have
-            with _one_large if image.width * image.height > _LARGE else contextlib.nullcontext():
-                image.load()
-                turn = _turn_upright(image)
-                width, height = whole if reduced else image.size
-                if turn in _SIDEWAYS:
-                    width, height = height, width
-                square = _to_rgb_square(image, size)
-        # Turned when small: a square stays one, and 100 megapixels need no second copy
-        pixels = np.array(square if turn is None else square.transpose(turn), dtype=np.uint8)
-        return pixels, width, height
+            yield image
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -131,7 +177,7 @@ def decode(
     except Image.DecompressionBombError as error:
         raise ImageError("too_many_pixels", f"the header asks for too many pixels ({error})") from error
     except MemoryError as error:
-        raise ImageError("decode_error", "decoding needs more memory than there is") from error
+        raise ImageError("too_much_memory", "decoding it needs more memory than an image may take") from error
     # Pillow's decoders raise whatever a broken file makes them stumble over
     except Exception as error:
         raise _broken(error) from error
@@ -198,6 +244,23 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
     converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
     assert converted is not None  # None only comes back for a conversion in place
     return converted
+
+
+def _small(image: Image.Image, side: int) -> Image.Image:
+    see_through = image.has_transparency_data
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, np.float64)
+        low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (np.nanmin(values), np.nanmax(values))
+        levels = np.nan_to_num((values - low) * (255 / max(high - low, 1e-9)))
+        flat = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+        flat.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+    else:
+        flat = image.convert("RGBA" if see_through else "RGB")
+    flat.thumbnail((side, side), reducing_gap=_GAP)
+    flat = ImageOps.exif_transpose(flat)
+    clean = Image.new("RGB", flat.size, "white")  # a new canvas, so that no comment or profile comes along
+    clean.paste(flat, mask=flat.getchannel("A") if flat.mode == "RGBA" else None)
+    return clean
 
 
 def _unidentified(data: bytes) -> ImageError:

@@ -128,4 +128,9 @@ class RunLayout:
         return join(self.run_dir, name)
 
     def staged_table(self, name: str) -> str:
+        """The folder of the files that an attempt writes for a table; ``staged_lists`` say which of them count."""
         return join(self.staging, name)
+
+    def staged_lists(self, name: str) -> str:
+        """The folder of lists of a staged table's files, one of each step that writes some."""
+        return join(self.staging, "lists", name)

@@ -16,7 +16,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import IMAGE_SUFFIXES
-from captioner_core.schemas import FailureRow, ImageRef
+from captioner_core.schemas import LISTING, FailureRow, ImageRef
 
 OTHER, LINK = "other", "link"
 
@@ -104,7 +104,7 @@ def _scan(folder: bytes, below: bytes) -> Iterator[tuple[os.DirEntry[bytes], byt
     except OSError as error:
         image_id = _text(below.rstrip(b"/"))
         message = f"the folder can't be listed ({error.strerror}); what is in it was not looked at"
-        yield FailureRow("list", image_id, _uri(folder), "unreadable", message)
+        yield FailureRow(LISTING, image_id, _uri(folder), "unreadable", message)
         return
     for entry in entries:
         yield entry, below + entry.name

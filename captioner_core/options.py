@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import IMAGE_ERRORS, CaptionerError
 from captioner_core.layout import RunLayout
 from captioner_core.places import check_place
 
@@ -219,6 +219,21 @@ def _check_run_id(root: str, run_id: str) -> None:
         raise CaptionerError(str(error)) from error
 
 
+@dataclass(frozen=True)
+class ImageLimits:
+    """What one image may be and take; more is a failure.
+
+    Args:
+      max_pixels: of the whole image.
+      max_bytes: of its file.
+      max_seconds: of decoding.
+    """
+
+    max_pixels: int
+    max_bytes: int
+    max_seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
     """What every job that reads images takes."""
@@ -243,6 +258,13 @@ class ImageOptions:
         limits=(1, None),
         remedy="leave it out for 256 MiB",
     )
+    max_seconds: float = option(
+        60.0,
+        help="an image that takes longer to decode is a failure",
+        metavar="S",
+        limits=(0.01, 3600),
+        remedy="60 suits images of 100 megapixels",
+    )
     max_failures: int | None = option(
         None,
         help="exit 1 when more images than this fail",
@@ -257,6 +279,12 @@ class ImageOptions:
         False,
         help="look again at the images alone that failed when this run was made, and keep what it found of all others; "
         "a run that isn't complete is made as a whole",
+    )
+    failed_for: tuple[str, ...] = option(
+        (),
+        help="with --only-failures: only images that failed for this reason, such as timed_out; may be repeated "
+        f"(one of {', '.join(IMAGE_ERRORS)}; default: all)",
+        metavar="REASON",
     )
     precision: str = option(
         "auto",
@@ -273,10 +301,18 @@ class ImageOptions:
     def __post_init__(self) -> None:
         _check_run_id(self.output, self.run_id)
         check_fields(self)
+        for reason in self.failed_for:
+            remedy = f"choose one of {', '.join(IMAGE_ERRORS)}"
+            check(reason in IMAGE_ERRORS, "failed_for", reason, "is no reason for a failure", remedy)
+            check(self.only_failures, "failed_for", reason, "chooses among failures", "give --only-failures too")
 
     @property
     def layout(self) -> RunLayout:
         return RunLayout(self.output, self.run_id)
+
+    @property
+    def limits(self) -> ImageLimits:
+        return ImageLimits(self.max_pixels, self.max_bytes, self.max_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)

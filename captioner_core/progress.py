@@ -1,6 +1,7 @@
 """Progress of a job that runs in this process: a bar on a terminal, plain lines elsewhere.
 
-Workers in other processes call ``advance`` too; there it finds no bar and does nothing.
+Workers in other processes call ``advance`` too; there it finds no bar and does nothing. What they
+did is counted when the job has ended well.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ _LINE_EVERY_S = 10.0
 class _PlainLines:
     def __init__(self, label: str, total: int, unit: str) -> None:
         self._label, self._total, self._unit = label, total, unit
-        self._done, self._start, self._said = 0, time.monotonic(), time.monotonic()
+        self.n, self._start, self._said = 0, time.monotonic(), time.monotonic()  # n as tqdm has it
         self._first: tuple[int, float] | None = None
 
     def update(self, count: int) -> None:
-        self._done += count
+        self.n += count
         # the rate leaves out the start, in which models are loaded, or it would foretell too much
-        self._first = self._first or (self._done, time.monotonic())
-        if time.monotonic() - self._said >= _LINE_EVERY_S and self._done > self._first[0]:
+        self._first = self._first or (self.n, time.monotonic())
+        if time.monotonic() - self._said >= _LINE_EVERY_S and self.n > self._first[0]:
             self._said = time.monotonic()
-            rate = (self._done - self._first[0]) / (self._said - self._first[1])
-            left = (self._total - self._done) / rate
-            line = f"{self._label}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left"
+            rate = (self.n - self._first[0]) / (self._said - self._first[1])
+            left = (self._total - self.n) / rate
+            line = f"{self._label}: {self.n}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         seconds = time.monotonic() - self._start
-        print(f"{self._label}: {self._done}/{self._total} {self._unit} in {seconds:.1f} s", file=sys.stderr, flush=True)
+        print(f"{self._label}: {self.n}/{self._total} {self._unit} in {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 _current: Any = None
@@ -55,6 +56,8 @@ def progress(label: str, total: int, unit: str = "images") -> Iterator[None]:
     _current = shown
     try:
         yield
+        if not shown.n:  # the work was done in other processes, which count for themselves
+            shown.update(total)
     finally:
         _current = None
         shown.close()

@@ -6,6 +6,7 @@ images of it are to be looked at again.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,16 @@ import pyarrow.parquet as pq
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.options import ImageOptions
-from captioner_core.schemas import CAPTIONS_SCHEMA, FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, CaptionRow, FeatureRow
+from captioner_core.schemas import (
+    CAPTIONS_SCHEMA,
+    FEATURES_GRID_SCHEMA,
+    FEATURES_SCHEMA,
+    LISTING,
+    CaptionRow,
+    FailureRow,
+    FeatureRow,
+    ImageRef,
+)
 
 SHA256 = "image_sha256"
 _DECIDE_FEATURES = ("backbone", "precision", "max_pixels", "max_bytes")
@@ -151,18 +161,27 @@ class Failures:
     """What a finished run has to look at again.
 
     Args:
-      image_ids: the images that failed.
+      image_ids: the images that failed, for a reason that is asked for.
       folders: that could not be listed.
+      others: the failures for other reasons, by image.
       kept: how many images did not fail.
     """
 
     image_ids: frozenset[str]
     folders: tuple[str, ...]
+    others: Mapping[str, FailureRow]
     kept: int
 
-    def wants(self, image_id: str) -> bool:
-        """Whether an image, or a folder that can't be listed, is to be looked at again."""
-        return image_id in self.image_ids or any(image_id.startswith(f"{folder}/") for folder in self.folders)
+    def again(self, entry: ImageRef | FailureRow) -> ImageRef | FailureRow | None:
+        """What is to become of an image listed again, or of a folder that can't be listed.
+
+        Returns:
+          Itself where it is to be looked at again, its failure where that stays, None where its other rows stay.
+        """
+        image_id = entry.image_id
+        if image_id in self.image_ids or any(image_id.startswith(f"{folder}/") for folder in self.folders):
+            return entry
+        return self.others.get(image_id)
 
 
 def failures_of(
@@ -189,10 +208,16 @@ def failures_of(
         raise CaptionerError(
             f"--only-failures can't add to run {run.run_dir!r}, which was made {other}; run it without --only-failures"
         )
-    failed = storage.read_table(run.table(layout.FAILURES), ("stage", "image_id")).to_pylist()
+    columns = [field.name for field in dataclasses.fields(FailureRow)]
+    failed = [FailureRow(**row) for row in storage.read_table(run.table(layout.FAILURES), columns).to_pylist()]
+    wanted = [
+        row for row in failed if row.stage == LISTING or not options.failed_for or row.error_type in options.failed_for
+    ]
+    again = frozenset(row.image_id for row in wanted)
     return Failures(
-        frozenset(row["image_id"] for row in failed),
-        tuple(row["image_id"] for row in failed if row["stage"] == "list"),
+        again,
+        tuple(row.image_id for row in failed if row.stage == LISTING),
+        {row.image_id: row for row in failed if row.image_id not in again},
         sum(map(storage.row_count, storage.list_parts(run.table(layout.FEATURES)))),
     )
 

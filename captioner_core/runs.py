@@ -121,6 +121,19 @@ def check_owner(run: RunLayout) -> None:
         )
 
 
+def stage_parts(run: RunLayout, table: str, step: str, parts: Sequence[str]) -> None:
+    """Says which files of a staged table count, of those that a step of a job has written.
+
+    Attempts that failed leave others behind. Said again, only what was said last counts.
+    """
+    storage.write_json(layout.join(run.staged_lists(table), f"{step}.json"), list(parts))
+
+
+def staged_parts(run: RunLayout, table: str) -> list[str]:
+    """The files of a staged table that count, in the order of their steps' names."""
+    return [part for uri in storage.list_files(run.staged_lists(table), ".json") for part in storage.read_json(uri)]
+
+
 def commit_stage(
     run: RunLayout,
     manifest: Manifest,
@@ -156,7 +169,7 @@ def commit_stage(
     """
     check_owner(run)
     tables = layout.STAGE_TABLES[stage] if tables is None else tables
-    staged = {name: storage.list_parts(run.staged_table(name)) for name in tables}
+    staged = {name: staged_parts(run, name) for name in tables}
     there = {name: storage.list_parts(run.table(name)) for name in adds_to}
     rows = {name: sum(map(storage.row_count, (*staged[name], *there.get(name, ())))) for name in tables}
     storage.delete(run.manifest)

@@ -133,6 +133,10 @@ class MatchInputRow:
     image_sha256: str
 
 
+LISTING, DECODING = "list", "decode"
+"""Stages of failures."""
+
+
 @dataclass(frozen=True, slots=True)
 class FailureRow:
     """One image that could not be used, and why."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from captioner_core import images
+from captioner_core import decoders, images
 from captioner_core.backbones.base import load_backbone
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.listing import read_bytes
@@ -81,7 +81,7 @@ class SimilarImageFinder:
         """
         try:
             data = read_bytes(path, images.DEFAULT_MAX_BYTES)
-            pixels, _, _ = images.decode(data, size=self._backbone.input_size)
+            pixels, _, _ = decoders.decode(data, size=self._backbone.input_size)
         except ImageError as error:
             raise CaptionerError(f"image {path!r} can't be used: {error.message}") from error
         (caption,) = self._generator.generate(*self._backbone.features(pixels[np.newaxis]))

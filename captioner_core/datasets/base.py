@@ -216,7 +216,10 @@ def import_images(
 
 
 def _is_file_below(path: Path, root: Path) -> bool:
-    return path.is_file() and path.resolve().is_relative_to(root)
+    try:
+        return path.is_file() and path.resolve().is_relative_to(root)
+    except OSError:  # a name longer than names can be, or a folder that may not be looked into
+        return False
 
 
 def _image_ids(images: Path) -> Iterator[str]:

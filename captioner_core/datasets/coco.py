@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from captioner_core.datasets.base import SPLITS, DatasetSummary, DatasetWriter, import_images, safe_image_id
 from captioner_core.errors import CaptionerError
 from captioner_core.plain_json import parse_json
+
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 def build(output: Path, *, annotations: Mapping[str, Path], images: Path, limit: int | None = None) -> DatasetSummary:
@@ -47,17 +50,22 @@ def _read(path: Path, writer: DatasetWriter) -> list[tuple[str, str]]:
     try:
         value: Any = parse_json(path.read_bytes())
         names = {item["id"]: safe_image_id(item["file_name"], "COCO file_name") for item in value["images"]}
-        found = [(names.get(item["image_id"]), str(item["caption"]).strip()) for item in value["annotations"]]
+        found = [(names.get(item["image_id"]), item["caption"]) for item in value["annotations"]]
     except OSError as error:
         raise CaptionerError(
             f"--annotations {str(path)!r} can't be read ({error.strerror}); name a JSON file"
         ) from error
     except CaptionerError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CaptionerError(
             f"--annotations {str(path)!r} is no COCO captions JSON ({error!r}); name another file"
         ) from error
-    used = [(name, caption) for name, caption in found if name is not None and caption]
-    writer.left_out["annotations that are empty or of no listed image"] += len(found) - len(used)
+    used = [(name, caption.strip()) for name, caption in found if _is_text(name) and _is_text(caption)]
+    writer.left_out["annotations without text or of no listed image"] += len(found) - len(used)
     return used
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether it is a string with something in it that UTF-8 can say: JSON's can hold halves of characters."""
+    return isinstance(value, str) and bool(value.strip()) and not _HALVES.search(value)

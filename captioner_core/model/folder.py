@@ -8,6 +8,7 @@ asks for, which is known before one is inflated or the network is built.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -357,5 +358,22 @@ def _joint_fingerprint(backbone: str) -> str:
 
 
 def model_path(folder: str) -> Path:
-    """Where a model lies; ``pretrained`` is the one that comes with the package."""
-    return Path(str(resources.files("captioner_core") / PRETRAINED)) if folder == PRETRAINED else Path(folder)
+    """Where a model lies here; ``pretrained`` is the one that comes with the package.
+
+    Of a model at a URI the files are copied here, once a process.
+
+    Raises:
+      CaptionerError: it is elsewhere, and can't be read.
+    """
+    if folder == PRETRAINED:
+        return Path(str(resources.files("captioner_core") / PRETRAINED))
+    return _copied(folder) if storage.is_remote(folder) else Path(folder)
+
+
+@functools.cache
+def _copied(folder: str) -> Path:
+    kept = Path(storage.scratch_folder(), f"model-{hashlib.sha256(folder.encode()).hexdigest()}")
+    kept.mkdir()
+    for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS):
+        (kept / name).write_bytes(_bytes_of(folder, name))
+    return kept

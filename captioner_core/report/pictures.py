@@ -3,7 +3,7 @@
 Ids and URIs come out of tables that others may have written, so an id is followed only
 below its dataset's images, a URI only to a plain local file or to the storage that the run
 itself is on, nothing outside the allowed roots (see ``places``), and what is found there is
-read by the decoders of image formats alone.
+read by the decoders of image formats alone, in processes of their own.
 """
 
 from __future__ import annotations
@@ -12,32 +12,26 @@ import base64
 import io
 import os
 import stat
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from markupsafe import Markup
-from PIL import Image, ImageOps
 from pyarrow import fs as pafs
 
-from captioner_core import layout, storage
-from captioner_core.errors import CaptionerError
+from captioner_core import decoders, layout, storage
+from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.places import is_allowed, path_below, stays_below
 
 CARD_SIDE = 320
 MATCH_SIDE = 160
 MAX_BYTES = 268_435_456
 MAX_PIXELS = 100_000_000
-# MPO is opened by JPEG's reader and unknown to Image.open by its own name: it would raise KeyError.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-_QUALITY = 80
 
 Location = bytes | str  # a local path, or the URI of a file elsewhere
 
@@ -96,38 +90,15 @@ def thumbnail(location: Location, side: int) -> tuple[bytes, tuple[int, int]] | 
       side: longest side of the result, in pixels.
 
     Returns:
-      The JPEG's bytes with its width and height, or None where the image can't be opened.
+      The JPEG's bytes with its width and height, or None where the image can't be opened; the page then shows a
+      box in place of the picture.
     """
     try:
-        with warnings.catch_warnings(), _open(location) as stream:
-            warnings.simplefilter("ignore")  # what Pillow has to say of an odd file is no news to a reader
-            with Image.open(stream, formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    return None
-                image.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded no larger than needed
-                small = _small(image, side)
-            result = io.BytesIO()
-            small.save(result, "JPEG", quality=_QUALITY, optimize=True)
-    except Exception:  # decoders raise what they please; the page then shows a box in place of the picture
+        with _open(location) as stream:
+            data = stream.read(MAX_BYTES + 1)  # it may have grown
+        return decoders.thumbnail(data, side, max_pixels=MAX_PIXELS) if len(data) <= MAX_BYTES else None
+    except (ImageError, CaptionerError, OSError, ValueError, pa.ArrowException):  # ValueError: a NUL in the path
         return None
-    return result.getvalue(), small.size
-
-
-def _small(image: Image.Image, side: int) -> Image.Image:
-    see_through = image.has_transparency_data
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, np.float64)
-        low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (np.nanmin(values), np.nanmax(values))
-        levels = np.nan_to_num((values - low) * (255 / max(high - low, 1e-9)))
-        flat = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-        flat.getexif()[0x0112] = image.getexif().get(0x0112, 1)  # the orientation
-    else:
-        flat = image.convert("RGBA" if see_through else "RGB")
-    flat.thumbnail((side, side), reducing_gap=2.0)
-    flat = ImageOps.exif_transpose(flat)
-    clean = Image.new("RGB", flat.size, "white")  # a new canvas, so that no comment or profile comes along
-    clean.paste(flat, mask=flat.getchannel("A") if flat.mode == "RGBA" else None)
-    return clean
 
 
 def _open(location: Location) -> BinaryIO:

@@ -56,7 +56,8 @@ def _start(options: TrainOptions, cluster: Cluster) -> subprocess.Popen[bytes]:
         "TF_NUM_INTRAOP_THREADS": threads,
         "CAPTIONER_LAUNCHER": str(os.getpid()),
     }
-    command = [sys.executable, "-m", "captioner_core.training", *worker_arguments(options)]
+    # -P: or modules would be imported from the current folder, which may hold strangers' files
+    command = [sys.executable, "-P", "-m", "captioner_core.training", *worker_arguments(options)]
     # In a session of its own, so that a Ctrl-C reaches the launcher alone, which asks all to stop at the same batch
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import files, launch, parquet
 from beam_jobs.transforms import WriteTable
-from captioner_core import layout, storage
+from captioner_core import layout, runs, storage
+from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
 from captioner_core.schemas import (
     CELL_DIM,
@@ -40,7 +42,7 @@ def test_files_and_row_groups_have_a_size(tmp_path, monkeypatch):
     run = RunLayout(str(tmp_path), "run")
     rows = list(feature_rows(600))
     launch.run_pipeline(lambda p: p | beam.Create(rows) | WriteTable(run, layout.FEATURES), [], run)
-    parts = storage.list_parts(run.staged_table(layout.FEATURES))
+    parts = runs.staged_parts(run, layout.FEATURES)
     metadata = [pq.ParquetFile(part).metadata for part in parts]
     assert len(parts) >= 4
     sizes = sorted(Path(part).stat().st_size / (1 << 20) for part in parts)
@@ -48,7 +50,7 @@ def test_files_and_row_groups_have_a_size(tmp_path, monkeypatch):
     assert sizes[1] >= 1, "all but the last are full"
     groups = [one.row_group(n).num_rows for one in metadata for n in range(one.num_row_groups)]
     assert max(groups) == (256 << 10) // row_bytes(FEATURES_SCHEMA)
-    written = storage.read_table(run.staged_table(layout.FEATURES))
+    written = pa.concat_tables(pq.read_table(part) for part in parts)
     found = dict(zip(written["image_id"].to_pylist(), written["feature"].to_pylist(), strict=True))
     assert len(found) == written.num_rows == len(rows), "each once"
     np.testing.assert_array_equal(found["7.jpg"], rows[7].feature)
@@ -57,8 +59,33 @@ def test_files_and_row_groups_have_a_size(tmp_path, monkeypatch):
 def test_a_table_without_rows_is_one_file_of_its_schema(tmp_path):
     run = RunLayout(str(tmp_path), "run")
     launch.run_pipeline(lambda p: p | beam.Create([]) | WriteTable(run, layout.FAILURES), [], run)
-    (part,) = storage.list_parts(run.staged_table(layout.FAILURES))
+    (part,) = runs.staged_parts(run, layout.FAILURES)
     assert pq.read_table(part).schema.equals(TABLE_SCHEMAS[layout.FAILURES])
+
+
+def test_files_of_an_attempt_that_failed_dont_count(tmp_path):
+    """A worker that is lost leaves a file; its rows are written again, to another."""
+    run = RunLayout(str(tmp_path), "run")
+    tables = [rows_as_table(list(feature_rows(3)), "run", FEATURES_SCHEMA)]
+    lost = parquet._WriteFiles(run, layout.FEATURES, FEATURES_SCHEMA, "part")
+    lost.start_bundle()
+    list(lost.process(tables[0]))
+    rows = list(feature_rows(3))
+    launch.run_pipeline(lambda p: p | beam.Create(rows) | WriteTable(run, layout.FEATURES), [], run)
+    lost.finish_bundle()
+    assert len(storage.list_parts(run.staged_table(layout.FEATURES))) == 2
+    (part,) = runs.staged_parts(run, layout.FEATURES)
+    assert pq.read_table(part).num_rows == 3
+
+
+def test_a_worker_thought_lost_writes_nothing_into_a_run_that_is_committed(tmp_path):
+    run = runs.begin_attempt(RunLayout(str(tmp_path), "run"))
+    lost = parquet._WriteFiles(run, layout.FEATURES, FEATURES_SCHEMA, "part")
+    lost.start_bundle()
+    storage.delete(run.all_staging)
+    with pytest.raises(CaptionerError, match="begun anew"):
+        list(lost.process(rows_as_table(list(feature_rows(3)), "run", FEATURES_SCHEMA)))
+    assert not Path(run.all_staging).exists()
 
 
 def test_rows_become_a_table_with_every_column():
@@ -83,16 +110,17 @@ def test_a_listing_of_many_parts_holds_every_image_once(tmp_path, monkeypatch):
     for number in range(14):
         (tmp_path / "images" / f"{number:02d}.jpg").touch()
     (tmp_path / "images" / "notes.txt").touch()
-    parts, counts = files.write_listing(str(tmp_path / "images"), RunLayout(str(tmp_path / "out"), "run"))
+    listing, counts = files.write_listing(str(tmp_path / "images"), RunLayout(str(tmp_path / "out"), "run"))
     assert (counts.images, counts.other) == (14, 1)
-    assert len(parts) == 5
-    assert len({uri for uri, _ in parts}) == 3
-    found = [entry.image_id for part in parts for entry in files.read_listing(part)]
+    assert [groups for _, groups in listing] == [2, 2, 1]
+    places = [(file, group) for file, groups in listing for group in range(groups)]
+    found = [entry.image_id for place in places for entry in files.read_listing(*place)]
     assert found == [f"{number:02d}.jpg" for number in range(14)]
 
 
 def test_a_folder_that_cant_be_listed_is_a_failure_of_the_listing(tmp_path, monkeypatch):
     failure = FailureRow("list", "sub", "/sub", "unreadable", "no")
     monkeypatch.setattr(files, "list_entries", lambda folder: iter([failure]))
-    parts, _ = files.write_listing("anywhere", RunLayout(str(tmp_path), "run"))
-    assert [entry for part in parts for entry in files.read_listing(part)] == [failure]
+    ((file, groups),), _ = files.write_listing("anywhere", RunLayout(str(tmp_path), "run"))
+    assert groups == 1
+    assert files.read_listing(file, 0) == [failure]

@@ -146,3 +146,30 @@ def test_the_captioner_is_loaded_in_the_worker(model_dir):
     generator = caption_features.load_generator(model_dir, 3)
     assert isinstance(generator, CaptionGenerator)
     assert generator.model_id == load_model(model_dir).model_id
+
+
+def test_failures_for_one_reason_alone(photos, run):
+    """Those for other reasons stay as they are, without being looked at."""
+    assert extract(photos, run)["failures"] == 2
+    before = frame(run, "failures")
+    mend(photos)
+    Image.new("RGB", (30, 30), "green").save(photos / "not an image.jpg")
+    SEEN.clear()
+    counts = extract(photos, run, only_failures=True, failed_for=("empty_file",))
+    assert sum(SEEN) == 1
+    assert (counts["features"], counts["failures"], counts["images_found"]) == (13, 1, 14)
+    assert verify(run.run_dir) == []
+    kept = frame(run, "failures")
+    assert kept.to_dict("records") == before[before.image_id == "not an image.jpg"].to_dict("records")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"only_failures": True, "failed_for": ("ugly",)}, "'ugly' is no reason"),
+        ({"failed_for": ("truncated",)}, "--only-failures"),
+    ],
+)
+def test_reasons_are_checked(photos, run, options, said):
+    with pytest.raises(CaptionerError, match=said):
+        extract(photos, run, **options)

@@ -244,14 +244,39 @@ def test_coco(tmp_path, photos):
     said = "\n".join(summary.lines())
     assert "1 captions without their image" in said
     assert "1 images without a caption" in said
-    assert "1 annotations that are empty or of no listed image" in said
+    assert "1 annotations without text or of no listed image" in said
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"images": [{}], "annotations": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"images": [{}], "annotations": []}',
+        '{"images": [{"id": 1, "file_name": 7}], "annotations": []}',
+    ],
+)
 def test_no_coco(tmp_path, photos, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(CaptionerError, match="no COCO captions JSON"):
         coco.build(tmp_path / "out", annotations={"train": tmp_path / "x.json"}, images=photos)
+
+
+def test_coco_captions_that_are_no_text_are_left_out(tmp_path, photos):
+    """JSON can hold half a character, which no table can; and a missing caption is not the word None."""
+    source = coco_json(
+        tmp_path / "x.json", ["a.jpg", "\udcff.jpg"], [(0, "a \ud800 dog"), (0, None), (1, "x"), (0, "a")]
+    )
+    summary = coco.build(tmp_path / "out", annotations={"train": source}, images=photos)
+    assert captions_of(tmp_path / "out").caption.tolist() == ["a"]
+    assert "3 annotations without text or of no listed image" in "\n".join(summary.lines())
+
+
+def test_a_name_longer_than_names_can_be_is_no_image(tmp_path, photos):
+    (tmp_path / "x.csv").write_text(f"image_id,caption\na.jpg,a dog\n{'x' * 300},a cat\n{'x/' * 5000},a bird\n")
+    summary = csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=photos)
+    assert captions_of(tmp_path / "out").image_id.tolist() == ["a.jpg"]
+    assert "2 captions without their image" in "\n".join(summary.lines())
 
 
 def test_coco_file_names_stay_below_the_images(tmp_path, photos):

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import io
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -154,27 +152,3 @@ def test_a_large_jpeg_is_decoded_at_reduced_scale_and_looks_the_same(orientation
     whole = photo if orientation == 1 else photo.transpose(Image.Transpose.ROTATE_270)
     expected = np.asarray(whole.resize((299, 299), Image.Resampling.BILINEAR), np.float64)
     assert np.abs(pixels - expected).mean() < 1.5
-
-
-def test_large_images_are_decoded_one_at_a_time(monkeypatch):
-    """Each may take a gigabyte; threads that decode ahead would multiply that."""
-    data = io.BytesIO()
-    Image.new("RGB", (40, 30)).save(data, "PNG")
-    inside, most = [], []
-    scale = images._to_rgb_square
-
-    def watched(image, size):
-        inside.append(1)
-        most.append(len(inside))
-        time.sleep(0.01)
-        inside.pop()
-        return scale(image, size)
-
-    monkeypatch.setattr(images, "_to_rgb_square", watched)
-    for limit, expected in ((10, {1}), (10_000, {1, 2, 3, 4})):
-        monkeypatch.setattr(images, "_LARGE", limit)
-        most.clear()
-        with ThreadPoolExecutor(4) as threads:
-            list(threads.map(images.decode, [data.getvalue()] * 12))
-        assert set(most) <= expected
-        assert limit == 10 or max(most) > 1, "small ones are decoded side by side"

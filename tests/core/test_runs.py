@@ -29,7 +29,9 @@ def stage_table(run, name, ids, file_name="part.parquet"):
     table = pa.Table.from_pylist([{"image_id": i, **record} for i in ids], SCHEMAS[name])
     file_system, folder = storage.resolve(run.staged_table(name))
     file_system.create_dir(folder)
-    pq.write_table(table, layout.join(run.staged_table(name), file_name))
+    part = layout.join(run.staged_table(name), file_name)
+    pq.write_table(table, part)
+    runs.stage_parts(run, name, "part", [*runs.staged_parts(run, name), part])
 
 
 def commit(run, **changes):

@@ -227,6 +227,14 @@ def test_other_entries_that_are_refused():
         check_members(archive_of("x", link=True), max_members=9, max_bytes=99)
     with pytest.raises(ValueError, match="is encrypted"):
         check_members(archive_of("x", flags=1), max_members=9, max_bytes=99)
+    odd = archive_of("x", "y")
+    odd.infolist()[1].compress_type = zipfile.ZIP_LZMA
+    with pytest.raises(ValueError, match="'y' is packed by method 14"):
+        check_members(odd, max_members=9, max_bytes=99)
+    shifted = archive_of("x")
+    shifted.infolist()[0].header_offset = -1  # where a directory lies about its own place
+    with pytest.raises(ValueError, match="begins before"):
+        check_members(shifted, max_members=9, max_bytes=99)
     with pytest.raises(ValueError, match="more than 2"):
         check_members(archive_of("x", "y", "z"), max_members=2, max_bytes=99)
     with pytest.raises(ValueError, match="inflate to 33 bytes"):

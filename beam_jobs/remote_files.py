@@ -1,0 +1,123 @@
+"""Whatever file systems Beam knows, as pyarrow wants them: ``hdfs://``, Azure's store, and others that are installed.
+
+``captioner_core.storage`` comes here for every scheme for which pyarrow has no client of its own. Paths are whole URIs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from pyarrow import fs as pafs
+
+
+def file_system(uri: str) -> pafs.PyFileSystem:
+    """All of Beam's file systems as one.
+
+    Args:
+      uri: that is to be reached through it.
+
+    Raises:
+      ValueError: Beam knows none of that scheme, or a package for it is missing.
+    """
+    if FileSystems._pipeline_options is None:  # no job in this process has said how to reach them
+        FileSystems.set_options(PipelineOptions([]))
+    FileSystems.get_filesystem(uri)
+    return pafs.PyFileSystem(_BeamFiles())
+
+
+class _BeamFiles(pafs.FileSystemHandler):
+    def get_type_name(self) -> str:
+        return "beam"
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
+        return [self._info(path) for path in paths]
+
+    def _info(self, path: str) -> pafs.FileInfo:
+        for found in _match(path):
+            if found.path.rstrip("/") == path.rstrip("/"):
+                return _file(found)
+        below = _match(path.rstrip("/") + "/**", limit=1)
+        return pafs.FileInfo(path, pafs.FileType.Directory if below else pafs.FileType.NotFound)
+
+    def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        folder = selector.base_dir.rstrip("/") + "/"
+        files = _match(folder + "**")
+        if not files and not selector.allow_not_found:
+            raise FileNotFoundError(selector.base_dir)
+        if selector.recursive:
+            return [_file(found) for found in files]
+        names = {
+            found.path.removeprefix(folder).partition("/")[0] for found in files if "/" in found.path[len(folder) :]
+        }
+        folders = [pafs.FileInfo(folder + name, pafs.FileType.Directory) for name in sorted(names)]
+        return folders + [_file(found) for found in files if "/" not in found.path.removeprefix(folder)]
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        if not FileSystems.exists(path):
+            FileSystems.mkdirs(path)
+
+    def delete_dir(self, path: str) -> None:
+        FileSystems.delete([path.rstrip("/") + "/"])
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool) -> None:
+        FileSystems.delete([found.path for found in _match(path.rstrip("/") + "/**")])
+
+    def delete_root_dir_contents(self) -> None:
+        raise NotImplementedError("nobody means all of a file system")
+
+    def delete_file(self, path: str) -> None:
+        FileSystems.delete([path])
+
+    def move(self, src: str, dest: str) -> None:
+        if FileSystems.exists(dest):  # some rename over what is there, others refuse
+            FileSystems.delete([dest])
+        FileSystems.rename([src], [dest])
+
+    def copy_file(self, src: str, dest: str) -> None:
+        FileSystems.copy([src], [dest])
+
+    def open_input_stream(self, path: str) -> Any:
+        return pa.PythonFile(_open(path), mode="r")
+
+    def open_input_file(self, path: str) -> Any:
+        return pa.PythonFile(_open(path), mode="r")
+
+    def open_output_stream(self, path: str, metadata: Any) -> Any:
+        made = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        return pa.PythonFile(made, mode="w")
+
+    def open_append_stream(self, path: str, metadata: Any) -> Any:
+        raise NotImplementedError("object stores have no appending")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BeamFiles)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _open(path: str) -> Any:
+    try:
+        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    except BeamIOError as error:
+        if not FileSystems.exists(path):
+            raise FileNotFoundError(path) from error
+        raise
+
+
+def _match(pattern: str, limit: int | None = None) -> list[FileMetadata]:
+    (found,) = FileSystems.match([pattern], limits=None if limit is None else [limit])
+    return sorted(found.metadata_list, key=lambda item: item.path)
+
+
+def _file(found: FileMetadata) -> pafs.FileInfo:
+    return pafs.FileInfo(found.path, pafs.FileType.File, size=found.size_in_bytes)

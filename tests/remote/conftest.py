@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.beam_jobs.conftest import load_models, model_dir, photos  # noqa: F401  fixtures
+from tests.remote.server import reached_at, s3_server
+
+
+@pytest.fixture(scope="session")
+def port():
+    """Where a server that speaks S3 is, and where captioner looks for it."""
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def s3(port):
+    with reached_at(port):
+        yield port

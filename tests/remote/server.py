@@ -1,0 +1,167 @@
+"""A real server that speaks S3, on loopback, in a process of its own, and a cable to it that can be cut."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+
+from captioner_core import storage
+
+BUCKET = "some-bucket"
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[int]:
+    """The port of a server with an empty bucket."""
+    port = _free_port()
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            _wait_for(port)
+            client(port).create_bucket(Bucket=BUCKET)
+            yield port
+        finally:
+            server.kill()
+
+
+def client(port: int) -> object:
+    """A client that is not ours."""
+    return boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+        region_name="us-east-1",
+    )
+
+
+def upload(port: int, folder: Path, prefix: str) -> None:
+    """Puts all files of a folder below a prefix."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            client(port).put_object(
+                Bucket=BUCKET, Key=f"{prefix}/{path.relative_to(folder).as_posix()}", Body=path.read_bytes()
+            )
+
+
+def keys(port: int, prefix: str) -> list[str]:
+    """What lies below a prefix."""
+    found = client(port).get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return [item["Key"] for page in found for item in page.get("Contents", ())]
+
+
+@contextlib.contextmanager
+def reached_at(port: int) -> Iterator[None]:
+    """captioner finds S3 at a port, by AWS's own environment variables."""
+    wanted = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    storage._s3.cache_clear()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        storage._s3.cache_clear()
+
+
+class Cable:
+    """Carries bytes to a port, until it is cut after so many of those that go there; also a context manager.
+
+    Args:
+      port: of the server.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._server_port, self._left, self.sent = port, sys.maxsize, 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Cable:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.cut_after(0)
+        self._listener.close()
+
+    def cut_after(self, count: int) -> None:
+        """From so many bytes on nothing goes through, and whoever connects is sent away."""
+        with self._lock:
+            self._left = count
+        if count <= 0:
+            self._cut()
+
+    def mend(self) -> None:
+        """Everything goes through again."""
+        self.sent = 0
+        self.cut_after(sys.maxsize)
+
+    def _cut(self) -> None:
+        with self._lock:
+            broken, self._open = self._open, []
+        for end in broken:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                if self._left <= 0:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self._server_port))
+                with self._lock:
+                    self._open += [near, far]
+                threading.Thread(target=self._carry, args=(near, far, True), daemon=True).start()
+                threading.Thread(target=self._carry, args=(far, near, False), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, counts: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                if counts:
+                    with self._lock:
+                        data, whole = data[: max(0, self._left)], len(data)
+                        self._left -= whole
+                        self.sent += len(data)
+                target.sendall(data)
+                if counts and self._left <= 0:
+                    self._cut()
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(300):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=5).close()
+            return
+        time.sleep(0.1)
+    raise RuntimeError("the S3 server did not start")

@@ -1,0 +1,166 @@
+"""Images, tables, models and reports in an object store: the same rows as in folders, from a real server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from beam_jobs import caption_images, extract_features, files, match_captions
+from captioner_core import layout, runs, storage
+from captioner_core.errors import CaptionerError
+from captioner_core.layout import RunLayout
+from captioner_core.model.folder import load_model, model_id_of
+from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
+from captioner_core.report import write_report
+from captioner_core.verify import verify
+from tests.fakes import FakeBackbone
+from tests.remote.server import BUCKET, client, keys, reached_at, upload
+from tests.same_tables import assert_same_tables, rows
+
+ROOT = f"s3://{BUCKET}/out"
+
+
+def caption(images, root, model, load, run_id="run", **options):
+    asked = CaptionOptions(images=str(images), output=str(root), run_id=run_id, model=model, **options)
+    return caption_images.run(asked, load=load)["counts"]
+
+
+def match(root, run_id="run"):
+    captions = f"{root}/runs/{run_id}/captions"
+    match_captions.run(MatchOptions(captions=(captions,), index=(captions,), output=str(root), run_id=run_id))
+
+
+@pytest.fixture
+def prefix(s3, photos, request):
+    """The URI of the photos in the store, of which each test has its own."""
+    name = f"photos-{request.node.name}"
+    upload(s3, photos, name)
+    return f"s3://{BUCKET}/{name}"
+
+
+def test_a_run_in_a_store_has_the_rows_of_one_in_folders(prefix, photos, tmp_path, model_dir, load_models, s3):
+    for images, root in ((photos, tmp_path), (prefix, ROOT)):
+        caption(images, root, model_dir, load_models)
+        match(root)
+    run, local = RunLayout(ROOT, "run"), RunLayout(str(tmp_path), "run")
+    assert verify(run.run_dir) == []
+    assert_same_tables(run.run_dir, local.run_dir)
+    assert runs.read_manifest(run.run_dir)["counts"] == runs.read_manifest(local.run_dir)["counts"]
+    found = storage.read_table(run.table(layout.CAPTIONS)).to_pylist()
+    assert {row["image_uri"] for row in found} == {f"{prefix}/{row['image_id']}" for row in found}
+    assert not [key for key in keys(s3, "out/runs/run/_staging") if not key.endswith("/")], "nothing is left over"
+
+
+def test_the_report_shows_the_pictures(prefix, model_dir, load_models):
+    caption(prefix, ROOT, model_dir, load_models, "report")
+    match(ROOT, "report")
+    uri = write_report(f"{ROOT}/runs/report")
+    file_system, path = storage.resolve(uri)
+    page = file_system.open_input_stream(path).read().decode()
+    assert page.count("data:image/jpeg;base64,") >= 12
+
+
+def test_features_and_a_second_run(prefix):
+    asked = ExtractOptions(images=prefix, output=ROOT, run_id="features")
+    assert extract_features.run(asked, load=FakeBackbone)["counts"]["taken_over"] == 0
+    counts = extract_features.run(asked, load=FakeBackbone)["counts"]
+    assert counts["taken_over"] == counts["features"] == 12
+    assert verify(f"{ROOT}/runs/features") == []
+
+
+def test_failures_alone_are_looked_at_again(prefix, s3, photos, model_dir, load_models):
+    assert caption(prefix, ROOT, model_dir, load_models, "again")["failures"] == 2
+    client(s3).put_object(
+        Bucket=BUCKET,
+        Key=f"{prefix.removeprefix(f's3://{BUCKET}/')}/empty.jpg",
+        Body=(photos / "red" / "picture 0.png").read_bytes(),
+    )
+    counts = caption(prefix, ROOT, model_dir, load_models, "again", only_failures=True)
+    assert (counts["captions"], counts["failures"], counts["taken_over"]) == (13, 1, 12)
+    assert verify(f"{ROOT}/runs/again") == []
+
+
+def test_a_model_in_a_store(prefix, s3, tmp_path, model_dir, load_models):
+    upload(s3, Path(model_dir), "models/one")
+    uri = f"s3://{BUCKET}/models/one"
+    assert load_model(uri).model_id == load_model(model_dir).model_id == model_id_of(uri)
+    caption(prefix, ROOT, uri, load_models, "model")
+    caption(prefix, tmp_path, model_dir, load_models, "model")
+    assert_same_tables(f"{ROOT}/runs/model", f"{tmp_path}/runs/model", [layout.CAPTIONS])
+
+
+def test_odd_names_and_neighbours(s3, photos, tmp_path, model_dir, load_models):
+    picture = (photos / "red" / "picture 0.png").read_bytes()
+    names = [
+        "a b.png",
+        "100%.png",
+        "a%20b.png",
+        "a#b.png",
+        "a?b.png",
+        "a+b&c=d.png",
+        "żółw 🐢.png",
+        "deep/er/x.PNG",
+        "'\".png",
+    ]
+    for name in (*(f"odd/{name}" for name in names), "odd2/no.png", "oddly.png", "odd.png"):
+        client(s3).put_object(Bucket=BUCKET, Key=name, Body=picture)
+    client(s3).put_object(Bucket=BUCKET, Key="odd/deep/", Body=b"")
+    client(s3).put_object(Bucket=BUCKET, Key="odd/notes.txt", Body=b"hello")
+    for folder in (f"s3://{BUCKET}/odd", f"s3://{BUCKET}/odd/"):
+        counts = caption(folder, ROOT, model_dir, load_models, "odd")
+        assert (counts["images_found"], counts["failures"]) == (len(names), 0)
+        assert rows(f"{ROOT}/runs/odd", layout.CAPTIONS)["image_id"].tolist() == sorted(names)
+
+
+def test_an_image_that_vanishes_after_it_was_listed_is_one_failure(prefix, s3, model_dir, load_models, monkeypatch):
+    def listing(*given):
+        listed = files.write_listing(*given)
+        key = f"{prefix.removeprefix(f's3://{BUCKET}/')}/red/picture 0.png"
+        client(s3).delete_object(Bucket=BUCKET, Key=key)
+        return listed
+
+    monkeypatch.setattr(caption_images, "write_listing", listing)
+    counts = caption(prefix, ROOT, model_dir, load_models, "vanished")
+    assert (counts["captions"], counts["failures"]) == (11, 3)
+    failed = rows(f"{ROOT}/runs/vanished", "failures").set_index("image_id").error_type
+    assert failed["red/picture 0.png"] == "unreadable"
+    assert verify(f"{ROOT}/runs/vanished") == []
+
+
+def test_the_one_that_began_last_owns_a_run(s3):
+    first = runs.begin_attempt(RunLayout(ROOT, "two"))
+    second = runs.begin_attempt(RunLayout(ROOT, "two"))
+    runs.check_owner(second)
+    with pytest.raises(CaptionerError, match="begun anew by"):
+        runs.check_owner(first)
+
+
+def test_folders_that_are_not_there_are_one_line(s3, model_dir, load_models):
+    for images in (f"s3://{BUCKET}/nothing-here", "s3://no-such-bucket/photos"):
+        with pytest.raises(CaptionerError, match=r"is not a folder|can't be listed"):
+            caption(images, ROOT, model_dir, load_models, "none")
+    with pytest.raises(CaptionerError, match="can't be reached"):
+        caption("nosuch://place/photos", ROOT, model_dir, load_models, "none")
+
+
+@pytest.mark.parametrize("command", ["verify", "report", "manifest"])
+def test_commands_read_a_store_by_the_environment_alone(prefix, model_dir, load_models, command):
+    caption(prefix, ROOT, model_dir, load_models, "command")
+    match(ROOT, "command")
+    done = subprocess.run(
+        [sys.executable, "-m", "captioner_cli", command, f"{ROOT}/runs/command"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_store_that_is_not_there_is_one_line(port):
+    with reached_at(1):
+        done = subprocess.run(
+            [sys.executable, "-m", "captioner_cli", "verify", f"{ROOT}/runs/run"], capture_output=True, text=True
+        )
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
