@@ -5,16 +5,17 @@ OUT ?= out
 THRESHOLD ?= 0.9
 TOP_K ?= 10
 WORKERS ?= 1
+SECONDS ?= 600
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SOURCES := captioner_core beam_jobs captioner_cli captioner_airflow dags tests bench setup.py
+SOURCES := captioner_core beam_jobs captioner_cli captioner_airflow dags tests bench fuzz setup.py
 # Airflow as its users have it: without TensorFlow and Beam, which the jobs' interpreter has
 AIRFLOW_VENV := .venv-airflow
 AIRFLOW_BIN := $(AIRFLOW_VENV)/bin
 
-.PHONY: help run-local pretrained airflow test test-airflow test-browser test-cluster lint typecheck bench \
+.PHONY: help run-local pretrained airflow test test-faults test-airflow test-browser test-cluster lint typecheck bench fuzz \
 	bench-photographs bench-encoders lock clean
 .DEFAULT_GOAL := help
 
@@ -41,7 +42,7 @@ $(AIRFLOW_VENV)/airflow.stamp: requirements.lock setup.py dags/requirements.txt
 	touch $@
 
 # Each variable reaches the program as one argument, whatever it holds.
-export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS
+export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS FAULTS_SEED CLUSTER_IMAGES
 
 run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLICKR8K_DIR= LIMIT= IMAGES= OUT= THRESHOLD= TOP_K= EPOCHS= WORKERS=
 	@$(BIN)/captioner run-local --dataset "$$DATASET" --out "$$OUT" --threshold="$$THRESHOLD" --top-k="$$TOP_K" --workers="$$WORKERS" \
@@ -74,10 +75,14 @@ airflow: $(VENV)/run.stamp $(AIRFLOW_VENV)/airflow.stamp  ## Airflow with its UI
 
 test: $(VENV)/dev.stamp  ## the whole test suite that needs no cluster and no browser
 	@$(BIN)/captioner assets --extra minilm
-	@$(BIN)/python -m pytest -m "not cluster and not airflow and not browser" -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -m "not cluster and not airflow and not browser and not faults" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(VENV)/dev.stamp  ## tests of processes and hosts that work together
 	@$(BIN)/python -m pytest -m cluster
+
+test-faults: $(VENV)/dev.stamp  ## runs killed at any write, full disks, lost files; FAULTS_SEED=
+	@$(BIN)/captioner assets
+	@$(BIN)/python -m pytest -m faults
 
 test-airflow: $(VENV)/dev.stamp $(AIRFLOW_VENV)/airflow.stamp  ## tests of the DAGs in a real Airflow: kill -9, training, the inbox
 	@$(BIN)/captioner assets
@@ -87,6 +92,14 @@ test-browser: $(VENV)/dev.stamp $(AIRFLOW_VENV)/airflow.stamp  ## tests of Airfl
 	@$(BIN)/captioner assets
 	@$(BIN)/python -m playwright install chromium > /dev/null 2>&1 || echo "test-browser: Playwright's browser can't be downloaded; looking for the system's"
 	@$(BIN)/python -m pytest -m browser
+
+$(VENV)/fuzz.stamp: $(VENV)/dev.stamp
+	$(PIP) install --constraint requirements.lock --editable '.[dev,airflow,fuzz]'
+	touch $@
+
+fuzz: export FUZZ_SECONDS := $(SECONDS)  # in bash SECONDS has a meaning of its own
+fuzz: $(VENV)/fuzz.stamp  ## coverage-guided fuzzing of images, datasets and models, in turn: SECONDS=
+	@$(BIN)/python -m fuzz --seconds "$$FUZZ_SECONDS"
 
 lint: $(VENV)/dev.stamp  ## ruff: rules and format; hadolint: the Dockerfiles
 	@$(BIN)/ruff check $(SOURCES)

@@ -1,0 +1,89 @@
+"""Where the fuzzer begins: good and bad inputs that the tests make, and what it once found."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from captioner_core.model.config import CaptionerConfig
+from captioner_core.model.folder import CONFIG, METRICS, VOCABULARY, WEIGHTS, save_model
+from captioner_core.text import Vocabulary
+from fuzz.targets import SEPARATOR, archive, flickr8k_text
+from tests.image_files import bad_files, encoded, good_files, picture
+
+FOUND = Path(__file__).parents[1] / "tests" / "fuzz" / "found"
+"""Folder of a target's findings: ``found/TARGET/``."""
+_LONGEST = 20_000  # bytes; large inputs slow a fuzzer down and find nothing more
+
+
+def seeds(target: str) -> list[bytes]:
+    """Inputs for a target.
+
+    Args:
+      target: one of ``TARGETS``.
+    """
+    made = {"images": _images, "datasets": _datasets, "models": _models}[target]()
+    return [data for data in made if len(data) <= _LONGEST] + found(target)
+
+
+def found(target: str) -> list[bytes]:
+    """What was a finding once, and was mended."""
+    folder = FOUND / target
+    return [path.read_bytes() for path in sorted(folder.iterdir())] if folder.is_dir() else []
+
+
+def _images() -> Iterator[bytes]:
+    yield from good_files().values()
+    yield from (data for data, _ in bad_files().values())
+
+
+def _datasets() -> Iterator[bytes]:
+    yield b'\0image_id,caption,split\na.png,A dog .,train\ndeep/b.png,"A cat, asleep",dev\n'
+    yield b"\0file_name,caption\na.png,A dog .\n,none\nmissing.png,A bird\n"
+    names = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "deep/b.png"}]
+    captions = [{"id": number, "image_id": number, "caption": "A dog ."} for number in (1, 2)]
+    yield b"\1" + json.dumps({"images": names, "annotations": captions}).encode()
+    lines = b"a.png#0\tA dog .\na.png#1\tTwo dogs\nb.png#0\tA cat\nno caption\n"
+    yield b"\2" + lines
+    yield b"\3" + flickr8k_text(lines)
+    photographs = {
+        "a.png": encoded(picture(size=(4, 4)), "PNG"),
+        "__MACOSX/._a.png": b"",
+        "Flicker8k_Dataset/b.png": b"x",
+    }
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        yield b"\4" + archive(photographs, method)
+
+
+def _models() -> Iterator[bytes]:
+    """The smallest captioner there is, as it is saved and as it is shipped."""
+    from captioner_core.model.captioner import Captioner
+
+    vocabulary = Vocabulary.from_captions(["dog"])
+    config = CaptionerConfig(
+        backbone="xception",
+        vocabulary_size=len(vocabulary),
+        cell_dim=2,
+        attention="mean",
+        units=2,
+        embedding_dim=2,
+        heads=1,
+        max_words=2,
+    )
+    with TemporaryDirectory() as name:
+        folder = Path(name, "model")
+        save_model(str(folder), Captioner(config, seed=1), vocabulary, {})
+        json_files = [(folder / file).read_bytes() for file in (CONFIG, VOCABULARY, METRICS)]
+        yield SEPARATOR.join([*json_files, (folder / WEIGHTS).read_bytes()])
+        halves = io.BytesIO()
+        with np.load(folder / WEIGHTS, allow_pickle=False) as tensors:
+            np.savez_compressed(
+                halves, allow_pickle=False, **{file: tensors[file].astype(np.float16) for file in tensors.files}
+            )
+        yield SEPARATOR.join([*json_files, halves.getvalue()])

@@ -1,0 +1,166 @@
+"""What is fuzzed: bytes go in, and nothing comes out but what the documentation names.
+
+A target returns, whether the bytes are good or bad; whatever it raises is a finding. Targets need
+no fuzzer: a finding's file is given to one again by ``tests/fuzz``.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from captioner_core import images
+from captioner_core.datasets import coco, csv_captions, flickr8k
+from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.model.folder import CONFIG, METRICS, VOCABULARY, WEIGHTS, check_model, model_id_of
+from tests.image_files import encoded, picture
+
+_SIDE = 16  # of the pictures made
+_MOST_PIXELS = 250_000  # so that no input takes long
+_MODEL_FILES = (CONFIG, VOCABULARY, METRICS, WEIGHTS)
+SEPARATOR = b"\0"  # between a model's files: no JSON holds it, and the weights are last
+
+
+def decode_image(data: bytes) -> None:
+    """An image's bytes, for captioning and as a thumbnail."""
+    try:
+        pixels, width, height = images.decode(data, size=_SIDE, max_pixels=_MOST_PIXELS)
+        assert pixels.shape == (_SIDE, _SIDE, 3)
+        assert pixels.dtype == np.uint8
+        assert width * height >= 1
+    except ImageError as error:
+        _check_failure(error)
+    try:
+        _, (width, height) = images.thumbnail(data, _SIDE, max_pixels=_MOST_PIXELS)
+        assert 1 <= width <= _SIDE
+        assert 1 <= height <= _SIDE
+    except ImageError as error:
+        _check_failure(error)
+
+
+def _check_failure(error: ImageError) -> None:
+    """A row of failures can hold it: one line of text that UTF-8 can say."""
+    assert error.error_type.replace("_", "").isalpha()
+    assert len(error.message.splitlines()) == 1
+    error.message.encode("utf-8")
+
+
+def build_dataset(data: bytes) -> None:
+    """A dataset's source, of the kind that the first byte tells: see ``DATASET_KINDS``."""
+    if data:
+        build = DATASET_KINDS[data[0] % len(DATASET_KINDS)]
+        try:
+            build(data[1:])
+        except CaptionerError:
+            return
+
+
+def _csv(data: bytes) -> None:
+    source = _images() / "captions.csv"
+    source.write_bytes(data)
+    csv_captions.build(_scratch() / "csv", csv_file=source, images=_images())
+
+
+def _coco(data: bytes) -> None:
+    source = _images() / "captions.json"
+    source.write_bytes(data)
+    coco.build(_scratch() / "coco", annotations={"train": source}, images=_images())
+
+
+def _flickr8k_captions(data: bytes) -> None:
+    _flickr8k(flickr8k_text(data), _flickr8k_images())
+
+
+def _flickr8k_text(data: bytes) -> None:
+    _flickr8k(data, _flickr8k_images())
+
+
+def _flickr8k_photographs(data: bytes) -> None:
+    _flickr8k(flickr8k_text(b"a.png#0\tA dog .\n"), data)
+
+
+def _flickr8k(text: bytes, pictures: bytes) -> None:
+    folder = _scratch() / "zips"
+    folder.mkdir(exist_ok=True)
+    (folder / flickr8k.TEXT_ZIP).write_bytes(text)
+    (folder / flickr8k.IMAGES_ZIP).write_bytes(pictures)
+    flickr8k.build(_scratch() / "flickr8k", source=folder, cache=folder)
+
+
+DATASET_KINDS: tuple[Callable[[bytes], None], ...] = (
+    _csv,
+    _coco,
+    _flickr8k_captions,
+    _flickr8k_text,
+    _flickr8k_photographs,
+)
+
+
+def load_model(data: bytes) -> None:
+    """A model folder: the bytes of its configuration, words, metrics and weights, with ``SEPARATOR`` between them.
+
+    All is read that is read before a network is built; that would take seconds.
+    """
+    folder = _scratch() / "model"
+    folder.mkdir(exist_ok=True)
+    parts = data.split(SEPARATOR, len(_MODEL_FILES) - 1)
+    for name, part in zip(_MODEL_FILES, (*parts, b"", b"", b""), strict=False):
+        (folder / name).write_bytes(part)
+    for read in (model_id_of, check_model):
+        try:
+            assert read(str(folder)).startswith("lstm-")
+        except CaptionerError:
+            continue
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "images": decode_image,
+    "datasets": build_dataset,
+    "models": load_model,
+}
+
+
+@cache
+def _folder() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="captioner-fuzz-")
+
+
+def _scratch() -> Path:
+    return Path(_folder().name)
+
+
+@cache
+def _images() -> Path:
+    """A folder with pictures ``a.png`` and ``deep/b.png``."""
+    folder = _scratch() / "images"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.png", "deep/b.png"):
+        (folder / name).write_bytes(encoded(picture(size=(4, 4)), "PNG"))
+    return folder
+
+
+def archive(files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip of files; stored ones are within a fuzzer's reach."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as made:
+        for name, data in files.items():
+            made.writestr(zipfile.ZipInfo(name), data, method)
+    return stream.getvalue()
+
+
+def flickr8k_text(captions: bytes) -> bytes:
+    """Flickr8k's zip of texts with these captions."""
+    lists = {"train": b"a.png\n", "dev": b"b.png\n", "test": b""}
+    named = {f"Flickr_8k.{split}Images.txt": ids for split, ids in lists.items()}
+    return archive({"Flickr8k.token.txt": captions, **named})
+
+
+@cache
+def _flickr8k_images() -> bytes:
+    return archive({"Flicker8k_Dataset/a.png": encoded(picture(size=(4, 4)), "PNG")})
