@@ -115,8 +115,13 @@ def run_program(
 
 
 def _without_airflow(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without Airflow's own: its database and connections are no business of jobs."""
-    return {name: value for name, value in environment.items() if not name.startswith("AIRFLOW_")}
+    """An environment without Airflow's own: its database and connections are no business of jobs.
+
+    But for its home, by which a process can be told to be a job of this Airflow.
+    """
+    return {
+        name: value for name, value in environment.items() if not name.startswith("AIRFLOW_") or name == "AIRFLOW_HOME"
+    }
 
 
 def _check(module: str, code: int, final: Collection[int]) -> None:
