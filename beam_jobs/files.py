@@ -139,7 +139,8 @@ def _walk_remote(
         if found is None:
             open_folders.pop()
         elif found.type == pafs.FileType.Directory:
-            open_folders.append(_names(file_system, found.path))
+            if found.base_name:  # a key with an empty part, as in a//b, would be listed for ever
+                open_folders.append(_names(file_system, found.path))
         else:
             image_id = found.path.removeprefix(root).lstrip("/")
             has_suffix = image_id.lower().endswith(tuple(IMAGE_SUFFIXES))

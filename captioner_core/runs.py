@@ -111,7 +111,7 @@ def check_owner(run: RunLayout) -> None:
     """
     try:
         owner = storage.read_json(run.owner)
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):  # storage that is lost is no other process
         owner = {}
     if owner.get("attempt") != run.attempt:
         by = f"process {owner['pid']} on {owner['host']}" if {"pid", "host"} <= set(owner) else "another process"

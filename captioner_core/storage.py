@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import json
 import os
+import pkgutil
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,8 +50,8 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
         if scheme in _STORES:
             return _STORES[scheme](bucket), place.rstrip("/")
         # by name: where the jobs are installed so is Beam, and nothing else in the core knows of it
-        through_beam = importlib.import_module("beam_jobs.remote_files")
-        return through_beam.file_system(uri), uri.rstrip("/")
+        file_system_of = pkgutil.resolve_name("beam_jobs.remote_files:file_system")
+        return file_system_of(uri), uri.rstrip("/")
     except (pa.ArrowException, OSError, ImportError, ValueError) as error:
         raise CaptionerError(
             f"{uri!r} can't be reached ({first_line(error)}); check scheme, name and credentials"
