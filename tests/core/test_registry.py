@@ -315,7 +315,7 @@ def test_no_current_model_is_said(models):
     (models / "current.json").write_text('{"schema_version": 1, "current": null, "history": []}')
     with pytest.raises(CaptionerError, match="has no current model"):
         resolve_model(str(models))
-    with pytest.raises(CaptionerError, match="can't be read"):
+    with pytest.raises(CaptionerError, match="can't be reached"):
         resolve_model("nosuch://store/models")
 
 
