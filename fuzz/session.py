@@ -13,7 +13,11 @@ import zlib
 import atheris
 
 with atheris.instrument_imports(include=["captioner_core", "PIL", "csv", "json", "zipfile", "numpy.lib"]):
+    from PIL import Image
+
     from fuzz.targets import TARGETS
+
+    Image.init()  # else Pillow imports its formats' readers at the first image, too late to be instrumented
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
