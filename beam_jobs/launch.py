@@ -74,7 +74,8 @@ def _cause(error: BaseException) -> str:
     said = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     # a Python worker's traceback ends with what was raised
     raised = [line for line in said if re.match(r"[A-Za-z_.]+(Error|Exception|Failed)\b.*", line)]
-    return (raised or said)[-1 if raised else 0].strip()[:_CAUSE_LENGTH]
+    line = raised[-1] if raised else said[0]
+    return line.strip()[:_CAUSE_LENGTH]
 
 
 def chosen_precision(asked: str, pipeline_args: Sequence[str]) -> str:

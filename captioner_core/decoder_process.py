@@ -37,7 +37,7 @@ READY = {"ready": True}
 
 def main() -> int:
     """Answers until stdin ends."""
-    _limit_memory(USUAL_MEMORY, hard=LARGE_MEMORY)
+    _limit_memory(USUAL_MEMORY)
     _go_first_when_memory_is_short()
     _heed_the_clock()
     answers = os.fdopen(os.dup(1), "wb")
@@ -59,18 +59,17 @@ def _answer(answers: IO[bytes], asked: dict[str, Any], data: bytes) -> None:
         _limit_memory(LARGE_MEMORY)
         _set_clock(asked["max_seconds"])
         yield
-        _limit_memory(USUAL_MEMORY)
 
+    header: dict[str, Any]
     _set_clock(asked["max_seconds"])
     try:
         made, width, height = _made(asked, data, large)
+        header = {"width": width, "height": height, "bytes": len(made)}
     except ImageError as error:
-        _set_clock(0)
-        _limit_memory(USUAL_MEMORY)
-        _say(answers, {"error_type": error.error_type, "message": error.message})
-    else:
-        _set_clock(0)
-        _say(answers, {"width": width, "height": height, "bytes": len(made)}, made)
+        made, header = b"", {"error_type": error.error_type, "message": error.message}
+    _set_clock(0)
+    _limit_memory(USUAL_MEMORY)
+    _say(answers, header, made)
 
 
 def _made(
@@ -105,11 +104,12 @@ def _go_first_when_memory_is_short() -> None:
         file.write("1000")
 
 
-def _limit_memory(limit: int, hard: int | None = None) -> None:
+def _limit_memory(limit: int) -> None:
+    """Limits this process' address space; up to ``LARGE_MEMORY`` the limit may be raised again."""
     try:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard or LARGE_MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (limit, LARGE_MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (ImportError, OSError, ValueError):  # a system without such limits, or with tighter ones
         return

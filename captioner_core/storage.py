@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import os
-import pkgutil
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,9 +48,9 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         if scheme in _STORES:
             return _STORES[scheme](bucket), place.rstrip("/")
-        # by name: where the jobs are installed so is Beam, and nothing else in the core knows of it
-        file_system_of = pkgutil.resolve_name("beam_jobs.remote_files:file_system")
-        return file_system_of(uri), uri.rstrip("/")
+        from beam_jobs.remote_files import file_system as through_beam  # the core knows of Beam here alone
+
+        return through_beam(uri), uri.rstrip("/")
     except (pa.ArrowException, OSError, ImportError, ValueError) as error:
         raise CaptionerError(
             f"{uri!r} can't be reached ({first_line(error)}); check scheme, name and credentials"

@@ -37,17 +37,20 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
+def png_chunk(name: bytes, data: bytes, length: int | None = None) -> bytes:
+    """A chunk of a PNG, which says that it has ``length`` bytes, or says the truth."""
+    size = len(data) if length is None else length
+    return struct.pack(">I", size) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 def huge_png(side: int = 30_000) -> bytes:
     """A valid PNG of side x side black pixels, one bit each: 112 MB unpacked, a few kB packed."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     packer = zlib.compressobj(9)
     row = bytes(1 + (side + 7) // 8)
     packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", packed) + png_chunk(b"IEND", b"")
 
 
 def good_files() -> dict[str, bytes]:

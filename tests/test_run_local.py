@@ -14,36 +14,16 @@ import pandas as pd
 import pytest
 
 from captioner_cli.main import main
-from captioner_core import layout, storage
+from captioner_core import layout
 from captioner_core.datasets import sample
 from captioner_core.runs import read_manifest
 from captioner_core.verify import verify
 from tests.image_files import CAPTION, PASSED_OVER, make_hostile_folder
+from tests.same_tables import assert_same_tables, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 RUN_LOCAL = [sys.executable, "-m", "captioner_cli", "run-local"]
-
-ORDER = {
-    layout.MATCHES: ["query_image_id", "rank"],
-    layout.MATCH_SUMMARY: ["query_image_id"],
-    layout.CAPTION_GROUPS: ["caption"],
-    layout.MATCH_INPUTS: ["side", "image_id", "caption", "source"],
-}
-
-
-def rows(run_dir, table):
-    """A table's rows in a fixed order, without the name of its run and without where its images lie."""
-    frame = storage.read_table(f"{run_dir}/{table}").to_pandas().drop(columns=["run_id", "image_uri"], errors="ignore")
-    return frame.sort_values(ORDER.get(table, ["image_id"]), ignore_index=True)
-
-
-def assert_same_rows(one, other):
-    for table in layout.TABLES:
-        a, b = rows(one, table), rows(other, table)
-        if table == "features":
-            np.testing.assert_allclose(np.stack(a.pop("feature")), np.stack(b.pop("feature")), atol=1e-5)
-        pd.testing.assert_frame_equal(a, b, rtol=0, atol=1e-5, obj=table)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +128,7 @@ def test_a_folder_as_people_have_them(finished, tmp_path, capsys):
     assert read_manifest(str(run_dir))["counts"]["files_passed_over"] == PASSED_OVER
     assert verify(str(run_dir)) == []
     assert verify(str(tmp_path / "out" / "runs" / "two")) == [], "too many failures, and yet all was written"
-    assert_same_rows(run_dir, tmp_path / "out" / "runs" / "two")
+    assert_same_tables(run_dir, tmp_path / "out" / "runs" / "two")
 
 
 def _reached(moment, start, log):
@@ -193,4 +173,4 @@ def test_cut_off_at_several_moments_and_run_again(tmp_path):
     undisturbed = tmp_path / "undisturbed"
     again = [str(undisturbed) if argument == str(out) else argument for argument in command]
     subprocess.run(again, check=True, capture_output=True, timeout=600)
-    assert_same_rows(new, undisturbed / "runs" / "new")
+    assert_same_tables(new, undisturbed / "runs" / "new")

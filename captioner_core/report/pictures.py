@@ -128,7 +128,7 @@ class ImageFinder:
     """
 
     def __init__(self, tables: Sequence[str], wanted: Iterable[str], trusted: Sequence[str]) -> None:
-        self._hosts = {_host(uri) for uri in (*trusted, *tables) if _is_remote(uri)}
+        self._hosts = {_host(uri) for uri in (*trusted, *tables) if storage.is_remote(uri)}
         self._by_caption: dict[tuple[str, str], Location | None] = {}
         self._by_image: dict[str, Location | None] = {}
         self._captions: dict[str, list[str]] = {}
@@ -165,7 +165,7 @@ class ImageFinder:
     def _of_uri(self, uri: str | None) -> Location | None:
         if not uri:
             return None
-        if _is_remote(uri):
+        if storage.is_remote(uri):
             return uri if _host(uri) in self._hosts else None
         from captioner_core.listing import local_path
 
@@ -175,7 +175,7 @@ class ImageFinder:
             return None
 
     def _of_dataset(self, table: str, image_id: str) -> Location | None:
-        if _is_remote(table):
+        if storage.is_remote(table):
             folder = layout.join(table.rstrip("/").rpartition("/")[0], layout.DATASET_IMAGES)
             return layout.join(folder, image_id) if stays_below(image_id) else None
         file_system, path = storage.resolve(table)
@@ -190,10 +190,6 @@ def among(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:
     plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     field = pc.field(column) if plain else pc.field(column).cast(pa.string())  # statistics help where there's no cast
     return field.isin(pa.array(list(ids), kind if plain else pa.string()))
-
-
-def _is_remote(uri: str) -> bool:
-    return "://" in uri and not uri.startswith("file://")
 
 
 def _host(uri: str) -> tuple[str, str]:

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -26,6 +25,7 @@ import apache_beam
 import psutil
 
 from captioner_core.assets import cache_dir
+from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 FLINK = "1.19.3"
@@ -78,7 +78,7 @@ class FlinkCluster:
         self._wanted = task_managers
         self._job_manager: subprocess.Popen[bytes] | None = None
         self.task_managers: list[subprocess.Popen[bytes]] = []
-        self._rpc, self._rest = _free_port(), _free_port()
+        self._rpc, self._rest = free_port(), free_port()
         self._slots = _SLOTS
 
     def __enter__(self) -> FlinkCluster:
@@ -352,9 +352,3 @@ def _children(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children(recursive=True)
     return []
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -11,17 +11,10 @@ import pytest
 
 from captioner_core.layout import RunLayout
 from captioner_core.verify import verify
-from tests.faults.test_kill_points import IMAGES, Forks, make_images
+from tests.faults.forks import IMAGES, make_images
 from tests.same_tables import assert_same_tables
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    forks = Forks(tmp_path_factory.mktemp("forks"))
-    yield forks
-    forks.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,80 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from captioner_core import layout, runs
 from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
 from captioner_core.verify import verify
+from tests.faults.forks import IMAGES, make_images
 from tests.same_tables import assert_same_tables
 
 SEED = int(os.environ.get("FAULTS_SEED") or 20_261)
 KILL_POINTS = 26
-IMAGES = 40
 REPORT = "report/index.html"
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
-
-
-class Forks:
-    """Starts ``captioner`` in forks of one process that has everything loaded."""
-
-    def __init__(self, folder):
-        self._folder = folder
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.killed"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait(30)
-
-    def run(self, images, root, kill_at=0):
-        """The exit code of a run that is killed or does well, and the writes that were begun."""
-        code, said = self.try_run(images, root, kill_at)
-        assert code in (0, -signal.SIGKILL), said[-3000:]
-        return code, (self._folder / "log").read_text().splitlines()
-
-    def try_run(self, images, root, kill_at=0):
-        """The exit code, negative for a signal, and what it said."""
-        log = self._folder / "log"
-        asked = ["run", f"--images={images}", f"--output={root}", "--precision=float32"]
-        question = {"arguments": asked, "root": str(root), "log": str(log), "kill_at": kill_at}
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        code = json.loads(self._process.stdout.readline())["code"]
-        return code, (self._folder / "log.said").read_text()
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    forks = Forks(tmp_path_factory.mktemp("forks"))
-    yield forks
-    forks.close()
-
-
-def make_images(folder, count, seed):
-    folder.mkdir(exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (count, 4, 5, 3), np.uint8)
-    for number, picture in enumerate(pixels):
-        Image.fromarray(picture).resize((50, 40)).save(folder / f"{number:03d}.png")
-    (folder / "empty.jpg").touch()
-    return folder
 
 
 @pytest.fixture(scope="module")

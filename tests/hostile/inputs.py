@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from tests.image_files import encoded, huge_png, picture
+from tests.image_files import encoded, huge_png, picture, png_chunk
 
 SEED = 7
 # what Pillow calls them, and a suffix that is looked at
@@ -139,15 +139,10 @@ def _written_by_hand() -> Iterator[tuple[str, bytes]]:
         yield f"noise-{number}.jpg", b"\xff\xd8\xff" + np.random.default_rng(number).bytes(2000)
 
 
-def _chunk(name: bytes, data: bytes, length: int | None = None) -> bytes:
-    size = len(data) if length is None else length
-    return struct.pack(">I", size) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
 def _png(*chunks: bytes, width: int = 8, height: int = 8) -> bytes:
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    pixels = _chunk(b"IDAT", zlib.compress(bytes((1 + 3 * 8) * 8)))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + _chunk(b"IEND", b"")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(bytes((1 + 3 * 8) * 8)))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + png_chunk(b"IEND", b"")
 
 
 def _bombs() -> Iterator[tuple[str, bytes]]:
@@ -156,11 +151,11 @@ def _bombs() -> Iterator[tuple[str, bytes]]:
     for side in (2**16, 2**31 - 1, 2**32 - 1):
         yield f"bomb-{side}.png", _png(width=side, height=side)
     inflates = zlib.compress(bytes(300 << 20), 9)
-    yield "bomb-text.png", _png(_chunk(b"zTXt", b"Comment\0\0" + inflates))
-    yield "bomb-profile.png", _png(_chunk(b"iCCP", b"icc\0\0" + inflates))
-    yield "bomb-international.png", _png(_chunk(b"iTXt", b"Comment\0\1\0\0\0" + inflates))
-    yield "many-chunks.png", _png(_chunk(b"tEXt", b"a\0b") * 60_000)
-    yield "endless-chunk.png", _png(_chunk(b"tEXt", b"a\0b", length=2**31 - 1))
+    yield "bomb-text.png", _png(png_chunk(b"zTXt", b"Comment\0\0" + inflates))
+    yield "bomb-profile.png", _png(png_chunk(b"iCCP", b"icc\0\0" + inflates))
+    yield "bomb-international.png", _png(png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + inflates))
+    yield "many-chunks.png", _png(png_chunk(b"tEXt", b"a\0b") * 60_000)
+    yield "endless-chunk.png", _png(png_chunk(b"tEXt", b"a\0b", length=2**31 - 1))
     yield "bomb.jpg", _with_size(encoded(picture(), "JPEG"), 65_500, 65_500)
     yield "bomb-progressive.jpg", _with_size(encoded(picture(), "JPEG", progressive=True), 9_900, 9_900)
     yield "many-scans.jpg", _many_scans()

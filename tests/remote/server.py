@@ -16,6 +16,7 @@ from pathlib import Path
 import boto3
 
 from captioner_core import storage
+from tests.ports import free_port
 
 BUCKET = "some-bucket"
 
@@ -23,7 +24,7 @@ BUCKET = "some-bucket"
 @contextlib.contextmanager
 def s3_server() -> Iterator[int]:
     """The port of a server with an empty bucket."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
@@ -150,12 +151,6 @@ class Cable:
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _wait_for(port: int) -> None:

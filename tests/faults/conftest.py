@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.forks import Forks
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.close()
