@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +172,8 @@ def _extract(options: LocalOptions, dataset: Path) -> None:
     asked = dataclasses.replace(asked, precision=launch.chosen_precision(asked.precision, ()))
     if storage.exists(asked.layout.manifest):
         manifest = Path(asked.layout.manifest)
-        same = runs.read_manifest(asked.layout.run_dir)["options"] == dataclasses.asdict(asked)
+        recorded = json.loads(json.dumps(dataclasses.asdict(asked)))  # as a manifest has it: tuples are lists
+        same = runs.read_manifest(asked.layout.run_dir)["options"] == recorded
         if same and manifest.stat().st_mtime >= (dataset / layout.DATASET_CAPTIONS).stat().st_mtime:
             _say(f"extract: features of {asked.images} are there, {asked.layout.run_dir}")
             return
