@@ -58,7 +58,9 @@ def build(
 ) -> None:
     """Read | Decode | Infer | Write."""
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
-    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(INPUT_SIZE, options.limits, earlier)
+    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(
+        options.images, INPUT_SIZE, options.limits, earlier
+    )
     captioned = decoded | "CaptionImages" >> RunInference(CaptionHandler(load, batch_size=options.batch_size))
     _write(captioned, run, "Captioned")
     if earlier:
@@ -102,6 +104,7 @@ def run(
       CaptionerError: images, model or weights are not there, or don't fit each other.
       CheckFailed: more failures than allowed; only where ``complete``.
     """
+    launch.check_options(options, pipeline_args)
     # once: workers and the manifest have the model of this moment, whatever is promoted meanwhile
     options = dataclasses.replace(options, model=resolve_model(options.model))
     if options.from_features:

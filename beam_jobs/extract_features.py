@@ -36,7 +36,9 @@ def build(
 ) -> None:
     """Read | Decode | Infer | Write."""
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
-    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(INPUT_SIZE, options.limits, earlier)
+    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(
+        options.images, INPUT_SIZE, options.limits, earlier
+    )
     features = decoded | "ExtractFeatures" >> RunInference(
         FeatureHandler(load, batch_size=options.batch_size, grid=options.grid)
     )
@@ -70,6 +72,7 @@ def run(
       CaptionerError: the images folder or the weights are not there.
       CheckFailed: more failures than allowed.
     """
+    launch.check_options(options, pipeline_args)
     start = time.monotonic()
     # the manifest states the precision that was used
     options = dataclasses.replace(options, precision=launch.chosen_precision(options.precision, pipeline_args))

@@ -18,26 +18,27 @@ from captioner_core.layout import RunLayout, join
 from captioner_core.listing import OTHER, Entry, ListingCounts, SkippedEntry, list_images
 from captioner_core.listing import read_bytes as read_local_bytes
 from captioner_core.reuse import Failures
-from captioner_core.schemas import FailureRow, ImageRef
+from captioner_core.schemas import LISTING, FailureRow, ImageRef
 
 _LISTING_SCHEMA = pa.schema([(field.name, pa.string()) for field in dataclasses.fields(FailureRow)])
 _GROUP_ROWS = 256  # what a worker takes at once
 _DENIED = "ACCESS_DENIED"  # as S3's client says it in an error of no kind of its own
+_NO_NAMES = {"": "%2F", ".": "%2E", "..": "%2E%2E"}  # parts of a store's keys that no folder has, and how ids say them
 _FILE_GROUPS = 1024  # a footer that every worker can read
 
 ListingFile = tuple[str, int]
 """A file of a listing, and how many row groups it has: all that a job's graph holds of its images."""
 
 
-def read_bytes(uri: str, max_bytes: int) -> bytes:
-    """An image file's bytes.
+def read_bytes(uri: str, max_bytes: int, folder: str) -> bytes:
+    """The bytes of an image file below a folder.
 
     Raises:
       ImageError: it can't be read, or is larger than ``max_bytes``.
       OSError: the storage can't be reached, which is no fault of this image: the job is to end, not to fail them all.
     """
     if not storage.is_remote(uri):
-        return read_local_bytes(uri, max_bytes)
+        return read_local_bytes(uri, max_bytes, folder)
     file_system, path = storage.resolve(uri)
     try:
         with file_system.open_input_stream(path) as stream:
@@ -116,13 +117,13 @@ def list_entries(folder: str) -> Iterator[Entry]:
     return _list_remote(folder) if storage.is_remote(folder) else list_images(folder)
 
 
-def _list_remote(folder: str) -> Iterator[ImageRef | SkippedEntry]:
+def _list_remote(folder: str) -> Iterator[Entry]:
     """What lies below a folder elsewhere, one folder at a time, in order of names."""
     file_system, root = storage.resolve(folder)
     try:
         if file_system.get_file_info(root).type != pafs.FileType.Directory:
             raise CaptionerError(f"images folder {folder!r} is not a folder; name one with --images")
-        first = _names(file_system, root)
+        first = _names(file_system, root.rstrip("/"))
     except OSError as error:
         raise CaptionerError(
             f"images folder {folder!r} can't be listed ({storage.first_line(error)}); check address and credentials"
@@ -131,21 +132,31 @@ def _list_remote(folder: str) -> Iterator[ImageRef | SkippedEntry]:
 
 
 def _walk_remote(
-    folder: str, file_system: pafs.FileSystem, root: str, first: Iterator[pafs.FileInfo]
-) -> Iterator[ImageRef | SkippedEntry]:
-    open_folders = [first]
+    folder: str, file_system: pafs.FileSystem, root: str, first: Iterator[tuple[str, pafs.FileInfo]]
+) -> Iterator[Entry]:
+    open_folders = [("", first)]
     while open_folders:
-        found = next(open_folders[-1], None)
-        if found is None:
+        below, names = open_folders[-1]
+        entry = next(names, None)
+        if entry is None:
             open_folders.pop()
-        elif found.type == pafs.FileType.Directory:
-            if found.base_name:  # a key with an empty part, as in a//b, would be listed for ever
-                open_folders.append(_names(file_system, found.path))
-        else:
-            image_id = found.path.removeprefix(root).lstrip("/")
+            continue
+        name, found = entry
+        if found.type == pafs.FileType.File:
+            image_id = below + name
             has_suffix = image_id.lower().endswith(tuple(IMAGE_SUFFIXES))
             yield ImageRef(image_id, join(folder, image_id)) if has_suffix else SkippedEntry(image_id, OTHER)
+        elif name in _NO_NAMES:
+            message = f"no path may have a part {name!r}, and what is below was not looked at; rename it"
+            yield FailureRow(
+                LISTING, below + _NO_NAMES[name], f"{folder.rstrip('/')}/{below}{name}/", "unreadable", message
+            )
+        else:
+            open_folders.append((f"{below}{name}/", _names(file_system, found.path)))
 
 
-def _names(file_system: pafs.FileSystem, folder: str) -> Iterator[pafs.FileInfo]:
-    return iter(sorted(file_system.get_file_info(pafs.FileSelector(folder)), key=lambda found: found.base_name))
+def _names(file_system: pafs.FileSystem, folder: str) -> Iterator[tuple[str, pafs.FileInfo]]:
+    """A folder's entries by name, which is empty where a key goes on with a second slash."""
+    entries = file_system.get_file_info(pafs.FileSelector(folder))
+    named = ((found.path.removeprefix(folder).strip("/"), found) for found in entries)
+    return iter(sorted(named, key=lambda entry: entry[0]))

@@ -188,7 +188,7 @@ def _captioned(
 
     def decode(ref: ImageRef) -> images.DecodedImage | None:
         try:
-            data = files.read_bytes(ref.image_uri, options.limits.max_bytes)
+            data = files.read_bytes(ref.image_uri, options.limits.max_bytes, options.images)
             sizes.append(len(data))
             pixels, width, height = decoders.decode(
                 data, size=INPUT_SIZE, max_pixels=options.limits.max_pixels, max_seconds=options.limits.max_seconds

@@ -10,14 +10,14 @@ from typing import Any
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions, StandardOptions
 
 from captioner_core import runs
 from captioner_core.backbones.precision import best_precision, check_precision
 from captioner_core.cli import OneLineParser, end_with_launcher, guarded, quiet_libraries
-from captioner_core.errors import CheckFailed, JobFailed
+from captioner_core.errors import CaptionerError, CheckFailed, JobFailed
 from captioner_core.layout import RunLayout
-from captioner_core.options import add_arguments, from_namespace
+from captioner_core.options import add_arguments, check_absolute, from_namespace
 from captioner_core.shown import shown_arguments
 
 # What DirectRunner comes down to on one machine, named outright: DirectRunner first looks
@@ -44,29 +44,57 @@ def run_pipeline(
       The counters of its steps, by name.
 
     Raises:
-      CaptionerError: another process has begun to write the run, and removed what this one staged.
-      JobFailed: a cluster says that the job did not succeed.
+      CaptionerError: another process has begun to write the run, and removed what this one staged; or a step's own.
+      OSError: the storage failed.
+      JobFailed: a cluster or a worker process says that the job did not succeed, or died.
     """
     options = PipelineOptions(list(pipeline_args))
     standard = options.view_as(StandardOptions)
-    on_cluster = standard.runner not in _LOCAL_RUNNERS
+    in_this_process = not _has_workers(options)
     standard.runner = standard.runner or LOCAL_RUNNER
     if not any(one.startswith("--environment_cache_millis") for one in pipeline_args):
         options.view_as(PortableOptions).environment_cache_millis = _KEEP_WORKERS_MS
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)  # that it starts a job server
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # what a step raised comes from below
     try:
         with beam.Pipeline(options=options) as pipeline:
             build(pipeline)
     except Exception as error:
         runs.check_owner(run)  # files that another process removed are missed in many ways
-        if on_cluster and isinstance(error, RuntimeError | grpc.RpcError):
+        if not in_this_process and isinstance(error, RuntimeError | grpc.RpcError):
             raise JobFailed(
                 f"the job failed on {standard.runner} ({_cause(error)}); its logs say more, run it again to complete"
             ) from error
+        raised = _raised_in_step(error)
+        if isinstance(raised, CaptionerError | OSError):  # what a user can mend
+            raise raised from None
         raise
     counters = pipeline.result.metrics().query()["counters"]
     return {counter.key.metric.name: int(counter.result or 0) for counter in counters}
+
+
+def check_options(options: Any, pipeline_args: Sequence[str]) -> None:
+    """Refuses, before any work, options that can't do with a runner.
+
+    Raises:
+      CaptionerError: a path is relative, and the job is to run on a cluster.
+    """
+    if PipelineOptions(list(pipeline_args)).view_as(StandardOptions).runner not in _LOCAL_RUNNERS:
+        check_absolute(options)
+
+
+def _has_workers(options: PipelineOptions) -> bool:
+    """Whether a job runs in other processes than this one."""
+    runner, mode = options.view_as(StandardOptions).runner, options.view_as(DirectOptions).direct_running_mode
+    return runner not in _LOCAL_RUNNERS or mode == "multi_processing"
+
+
+def _raised_in_step(error: BaseException) -> BaseException:
+    """What a step raised, which Beam raises anew with the step's name, as another type where it must."""
+    while getattr(error, "_tagged_with_step", False) and error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _cause(error: BaseException) -> str:
@@ -75,7 +103,7 @@ def _cause(error: BaseException) -> str:
     # a Python worker's traceback ends with what was raised
     raised = [line for line in said if re.match(r"[A-Za-z_.]+(Error|Exception|Failed)\b.*", line)]
     line = raised[-1] if raised else said[0]
-    return line.strip()[:_CAUSE_LENGTH]
+    return line.strip().rstrip(".")[:_CAUSE_LENGTH]
 
 
 def chosen_precision(asked: str, pipeline_args: Sequence[str]) -> str:

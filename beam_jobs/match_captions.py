@@ -71,6 +71,7 @@ def run(
       CaptionerError: a table is missing or is no captions table, two models or encoders are mixed, or the
         encoder's vectors are missing.
     """
+    launch.check_options(options, pipeline_args)
     start = time.monotonic()
     run_layout = options.layout
     encoder = load_encoder(options.encoder)

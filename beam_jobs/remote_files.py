@@ -1,4 +1,4 @@
-"""Whatever file systems Beam knows, as pyarrow wants them: ``hdfs://``, Azure's store, and others that are installed.
+"""Whatever file systems Beam knows, as pyarrow wants them: Azure's store, and others that are installed.
 
 ``captioner_core.storage`` comes here for every scheme for which pyarrow has no client of its own. Paths are whole URIs.
 """
@@ -21,8 +21,10 @@ def file_system(uri: str) -> pafs.PyFileSystem:
       uri: that is to be reached through it.
 
     Raises:
-      ValueError: Beam knows none of that scheme, or a package for it is missing.
+      ValueError: Beam knows none of that scheme, or a package for it is missing; or it is HDFS.
     """
+    if uri.startswith("hdfs:"):  # silently, what is in folders within folders would be lost
+        raise ValueError("Beam's client for HDFS tells no folder from a file; mount it, or use an object store")
     if FileSystems._pipeline_options is None:  # no job in this process has said how to reach them
         FileSystems.set_options(PipelineOptions([]))
     FileSystems.get_filesystem(uri)

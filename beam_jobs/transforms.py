@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from apache_beam.metrics import Metrics
 
 from beam_jobs.files import ListingFile, read_bytes, read_listing
 from beam_jobs.parquet import MakeTables, WriteParquet
-from captioner_core import decoders, images
+from captioner_core import decoders, images, storage
 from captioner_core.ahead import in_order
 from captioner_core.errors import ImageError
 from captioner_core.layout import RunLayout
@@ -64,11 +65,13 @@ class DecodeImages(beam.PTransform):
     """Reads and decodes each image by itself, so that a bad one harms no other, while the network is at work.
 
     Args:
+      folder: that the images lie below.
       size: height and width of the pictures made, in pixels.
       limits: what one image may be and take.
       earlier: images that need not be decoded, since their bytes were seen before.
     """
 
+    folder: str
     size: int
     limits: ImageLimits
     earlier: EarlierImages | None = None
@@ -76,7 +79,9 @@ class DecodeImages(beam.PTransform):
     def expand(
         self, refs: beam.PCollection[list[ImageRef]]
     ) -> tuple[beam.PCollection[images.DecodedImage], beam.PCollection[KnownImage], beam.PCollection[FailureRow]]:
-        decode = _DecodeImages(self.size, self.limits, self.earlier)
+        # a worker may have been started in another folder
+        folder = self.folder if storage.is_remote(self.folder) else os.path.abspath(self.folder)
+        decode = _DecodeImages(folder, self.size, self.limits, self.earlier)
         outcome = refs | "Decode" >> beam.ParDo(decode).with_outputs(FAILED, KNOWN, main="decoded")
         return outcome.decoded, outcome[KNOWN], outcome[FAILED]
 
@@ -92,8 +97,8 @@ class _DecodeImages(beam.DoFn):
     images that follow, and processes decode them.
     """
 
-    def __init__(self, size: int, limits: ImageLimits, earlier: EarlierImages | None) -> None:
-        self._size, self._limits, self._earlier = size, limits, earlier
+    def __init__(self, folder: str, size: int, limits: ImageLimits, earlier: EarlierImages | None) -> None:
+        self._folder, self._size, self._limits, self._earlier = folder, size, limits, earlier
         self._failures = Metrics.counter("images", "failed")
         self._decoded = Metrics.counter("images", "decoded")
 
@@ -111,7 +116,7 @@ class _DecodeImages(beam.DoFn):
 
     def _decode(self, ref: ImageRef) -> images.DecodedImage | KnownImage | FailureRow:
         try:
-            data = read_bytes(ref.image_uri, self._limits.max_bytes)
+            data = read_bytes(ref.image_uri, self._limits.max_bytes, self._folder)
             sha256 = hashlib.sha256(data).hexdigest()
             if self._earlier is not None and (found := self._earlier.find(sha256)):
                 group, row = found

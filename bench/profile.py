@@ -64,7 +64,7 @@ def _profile(folder: Path, output: Path) -> None:
     refs, listing = _timed(lambda: [entry for entry in files.list_entries(str(folder)) if isinstance(entry, ImageRef)])
     count = len(refs)
     _, listing_least = _timed(lambda: [entry.name for entry in os.scandir(folder)])
-    data, reading = _timed(lambda: [files.read_bytes(ref.image_uri, 1 << 28) for ref in refs])
+    data, reading = _timed(lambda: [files.read_bytes(ref.image_uri, 1 << 28, str(folder)) for ref in refs])
     _, reading_least = _timed(lambda: [Path(ref.image_uri).read_bytes() for ref in refs])
     decoded, decoding = _timed(lambda: [images.decode(one) for one in data])
     pictures = [

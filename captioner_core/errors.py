@@ -16,7 +16,7 @@ class CheckFailed(CaptionerError):
 
 
 class JobFailed(CaptionerError):
-    """A cluster gave a job up; nothing was committed, and another try may go well; exit code 1."""
+    """A cluster gave a job up, or a worker died; nothing was committed, and another try may go well; exit code 1."""
 
     exit_code = 1
 

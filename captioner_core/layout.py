@@ -68,7 +68,7 @@ class RunLayout:
     """Names everything in ``ROOT/runs/RUN_ID``.
 
     Args:
-      root: a local folder or a URI that Beam reads (``gs://``, ``s3://``, ``hdfs://``).
+      root: a local folder or a URI (``gs://``, ``s3://``).
       run_id: letters, digits, ``.``, ``_`` and ``-``; 128 characters at most.
       attempt: names one try at writing the run, which stages beside all others.
 

@@ -19,6 +19,7 @@ from captioner_core.images import IMAGE_SUFFIXES
 from captioner_core.schemas import LISTING, FailureRow, ImageRef
 
 OTHER, LINK = "other", "link"
+_CHANGED = ImageError("changed", "it changed while it was read; once it is whole, run again with --only-failures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,11 @@ def _stays_below(link: bytes, real_root: bytes) -> bool:
         target = os.path.realpath(link, strict=True)
     except OSError:
         return False
-    return target.startswith(real_root.rstrip(b"/") + b"/") and os.path.isfile(target)
+    return _is_below(target, real_root) and os.path.isfile(target)
+
+
+def _is_below(real_path: bytes, real_root: bytes) -> bool:
+    return real_path.startswith(real_root.rstrip(b"/") + b"/")
 
 
 def _text(name: bytes) -> str:
@@ -146,16 +151,24 @@ def local_path(image_uri: str) -> bytes:
     return os.fsencode(image_uri)
 
 
-def read_bytes(image_uri: str, max_bytes: int) -> bytes:
+def read_bytes(image_uri: str, max_bytes: int, folder: str | None = None) -> bytes:
     """A local image file's bytes.
 
+    Args:
+      image_uri: a path or a ``file://`` URI.
+      max_bytes: that it may hold.
+      folder: that it must lie below now, whatever was there when it was listed; anywhere where None.
+
     Raises:
-      ImageError: ``unreadable`` or ``too_large``.
+      ImageError: ``unreadable``, ``too_large`` or ``changed``.
     """
+    path = local_path(image_uri)
     try:
         # Without O_NONBLOCK, a pipe put there since the listing would never open
-        descriptor = os.open(local_path(image_uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
+            if folder is not None:
+                _check_below(descriptor, path, folder)
             return _read_regular(descriptor, max_bytes)
         finally:
             os.close(descriptor)
@@ -164,6 +177,15 @@ def read_bytes(image_uri: str, max_bytes: int) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError("unreadable", f"it can't be read ({reason}); mend its permissions or the disk") from error
+
+
+def _check_below(descriptor: int, path: bytes, folder: str) -> None:
+    """Makes sure that the opened file is one below the folder: no link was put in its way since it was listed."""
+    target = os.path.realpath(path)
+    if not _is_below(target, os.path.realpath(os.fsencode(folder))):
+        raise ImageError("unreadable", "it is now a link that leaves the images folder, which is not followed")
+    if not os.path.samestat(os.stat(target), os.fstat(descriptor)):
+        raise _CHANGED
 
 
 def _read_regular(descriptor: int, max_bytes: int) -> bytes:
@@ -179,4 +201,7 @@ def _read_regular(descriptor: int, max_bytes: int) -> bytes:
         data = stream.read((status.st_size or max_bytes) + 1)
     if len(data) > max_bytes:
         raise too_large
+    now = os.fstat(descriptor)
+    if (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns) or len(data) < now.st_size:
+        raise _CHANGED
     return data

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -96,11 +97,29 @@ def check_fields(options: Any) -> None:
 
 
 def _check_places(field: dataclasses.Field[Any], value: Any) -> None:
+    for place in _places(field, value):
+        check_place(f"--{field.name.replace('_', '-')}", place)
+
+
+def _places(field: dataclasses.Field[Any], value: Any) -> list[str]:
+    """The paths and URIs that an option holds."""
     is_name = field.metadata.get("is_name")
-    if is_name is not None and value is not None:
-        for place in value if isinstance(value, tuple) else (value,):
-            if not is_name(place):
-                check_place(f"--{field.name.replace('_', '-')}", place)
+    if is_name is None or value is None:
+        return []
+    return [place for place in (value if isinstance(value, tuple) else (value,)) if not is_name(place)]
+
+
+def check_absolute(options: Any) -> None:
+    """Refuses relative paths among options, which other processes than this one would look for elsewhere.
+
+    Raises:
+      CaptionerError: one is relative; the line names it.
+    """
+    for field in dataclasses.fields(options):
+        for place in _places(field, getattr(options, field.name)):
+            is_absolute = "://" in place or os.path.isabs(place)
+            rule = "is relative, and the workers of a cluster start in folders of their own"
+            check(is_absolute, field.name, place, rule, f"write {os.path.abspath(place)!r} or a URI")
 
 
 def limits_text(field: dataclasses.Field[Any]) -> str:

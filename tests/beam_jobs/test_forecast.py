@@ -45,7 +45,7 @@ def test_what_is_there_is_counted_and_what_it_takes_is_measured(photos, options,
 def test_a_sample_stands_for_the_whole_folder(photos, options, load_models, monkeypatch):
     monkeypatch.setattr(planning, "_SAMPLE", 5)
     read = []
-    monkeypatch.setattr(planning.files, "read_bytes", lambda uri, _most: read.append(uri) or Path(uri).read_bytes())
+    monkeypatch.setattr(planning.files, "read_bytes", lambda uri, *_: read.append(uri) or Path(uri).read_bytes())
     found = forecast(options, load_models)
     assert found.images == 14
     assert len(read) == len(set(read)) == 5

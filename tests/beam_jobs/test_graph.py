@@ -15,8 +15,9 @@ from beam_jobs import caption_images, extract_features, match_captions
 from beam_jobs.files import write_listing
 from beam_jobs.match_transforms import INDEX, QUERY, MatchPlan
 from captioner_core.backbones.base import load_backbone
+from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
-from captioner_core.options import CaptionOptions, ExtractOptions
+from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 
 # Dataflow refuses a job of more than 10 MB, and every engine sends the graph to every worker
 MOST_BYTES = 300_000
@@ -122,3 +123,17 @@ def test_nothing_of_this_machine_is_in_a_graph(job, tmp_path):
     sent = graph(job, "gs://b/out", listing).SerializeToString()
     for place in (str(tmp_path), "/home/", "/tmp/", "site-packages"):
         assert place.encode() not in sent, place
+
+
+@pytest.mark.parametrize("name", ["images", "output", "model"])
+def test_a_relative_path_is_refused_where_workers_would_look_elsewhere(name, tmp_path):
+    places = {"images": str(tmp_path), "output": str(tmp_path / "out"), "model": "pretrained", name: "some/where"}
+    with pytest.raises(CaptionerError, match=f"--{name} 'some/where' is relative"):
+        caption_images.run(CaptionOptions(**places), ["--runner=FlinkRunner"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_relative_table_is_refused_too(tmp_path):
+    asked = MatchOptions(captions=("out/captions",), index=(str(tmp_path),), output=str(tmp_path))
+    with pytest.raises(CaptionerError, match="--captions 'out/captions' is relative"):
+        match_captions.run(asked, ["--runner=SparkRunner"])

@@ -115,6 +115,28 @@ def test_odd_names_and_neighbours(s3, photos, tmp_path, model_dir, load_models):
         assert rows(f"{ROOT}/runs/odd", layout.CAPTIONS)["image_id"].tolist() == sorted(names)
 
 
+def test_keys_that_are_no_paths_are_failures(s3, photos, model_dir, load_models):
+    """What an id such as ../x.png would name differs from reader to reader, and leaves the folder for some."""
+    picture = (photos / "red" / "picture 0.png").read_bytes()
+    for name in (
+        "good.png",
+        "a/../../up.png",
+        "./here.png",
+        "a//empty.png",
+        "a/b.png",
+        "a/../../up too.png",
+        "//two.png",
+    ):
+        client(s3).put_object(Bucket=BUCKET, Key=f"keys/{name}", Body=picture)
+    counts = caption(f"s3://{BUCKET}/keys", ROOT, model_dir, load_models, "keys")
+    assert (counts["images_found"], counts["captions"], counts["failures"]) == (6, 2, 4)
+    assert rows(f"{ROOT}/runs/keys", layout.CAPTIONS)["image_id"].tolist() == ["a/b.png", "good.png"]
+    failed = rows(f"{ROOT}/runs/keys", layout.FAILURES)
+    assert failed["image_id"].tolist() == ["%2E", "%2F", "a/%2E%2E", "a/%2F"]
+    assert set(failed["error_type"]) == {"unreadable"}
+    assert verify(f"{ROOT}/runs/keys") == []
+
+
 def test_an_image_that_vanishes_after_it_was_listed_is_one_failure(prefix, s3, model_dir, load_models, monkeypatch):
     def listing(*given):
         listed = files.write_listing(*given)
@@ -144,6 +166,8 @@ def test_folders_that_are_not_there_are_one_line(s3, model_dir, load_models):
             caption(images, ROOT, model_dir, load_models, "none")
     with pytest.raises(CaptionerError, match="can't be reached"):
         caption("nosuch://place/photos", ROOT, model_dir, load_models, "none")
+    with pytest.raises(CaptionerError, match="no folder from a file; mount it"):
+        caption("hdfs://place/photos", ROOT, model_dir, load_models, "none")
 
 
 @pytest.mark.parametrize("command", ["verify", "report", "manifest"])
