@@ -36,10 +36,10 @@ class Forks:
         assert code in (0, -signal.SIGKILL), said[-3000:]
         return code, (self._folder / "log").read_text().splitlines()
 
-    def try_run(self, images, root, kill_at=0):
+    def try_run(self, images, root, kill_at=0, options=()):
         """The exit code, negative for a signal, and what it said."""
         log = self._folder / "log"
-        asked = ["run", f"--images={images}", f"--output={root}", "--precision=float32"]
+        asked = ["run", f"--images={images}", f"--output={root}", "--precision=float32", *options]
         question = {"arguments": asked, "root": str(root), "log": str(log), "kill_at": kill_at}
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()

@@ -17,7 +17,7 @@ from tests.faults.forks import IMAGES, make_images
 from tests.same_tables import assert_same_tables
 
 SEED = int(os.environ.get("FAULTS_SEED") or 20_261)
-KILL_POINTS = 26
+KILL_POINTS = 14  # of each of two runs
 REPORT = "report/index.html"
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -53,7 +53,9 @@ def points(writes, seed):
     numbers = [number for number, write in enumerate(writes, 1) if number == 1 or write != writes[number - 2]]
     commits = [number for number in numbers if writes[number - 1].split()[0] in ("move", "delete_dir", "delete_file")]
     commits += [number for number in numbers if "manifest.json" in writes[number - 1]]
-    return sorted({*rng.sample(numbers, KILL_POINTS // 4), *rng.sample(sorted(set(commits)), KILL_POINTS // 4)})
+    in_commits = rng.sample(sorted(set(commits)), KILL_POINTS // 2)
+    anywhere = rng.sample(sorted({*numbers} - {*in_commits}), KILL_POINTS - len(in_commits))
+    return sorted(in_commits + anywhere)
 
 
 def state(run):

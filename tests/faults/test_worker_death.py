@@ -1,0 +1,49 @@
+"""A worker process killed in the middle of a job on one machine: one line, nothing committed, and a rerun completes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from captioner_core import layout
+from captioner_core.layout import RunLayout
+from captioner_core.verify import verify
+from tests.faults.forks import make_images
+from tests.same_tables import assert_same_tables
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+
+
+def extract(images, root, *options):
+    """The job in a process of its own, whose stderr is to be read."""
+    command = [sys.executable, "-m", "captioner_cli", "extract", f"--images={images}", f"--output={root}"]
+    return subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+
+
+def test_a_worker_killed(tmp_path):
+    images = make_images(tmp_path / "images", 400, 1)
+    run, undisturbed = RunLayout(str(tmp_path / "out"), "run"), RunLayout(str(tmp_path / "undisturbed"), "run")
+    with extract(images, run.root, *TWO_WORKERS) as job:
+        for line in job.stderr:
+            if found := re.search(r"loaded Xception in process (\d+)", line):
+                time.sleep(1)  # into the first images
+                os.kill(int(found[1]), signal.SIGKILL)
+                break
+        last_line = job.stderr.read().splitlines()[-1]
+    assert job.returncode == 1
+    assert "error: the job failed on FnApiRunner" in last_line
+    assert "run it again to complete" in last_line
+    assert not os.path.exists(run.manifest)
+    for root, options in ((run.root, TWO_WORKERS), (undisturbed.root, ())):
+        with extract(images, root, *options) as job:
+            said = job.stderr.read()
+        assert job.returncode == 0, said[-2000:]
+    assert verify(run.run_dir) == []
+    assert_same_tables(run.run_dir, undisturbed.run_dir, (layout.FEATURES, layout.FAILURES))
