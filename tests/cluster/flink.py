@@ -10,48 +10,38 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import apache_beam
 import psutil
 
-from captioner_core.assets import cache_dir
+from tests.cluster.fetched import (
+    JAVA_OPTIONS,
+    MAVEN_DEPENDENCY,
+    OLDER_BEAM,
+    Missing,
+    boot_program,
+    call,
+    children,
+    job_server,
+    kept,
+    worker_python,
+)
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 FLINK = "1.19.3"
 _LINE = FLINK.rpartition(".")[0]
-# Where the job server of our Beam is not to be had, it is put together from the newest libraries of its own
-# that are: a job is a protocol buffer, and those of 2.77 are understood by it.
-_OLDER_BEAM = "2.62.0"
-_MAVEN_DEPENDENCY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1"
 _JOB_SERVER_MAIN = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 _SLOTS = 2
 _START_S = 120.0
 
-# What Flink's own conf/ and bin/ say of Java 17; PyPI's package lacks both
-_JAVA_OPTIONS = (
-    *(
-        f"--add-opens=java.base/{package}=ALL-UNNAMED"
-        for package in (
-            *("java.lang", "java.lang.reflect", "java.net", "java.io", "java.nio", "java.text", "java.time"),
-            *("java.util", "java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks"),
-            "sun.nio.ch",
-        )
-    ),
-    "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
-    "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
-    "--add-exports=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
-)
 _LOGGING = """rootLogger.level = INFO
 rootLogger.appenderRef.console.ref = console
 appender.console.name = console
@@ -59,10 +49,6 @@ appender.console.type = CONSOLE
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{HH:mm:ss} %-5p %c{1} %m%n
 """
-
-
-class Missing(Exception):
-    """What a cluster needs and this machine or its registries lack."""
 
 
 class FlinkCluster:
@@ -100,7 +86,7 @@ class FlinkCluster:
     def __exit__(self, *_raised: object) -> None:
         processes = [process for process in (*self.task_managers, self._job_manager) if process]
         for process in processes:
-            for child in _children(process.pid):
+            for child in children(process.pid):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
             process.kill()
@@ -125,7 +111,7 @@ class FlinkCluster:
         """Starts one more."""
         number = len(self.task_managers)
         jvm, dynamic = self._resources()
-        python = _worker_python(self._folder / f"worker-{number}")
+        python = worker_python(self._folder / f"worker-{number}")
         # beside a TaskManager stand worker processes, which find their Python by PATH
         place = {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
         entry = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
@@ -136,7 +122,7 @@ class FlinkCluster:
     def kill_task_manager(self, number: int) -> None:
         """Kills one with SIGKILL, and with it, as if its machine were gone, the workers beside it."""
         process = self.task_managers[number]
-        beside = _children(process.pid)
+        beside = children(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         for child in beside:
@@ -146,7 +132,7 @@ class FlinkCluster:
     def workers(self, number: int) -> list[int]:
         """The process ids of a TaskManager's Python workers."""
         found = []
-        for child in _children(self.task_managers[number].pid):
+        for child in children(self.task_managers[number].pid):
             with contextlib.suppress(psutil.Error):
                 if "apache_beam.runners.worker.sdk_worker_main" in child.cmdline():
                     found.append(child.pid)
@@ -227,7 +213,7 @@ class FlinkCluster:
         self, entry: str, name: str, jvm: list[str], arguments: list[str], place: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         conf = self._folder / "conf"
-        command = ["java", *jvm, *_JAVA_OPTIONS, f"-Dlog4j.configurationFile={conf / 'log4j.properties'}"]
+        command = ["java", *jvm, *JAVA_OPTIONS, f"-Dlog4j.configurationFile={conf / 'log4j.properties'}"]
         # Beam's classes after Flink's, whose distribution has a part of them too
         classes = [f"{self._distribution / 'lib'}/*", str(self._job_server)]
         command += ["-cp", os.pathsep.join(classes), entry, "--configDir", str(conf), *arguments]
@@ -246,13 +232,13 @@ def flink_distribution() -> Path:
     def fetch(made: Path) -> None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
         # an sdist whose setup.py wants to be run for its metadata; pip download does, and it needs nothing
-        _call([*command, "--no-build-isolation", "--dest", str(made), f"apache-flink-libraries=={FLINK}"])
+        call([*command, "--no-build-isolation", "--dest", str(made), f"apache-flink-libraries=={FLINK}"])
         (archive,) = made.glob("*.tar.gz")
         with tarfile.open(archive) as packed:
             packed.extractall(made, filter="data")
         archive.unlink()
 
-    (found,) = _kept(f"flink-{FLINK}", fetch).glob("*/deps")
+    (found,) = kept(f"flink-{FLINK}", fetch).glob("*/deps")
     return found
 
 
@@ -260,95 +246,19 @@ def job_server_jar() -> Path:
     """Beam's job server for Flink: the release of our Beam, or else what it consists of, at an older release."""
     beam = apache_beam.__version__
     with contextlib.suppress(Missing):
-        return _kept(f"flink-{_LINE}-job-server-{beam}", lambda made: _fetch_job_server(made, beam)) / "job-server.jar"
-    made = _kept(f"flink-{_LINE}-job-server-{_OLDER_BEAM}", _assemble_job_server)
-    print(f"test-cluster: job server {_OLDER_BEAM}, since that of Beam {beam} is not to be had")
-    return made / "job-server.jar"
+        return kept(f"flink-{_LINE}-job-server-{beam}", lambda made: _fetch_job_server(made, beam)) / "job-server.jar"
+    print(f"test-cluster: job server {OLDER_BEAM}, since that of Beam {beam} is not to be had")
+    artifact = f"org.apache.beam:beam-runners-flink-{_LINE}:{OLDER_BEAM}"
+    return job_server(f"flink-{_LINE}-job-server-{OLDER_BEAM}", _JOB_SERVER_MAIN, [artifact])
 
 
 def _fetch_job_server(made: Path, beam: str) -> None:
     name = f"beam-runners-flink-{_LINE}-job-server"
-    _call(
+    call(
         [
-            *("mvn", "--quiet", "--batch-mode", f"{_MAVEN_DEPENDENCY}:copy"),
+            *("mvn", "--quiet", "--batch-mode", f"{MAVEN_DEPENDENCY}:copy"),
             f"-Dartifact=org.apache.beam:{name}:{beam}",
             f"-DoutputDirectory={made}",
         ]
     )
     (made / f"{name}-{beam}.jar").rename(made / "job-server.jar")
-
-
-def _assemble_job_server(made: Path) -> None:
-    (made / "pom.xml").write_text(
-        f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>captioner</groupId><artifactId>job-server</artifactId><version>1</version>
-  <dependencies><dependency>
-    <groupId>org.apache.beam</groupId><artifactId>beam-runners-flink-{_LINE}</artifactId>
-    <version>{_OLDER_BEAM}</version>
-  </dependency></dependencies>
-</project>
-"""
-    )
-    command = ["mvn", "--quiet", "--batch-mode", "--file", str(made / "pom.xml")]
-    _call([*command, f"{_MAVEN_DEPENDENCY}:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=lib"])
-    # java -jar, as Beam starts it, takes the class path from the manifest, beside which the libraries lie
-    path = " ".join(f"lib/{jar.name}" for jar in sorted((made / "lib").glob("*.jar")))
-    manifest = f"Manifest-Version: 1.0\nMain-Class: {_JOB_SERVER_MAIN}\n{_folded(f'Class-Path: {path}')}\n\n"
-    with zipfile.ZipFile(made / "job-server.jar", "w") as jar:
-        jar.writestr("META-INF/MANIFEST.MF", manifest)
-
-
-def _folded(line: str) -> str:
-    """A manifest's lines have 72 bytes at most; what follows starts with a space."""
-    first, rest = line[:70], line[70:]
-    return "\n ".join([first, *(rest[start : start + 69] for start in range(0, len(rest), 69))])
-
-
-def boot_program() -> Path:
-    """Beam's boot program, which is in its containers: fetches a job's packages and starts a worker."""
-    beam = apache_beam.__version__
-
-    def fetch(made: Path) -> None:
-        # the cache of Go's modules is as it is, the program goes where it is kept
-        environment = {**os.environ, "GOBIN": str(made), "GOFLAGS": "-mod=mod"}
-        _call(["go", "install", f"github.com/apache/beam/sdks/v2/python/container@v{beam}"], environment)
-
-    return _kept(f"beam-boot-{beam}", fetch) / "container"
-
-
-def _kept(name: str, fetch) -> Path:
-    """A folder of the cache, made by ``fetch`` where it isn't there, whole or not at all."""
-    folder = cache_dir() / "cluster" / name
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as scratch:
-            made = Path(scratch) / "made"
-            made.mkdir()
-            fetch(made)
-            made.rename(folder)
-    return folder
-
-
-def _call(command: list[str], environment: dict[str, str] | None = None) -> None:
-    if not shutil.which(command[0]):
-        raise Missing(f"{command[0]} is not installed; test-cluster needs Java 11 or 17, Maven and Go")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise Missing(f"{' '.join(command[:4])} ... failed: {lines[0] if lines else done.returncode}")
-
-
-def _worker_python(folder: Path) -> Path:
-    """A Python with the packages of this one, but without captioner, which is installed here from its source."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    packages = next((folder / "lib").glob("python*/site-packages"))
-    # a folder named in a .pth file is looked into, the .pth files in it are not: so an editable install stays away
-    (packages / "packages.pth").write_text(f"{Path(apache_beam.__file__).parents[1]}\n")
-    return folder / "bin" / "python"
-
-
-def _children(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).children(recursive=True)
-    return []
