@@ -89,7 +89,7 @@ def run_program(
       AirflowException: it was killed, or broke; a retry may go well.
     """
     python = os.environ.get("CAPTIONER_PYTHON") or sys.executable
-    command = [python, "-m", module, *arguments]
+    command = [python, "-P", "-m", module, *arguments]
     print("running", module, shown_arguments(arguments), flush=True)
     environment = {**_without_airflow(os.environ), "CAPTIONER_LAUNCHER": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     # In the task's own process group, which Airflow ends as a whole where the task is cleared or marked failed
