@@ -38,8 +38,8 @@ def test_the_same_tables(tmp_path):
         ("match_captions", [f"--captions={captions}", f"--index={captions}"]),
     ):
         command = [sys.executable, "-m", f"beam_jobs.{job}", *asked, f"--output={root}", *arguments]
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=600
+        done = subprocess.run(  # not in the sources: a worker's boot program writes a file where it is started
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
         )
         assert done.returncode == 0, done.stderr[-4000:]
     assert verify(f"{root}/runs/run") == []
