@@ -6,6 +6,7 @@ THRESHOLD ?= 0.9
 TOP_K ?= 10
 WORKERS ?= 1
 SECONDS ?= 600
+FAULTS_SEED ?= 20261
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -82,7 +83,8 @@ test-cluster: $(VENV)/dev.stamp  ## tests of processes and hosts that work toget
 
 test-faults: $(VENV)/dev.stamp  ## runs killed at any write, full disks, lost files; FAULTS_SEED=
 	@$(BIN)/captioner assets
-	@$(BIN)/python -m pytest -m faults
+	@echo "test-faults: FAULTS_SEED=$$FAULTS_SEED chooses at which writes runs are killed"
+	@$(BIN)/python -m pytest -m faults -n 2 --dist loadfile
 
 test-airflow: $(VENV)/dev.stamp $(AIRFLOW_VENV)/airflow.stamp  ## tests of the DAGs in a real Airflow: kill -9, training, the inbox
 	@$(BIN)/captioner assets
