@@ -128,11 +128,11 @@ def _list_remote(folder: str) -> Iterator[Entry]:
         raise CaptionerError(
             f"images folder {folder!r} can't be listed ({storage.first_line(error)}); check address and credentials"
         ) from error
-    return _walk_remote(folder, file_system, root, first)
+    return _walk_remote(folder, file_system, first)
 
 
 def _walk_remote(
-    folder: str, file_system: pafs.FileSystem, root: str, first: Iterator[tuple[str, pafs.FileInfo]]
+    folder: str, file_system: pafs.FileSystem, first: Iterator[tuple[str, pafs.FileInfo]]
 ) -> Iterator[Entry]:
     open_folders = [("", first)]
     while open_folders:

@@ -23,7 +23,7 @@ def file_system(uri: str) -> pafs.PyFileSystem:
     Raises:
       ValueError: Beam knows none of that scheme, or a package for it is missing; or it is HDFS.
     """
-    if uri.startswith("hdfs:"):  # silently, what is in folders within folders would be lost
+    if uri.lower().startswith("hdfs:"):  # silently, what is in folders within folders would be lost
         raise ValueError("Beam's client for HDFS tells no folder from a file; mount it, or use an object store")
     if FileSystems._pipeline_options is None:  # no job in this process has said how to reach them
         FileSystems.set_options(PipelineOptions([]))

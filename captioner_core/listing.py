@@ -19,7 +19,6 @@ from captioner_core.images import IMAGE_SUFFIXES
 from captioner_core.schemas import LISTING, FailureRow, ImageRef
 
 OTHER, LINK = "other", "link"
-_CHANGED = ImageError("changed", "it changed while it was read; once it is whole, run again with --only-failures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +161,8 @@ def read_bytes(image_uri: str, max_bytes: int, folder: str | None = None) -> byt
     Raises:
       ImageError: ``unreadable``, ``too_large`` or ``changed``.
     """
-    path = local_path(image_uri)
     try:
+        path = local_path(image_uri)
         # Without O_NONBLOCK, a pipe put there since the listing would never open
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -179,13 +178,17 @@ def read_bytes(image_uri: str, max_bytes: int, folder: str | None = None) -> byt
         raise ImageError("unreadable", f"it can't be read ({reason}); mend its permissions or the disk") from error
 
 
+def _changed() -> ImageError:
+    return ImageError("changed", "it changed while it was read; once it is whole, run again with --only-failures")
+
+
 def _check_below(descriptor: int, path: bytes, folder: str) -> None:
     """Makes sure that the opened file is one below the folder: no link was put in its way since it was listed."""
     target = os.path.realpath(path)
     if not _is_below(target, os.path.realpath(os.fsencode(folder))):
         raise ImageError("unreadable", "it is now a link that leaves the images folder, which is not followed")
     if not os.path.samestat(os.stat(target), os.fstat(descriptor)):
-        raise _CHANGED
+        raise _changed()
 
 
 def _read_regular(descriptor: int, max_bytes: int) -> bytes:
@@ -203,5 +206,5 @@ def _read_regular(descriptor: int, max_bytes: int) -> bytes:
         raise too_large
     now = os.fstat(descriptor)
     if (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns) or len(data) < now.st_size:
-        raise _CHANGED
+        raise _changed()
     return data
