@@ -12,7 +12,7 @@ DAGS = Path(__file__).parents[2] / "dags"
 # Stands in for the interpreter of the jobs: writes down how it was called, and answers what is asked of it
 RECORDER = """#!{python}
 import json, sys
-called = sys.argv[2:]
+called = sys.argv[sys.argv.index("-m") + 1 :]
 with open({calls!r}, "a") as calls:
     calls.write(json.dumps(called) + "\\n")
 answers = json.load(open({answers!r}))

@@ -33,6 +33,12 @@ def test_output_of_any_volume_comes_whole(python, capfd):
     assert {"out 19999", "err 19999"} <= set(lines)
 
 
+def test_a_module_of_the_working_folder_is_not_run(python, capfd):
+    python("print(sys.argv[1:])")
+    jobs.run_program("captioner_cli", "run")
+    assert "['-P', '-m', 'captioner_cli', 'run']" in capfd.readouterr().out
+
+
 def test_lines_come_as_they_are_said(python, capfd):
     """Progress that comes at the end is none."""
     python("print('begun', flush=True); time.sleep(60)")
