@@ -14,6 +14,7 @@ from beam_jobs.handlers import FeatureCaptionHandler
 from beam_jobs.transforms import WriteTable
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
+from captioner_core.identity import collection_of_run
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import LoadedModel, load_model
 from captioner_core.model.generate import CaptionGenerator
@@ -112,6 +113,12 @@ def _extracted(options: CaptionOptions, model: LoadedModel) -> runs.Manifest:
         raise CaptionerError(
             f"--from-features: {run} has features of {made['images']!r}, not of --images {options.images!r}; "
             "extract those, or name another --run-id"
+        )
+    collection = collection_of_run(manifest, options.layout.run_dir)
+    if options.collection not in (None, collection):
+        raise CaptionerError(
+            f"--collection {options.collection!r}: {run} has features of collection {collection!r}; leave the option "
+            "out, or extract again with it"
         )
     if found := _backbones(options.layout) - {model.config.backbone}:
         raise CaptionerError(

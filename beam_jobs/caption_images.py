@@ -18,6 +18,7 @@ from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver
 from captioner_core import layout, runs
 from captioner_core.backbones.base import load_backbone
 from captioner_core.errors import CaptionerError
+from captioner_core.identity import COLLECTION, collection_of_images
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
@@ -137,7 +138,10 @@ def run(
         options=dataclasses.asdict(options),
         counts={**counts.as_manifest(), TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0)},
         adds_to=(layout.FEATURES, layout.CAPTIONS) if failures else (),
-        facts={"model": {"path": options.model, "model_id": model.model_id}},
+        facts={
+            COLLECTION: collection_of_images(options.images, options.collection),
+            "model": {"path": options.model, "model_id": model.model_id},
+        },
         complete=complete,
     )
     if complete:

@@ -17,6 +17,7 @@ from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
 from captioner_core.backbones.base import Backbone, load_backbone
+from captioner_core.identity import COLLECTION, collection_of_images
 from captioner_core.layout import RunLayout
 from captioner_core.options import ExtractOptions
 from captioner_core.progress import progress
@@ -92,6 +93,7 @@ def run(
         wall_time_s=time.monotonic() - start,
         options=dataclasses.asdict(options),
         counts={**counts.as_manifest(), TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0)},
+        facts={COLLECTION: collection_of_images(options.images, options.collection)},
         adds_to=(layout.FEATURES,) if failures else (),
     )
     launch.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)

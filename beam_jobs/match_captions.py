@@ -25,10 +25,11 @@ from beam_jobs.match_transforms import (
 )
 from beam_jobs.transforms import WriteRows
 from captioner_core import layout, runs, storage
-from captioner_core.match_inputs import MatchInputs, plan_inputs
+from captioner_core.identity import COLLECTIONS
+from captioner_core.match_inputs import MatchInputs, Unfinished, plan_inputs
 from captioner_core.options import COMBINED, MatchOptions
 from captioner_core.progress import progress
-from captioner_core.tables import features_beside, write_image_facts
+from captioner_core.tables import TableSource, features_beside, write_image_facts
 from captioner_core.text_encoders import TextEncoder, load_encoder
 
 _ABOUT = "Captions to tables of similar images."
@@ -75,7 +76,7 @@ def run(
     start = time.monotonic()
     run_layout = options.layout
     encoder = load_encoder(options.encoder)
-    inputs = plan_inputs(options, encoder, just_made=run_layout.table(layout.CAPTIONS) if manifest else None)
+    inputs = plan_inputs(options, encoder, unfinished=Unfinished(run_layout, manifest) if manifest else None)
     if manifest is None:
         manifest = runs.manifest_to_extend(run_layout, inputs.captions)
     run_layout = runs.begin_attempt(run_layout)
@@ -88,7 +89,10 @@ def run(
         layout.MATCH,
         wall_time_s=time.monotonic() - start,
         options=inputs.as_manifest(options),
-        facts={"encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint}},
+        facts={
+            COLLECTIONS: sorted(set(inputs.collections.values())),
+            "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
+        },
         complete=True,
     )
 
@@ -98,8 +102,10 @@ def _plan(options: MatchOptions, inputs: MatchInputs, encoder: TextEncoder, run:
     # every attempt has a folder of its own, since processes keep what they have opened
     folder = layout.join(run.staging, "match")
     facts = layout.join(folder, "facts")
-    beside = [found for uri in (*inputs.captions, *inputs.index) if (found := features_beside(uri))]
-    write_image_facts((*beside, *inputs.features), facts, encoder)
+    captions = [TableSource(uri, inputs.collections[uri]) for uri in (*inputs.captions, *inputs.index)]
+    features = [TableSource(found, source.collection) for source in captions if (found := features_beside(source.uri))]
+    features += [TableSource(uri, inputs.collections[uri]) for uri in inputs.features]
+    write_image_facts(features, captions, facts, encoder)
     queries, indexed = _row_count(inputs.captions), _row_count(inputs.index)
     return MatchPlan(
         sets=layout.join(folder, "sets"),
@@ -110,6 +116,7 @@ def _plan(options: MatchOptions, inputs: MatchInputs, encoder: TextEncoder, run:
         combined=options.rank_by == COMBINED,
         captions=inputs.captions,
         index=inputs.index,
+        collections=inputs.collections,
         index_splits=options.index_splits,
         parts={QUERY: _parts(queries, _QUERY_CAPTIONS), INDEX: _parts(indexed, _INDEX_CAPTIONS)},
         image_parts=_parts(max(queries, indexed), _INDEX_CAPTIONS),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -15,7 +15,10 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from captioner_core import layout, storage
+from captioner_core.identity import image_keys, split_keys
 from captioner_core.matching import (
+    MATCH_KEY,
+    QUERY_KEY,
     RECORDS,
     Answers,
     CaptionSet,
@@ -34,6 +37,7 @@ from captioner_core.matching import (
     one_chunk,
     open_caption_set,
     parting,
+    with_keys,
     write_caption_set,
 )
 from captioner_core.progress import advance
@@ -53,6 +57,20 @@ _TABLES = {BEFORE: layout.MATCH_INPUTS, **_ANSWERED}
 _SETS_OPEN = 8
 
 
+class Source(NamedTuple):
+    """A Parquet file to read.
+
+    Args:
+      what: it holds: ``NOW``, ``BEFORE``, ``SUMMARY`` or ``MATCHES``.
+      part: the file's URI.
+      collection: of the images of captions; the other tables name the collection of each image.
+    """
+
+    what: str
+    part: str
+    collection: str = ""
+
+
 @dataclass(frozen=True)
 class MatchPlan:
     """What every worker knows.
@@ -66,6 +84,7 @@ class MatchPlan:
       combined: whether looks rank too.
       captions: tables whose images are matched.
       index: tables that they are matched against.
+      collections: the collection of each of these tables, by its URI.
       index_splits: of datasets, these splits alone.
       parts: of each side, as many sets.
       image_parts: in which images meet what an earlier run says of them.
@@ -80,6 +99,7 @@ class MatchPlan:
     combined: bool
     captions: Sequence[str]
     index: Sequence[str]
+    collections: Mapping[str, str]
     index_splits: Sequence[str]
     parts: dict[str, int]
     image_parts: int
@@ -91,13 +111,13 @@ class MatchPlan:
         calibration = _encoder(self.encoder).calibration
         return Search(calibration, np.float32(self.threshold), kept_rows(self.top_k), facts)
 
-    def sources(self, side: str) -> list[tuple[str, str]]:
-        """What is read for a side: each Parquet file, and what it holds."""
-        tables = [(NOW, uri) for uri in (self.captions if side == QUERY else self.index)]
+    def sources(self, side: str) -> list[Source]:
+        """Returns the files that are read for a side."""
+        tables = [Source(NOW, uri, self.collections[uri]) for uri in (self.captions if side == QUERY else self.index)]
         if self.earlier:
             of_earlier = (BEFORE, *_ANSWERED) if side == QUERY else (BEFORE,)
-            tables += [(what, layout.join(self.earlier, _TABLES[what])) for what in of_earlier]
-        return [(what, part) for what, uri in tables for part in storage.list_parts(uri)]
+            tables += [Source(what, layout.join(self.earlier, _TABLES[what])) for what in of_earlier]
+        return [table._replace(part=part) for table in tables for part in storage.list_parts(table.part)]
 
 
 @functools.cache
@@ -156,7 +176,7 @@ class EncodeQueries(beam.PTransform):
 
     Args:
       plan: of the job.
-      gone: images of the index that are no longer there as they were.
+      gone: keys of the index's images that are no longer there as they were.
     """
 
     plan: MatchPlan
@@ -195,23 +215,38 @@ def _by_image(
     )
 
 
-def _read(source: tuple[str, str], side: str, plan: MatchPlan) -> Iterator[tuple[int, tuple[str, pa.Table]]]:
-    what, uri = source
-    column = "query_image_id" if what in (SUMMARY, MATCHES) else "image_id"
-    if what == NOW:
-        tables: Iterable[pa.Table] = read_records(uri, plan.index_splits if side == INDEX else ())
+def _read(source: Source, side: str, plan: MatchPlan) -> Iterator[tuple[int, tuple[str, pa.Table]]]:
+    """Reads one file, and parts its rows by the image that they are of."""
+    if source.what == NOW:
+        splits = plan.index_splits if side == INDEX else ()
+        tables: Iterable[pa.Table] = read_records(source.part, splits, source.collection)
+    elif source.what == BEFORE:
+        tables = _earlier_inputs(source.part, side)
     else:
-        dataset = storage.open_table(uri)
-        wanted = pc.field("side") == side if what == BEFORE else None
-        names = INPUTS.names if what == BEFORE else row_schema(_TABLES[what]).names
-        tables = (pa.table(batch) for batch in dataset.to_batches(columns=names, filter=wanted))
+        names = row_schema(_TABLES[source.what]).names
+        batches = storage.open_table(source.part).to_batches(columns=names)
+        tables = (with_keys(pa.table(batch)) for batch in batches)
+    column = QUERY_KEY if source.what in (SUMMARY, MATCHES) else "image_key"
     for table in tables:
         for part, some in parting.by_value(table, column, plan.image_parts):
-            yield part, (what, some)
+            yield part, (source.what, some)
+
+
+def _earlier_inputs(uri: str, side: str) -> Iterator[pa.Table]:
+    """Reads the captions that an earlier run matched on one side, in the form of ``INPUTS``."""
+    columns = ["image_id", "collection", "caption", "source", "image_sha256"]
+    for batch in storage.open_table(uri).to_batches(columns=columns, filter=pc.field("side") == side):
+        keys = image_keys(batch.column("image_id"), batch.column("collection"))
+        yield pa.table([keys, *(batch.column(name) for name in columns[2:])], schema=INPUTS)
 
 
 def _rows(items: Iterable[tuple[str, pa.Table]], what: str, schema: pa.Schema) -> pa.Table:
     return parting.together([table for name, table in items if name == what], schema)
+
+
+def _answered_rows(items: Iterable[tuple[str, pa.Table]], what: str) -> pa.Table:
+    """An earlier run's rows of ``match_summary`` or ``matches``, with the keys of the images that they name."""
+    return _rows(items, what, with_keys(row_schema(_ANSWERED[what]).empty_table()).schema)
 
 
 def _distinct(records: pa.Table) -> pa.Table:
@@ -234,12 +269,19 @@ class CompareIndex(beam.DoFn):
             for part, some in parting.by_first_caption(records.select(RECORDS.names), self._plan.parts[INDEX]):
                 yield (kind, part), some
         if len(removed):
-            yield beam.pvalue.TaggedOutput(_GONE, pc.unique(removed.column("image_id")))
+            yield beam.pvalue.TaggedOutput(_GONE, pc.unique(removed.column("image_key")))
         yield beam.pvalue.TaggedOutput(_INPUTS, _with_side(now, INDEX))
 
 
 def _with_side(records: pa.Table, side: str) -> pa.Table:
-    return pa.table([pa.array([side] * len(records), pa.string()), *records.columns], row_schema(layout.MATCH_INPUTS))
+    image = split_keys(one_chunk(records.column("image_key")))
+    columns = {
+        "side": pa.array([side] * len(records), pa.string()),
+        "image_id": image.image_id,
+        "collection": image.collection,
+        **{name: records.column(name) for name in ("caption", "source", "image_sha256")},
+    }
+    return pa.table(columns, row_schema(layout.MATCH_INPUTS))
 
 
 class CompareQueries(beam.DoFn):
@@ -251,25 +293,26 @@ class CompareQueries(beam.DoFn):
     def process(self, grouped: tuple[int, Iterable[tuple[str, pa.Table]]], gone: Sequence[pa.Array]) -> Iterator[Any]:
         items = list(grouped[1])
         now, before = (_distinct(_rows(items, what, INPUTS)) for what in (NOW, BEFORE))
-        summary, matches = (_rows(items, what, row_schema(name)) for what, name in _ANSWERED.items())
+        summary, matches = (_answered_rows(items, what) for what in _ANSWERED)
         stays, _ = parting.unchanged(now, before)
-        redo = answers_to_redo(summary, matches, _ids(gone))
-        stays &= ~pc.is_in(now.column("image_id"), value_set=redo).to_numpy()
-        stays &= pc.is_in(now.column("image_id"), value_set=one_chunk(summary.column("query_image_id"))).to_numpy()
+        redo = answers_to_redo(summary, matches, _keys(gone))
+        keys = now.column("image_key")
+        stays &= ~pc.is_in(keys, value_set=redo).to_numpy()
+        stays &= pc.is_in(keys, value_set=one_chunk(summary.column(QUERY_KEY))).to_numpy()
         records = now.select(RECORDS.names).append_column(_KEPT, pa.array(stays))
         for part, some in parting.by_first_caption(records, self._plan.parts[QUERY]):
             yield part, (NOW, some)
-            kept = one_chunk(some.filter(some.column(_KEPT)).column("image_id"))
+            kept = one_chunk(some.filter(some.column(_KEPT)).column("image_key"))
             for what, table in ((SUMMARY, summary), (MATCHES, matches)):
                 if len(kept):
-                    yield part, (what, table.filter(pc.is_in(table.column("query_image_id"), value_set=kept)))
+                    yield part, (what, table.filter(pc.is_in(table.column(QUERY_KEY), value_set=kept)))
         yield beam.pvalue.TaggedOutput(_INPUTS, _with_side(now, QUERY))
 
 
 _KEPT = "kept"
 
 
-def _ids(some: Sequence[pa.Array]) -> pa.Array:
+def _keys(some: Sequence[pa.Array]) -> pa.Array:
     return pa.concat_arrays([pa.array([], pa.string()), *some])
 
 
@@ -283,15 +326,15 @@ class EncodeQuerySet(beam.DoFn):
         part, items = grouped[0], list(grouped[1])
         records = _rows(items, NOW, RECORDS.append(pa.field(_KEPT, pa.bool_())))
         asking = make_caption_set(records.select(RECORDS.names), _encoder(self._plan.encoder), searched=False)
-        apart = np.full(len(asking.image_ids), self._plan.combined)
-        apart[asking.places(one_chunk(records.filter(records.column(_KEPT)).column("image_id")))] = True
+        apart = np.full(len(asking.image_keys), self._plan.combined)
+        apart[asking.places(one_chunk(records.filter(records.column(_KEPT)).column("image_key")))] = True
         asking = dataclasses.replace(asking, apart=apart)
         uri = layout.join(self._plan.sets, f"{QUERY}-{part:05d}.arrow")
         write_caption_set(asking, uri)
         alike = group_images(asking)
         groups = group_images(asking, apart) if apart.any() else alike
-        summary, matches = (_rows(items, what, row_schema(name)) for what, name in _ANSWERED.items())
-        lost = pc.is_in(matches.column("match_image_id"), value_set=_ids(gone)).to_numpy()
+        summary, matches = (_answered_rows(items, what) for what in _ANSWERED)
+        lost = pc.is_in(matches.column(MATCH_KEY), value_set=_keys(gone)).to_numpy()
         known = earlier_answers(asking, groups, summary, matches, lost) if len(summary) else no_answers(groups)
         yield uri
         yield beam.pvalue.TaggedOutput(_EARLIER, (uri, known))

@@ -24,6 +24,8 @@ STAGE_TABLES = {
     MATCH: (MATCHES, MATCH_SUMMARY, CAPTION_GROUPS, MATCH_INPUTS),
 }
 
+MANIFEST = "manifest.json"
+
 DATASET_IMAGES = "images"
 DATASET_CAPTIONS = "captions.parquet"
 DATASET_SUMMARY = "dataset.json"
@@ -102,7 +104,7 @@ class RunLayout:
 
     @property
     def manifest(self) -> str:
-        return join(self.run_dir, "manifest.json")
+        return join(self.run_dir, MANIFEST)
 
     @property
     def report(self) -> str:

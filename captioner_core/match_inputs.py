@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
+from captioner_core.identity import COLLECTION, collection_of_run, collection_of_table
+from captioner_core.layout import RunLayout
 from captioner_core.options import COMBINED, MatchOptions
 from captioner_core.places import check_place
+from captioner_core.shown import visible
 from captioner_core.tables import check_captions_table, check_one_model
 from captioner_core.text_encoders.base import JointEncoder, TextEncoder
 
@@ -26,12 +30,14 @@ class MatchInputs:
       index: tables that they are matched against.
       features: features tables beside those of the runs that the captions are of.
       earlier: folder of the run whose answers are kept as far as they hold; None for none.
+      collections: the collection of each of these tables, by its URI.
     """
 
     captions: tuple[str, ...]
     index: tuple[str, ...]
     features: tuple[str, ...]
     earlier: str | None
+    collections: Mapping[str, str] = field(default_factory=dict)
 
     def as_manifest(self, options: MatchOptions) -> dict[str, Any]:
         """The options as a manifest states them: every table that was read, not only those named this time."""
@@ -39,13 +45,20 @@ class MatchInputs:
         return {**asked, "captions": self.captions, "index": self.index, "features": self.features}
 
 
-def plan_inputs(options: MatchOptions, encoder: TextEncoder, just_made: str | None = None) -> MatchInputs:
+class Unfinished(NamedTuple):
+    """A run that has just been captioned and is about to be matched, and the manifest that it will have."""
+
+    layout: RunLayout
+    manifest: runs.Manifest
+
+
+def plan_inputs(options: MatchOptions, encoder: TextEncoder, unfinished: Unfinished | None = None) -> MatchInputs:
     """The tables to read, checked before work starts.
 
     Args:
       options: of the job.
       encoder: that the options name.
-      just_made: captions table whose run is about to be finished.
+      unfinished: the run whose stages before have just been done; its captions are read though it has no manifest yet.
 
     Raises:
       CaptionerError: a table is missing or of another kind, two models or encoders are mixed, or the run to
@@ -60,10 +73,15 @@ def plan_inputs(options: MatchOptions, encoder: TextEncoder, just_made: str | No
     inputs = _updated(options, encoder, given) if options.update else given
     for uri in (*inputs.captions, *inputs.index, *inputs.features):  # an earlier run's manifest may name others' tables
         check_place("table", uri)
-    for uri in {*inputs.captions, *inputs.index} - {just_made}:
+    just_made = {unfinished.layout.table(layout.CAPTIONS)} if unfinished else set()
+    for uri in {*inputs.captions, *inputs.index} - just_made:
         check_captions_table(uri)
     check_one_model((*inputs.captions, *inputs.index))
-    return inputs
+    collections = {uri: collection_of_table(uri) for uri in (*inputs.captions, *inputs.index, *inputs.features)}
+    if unfinished:
+        own = collection_of_run(unfinished.manifest, unfinished.layout.run_dir)
+        collections.update(dict.fromkeys(just_made & collections.keys(), own))
+    return dataclasses.replace(inputs, collections=collections)
 
 
 def _updated(options: MatchOptions, encoder: TextEncoder, given: MatchInputs) -> MatchInputs:
@@ -98,7 +116,7 @@ def _updated(options: MatchOptions, encoder: TextEncoder, given: MatchInputs) ->
         captions=_plain(uri for uri in (*captions, *given.captions) if uri not in dropped),
         index=_plain(uri for uri in (*index, *given.index, *joining) if uri not in dropped),
         features=_plain((*features, *given.features)),
-        earlier=earlier,
+        earlier=earlier if _names_collections(earlier) else None,
     )
     own = options.layout.table(layout.CAPTIONS)
     if options.layout.run_dir == earlier and layout.CAPTION in manifest["stages"] and updated.captions != (own,):
@@ -107,6 +125,19 @@ def _updated(options: MatchOptions, encoder: TextEncoder, given: MatchInputs) ->
             "name another --run-id for the matches of both"
         )
     return updated
+
+
+def _names_collections(earlier: str) -> bool:
+    """Whether an earlier run's answers can be kept: before collections, it was not told which image a row is of."""
+    names = storage.open_table(layout.join(earlier, layout.MATCH_INPUTS)).schema.names
+    if COLLECTION in names:
+        return True
+    print(
+        f"match: {visible(earlier)!r} was made by an earlier version, whose tables name no collections; "
+        "all images are matched anew",
+        file=sys.stderr,
+    )
+    return False
 
 
 def _plain(uris: Iterable[str]) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ PRECISIONS = ("float32", "bfloat16")
 PRECISION_CHOICES = ("auto", *PRECISIONS)
 SCORE, COMBINED = "score", "combined"
 RANK_BY = (SCORE, COMBINED)
+MAX_COLLECTION_LENGTH = 200
 MAX_PIXELS_LIMIT = 178_956_970  # Pillow's own guard against decompression bombs
 
 T = TypeVar("T")
@@ -217,6 +218,24 @@ def check(holds: bool, name: str, value: object, rule: str, remedy: str) -> None
         raise CaptionerError(f"--{name.replace('_', '-')} {value!r} {rule}; {remedy}")
 
 
+def check_collection(what: str, name: str) -> None:
+    """Checks that a text can name a collection.
+
+    Args:
+      what: names it in the message, such as ``--collection``.
+      name: the text.
+
+    Raises:
+      CaptionerError: it is empty, too long, not printable, or starts or ends with a space.
+    """
+    is_plain = name.isprintable() and name == name.strip()
+    if not (is_plain and 1 <= len(name) <= MAX_COLLECTION_LENGTH):
+        raise CaptionerError(
+            f"{what}: collection {name!r} must be 1 to {MAX_COLLECTION_LENGTH} printable characters without spaces at "
+            "its ends; choose another name"
+        )
+
+
 def _check_rate(name: str, rate: float, remedy: str) -> None:
     check(0 < rate <= 1, name, rate, "must be above 0, at most 1", remedy)
 
@@ -260,6 +279,12 @@ class ImageOptions:
     images: str = place_option(help="folder of images, searched through all its subfolders", metavar="DIR")
     output: str = _output_root()
     run_id: str = option(DEFAULT_RUN_ID, help="name of this run; the same name again replaces the run", metavar="ID")
+    collection: str | None = option(
+        None,
+        help="name of the collection that the images belong to, which together with an image's path identifies it in "
+        "all tables (default: a name made from the images folder)",
+        metavar="NAME",
+    )
     batch_size: int = option(
         32, help="images per call of the network", metavar="N", limits=(1, 1024), remedy="32 suits most machines"
     )
@@ -320,6 +345,8 @@ class ImageOptions:
     def __post_init__(self) -> None:
         _check_run_id(self.output, self.run_id)
         check_fields(self)
+        if self.collection is not None:
+            check_collection("--collection", self.collection)
         for reason in self.failed_for:
             remedy = f"choose one of {', '.join(IMAGE_ERRORS)}"
             check(reason in IMAGE_ERRORS, "failed_for", reason, "is no reason for a failure", remedy)

@@ -204,7 +204,7 @@ def failures_of(
     run = options.layout
     if not options.only_failures or not storage.exists(run.manifest):
         return None
-    if other := _otherwise(options, stage, ("images", *also), model_id):
+    if other := _otherwise(options, stage, ("images", "collection", *also), model_id):
         raise CaptionerError(
             f"--only-failures can't add to run {run.run_dir!r}, which was made {other}; run it without --only-failures"
         )

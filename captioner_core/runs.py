@@ -55,7 +55,7 @@ def read_manifest(run_dir: str) -> Manifest:
     Raises:
       CaptionerError: there is none, so the run is missing or not complete.
     """
-    uri = layout.join(run_dir, "manifest.json")
+    uri = layout.join(run_dir, layout.MANIFEST)
     if not storage.exists(uri):
         raise CaptionerError(
             f"run {run_dir!r} has no manifest.json: it is missing or not complete; run it (again) first"

@@ -71,12 +71,17 @@ class CaptionRow:
 
 @dataclass(frozen=True, slots=True)
 class MatchRow:
-    """One image whose caption is similar enough to the query image's; ranks start at 1."""
+    """One image whose caption is similar enough to the query image's; ranks start at 1.
+
+    Image id and collection together identify the image on either side.
+    """
 
     query_image_id: str
+    query_collection: str
     query_caption: str
     rank: int
     match_image_id: str
+    match_collection: str
     match_caption: str
     match_source: str
     score: float
@@ -93,12 +98,14 @@ class MatchSummaryRow:
     """What became of one query image; ``best_score`` is NaN where nothing was comparable."""
 
     query_image_id: str
+    query_collection: str
     query_caption: str
     status: str
     n_above_threshold: int
     n_written: int
     best_score: float
     best_match_image_id: str | None
+    best_match_collection: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +117,14 @@ class CaptionGroupRow:
       n_captions: how many they are.
       n_images: how many images have these and no other.
       image_ids: the first of these images.
+      collections: the collection of each image in ``image_ids``.
     """
 
     caption: str
     n_captions: int
     n_images: int
     image_ids: list[str]
+    collections: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,7 @@ class MatchInputRow:
 
     side: str
     image_id: str
+    collection: str
     caption: str
     source: str
     image_sha256: str
@@ -172,8 +182,11 @@ Row = (
 )
 
 
+_NULLABLE = ("best_match_image_id", "best_match_collection")
+
+
 def _schema(**columns: pa.DataType) -> pa.Schema:
-    listed = [pa.field(name, kind, nullable=name == "best_match_image_id") for name, kind in columns.items()]
+    listed = [pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in columns.items()]
     return pa.schema(
         [
             *listed,
@@ -210,9 +223,11 @@ CAPTIONS_SCHEMA = _schema(
 )
 MATCHES_SCHEMA = _schema(
     query_image_id=pa.string(),
+    query_collection=pa.string(),
     query_caption=pa.string(),
     rank=pa.int32(),
     match_image_id=pa.string(),
+    match_collection=pa.string(),
     match_caption=pa.string(),
     match_source=pa.string(),
     score=pa.float32(),
@@ -224,22 +239,26 @@ MATCHES_SCHEMA = _schema(
 )
 MATCH_SUMMARY_SCHEMA = _schema(
     query_image_id=pa.string(),
+    query_collection=pa.string(),
     query_caption=pa.string(),
     status=pa.string(),
     n_above_threshold=pa.int64(),
     n_written=pa.int32(),
     best_score=pa.float32(),
     best_match_image_id=pa.string(),
+    best_match_collection=pa.string(),
 )
 CAPTION_GROUPS_SCHEMA = _schema(
     caption=pa.string(),
     n_captions=pa.int32(),
     n_images=pa.int64(),
     image_ids=pa.list_(pa.string()),
+    collections=pa.list_(pa.string()),
 )
 MATCH_INPUTS_SCHEMA = _schema(
     side=pa.string(),
     image_id=pa.string(),
+    collection=pa.string(),
     caption=pa.string(),
     source=pa.string(),
     image_sha256=pa.string(),

@@ -89,7 +89,7 @@ class SimilarImageFinder:
         matches, _ = self._index.search([query], threshold=-1.0, top_k=top_k + 1)
         found = [MatchRow(**row) for row in matches.to_pylist()]
         finder = ImageFinder(self._tables, [row.match_image_id for row in found], ())
-        located = [(row, finder.location(row.match_image_id, row.match_caption)) for row in found]
+        located = [(row, finder.location(row.match_image_id, row.match_caption, row.match_collection)) for row in found]
         others = [(row, location) for row, location in located if not _is_file(location, path)]
         reached = [pair for pair in others if pair[0].score >= np.float32(threshold)][:top_k]
         rows = [dataclasses.replace(row, rank=rank) for rank, (row, _) in enumerate(reached, start=1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.dataset as pads
 
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
+from captioner_core.identity import collection_of_table, image_keys
 from captioner_core.matching import RECORDS, CaptionIndex, ImageFacts, one_chunk
 from captioner_core.schemas import FEATURE_DIM, HUMAN
 from captioner_core.text_encoders import load_encoder
@@ -18,7 +20,7 @@ from captioner_core.text_encoders.base import JointEncoder, TextEncoder
 
 SHA256 = "image_sha256"
 INPUTS = RECORDS.append(pa.field(SHA256, pa.string()))
-"""Captions as they are read; the digest is empty where it is not known."""
+"""Captions as they are read, by the key of their image; the digest is empty where it is not known."""
 _FEATURES_AT_ONCE = 1_024
 
 
@@ -82,12 +84,13 @@ def _model_ids(uri: str) -> list[str]:
     return sorted(found - {None, ""})
 
 
-def read_records(uri: str, splits: Sequence[str] = ()) -> Iterator[pa.Table]:
-    """The captions of a table, a batch at a time.
+def read_records(uri: str, splits: Sequence[str] = (), collection: str | None = None) -> Iterator[pa.Table]:
+    """Reads the captions of a table, a batch at a time.
 
     Args:
       uri: a run's captions folder or a dataset's ``captions.parquet``, or one file of either.
       splits: of a dataset, these splits alone; all where empty.
+      collection: that the images belong to; the one that the table's run or dataset states where None.
 
     Yields:
       Tables of the schema ``INPUTS``.
@@ -96,17 +99,19 @@ def read_records(uri: str, splits: Sequence[str] = ()) -> Iterator[pa.Table]:
     names = set(dataset.schema.names)
     columns = [name for name in ("image_id", "caption", "source", SHA256) if name in names]
     wanted = pc.field("split").isin(list(splits)) if splits and "split" in names else None
+    collection = collection_of_table(uri) if collection is None else collection
     for batch in dataset.to_batches(columns=columns, filter=wanted):
-        read = {name: batch.column(name) for name in columns}
+        read = {name: batch.column(name).cast(pa.string()) for name in columns}
         read.setdefault("source", pa.array([HUMAN] * len(batch), pa.string()))
         read.setdefault(SHA256, pa.array([""] * len(batch), pa.string()))
-        yield pa.table([read[name].cast(pa.string()) for name in INPUTS.names], schema=INPUTS)
+        read["image_key"] = image_keys(read["image_id"], collection)
+        yield pa.table([read[name] for name in INPUTS.names], schema=INPUTS)
 
 
 def read_captions(uri: str, splits: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """Image id and caption of each row of a table; see ``read_records``."""
+    """Yields the image key and the caption of each row of a table; see ``read_records``."""
     for table in read_records(uri, splits):
-        yield from zip(table.column("image_id").to_pylist(), table.column("caption").to_pylist(), strict=True)
+        yield from zip(table.column("image_key").to_pylist(), table.column("caption").to_pylist(), strict=True)
 
 
 def features_beside(captions_uri: str) -> str | None:
@@ -116,50 +121,95 @@ def features_beside(captions_uri: str) -> str | None:
     return beside if beside and storage.list_parts(beside) else None
 
 
-def write_image_facts(uris: Iterable[str], folder: str, encoder: TextEncoder) -> None:
-    """Gathers what some features tables say into files that ``open_image_facts`` maps.
+class TableSource(NamedTuple):
+    """A table to read, and the collection that its images belong to."""
 
-    Of an image that several tables have the first counts. Memory holds the ids and a batch of features.
+    uri: str
+    collection: str
+
+
+def write_image_facts(
+    features: Iterable[TableSource], captions: Iterable[TableSource], folder: str, encoder: TextEncoder
+) -> None:
+    """Gathers what some tables say of images into files that ``open_image_facts`` maps.
+
+    Of an image that several tables have the first counts. Memory holds the keys and digests of the
+    images, and one batch of features.
 
     Args:
-      uris: features tables.
+      features: features tables.
+      captions: captions tables, which state the digests of images too.
       folder: to write.
       encoder: where it takes these features too, images get their places in its joint space.
 
     Raises:
       CaptionerError: a table is not a features table, or two were made by different backbones.
     """
+    digests = _Digests()
+    for source in dict.fromkeys(captions):
+        for table in read_records(source.uri, collection=source.collection):
+            digests.add(one_chunk(table.column("image_key")), one_chunk(table.column(SHA256)))
     seen: set[str] = set()
-    kept: list[pa.RecordBatch] = []
+    keys: list[pa.Array] = []
+    sha256: list[pa.Array] = []
     made_by: dict[str, str] = {}
     with (
         storage.output_stream(layout.join(folder, "vectors.f32")) as vectors,
         storage.output_stream(layout.join(folder, "joint.f32")) as joint,
     ):
-        for uri in dict.fromkeys(uris):
-            for batch in _feature_batches(uri):
-                made_by.update(dict.fromkeys(pc.unique(batch.column("backbone")).to_pylist(), uri))
+        for source in dict.fromkeys(features):
+            for batch in _feature_batches(source.uri):
+                made_by.update(dict.fromkeys(pc.unique(batch.column("backbone")).to_pylist(), source.uri))
                 _check_one_backbone(made_by)
-                ids = batch.column("image_id").to_pylist()
-                new = [place for place, image_id in enumerate(ids) if image_id not in seen]
-                seen.update(ids)
-                batch = batch.take(pa.array(new, pa.int64()))
-                rows = unit_rows(batch.column("feature"))
+                batch_keys = image_keys(batch.column("image_id").cast(pa.string()), source.collection)
+                listed = batch_keys.to_pylist()
+                new = pa.array([place for place, key in enumerate(listed) if key not in seen], pa.int64())
+                seen.update(listed)
+                rows = unit_rows(batch.column("feature").take(new))
                 vectors.write(rows.tobytes())
                 if isinstance(encoder, JointEncoder) and encoder.backbone in made_by:
                     joint.write(encoder.encode_images(rows).tobytes())
-                kept.append(batch.select(["image_id", SHA256]))
-    listed = pa.Table.from_batches(kept) if kept else pa.table({"image_id": [], SHA256: []})
-    arrays = {name: one_chunk(listed.column(name)).cast(pa.string()) for name in listed.column_names}
+                keys.append(batch_keys.take(new))
+                sha256.append(batch.column(SHA256).cast(pa.string()).take(new))
+                digests.add(keys[-1], sha256[-1])
+    arrays = {
+        "image_keys": _joined(keys),
+        "image_sha256": _joined(sha256),
+        "digest_keys": _joined(digests.keys),
+        "digests": _joined(digests.values),
+    }
     dims = {"vectors": FEATURE_DIM, "joint": encoder.dim}
     storage.write_arrays(layout.join(folder, "images.arrow"), arrays, dims)
+
+
+class _Digests:
+    """The digests of images' bytes by image key, the first that is stated for each."""
+
+    def __init__(self) -> None:
+        self.keys: list[pa.Array] = []
+        self.values: list[pa.Array] = []
+        self._seen: set[str] = set()
+
+    def add(self, keys: pa.Array, sha256: pa.Array) -> None:
+        """Adds the digests of some images; an empty one is not known."""
+        new = []
+        for place, (key, digest) in enumerate(zip(keys.to_pylist(), sha256.to_pylist(), strict=True)):
+            if digest and key not in self._seen:
+                self._seen.add(key)
+                new.append(place)
+        self.keys.append(keys.take(pa.array(new, pa.int64())))
+        self.values.append(sha256.take(pa.array(new, pa.int64())))
+
+
+def _joined(parts: list[pa.Array]) -> pa.Array:
+    return pa.concat_arrays([pa.array([], pa.string()), *parts])
 
 
 def open_image_facts(folder: str) -> ImageFacts:
     """What ``write_image_facts`` wrote; its vectors are read as they are used."""
     arrays, dims = storage.map_arrays(layout.join(folder, "images.arrow"))
     vectors, joint = (storage.map_rows(layout.join(folder, f"{name}.f32"), dims[name]) for name in ("vectors", "joint"))
-    return ImageFacts(arrays["image_id"], arrays[SHA256], vectors, joint)
+    return ImageFacts(**arrays, vectors=vectors, joint=joint)
 
 
 def _check_one_backbone(made_by: dict[str, str]) -> None:

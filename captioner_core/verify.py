@@ -15,6 +15,7 @@ from pyarrow import fs as pafs
 
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
+from captioner_core.identity import COLLECTIONS, collection_of_run, image_key
 from captioner_core.layout import (
     CAPTION,
     CAPTION_GROUPS,
@@ -41,6 +42,10 @@ _MANIFEST_FIELDS: dict[str, type] = {
     "versions": dict,
 }
 _FEATURE_TYPES = (pa.list_(pa.float32(), FEATURE_DIM), pa.list_(pa.float16(), FEATURE_DIM))
+# Runs matched by earlier versions lack these, and the manifest's collections: there an id alone names an image.
+_COLLECTION_COLUMNS = frozenset(
+    {"query_collection", "match_collection", "best_match_collection", "collection", "collections"}
+)
 # No rule reads these, and they are most of the bytes
 _UNREAD = ("feature", "image_uri", "model_id", "backbone", "match_caption", "error_message")
 
@@ -125,12 +130,13 @@ def _read_tables(run_dir: str, manifest: runs.Manifest, say: Callable[[str], Non
     for name in _tables_of(manifest):
         uri = layout.join(run_dir, name)
         parts = storage.list_parts(uri)
-        breaches = [breach for part in parts for breach in _check_part(name, part)]
+        breaches = [breach for part in parts for breach in _check_part(name, part, _expected(name, manifest))]
         if not parts:
             breaches = [f"table {name} holds no Parquet file"]
         if not breaches:
             try:
-                table = storage.read_table(uri, [c for c in TABLE_SCHEMAS[name].names if c not in _UNREAD])
+                columns = [field.name for field in _expected(name, manifest) if field.name not in _UNREAD]
+                table = storage.read_table(uri, columns)
                 breaches = [f"table {name}: column {c!r} holds nulls" for c in _columns_with_nulls(name, table)]
             except (CaptionerError, pa.ArrowException, OSError) as error:
                 breaches = [f"table {name}: its rows can't be read ({storage.first_line(error)})"]
@@ -138,13 +144,32 @@ def _read_tables(run_dir: str, manifest: runs.Manifest, say: Callable[[str], Non
             for breach in dict.fromkeys(breaches):
                 say(breach)
             continue
-        tables[name] = frame = table.to_pandas()
+        tables[name] = frame = _with_keys(table.to_pandas(), manifest, run_dir)
         if (frame.run_id != manifest["run_id"]).any() or (frame.schema_version != SCHEMA_VERSION).any():
             say(f"table {name}: run_id or schema_version differs from the manifest's")
     return tables
 
 
-def _check_part(name: str, part: str) -> Iterator[str]:
+def _expected(name: str, manifest: runs.Manifest) -> list[pa.Field]:
+    """Returns the columns that a table must have."""
+    names_collections = COLLECTIONS in manifest
+    return [field for field in TABLE_SCHEMAS[name] if names_collections or field.name not in _COLLECTION_COLUMNS]
+
+
+def _with_keys(frame: pd.DataFrame, manifest: runs.Manifest, run_dir: str) -> pd.DataFrame:
+    """Adds what identifies an image across collections: a column ``..._key`` beside each column of image ids."""
+    own = collection_of_run(manifest, run_dir) if COLLECTIONS in manifest else ""
+    sides = {"image": "collection", "query": "query_collection", "match": "match_collection"}
+    for side, column in {**sides, "best_match": "best_match_collection"}.items():
+        ids = "image_id" if side == "image" else f"{side}_image_id"
+        if ids in frame:
+            collections = frame[column] if column in frame else [own] * len(frame)
+            pairs = zip(frame[ids], collections, strict=True)
+            frame[f"{side}_key"] = [None if image_id is None else image_key(image_id, name) for image_id, name in pairs]
+    return frame
+
+
+def _check_part(name: str, part: str, expected: Iterable[pa.Field]) -> Iterator[str]:
     """One Parquet file's columns, types and codec; each part, for a reader of one sees no other."""
     file_system, path = storage.resolve(part)
     what = f"table {name}, {PurePosixPath(path).name}"
@@ -155,7 +180,7 @@ def _check_part(name: str, part: str) -> Iterator[str]:
     except (pa.ArrowException, OSError) as error:
         yield f"{what}: can't be read as Parquet ({storage.first_line(error)})"
         return
-    for field in TABLE_SCHEMAS[name]:
+    for field in expected:
         place = schema.get_field_index(field.name)
         kinds = _FEATURE_TYPES if field.name == "feature" else (field.type,)
         if place < 0 or schema.field(place).type not in kinds:
@@ -177,7 +202,7 @@ def _columns_with_nulls(name: str, table: pa.Table) -> list[str]:
 
 def _some(what: str, ids: Iterable[Any]) -> Iterator[str]:
     """One line that names a few of the rows concerned, and none where there are none."""
-    listed = sorted(set(map(str, ids)))
+    listed = sorted({str(one).replace("\0", " of ").removesuffix(" of ") for one in ids})
     if listed:
         more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
         yield f"{what}: {', '.join(map(repr, listed[:_SHOWN]))}{more}"
@@ -263,12 +288,12 @@ def _check_summary(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     if MATCH_SUMMARY not in tables:
         return
     summary = tables[MATCH_SUMMARY]
-    ids, above, written = summary.query_image_id, summary.n_above_threshold, summary.n_written
-    yield from _some("match_summary: image twice", ids[ids.duplicated()])
+    keys, above, written = summary.query_key, summary.n_above_threshold, summary.n_written
+    yield from _some("match_summary: image twice", keys[keys.duplicated()])
     if CAPTIONS in tables:
-        captioned = set(tables[CAPTIONS].image_id)
-        yield from _some("captions: image without match_summary", captioned - set(ids))
-        yield from _some("match_summary: image not captioned", set(ids) - captioned)
+        captioned = set(tables[CAPTIONS].image_key)
+        yield from _some("captions: image without match_summary", captioned - set(keys))
+        yield from _some("match_summary: image not captioned", set(keys) - captioned)
     rules = {
         "n_above_threshold is negative": above < 0,
         "status doesn't fit n_above_threshold": summary.status != np.where(above > 0, MATCHED, NO_MATCH),
@@ -278,10 +303,10 @@ def _check_summary(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     if _is_number(top_k, low=0):
         rules["n_written is not min(n_above_threshold, top_k)"] = written != above.clip(upper=top_k)
     if MATCHES in tables:
-        queries = tables[MATCHES].query_image_id
-        yield from _some("matches: image without match_summary", set(queries) - set(ids))
-        rules["n_written is not its number of matches"] = written != ids.map(queries.value_counts()).fillna(0)
-    yield from _broken(MATCH_SUMMARY, ids, rules)
+        queries = tables[MATCHES].query_key
+        yield from _some("matches: image without match_summary", set(queries) - set(keys))
+        rules["n_written is not its number of matches"] = written != keys.map(queries.value_counts()).fillna(0)
+    yield from _broken(MATCH_SUMMARY, keys, rules)
 
 
 def _check_best(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
@@ -289,16 +314,16 @@ def _check_best(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     if MATCH_SUMMARY not in tables or MATCHES not in tables:
         return
     first = tables[MATCHES][tables[MATCHES]["rank"] == 1]
-    summary = tables[MATCH_SUMMARY].merge(first[["query_image_id", "match_image_id", "score"]], on="query_image_id")
+    summary = tables[MATCH_SUMMARY].merge(first[["query_key", "match_key", "score"]], on="query_key")
     near = (summary.best_score - summary.score).abs() <= _TOLERANCE  # False where either is NaN
-    differs = (summary.best_match_image_id != summary.match_image_id) | ~near
-    yield from _some("match_summary: best match is not the match of rank 1", summary.query_image_id[differs])
+    differs = (summary.best_match_key != summary.match_key) | ~near
+    yield from _some("match_summary: best match is not the match of rank 1", summary.query_key[differs])
     threshold = manifest["options"].get("threshold")
     if _is_number(threshold, low=-1):
         none = tables[MATCH_SUMMARY][tables[MATCH_SUMMARY].n_above_threshold == 0]
         reached = none.best_score >= threshold + _TOLERANCE
         what = "match_summary: best_score reaches the threshold, yet n_above_threshold is 0"
-        yield from _some(what, none.query_image_id[reached])
+        yield from _some(what, none.query_key[reached])
 
 
 def _check_matches(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
@@ -310,8 +335,8 @@ def _check_matches(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
         "score is outside -1 to 1": ~frame.score.between(-1, 1),
         "feature_score is outside -1 to 1": _no_cosine(frame.feature_score),
         "image_text_score is outside -1 to 1": _no_cosine(frame.image_text_score),
-        "an image matches itself": frame.query_image_id == frame.match_image_id,
-        "match image twice for one query": frame.duplicated(["query_image_id", "match_image_id"]),
+        "an image matches itself": frame.query_key == frame.match_key,
+        "match image twice for one query": frame.duplicated(["query_key", "match_key"]),
         "match_source is neither generated nor human": ~frame.match_source.isin([GENERATED, HUMAN]),
         "encoder is not the manifest's": frame.encoder != (encoder.get("name") if isinstance(encoder, dict) else None),
     }
@@ -320,18 +345,18 @@ def _check_matches(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
         rules[f"score is below the threshold {threshold}"] = ~(frame.score >= threshold - _TOLERANCE)
     if manifest["options"].get("rank_by") != COMBINED:
         rules["rank_score is not the score"] = frame.rank_score != frame.score
-    yield from _broken(MATCHES, frame.query_image_id, rules)
+    yield from _broken(MATCHES, frame.query_key, rules)
 
 
 def _check_ranks(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     """Invariant 3: ranks 1…n by falling rank_score, which is the score but with --rank-by; ties by match_image_id."""
     if MATCHES not in tables:
         return
-    frame = tables[MATCHES].sort_values(["query_image_id", "rank"], ignore_index=True)
-    place = frame.groupby("query_image_id").cumcount() + 1
-    yield from _some("matches: ranks are not 1…n_written", frame.query_image_id[frame["rank"] != place])
-    query, score = frame.query_image_id.to_numpy(object), frame.rank_score.to_numpy()
-    match = frame.match_image_id.to_numpy(object)
+    frame = tables[MATCHES].sort_values(["query_key", "rank"], ignore_index=True)
+    place = frame.groupby("query_key").cumcount() + 1
+    yield from _some("matches: ranks are not 1…n_written", frame.query_key[frame["rank"] != place])
+    query, score = frame.query_key.to_numpy(object), frame.rank_score.to_numpy()
+    match = frame.match_key.to_numpy(object)  # by the image's id first, then by its collection
     same = query[1:] == query[:-1]
     rising = same & (score[1:] > score[:-1])
     untied = same & (score[1:] == score[:-1]) & (match[1:] < match[:-1])
@@ -358,11 +383,11 @@ def _check_inputs(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     if MATCH_INPUTS not in tables:
         return
     inputs = tables[MATCH_INPUTS]
-    sides = {side: set(inputs.image_id[inputs.side == side]) for side in ("query", "index")}
-    if MATCH_SUMMARY in tables and sides["query"] != set(tables[MATCH_SUMMARY].query_image_id):
+    sides = {side: set(inputs.image_key[inputs.side == side]) for side in ("query", "index")}
+    if MATCH_SUMMARY in tables and sides["query"] != set(tables[MATCH_SUMMARY].query_key):
         yield "match_inputs: the images that asked are not those of match_summary"
     if MATCHES in tables:
-        yield from _some("match_inputs: match is not listed", set(tables[MATCHES].match_image_id) - sides["index"])
+        yield from _some("match_inputs: match is not listed", set(tables[MATCHES].match_key) - sides["index"])
 
 
 def _check_files(run_dir: str, manifest: runs.Manifest) -> Iterator[str]:

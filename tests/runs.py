@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from captioner_core import layout, schemas
+from captioner_core.identity import collection_of_table, default_collection
 from captioner_core.layout import RunLayout
 from captioner_core.schemas import (
     GENERATED,
@@ -151,20 +152,25 @@ def make_run(
     index_uri = write_dataset(dataset, index)
     if model:
         write_model(root / "model")
+    collections = Collections(default_collection(str(folder)), collection_of_table(str(index_uri)))
     matches: list[MatchRow] = []
     summaries: list[MatchSummaryRow] = []
     for n, row in enumerate(rows):
-        found = [] if no_match_every and n % no_match_every == 3 else _matches(row, n, index, rows, matches_each)
+        found = (
+            []
+            if no_match_every and n % no_match_every == 3
+            else _matches(row, n, index, rows, matches_each, collections)
+        )
         matches += found
-        summaries.append(_summary(row, found, index))
+        summaries.append(_summary(row, found, index, collections))
     failed = [_failure(folder, n) for n in range(failures)]
     tables: dict[str, Sequence[Row]] = {
         layout.FEATURES: [_feature_row(row, n) for n, row in enumerate(rows)],
         layout.CAPTIONS: rows,
         layout.MATCHES: matches,
         layout.MATCH_SUMMARY: summaries,
-        layout.CAPTION_GROUPS: _groups(rows),
-        layout.MATCH_INPUTS: _inputs(rows, index),
+        layout.CAPTION_GROUPS: _groups(rows, collections),
+        layout.MATCH_INPUTS: _inputs(rows, index, collections),
         layout.FAILURES: failed,
     }
     for name, listed in tables.items():
@@ -197,8 +203,17 @@ def write_manifest(run: RunLayout, counts: dict[str, int], folder: Path, index: 
         "versions": {"captioner": "0.1.0", "python": "3.11.2", "tensorflow": "2.21.0"},
         "model": {"model_id": MODEL_ID, "path": str(model)},
         "encoder": {"name": ENCODER, "fingerprint": "f00d"},
+        "collection": default_collection(str(folder)),
+        "collections": [collection_of_table(str(index)), default_collection(str(folder))],
     }
     Path(run.manifest).write_text(json.dumps(manifest), encoding="utf-8")
+
+
+class Collections(NamedTuple):
+    """The collections of the images captioned and of the dataset that they are matched against."""
+
+    own: str
+    index: str
 
 
 def change_manifest(run_dir: str, **changes: Any) -> None:
@@ -231,19 +246,26 @@ def _feature_row(row: CaptionRow, number: int) -> FeatureRow:
 
 
 def _matches(
-    query: CaptionRow, number: int, index: Sequence[tuple[str, str]], rows: Sequence[CaptionRow], amount: int
+    query: CaptionRow,
+    number: int,
+    index: Sequence[tuple[str, str]],
+    rows: Sequence[CaptionRow],
+    amount: int,
+    collections: Collections,
 ) -> list[MatchRow]:
-    found = [(*index[(number + 5 * k) % len(index)], HUMAN) for k in range(min(amount, len(index)))]
+    found = [(*index[(number + 5 * k) % len(index)], HUMAN, collections.index) for k in range(min(amount, len(index)))]
     other = rows[(number + 1) % len(rows)]
     if found and other.image_id != query.image_id:
-        found[-1] = (other.image_id, other.caption, GENERATED)
+        found[-1] = (other.image_id, other.caption, GENERATED, collections.own)
     found = list(dict.fromkeys(found))
     return [
         MatchRow(
             query_image_id=query.image_id,
+            query_collection=collections.own,
             query_caption=query.caption,
             rank=rank,
             match_image_id=image_id,
+            match_collection=collection,
             match_caption=caption,
             match_source=source,
             score=1.0 - 0.07 * (rank - 1) / amount - 0.006 * (number % 5),
@@ -253,37 +275,49 @@ def _matches(
             encoder=ENCODER,
             rank_score=1.0 - 0.07 * (rank - 1) / amount - 0.006 * (number % 5),
         )
-        for rank, (image_id, caption, source) in enumerate(found, start=1)
+        for rank, (image_id, caption, source, collection) in enumerate(found, start=1)
     ]
 
 
-def _summary(query: CaptionRow, found: Sequence[MatchRow], index: Sequence[tuple[str, str]]) -> MatchSummaryRow:
+def _summary(
+    query: CaptionRow, found: Sequence[MatchRow], index: Sequence[tuple[str, str]], collections: Collections
+) -> MatchSummaryRow:
     near = index[len(query.image_id) % len(index)][0] if index else None
     return MatchSummaryRow(
         query_image_id=query.image_id,
+        query_collection=collections.own,
         query_caption=query.caption,
         status=MATCHED if found else NO_MATCH,
         n_above_threshold=len(found),
         n_written=len(found),
         best_score=found[0].score if found else 0.8996 if near else math.nan,
         best_match_image_id=found[0].match_image_id if found else near,
+        best_match_collection=found[0].match_collection if found else collections.index if near else None,
     )
 
 
-def _groups(rows: Sequence[CaptionRow]) -> list[CaptionGroupRow]:
+def _groups(rows: Sequence[CaptionRow], collections: Collections) -> list[CaptionGroupRow]:
     sharing: dict[str, list[str]] = {}
     for row in rows:
         sharing.setdefault(row.caption, []).append(row.image_id)
-    return [CaptionGroupRow(caption, 1, len(ids), sorted(ids)[:20]) for caption, ids in sharing.items()]
+    return [
+        CaptionGroupRow(caption, 1, len(ids), sorted(ids)[:20], [collections.own] * len(ids[:20]))
+        for caption, ids in sharing.items()
+    ]
 
 
-def _inputs(rows: Sequence[CaptionRow], index: Sequence[tuple[str, str]]) -> list[MatchInputRow]:
+def _inputs(
+    rows: Sequence[CaptionRow], index: Sequence[tuple[str, str]], collections: Collections
+) -> list[MatchInputRow]:
     own = [
-        MatchInputRow(side, row.image_id, row.caption, GENERATED, row.image_sha256)
+        MatchInputRow(side, row.image_id, collections.own, row.caption, GENERATED, row.image_sha256)
         for row in rows
         for side in ("query", "index")
     ]
-    return [*own, *(MatchInputRow("index", image_id, caption, HUMAN, "") for image_id, caption in index)]
+    return [
+        *own,
+        *(MatchInputRow("index", image_id, collections.index, caption, HUMAN, "") for image_id, caption in index),
+    ]
 
 
 def _failure(folder: Path, number: int) -> FailureRow:

@@ -24,7 +24,7 @@ BEST = pa.schema(
         ("asker", pa.int64()),
         ("reached", pa.bool_()),
         ("order", pa.float32()),
-        ("image_id", pa.string()),
+        ("image_key", pa.string()),
         ("score", pa.float32()),
         ("asked", pa.int64()),
         ("caption", pa.string()),
@@ -32,7 +32,7 @@ BEST = pa.schema(
     ]
 )
 """The best images found for an asker: whether they reach the threshold, what ranks them, and the pair of captions."""
-ORDER = [("asker", "ascending"), ("reached", "descending"), ("order", "descending"), ("image_id", "ascending")]
+ORDER = [("asker", "ascending"), ("reached", "descending"), ("order", "descending"), ("image_key", "ascending")]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Answering:
 
     def __init__(self, search: Search, asking: CaptionSet, groups: Groups, index: CaptionSet) -> None:
         self._search, self._asking, self._groups, self._index = search, asking, groups, index
-        self._own = index.places(asking.image_ids)
+        self._own = index.places(asking.image_keys)
         self._n_above = np.zeros(len(groups), np.int64)
         self._own_counted = np.zeros(len(groups.image), bool)
         self._best: list[pa.Table] = []
@@ -174,7 +174,7 @@ class _Answering:
         reached = ranking.score >= self._search.threshold
         above = np.bincount(ranking.group[reached], minlength=len(block))
         own = self._own[groups.image[member]]
-        place = _find(ranking.group, ranking.image, of_member, own, len(self._index.image_ids))
+        place = _find(ranking.group, ranking.image, of_member, own, len(self._index.image_keys))
         ranked = place >= 0
         counted = ranked & np.append(reached, False)[place]
         self._n_above[block] = above
@@ -246,7 +246,7 @@ class _Answering:
         # each image's best pair first, of equal ones that of the first caption asked, then the first entry
         found = found.take(np.lexsort((found.entry, found.asked, -found.score, found.image, found.group)))
         found = found.take(first_of_runs(found.group, found.image))
-        # images are numbered in the order of their ids, so this settles ties by match_image_id
+        # images are numbered in the order of their keys, so this settles ties by match_image_id
         return found.take(np.lexsort((found.image, -found.score, found.group)))
 
     def _keep(self, ranking: _Ranking, askers: Places, reached: npt.NDArray[np.bool_], bounds: Places) -> None:
@@ -264,7 +264,7 @@ class _Answering:
                 pa.array(askers[first]),
                 pa.array(reached[first]),
                 pa.array(order[first]),
-                index.image_ids.take(pa.array(rows.image)),
+                index.image_keys.take(pa.array(rows.image)),
                 pa.array(rows.score),
                 pa.array(rows.asked),
                 index.captions.take(pa.array(index.caption[rows.entry])),
@@ -280,11 +280,11 @@ class _Answering:
         assert facts is not None, "asked for only where combined"
         order = ranking.score.copy()
         rows = np.flatnonzero(reached)
-        asks = self._asking.image_ids.take(pa.array(groups.image[groups.image_starts[askers[rows]]]))
+        asks = self._asking.image_keys.take(pa.array(groups.image[groups.image_starts[askers[rows]]]))
         order[rows] = facts.combined_scores(
             facts.places(asks),
             self._asking.vectors[ranking.asked[rows]],
-            facts.places(self._index.image_ids.take(pa.array(ranking.image[rows]))),
+            facts.places(self._index.image_keys.take(pa.array(ranking.image[rows]))),
             self._index.vectors[self._index.caption[ranking.entry[rows]]],
         )
         return order

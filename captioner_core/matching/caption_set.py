@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 
 from captioner_core import storage
 from captioner_core.errors import CaptionerError
+from captioner_core.identity import image_key
 from captioner_core.matching.outline import Outline, make_outline
 from captioner_core.schemas import GENERATED, HUMAN
 from captioner_core.text_encoders.base import TextEncoder
 
-RECORDS = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("source", pa.string())])
-"""What captions come as: one row for each caption of each image."""
+RECORDS = pa.schema([("image_key", pa.string()), ("caption", pa.string()), ("source", pa.string())])
+"""What captions come as: one row for each caption of each image; see ``identity`` for keys."""
 _ENCODED_AT_ONCE = 65_536  # captions that are Python strings at a time
 
 Floats = npt.NDArray[np.float32]
@@ -33,7 +34,7 @@ class CaptionSet:
     then source, and so are captions and images by their text: numbers decide ties as the texts would.
 
     Args:
-      image_ids: string [images], rising.
+      image_keys: string [images], rising.
       captions: string [captions], distinct and rising.
       vectors: float32 [captions, dim], as the encoder made them.
       starts: int64 [captions + 1], where the entries of each caption begin.
@@ -44,7 +45,7 @@ class CaptionSet:
       apart: bool [images], which are a group of their own, where the set is one that asks.
     """
 
-    image_ids: pa.Array
+    image_keys: pa.Array
     captions: pa.Array
     vectors: Floats
     starts: Places
@@ -79,9 +80,9 @@ class CaptionSet:
         alone = alone[np.argsort(lowest[alone], kind="stable")]
         return alone, lowest[alone]
 
-    def places(self, image_ids: pa.Array) -> Places:
+    def places(self, image_keys: pa.Array) -> Places:
         """int64, the number of each of some images here; -1 of those that are not."""
-        return places_in(self.image_ids, image_ids)
+        return places_in(self.image_keys, image_keys)
 
 
 def places_in(listed: pa.Array, wanted: pa.Array) -> Places:
@@ -96,9 +97,19 @@ def first_of_runs(*columns: npt.NDArray[np.generic]) -> Places:
     return np.flatnonzero(np.append(True, ~again)[: len(columns[0])])
 
 
-def make_records(image_ids: Sequence[str], captions: Sequence[str], sources: Sequence[str]) -> pa.Table:
-    """Records of lists that belong together."""
-    return pa.table([pa.array(listed, pa.string()) for listed in (image_ids, captions, sources)], schema=RECORDS)
+def make_records(
+    image_ids: Sequence[str], captions: Sequence[str], sources: Sequence[str], collection: str = ""
+) -> pa.Table:
+    """Returns records of captions of images that belong to one collection.
+
+    Args:
+      image_ids: the image of each caption.
+      captions: the captions.
+      sources: ``generated`` or ``human`` for each.
+      collection: the images' collection.
+    """
+    keys = [image_key(image_id, collection) for image_id in image_ids]
+    return pa.table([pa.array(listed, pa.string()) for listed in (keys, captions, sources)], schema=RECORDS)
 
 
 def make_caption_set(records: pa.Table, encoder: TextEncoder, *, searched: bool) -> CaptionSet:
@@ -109,7 +120,7 @@ def make_caption_set(records: pa.Table, encoder: TextEncoder, *, searched: bool)
       encoder: puts captions into the space of the cosine.
       searched: whether the set is to be searched, not only asked for.
     """
-    image_ids, image = _ranked(records.column("image_id"))
+    image_keys, image = _ranked(records.column("image_key"))
     captions, caption = _ranked(records.column("caption"))
     generated = pc.equal(records.column("source"), GENERATED).to_numpy().astype(bool)
     # generated before human, as their names sort
@@ -121,7 +132,7 @@ def make_caption_set(records: pa.Table, encoder: TextEncoder, *, searched: bool)
         texts = captions.slice(start, _ENCODED_AT_ONCE).to_pylist()
         vectors[start : start + len(texts)] = encoder.encode(texts)
     return CaptionSet(
-        image_ids=image_ids,
+        image_keys=image_keys,
         captions=captions,
         vectors=vectors,
         starts=np.searchsorted(caption[kept], np.arange(len(captions) + 1)),
@@ -157,7 +168,7 @@ def write_caption_set(made: CaptionSet, uri: str) -> None:
     storage.write_arrays(
         uri,
         {
-            "image_ids": made.image_ids,
+            "image_keys": made.image_keys,
             "captions": made.captions,
             "vectors": made.vectors,
             "starts": made.starts,

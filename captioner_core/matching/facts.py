@@ -15,6 +15,10 @@ from captioner_core.matching.pairs import row_products
 _ROWS_AT_ONCE = 4_096  # whose vectors are gathered: 64 MB of features
 
 
+def _no_strings() -> pa.Array:
+    return pa.array([], pa.string())
+
+
 def _no_vectors() -> Floats:
     return np.zeros((0, 0), np.float32)
 
@@ -24,20 +28,38 @@ class ImageFacts:
     """Vectors of images, in memory or mapped from a file.
 
     Args:
-      image_ids: string [images].
-      sha256: string [images], of their bytes.
+      image_keys: string [images], of the images whose vectors are known.
+      image_sha256: string [images], digests of their bytes.
       vectors: float32 [images, 2048], features as unit rows.
       joint: float32 [images, dim], in the encoder's joint space, unit rows; of no row where it has none.
+      digest_keys: string [digests], of the images the digest of whose bytes is known, with vectors or without.
+      digests: string [digests], their digests.
     """
 
-    image_ids: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
-    sha256: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    image_keys: pa.Array = field(default_factory=_no_strings)
+    image_sha256: pa.Array = field(default_factory=_no_strings)
     vectors: Floats = field(default_factory=_no_vectors)
     joint: Floats = field(default_factory=_no_vectors)
+    digest_keys: pa.Array = field(default_factory=_no_strings)
+    digests: pa.Array = field(default_factory=_no_strings)
 
-    def places(self, image_ids: pa.Array) -> Places:
-        """int64, where each image stands here; -1 where it is unknown. The scores below are asked for by these."""
-        return places_in(self.image_ids, image_ids)
+    def places(self, image_keys: pa.Array) -> Places:
+        """Returns the row of each image's vectors, by which the scores below are asked for.
+
+        The digest of an image's bytes decides where it is known, so a copy has the vectors of its
+        original, and vectors of an earlier image of that name are not taken for those of a new one.
+
+        Args:
+          image_keys: string [asked].
+
+        Returns:
+          int64 [asked]; -1 where an image's vectors are not known.
+        """
+        digest_at = places_in(self.digest_keys, image_keys)
+        is_known = digest_at >= 0
+        by_key = places_in(self.image_keys, image_keys)
+        wanted = self.digests.take(pa.array(digest_at, mask=~is_known))
+        return np.where(is_known, places_in(self.image_sha256, wanted), by_key)
 
     def feature_scores(self, one: Places, other: Places) -> Floats:
         """float32 [pairs], the cosines of two images' features; NaN where one's are unknown."""
@@ -53,17 +75,27 @@ class ImageFacts:
         places = images if len(self.joint) else np.full(len(images), -1, np.int64)
         return _cosines(self.joint, places, captions, np.arange(len(captions)))
 
-    def duplicates(self, one: Places, other: Places) -> npt.NDArray[np.bool_]:
-        """bool [pairs], whether two images are known to have the same bytes."""
-        known = np.flatnonzero((one >= 0) & (other >= 0))
+    def duplicates(self, one: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
+        """Returns, for each pair of images, whether they are known to have the same bytes.
+
+        Args:
+          one: string [pairs], keys of images.
+          other: string [pairs], keys of images.
+
+        Returns:
+          bool [pairs].
+        """
+        one_at = places_in(self.digest_keys, one)
+        other_at = places_in(self.digest_keys, other)
+        known = np.flatnonzero((one_at >= 0) & (other_at >= 0))
         same = np.zeros(len(one), bool)
-        same[known] = self._digests[one[known]] == self._digests[other[known]]
+        same[known] = self._digest_numbers[one_at[known]] == self._digest_numbers[other_at[known]]
         return same
 
     @cached_property
-    def _digests(self) -> npt.NDArray[np.int32]:
-        """A number for each image, equal where the digests of their bytes are."""
-        return np.asarray(self.sha256.dictionary_encode().indices.to_numpy(), np.int32)
+    def _digest_numbers(self) -> npt.NDArray[np.int32]:
+        """int32 [digests], equal where two digests are."""
+        return np.asarray(self.digests.dictionary_encode().indices.to_numpy(), np.int32)
 
     def combined_scores(self, one: Places, captions: Floats, other: Places, match_captions: Floats) -> Floats:
         """float32 [pairs], how near two images are by caption and look together.

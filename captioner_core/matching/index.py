@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from captioner_core.identity import image_key
 from captioner_core.matching.answers import Search, kept_rows
-from captioner_core.matching.caption_set import make_caption_set, make_records
+from captioner_core.matching.caption_set import RECORDS, make_caption_set
 from captioner_core.matching.facts import ImageFacts
 from captioner_core.matching.queries import group_images
 from captioner_core.matching.rows import answer_rows
@@ -19,10 +20,11 @@ from captioner_core.text_encoders.base import TextEncoder
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """An image and its captions."""
+    """An image and its captions; ``collection`` and ``image_id`` together identify it."""
 
     image_id: str
     captions: tuple[str, ...]
+    collection: str = ""
 
 
 class CaptionIndex:
@@ -50,10 +52,13 @@ class CaptionIndex:
           top_k: most matches written for an image.
           combined: whether looks rank too.
         """
-        ids = [query.image_id for query in queries for _ in query.captions]
-        texts = [caption for query in queries for caption in query.captions]
-        asking = make_caption_set(make_records(ids, texts, [GENERATED] * len(ids)), self.encoder, searched=False)
-        groups = group_images(asking, np.full(len(asking.image_ids), combined))
+        rows = [
+            {"image_key": image_key(query.image_id, query.collection), "caption": caption, "source": GENERATED}
+            for query in queries
+            for caption in query.captions
+        ]
+        asking = make_caption_set(pa.Table.from_pylist(rows, RECORDS), self.encoder, searched=False)
+        groups = group_images(asking, np.full(len(asking.image_keys), combined))
         search = Search(
             self.encoder.calibration, np.float32(threshold), kept_rows(top_k), self._facts if combined else None
         )

@@ -26,8 +26,8 @@ def by_value(table: pa.Table, column: str, parts: int) -> Iterator[tuple[int, pa
 
 def by_first_caption(records: pa.Table, parts: int) -> Iterator[tuple[int, pa.Table]]:
     """Captions in parts, by the first caption of their image; each image's must all be in the table."""
-    first = records.group_by("image_id").aggregate([("caption", "min")])
-    place = one_chunk(pc.index_in(records.column("image_id"), value_set=one_chunk(first.column("image_id"))))
+    first = records.group_by("image_key").aggregate([("caption", "min")])
+    place = one_chunk(pc.index_in(records.column("image_key"), value_set=one_chunk(first.column("image_key"))))
     part = (_hashes(one_chunk(first.column("caption_min"))) % np.uint64(parts)).astype(np.int64)
     yield from _parts(records, part[place.to_numpy()])
 
@@ -50,14 +50,14 @@ def unchanged(now: pa.Table, before: pa.Table) -> tuple[npt.NDArray[np.bool_], n
 
 
 def _image_digests(table: pa.Table) -> tuple[Hashes, Places]:
-    """A number for each image, of its id and all its rows in any order; and which is each row's."""
-    ids = one_chunk(table.column("image_id")).dictionary_encode()
-    place = ids.indices.to_numpy().astype(np.int64)
+    """A number for each image, of its key and all its rows in any order; and which is each row's."""
+    keys = one_chunk(table.column("image_key")).dictionary_encode()
+    place = keys.indices.to_numpy().astype(np.int64)
     # one after the other, so that a value that moves to another column counts
     row = np.zeros(len(table), np.uint64)
     for name in table.column_names:
         row = _mixed(row + _hashes(one_chunk(table.column(name))))
-    digests = _hashes(ids.dictionary)
+    digests = _hashes(keys.dictionary)
     np.add.at(digests, place, _mixed(row))
     return digests, place
 

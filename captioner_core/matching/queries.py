@@ -62,8 +62,8 @@ def group_images(asking: CaptionSet, apart: npt.NDArray[np.bool_] | None = None)
     image, caption = asking.image[by_image], asking.caption[by_image]
     kept = first_of_runs(image, caption)  # the others are the same from another source
     image, caption = image[kept], caption[kept]
-    starts = np.searchsorted(image, np.arange(len(asking.image_ids) + 1))
-    alone = np.zeros(len(asking.image_ids), bool) if apart is None else apart
+    starts = np.searchsorted(image, np.arange(len(asking.image_keys) + 1))
+    alone = np.zeros(len(asking.image_keys), bool) if apart is None else apart
     shared: dict[bytes, list[int]] = {}
     for number in np.flatnonzero(~alone).tolist():
         shared.setdefault(caption[starts[number] : starts[number + 1]].tobytes(), []).append(number)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioner_core import layout
+from captioner_core.identity import split_keys
 from captioner_core.matching.answers import ORDER, Answers, spread
 from captioner_core.matching.caption_set import CaptionSet, Places, one_chunk, source_names
 from captioner_core.matching.facts import ImageFacts
@@ -35,17 +36,17 @@ def answer_rows(
     written = np.minimum(above, top_k)
     best = answers.best.combine_chunks()
     member, row = _rows_of_images(groups, best)
-    ids = asking.image_ids.take(pa.array(groups.image))
-    others = pc.not_equal(ids.take(pa.array(member)), _column(best, "image_id").take(pa.array(row)))
+    keys = asking.image_keys.take(pa.array(groups.image))
+    others = pc.not_equal(keys.take(pa.array(member)), _column(best, "image_key").take(pa.array(row)))
     kept = np.flatnonzero(others.to_numpy(zero_copy_only=False))
     member, row = member[kept], row[kept]
     rank = np.arange(len(member)) - np.searchsorted(member, member)
     first = rank == 0
     listed = rank < written[member]
-    matches = _matches(asking, ids, best, member[listed], row[listed], rank[listed] + 1, encoder, facts)
+    matches = _matches(asking, keys, best, member[listed], row[listed], rank[listed] + 1, encoder, facts)
     nearest = np.full(len(of_image), -1, np.int64)
     nearest[member[first]] = row[first]
-    return matches, _summaries(asking, groups, ids, best, nearest, above, written)
+    return matches, _summaries(asking, groups, keys, best, nearest, above, written)
 
 
 def _rows_of_images(groups: Groups, best: pa.Table) -> tuple[Places, Places]:
@@ -64,7 +65,7 @@ def _rows_of_images(groups: Groups, best: pa.Table) -> tuple[Places, Places]:
 
 def _matches(
     asking: CaptionSet,
-    ids: pa.Array,
+    keys: pa.Array,
     best: pa.Table,
     member: Places,
     row: Places,
@@ -73,20 +74,24 @@ def _matches(
     facts: ImageFacts,
 ) -> pa.Table:
     shown = best.take(pa.array(row))
-    queries, matched = ids.take(pa.array(member)), _column(shown, "image_id")
+    query_keys = keys.take(pa.array(member))
+    match_keys = _column(shown, "image_key")
+    query, match = split_keys(query_keys), split_keys(match_keys)
     captions = _column(shown, "caption")
-    one, other = facts.places(queries), facts.places(matched)
+    one, other = facts.places(query_keys), facts.places(match_keys)
     columns = {
-        "query_image_id": queries,
+        "query_image_id": query.image_id,
+        "query_collection": query.collection,
         "query_caption": asking.captions.take(_column(shown, "asked")),
         "rank": pa.array(rank, pa.int32()),
-        "match_image_id": matched,
+        "match_image_id": match.image_id,
+        "match_collection": match.collection,
         "match_caption": captions,
         "match_source": source_names(_column(shown, "generated").to_numpy(zero_copy_only=False)),
         "score": _column(shown, "score"),
         "feature_score": pa.array(facts.feature_scores(one, other)),
         "image_text_score": pa.array(_image_text_scores(one, captions, encoder, facts)),
-        "is_duplicate": pa.array(facts.duplicates(one, other)),
+        "is_duplicate": pa.array(facts.duplicates(query_keys, match_keys)),
         "encoder": pa.array([encoder.name] * len(member), pa.string()),
         "rank_score": _column(shown, "order"),
     }
@@ -104,7 +109,7 @@ def _image_text_scores(images: Places, captions: pa.Array, encoder: TextEncoder,
 def _summaries(
     asking: CaptionSet,
     groups: Groups,
-    ids: pa.Array,
+    keys: pa.Array,
     best: pa.Table,
     nearest: Places,
     above: Places,
@@ -113,14 +118,18 @@ def _summaries(
     first_caption = groups.caption[groups.caption_starts[groups.of_image]]
     shown = best.take(pa.array(nearest, mask=nearest < 0))
     asked = pc.coalesce(_column(shown, "asked"), pa.array(first_caption))
+    query = split_keys(keys)
+    match = split_keys(_column(shown, "image_key"))
     columns = {
-        "query_image_id": ids,
+        "query_image_id": query.image_id,
+        "query_collection": query.collection,
         "query_caption": asking.captions.take(asked),
         "status": pa.array(np.where(above > 0, MATCHED, NO_MATCH), pa.string()),
         "n_above_threshold": pa.array(above),
         "n_written": pa.array(written, pa.int32()),
         "best_score": pc.fill_null(_column(shown, "score"), pa.scalar(float("nan"), pa.float32())),
-        "best_match_image_id": _column(shown, "image_id"),
+        "best_match_image_id": match.image_id,
+        "best_match_collection": match.collection,
     }
     return pa.table(columns, schema=row_schema(layout.MATCH_SUMMARY))
 
@@ -140,16 +149,20 @@ def caption_group_rows(asking: CaptionSet, groups: Groups) -> pa.Table:
         of_group[number] = named.setdefault(groups.caption[start:end].tobytes(), len(named))
     lead = np.unique(of_group, return_index=True)[1] if len(groups) else np.empty(0, np.int64)
     n_images = np.bincount(of_group, weights=np.diff(groups.image_starts), minlength=len(lead)).astype(np.int64)
-    ids = asking.image_ids
     some = [
-        ids.take(pa.array(np.sort(groups.image[groups.image_starts[g] : groups.image_starts[g + 1]])[:_GROUP_IDS]))
+        split_keys(
+            asking.image_keys.take(
+                pa.array(np.sort(groups.image[groups.image_starts[g] : groups.image_starts[g + 1]])[:_GROUP_IDS])
+            )
+        )
         for g in lead.tolist()
     ]
     columns = {
         "caption": asking.captions.take(pa.array(first[lead])),
         "n_captions": pa.array(n_captions[lead], pa.int32()),
         "n_images": pa.array(n_images),
-        "image_ids": pa.array([one.to_pylist() for one in some], pa.list_(pa.string())),
+        "image_ids": pa.array([one.image_id.to_pylist() for one in some], pa.list_(pa.string())),
+        "collections": pa.array([one.collection.to_pylist() for one in some], pa.list_(pa.string())),
     }
     return pa.table(columns, schema=row_schema(layout.CAPTION_GROUPS))
 

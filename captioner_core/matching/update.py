@@ -7,10 +7,24 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from captioner_core.identity import image_keys
 from captioner_core.matching.answers import BEST, ORDER, Answers
 from captioner_core.matching.caption_set import CaptionSet, one_chunk, places_in
 from captioner_core.matching.queries import Groups
 from captioner_core.schemas import GENERATED
+
+QUERY_KEY, MATCH_KEY, BEST_MATCH_KEY = "query_key", "match_key", "best_match_key"
+"""Columns of image keys, which ``with_keys`` adds to rows of ``match_summary`` and ``matches``."""
+_SIDES = {QUERY_KEY: "query", MATCH_KEY: "match", BEST_MATCH_KEY: "best_match"}
+
+
+def with_keys(table: pa.Table) -> pa.Table:
+    """Returns rows of ``match_summary`` or ``matches`` with a column of keys for each image that they name."""
+    for name, side in _SIDES.items():
+        if f"{side}_image_id" in table.column_names:
+            keys = image_keys(table.column(f"{side}_image_id"), table.column(f"{side}_collection"))
+            table = table.append_column(name, keys)
+    return table
 
 
 def answers_to_redo(summary: pa.Table, matches: pa.Table, gone: pa.Array) -> pa.Array:
@@ -20,20 +34,20 @@ def answers_to_redo(summary: pa.Table, matches: pa.Table, gone: pa.Array) -> pa.
     came next is not known; nor a nearest image that is gone, where there was no match.
 
     Args:
-      summary: of the earlier run.
-      matches: of the earlier run, of the same images.
-      gone: images that can no longer be matched as they were.
+      summary: of the earlier run, with keys.
+      matches: of the earlier run, of the same images, with keys.
+      gone: keys of the images that can no longer be matched as they were.
     """
-    lost = pc.is_in(matches.column("match_image_id"), value_set=gone)
-    losing = one_chunk(matches.filter(lost).column("query_image_id"))
-    ids, above, written = (summary.column(name) for name in ("query_image_id", "n_above_threshold", "n_written"))
-    loses = pc.is_in(ids, value_set=losing)
-    kept = pc.is_in(ids, value_set=one_chunk(matches.filter(pc.invert(lost)).column("query_image_id")))
-    nearest_gone = pc.is_in(summary.column("best_match_image_id"), value_set=gone)
+    lost = pc.is_in(matches.column(MATCH_KEY), value_set=gone)
+    losing = one_chunk(matches.filter(lost).column(QUERY_KEY))
+    keys, above, written = (summary.column(name) for name in (QUERY_KEY, "n_above_threshold", "n_written"))
+    loses = pc.is_in(keys, value_set=losing)
+    kept = pc.is_in(keys, value_set=one_chunk(matches.filter(pc.invert(lost)).column(QUERY_KEY)))
+    nearest_gone = pc.is_in(summary.column(BEST_MATCH_KEY), value_set=gone)
     cut = pc.greater(above, written)
     # where nothing is left, what is nearest is not known either
     redo = pc.or_(pc.and_(loses, pc.or_(cut, pc.invert(kept))), pc.and_(nearest_gone, pc.invert(kept)))
-    return one_chunk(ids.filter(redo))
+    return one_chunk(keys.filter(redo))
 
 
 def earlier_answers(
@@ -44,29 +58,29 @@ def earlier_answers(
     Args:
       asking: whose images ask.
       groups: of its images.
-      summary: rows of ``match_summary`` of images whose answers are kept.
-      matches: their rows of ``matches``.
+      summary: rows of ``match_summary`` of images whose answers are kept, with keys.
+      matches: their rows of ``matches``, with keys.
       gone: bool, whether each of these rows' matches is gone.
     """
     of_image = np.empty(len(groups.image), np.int64)
     of_image[groups.image] = groups.of_image
     n_above = np.zeros(len(groups), np.int64)
-    group = of_image[asking.places(one_chunk(summary.column("query_image_id")))]
+    group = of_image[asking.places(one_chunk(summary.column(QUERY_KEY)))]
     n_above[group] = summary.column("n_above_threshold").to_numpy()
     listed = matches.filter(pa.array(~gone))
-    rows = [_best(asking, of_image, listed, "match_image_id", "score", "rank_score", reached=True)]
+    rows = [_best(asking, of_image, listed, MATCH_KEY, "score", "rank_score", reached=True)]
     none = summary.filter(pc.and_(pc.equal(summary.column("n_above_threshold"), 0), _known(summary)))
-    rows.append(_best(asking, of_image, none, "best_match_image_id", "best_score", "best_score", reached=False))
+    rows.append(_best(asking, of_image, none, BEST_MATCH_KEY, "best_score", "best_score", reached=False))
     # with top_k 0 the best of the matches stands in the summary alone
     bare = pc.and_(pc.greater(summary.column("n_above_threshold"), 0), pc.equal(summary.column("n_written"), 0))
     first = summary.filter(pc.and_(bare, _known(summary)))
-    rows.append(_best(asking, of_image, first, "best_match_image_id", "best_score", "best_score", reached=True))
+    rows.append(_best(asking, of_image, first, BEST_MATCH_KEY, "best_score", "best_score", reached=True))
     best = pa.concat_tables(rows).sort_by(ORDER)
     return Answers(n_above, np.zeros(len(groups.image), bool), best)
 
 
 def _known(summary: pa.Table) -> pa.ChunkedArray:
-    return pc.is_valid(summary.column("best_match_image_id"))
+    return pc.is_valid(summary.column(BEST_MATCH_KEY))
 
 
 def _best(
@@ -80,7 +94,7 @@ def _best(
     reached: bool,
 ) -> pa.Table:
     size = len(rows)
-    asker = of_image[asking.places(one_chunk(rows.column("query_image_id")))]
+    asker = of_image[asking.places(one_chunk(rows.column(QUERY_KEY)))]
     asked = places_in(asking.captions, one_chunk(rows.column("query_caption")))
     written = "match_caption" in rows.column_names
     captions = one_chunk(rows.column("match_caption")) if written else pa.array([""] * size, pa.string())

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jinja2
 import numpy as np
@@ -26,6 +26,7 @@ from markupsafe import Markup
 
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
+from captioner_core.identity import collection_of_run
 from captioner_core.model.folder import METRICS, model_path
 from captioner_core.options import PRETRAINED
 from captioner_core.places import is_allowed
@@ -40,16 +41,20 @@ _TEXT_LIMIT = 500
 _CAPTION_COLUMNS = ("image_id", "caption", "log_prob")
 _SUMMARY_COLUMNS = (
     "query_image_id",
+    "query_collection",
     "query_caption",
     "status",
     "n_above_threshold",
     "best_score",
     "best_match_image_id",
+    "best_match_collection",
 )
 _MATCH_COLUMNS = (
     "query_image_id",
+    "query_collection",
     "rank",
     "match_image_id",
+    "match_collection",
     "match_caption",
     "match_source",
     "score",
@@ -57,6 +62,8 @@ _MATCH_COLUMNS = (
     "image_text_score",
     "is_duplicate",
 )
+# Tables of earlier versions lack these; their images are told by their ids alone.
+_COLLECTION_COLUMNS = frozenset({"query_collection", "match_collection", "best_match_collection"})
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Match:
     rank: int
     picture: Picture
     image_id: str
+    collection: str | None
     caption: str
     source: str
     score: float
@@ -80,6 +88,7 @@ class Closest:
 
     picture: Picture
     image_id: str
+    collection: str | None
     captions: list[str]
 
 
@@ -88,6 +97,7 @@ class Card:
     """One new image with its caption and matches; ``status`` is None where nothing was matched."""
 
     image_id: str
+    collection: str | None
     picture: Picture
     caption: str
     log_prob: float | None
@@ -191,15 +201,24 @@ class _Run:
         """A table's rows; with ``ids``, those alone whose first column is one of them."""
         table = self.table(name)
         if table is not None:
-            missing = [column for column in columns if column not in table.schema.names]
+            there = [column for column in columns if column in table.schema.names]
+            missing = [column for column in columns if column not in there and column not in _COLLECTION_COLUMNS]
             if missing:
                 raise CaptionerError(f"run {self.run_dir!r}: {name} has no column {missing[0]!r}; run it again")
             chosen = None if ids is None else among(table, columns[0], ids)
-            yield from table.to_batches(columns=list(columns), filter=chosen)
+            yield from table.to_batches(columns=there, filter=chosen)
 
     def rows(self, name: str, columns: Sequence[str], ids: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        absent = dict.fromkeys(_COLLECTION_COLUMNS.intersection(columns))
         for batch in self.batches(name, columns, ids):
-            yield from batch.to_pylist()
+            yield from ({**absent, **row} for row in batch.to_pylist())
+
+    def own_collection(self) -> str | None:
+        """The collection of the images that the run captioned; None where its matches name no collections."""
+        matched = self.table(layout.MATCH_SUMMARY)
+        if matched is not None and "query_collection" not in matched.schema.names:
+            return None
+        return collection_of_run(self.manifest, self.run_dir)
 
     @property
     def captions_tables(self) -> list[str]:
@@ -209,26 +228,44 @@ class _Run:
         return [*tables, layout.join(self.run_dir, layout.CAPTIONS)]
 
 
-def spread(ids: Sequence[str], limit: int) -> list[str]:
-    """At most ``limit`` of the ids, in order, at even distances, the first and last among them.
+T = TypeVar("T")
+
+
+class _ImageName(NamedTuple):
+    """What identifies an image of the run; the collection is None in tables of earlier versions."""
+
+    image_id: str
+    collection: str | None
+
+
+def spread(items: Sequence[T], limit: int) -> list[T]:
+    """Returns at most ``limit`` of the items, in order, at even distances, the first and last among them.
 
     >>> spread("abcdefghi", 3)
     ['a', 'e', 'i']
     """
-    if len(ids) <= limit:
-        return list(ids)
+    if len(items) <= limit:
+        return list(items)
     if limit < 2:
-        return list(ids[:limit])
-    return [ids[n * (len(ids) - 1) // (limit - 1)] for n in range(limit)]
+        return list(items[:limit])
+    return [items[n * (len(items) - 1) // (limit - 1)] for n in range(limit)]
+
+
+def _images(run: _Run, captioned: bool) -> set[_ImageName]:
+    """Returns the images that the run captioned, or else those that it matched."""
+    if not captioned:
+        rows = run.rows(layout.MATCH_SUMMARY, ("query_image_id", "query_collection"))
+        return {_ImageName(row["query_image_id"], row["query_collection"]) for row in rows}
+    own = run.own_collection()
+    return {_ImageName(row["image_id"], own) for row in run.rows(layout.CAPTIONS, ("image_id",))}
 
 
 def _collect(run: _Run, max_images: int) -> dict[str, Any]:
     """Everything that the template shows, by the names it uses."""
     captioned = layout.CAPTION in run.facts("stages") or run.table(layout.CAPTIONS) is not None
-    source, column = (layout.CAPTIONS, "image_id") if captioned else (layout.MATCH_SUMMARY, "query_image_id")
-    ids = sorted({i for batch in run.batches(source, [column]) for i in batch.column(column).to_pylist()})
+    images = sorted(_images(run, captioned), key=lambda image: (image.image_id, image.collection or ""))
     gallery = Gallery()
-    cards = _cards(run, spread(ids, max_images), gallery)
+    cards = _cards(run, spread(images, max_images), gallery)
     summary, captions = _summary(run), _captions(run)
     threshold = run.number("threshold")
     metrics = _metrics(run)
@@ -237,7 +274,7 @@ def _collect(run: _Run, max_images: int) -> dict[str, Any]:
         "run": run,
         "created": _when(run.manifest.get("created_utc")),
         "cards": cards,
-        "images_total": len(ids),
+        "images_total": len(images),
         "shared_pictures": gallery.load(),
         "summary": summary,
         "captions": captions,
@@ -262,22 +299,31 @@ def _plot(amount: int, draw: Callable[..., str], *data: Any) -> Markup | None:
     return Markup(draw(*data)) if amount else None  # noqa: S704
 
 
-def _cards(run: _Run, ids: Sequence[str], gallery: Gallery) -> list[Card]:
-    captions = {row["image_id"]: row for row in run.rows(layout.CAPTIONS, _CAPTION_COLUMNS, ids)}
-    summaries = {row["query_image_id"]: row for row in run.rows(layout.MATCH_SUMMARY, _SUMMARY_COLUMNS, ids)}
-    matches: dict[str, list[dict[str, Any]]] = {}
+def _cards(run: _Run, shown: Sequence[_ImageName], gallery: Gallery) -> list[Card]:
+    ids = [image.image_id for image in shown]
+    own = run.own_collection()
+    captions = {_ImageName(row["image_id"], own): row for row in run.rows(layout.CAPTIONS, _CAPTION_COLUMNS, ids)}
+    summaries = {_query(row): row for row in run.rows(layout.MATCH_SUMMARY, _SUMMARY_COLUMNS, ids)}
+    matches: dict[_ImageName, list[dict[str, Any]]] = {}
     for row in run.rows(layout.MATCHES, _MATCH_COLUMNS, ids):
-        matches.setdefault(row["query_image_id"], []).append(row)
+        matches.setdefault(_query(row), []).append(row)
     wanted = {*ids, *(row["match_image_id"] for rows in matches.values() for row in rows)}
     wanted |= {row["best_match_image_id"] for row in summaries.values() if row["best_match_image_id"]}
     images = run.options.get("images")
     trusted = [run.run_dir, *([images] if isinstance(images, str) else [])]
     finder = ImageFinder(run.captions_tables, wanted, trusted)
-    return [_card(i, captions.get(i), summaries.get(i), matches.get(i, []), finder, gallery) for i in ids]
+    return [
+        _card(image, captions.get(image), summaries.get(image), matches.get(image, []), finder, gallery)
+        for image in shown
+    ]
+
+
+def _query(row: Mapping[str, Any]) -> _ImageName:
+    return _ImageName(row["query_image_id"], row["query_collection"])
 
 
 def _card(
-    image_id: str,
+    image: _ImageName,
     own: Mapping[str, Any] | None,
     summary: Mapping[str, Any] | None,
     matches: list[dict[str, Any]],
@@ -285,26 +331,35 @@ def _card(
     gallery: Gallery,
 ) -> Card:
     caption = own["caption"] if own else summary["query_caption"] if summary else ""
-    best = summary["best_match_image_id"] if summary and not matches else None
+    closest = None
+    if summary and summary["best_match_image_id"] and not matches:
+        closest = _closest(summary["best_match_image_id"], summary["best_match_collection"], finder, gallery)
     return Card(
-        image_id=image_id,
-        picture=gallery.show(finder.location(image_id, caption), CARD_SIDE),
+        image_id=image.image_id,
+        collection=image.collection,
+        picture=gallery.show(finder.location(image.image_id, caption, image.collection), CARD_SIDE),
         caption=caption,
         log_prob=_known(own["log_prob"]) if own else None,
         status=summary["status"] if summary else None,
         n_above=summary["n_above_threshold"] if summary else 0,
         best_score=_known(summary["best_score"]) if summary else None,
         matches=[_match(row, finder, gallery) for row in sorted(matches, key=lambda row: row["rank"])],
-        closest=Closest(gallery.show(finder.location(best), MATCH_SIDE), best, finder.captions(best)) if best else None,
+        closest=closest,
     )
 
 
+def _closest(image_id: str, collection: str | None, finder: ImageFinder, gallery: Gallery) -> Closest:
+    picture = gallery.show(finder.location(image_id, collection=collection), MATCH_SIDE)
+    return Closest(picture, image_id, collection, finder.captions(image_id, collection))
+
+
 def _match(row: Mapping[str, Any], finder: ImageFinder, gallery: Gallery) -> Match:
-    image_id, caption = row["match_image_id"], row["match_caption"]
+    image_id, caption, collection = row["match_image_id"], row["match_caption"], row["match_collection"]
     return Match(
         rank=row["rank"],
-        picture=gallery.show(finder.location(image_id, caption), MATCH_SIDE),
+        picture=gallery.show(finder.location(image_id, caption, collection), MATCH_SIDE),
         image_id=image_id,
+        collection=collection,
         caption=caption,
         source=row["match_source"],
         score=row["score"],

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ from pyarrow import fs as pafs
 
 from captioner_core import decoders, layout, storage
 from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.identity import collection_of_table
 from captioner_core.places import is_allowed, path_below, stays_below
 
 CARD_SIDE = 320
@@ -118,8 +119,17 @@ def _open(location: Location) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+class _CaptionedImage(NamedTuple):
+    image_id: str
+    collection: str
+    caption: str
+    location: Location | None
+
+
 class ImageFinder:
     """Knows where the images of some captions tables are, and what they say of them.
+
+    Two tables may hold different images under one id; the collection tells them apart.
 
     Args:
       tables: captions tables, of runs or datasets; those that can't be read are passed over.
@@ -129,36 +139,46 @@ class ImageFinder:
 
     def __init__(self, tables: Sequence[str], wanted: Iterable[str], trusted: Sequence[str]) -> None:
         self._hosts = {_host(uri) for uri in (*trusted, *tables) if storage.is_remote(uri)}
-        self._by_caption: dict[tuple[str, str], Location | None] = {}
-        self._by_image: dict[str, Location | None] = {}
-        self._captions: dict[str, list[str]] = {}
+        self._by_caption: dict[tuple[str, str | None, str], Location | None] = {}
+        self._by_image: dict[tuple[str, str | None], Location | None] = {}
+        self._captions: dict[tuple[str, str | None], list[str]] = {}
         ids = sorted(set(wanted))
         for table in dict.fromkeys(tables):
-            for image_id, caption, location in self._rows(table, ids):
-                self._by_caption.setdefault((image_id, caption), location)
-                self._by_image.setdefault(image_id, location)
-                self._captions.setdefault(image_id, []).append(caption)
+            for row in self._rows(table, ids):
+                for collection in (row.collection, None):
+                    image = (row.image_id, collection)
+                    self._by_caption.setdefault((*image, row.caption), row.location)
+                    self._by_image.setdefault(image, row.location)
+                    self._captions.setdefault(image, []).append(row.caption)
 
-    def location(self, image_id: str, caption: str = "") -> Location | None:
-        """Where an image is: in the table that has it with this caption, else in the first that has it."""
-        return self._by_caption.get((image_id, caption), self._by_image.get(image_id))
+    def location(self, image_id: str, caption: str = "", collection: str | None = None) -> Location | None:
+        """Returns where an image is, or None.
 
-    def captions(self, image_id: str) -> list[str]:
-        """All captions of an image, as the tables list them, each once."""
-        return list(dict.fromkeys(self._captions.get(image_id, ())))
+        Args:
+          image_id: of the image.
+          caption: the table that has the image with this caption goes before others that have it.
+          collection: that the image belongs to; any where None, as in tables of earlier versions.
+        """
+        image = (image_id, collection)
+        return self._by_caption.get((*image, caption), self._by_image.get(image))
 
-    def _rows(self, table: str, ids: list[str]) -> Iterator[tuple[str, str, Location | None]]:
+    def captions(self, image_id: str, collection: str | None = None) -> list[str]:
+        """Returns all captions of an image, as the tables list them, each once; see ``location``."""
+        return list(dict.fromkeys(self._captions.get((image_id, collection), ())))
+
+    def _rows(self, table: str, ids: list[str]) -> Iterator[_CaptionedImage]:
         if not is_allowed(table):
             return
         try:
             dataset = storage.open_table(table)
+            collection = collection_of_table(table)
             has_uri = "image_uri" in dataset.schema.names
             columns = ["image_id", "caption", *(["image_uri"] if has_uri else [])]
             chosen = among(dataset, "image_id", ids)
             for batch in dataset.to_batches(columns=columns, filter=chosen):
                 for image_id, caption, *uri in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
                     where = self._of_uri(uri[0]) if has_uri else self._of_dataset(table, image_id)
-                    yield image_id, caption or "", where
+                    yield _CaptionedImage(image_id, collection, caption or "", where)
         except (CaptionerError, pa.ArrowException, OSError, KeyError):
             return  # an index moved away costs the pictures of it, not the report
 

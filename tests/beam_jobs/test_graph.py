@@ -60,7 +60,7 @@ def caption(pipeline, root, listing):
 def match(pipeline, root, _listing):
     plan = MatchPlan(
         **{"sets": f"{root}/sets", "facts": f"{root}/facts", "encoder": "learned", "threshold": 0.9, "top_k": 10},
-        **{"combined": False, "captions": (), "index": (), "index_splits": (), "image_parts": 4},
+        **{"combined": False, "captions": (), "index": (), "collections": {}, "index_splits": (), "image_parts": 4},
         parts={QUERY: 2, INDEX: 3},
     )
     match_captions.build(pipeline, RunLayout(root, "run"), plan)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from captioner_core.errors import CaptionerError
+from captioner_core.identity import image_keys
 from captioner_core.matching import (
     CaptionIndex,
     ImageFacts,
@@ -211,8 +212,11 @@ def test_a_caption_from_two_sources_is_shown_as_generated():
 
 def make_facts(joint=None):
     vectors = np.array([[1, 0], [1, 0], [0.6, 0.8]], np.float32)
-    ids, sha256 = pa.array(["q", "a", "b"]), pa.array(["s", "s", "t"])
-    return ImageFacts(ids, sha256, vectors, np.zeros((0, 0), np.float32) if joint is None else joint)
+    keys = image_keys(pa.array(["q", "a", "b"]), "")
+    # pictures that differ in the joint space are different files
+    sha256 = pa.array(["s", "s" if joint is None else "r", "t"])
+    joint = np.zeros((0, 0), np.float32) if joint is None else joint
+    return ImageFacts(keys, sha256, vectors, joint, digest_keys=keys, digests=sha256)
 
 
 def test_features_and_duplicates():
