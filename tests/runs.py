@@ -156,11 +156,8 @@ def make_run(
     matches: list[MatchRow] = []
     summaries: list[MatchSummaryRow] = []
     for n, row in enumerate(rows):
-        found = (
-            []
-            if no_match_every and n % no_match_every == 3
-            else _matches(row, n, index, rows, matches_each, collections)
-        )
+        has_no_match = no_match_every and n % no_match_every == 3
+        found = [] if has_no_match else _matches(row, n, index, rows, matches_each, collections)
         matches += found
         summaries.append(_summary(row, found, index, collections))
     failed = [_failure(folder, n) for n in range(failures)]

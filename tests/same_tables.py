@@ -10,10 +10,10 @@ import pandas as pd
 from captioner_core import layout, storage
 
 _ORDER = {
-    layout.MATCHES: ["query_image_id", "rank"],
-    layout.MATCH_SUMMARY: ["query_image_id"],
+    layout.MATCHES: ["query_image_id", "query_collection", "rank"],
+    layout.MATCH_SUMMARY: ["query_image_id", "query_collection"],
     layout.CAPTION_GROUPS: ["caption", "n_captions"],
-    layout.MATCH_INPUTS: ["side", "image_id", "caption", "source"],
+    layout.MATCH_INPUTS: ["side", "image_id", "collection", "caption", "source"],
 }
 _VECTORS = {"feature", "grid"}
 

@@ -59,20 +59,31 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(SimilarOptions, namespace)
+    from captioner_core.identity import collection_of_table
+    from captioner_core.schemas import MatchRow
     from captioner_core.shown import visible
     from captioner_core.similar import SimilarImageFinder, write_picture
     from captioner_core.tables import check_captions_table
 
     for uri in options.index:
         check_captions_table(uri)
+    has_several = len({collection_of_table(uri) for uri in options.index}) > 1
+
+    def collection_of(row: MatchRow) -> str:
+        return f" ({row.match_collection})" if has_several else ""
+
     finder = SimilarImageFinder(options.model, options.index, options.encoder)
     found = finder.find(namespace.image, threshold=options.threshold, top_k=options.n)
     print(visible(f"{namespace.image}: {found.caption}"))
     for row in found.matches:
-        print(visible(f"{row.rank:3}  {row.score:.3f}  {row.match_image_id}  {row.match_caption}"))
+        print(visible(f"{row.rank:3}  {row.score:.3f}  {row.match_image_id}{collection_of(row)}  {row.match_caption}"))
     if not found.matches:
         best = found.nearest
-        short = f"; the best, {best.match_image_id}, has {best.score:.3f}: {best.match_caption}" if best else ""
+        short = (
+            f"; the best, {best.match_image_id}{collection_of(best)}, has {best.score:.3f}: {best.match_caption}"
+            if best
+            else ""
+        )
         print(visible(f"no other image reaches {options.threshold}{short}"))
     write_picture(found, options.output)
     print(options.output)

@@ -275,6 +275,7 @@ def _collect(run: _Run, max_images: int) -> dict[str, Any]:
         "created": _when(run.manifest.get("created_utc")),
         "cards": cards,
         "images_total": len(images),
+        "has_several_collections": len({image.collection for image in images}) > 1,
         "shared_pictures": gallery.load(),
         "summary": summary,
         "captions": captions,

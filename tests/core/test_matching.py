@@ -261,7 +261,7 @@ def test_a_set_is_the_same_from_its_file(tmp_path, rows):
     uri = str(tmp_path / f"{abs(hash(tuple(rows)))}.arrow")
     write_caption_set(made, uri)
     read = open_caption_set(uri)
-    assert (read.image_ids, read.captions, read.encoder) == (made.image_ids, made.captions, made.encoder)
+    assert (read.image_keys, read.captions, read.encoder) == (made.image_keys, made.captions, made.encoder)
     for name in ("vectors", "starts", "image", "generated"):
         np.testing.assert_array_equal(getattr(read, name), getattr(made, name))
     np.testing.assert_array_equal(read.outline.coarse, made.outline.coarse)

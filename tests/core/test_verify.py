@@ -84,10 +84,18 @@ BREACHES = {
     "score is below the threshold": lambda run: change(run, "matches", lambda rows: rows[-1].update(score=0.5)),
     "score is outside -1 to 1": lambda run: change(run, "matches", lambda rows: rows[0].update(score=1.5)),
     "an image matches itself": lambda run: change(
-        run, "matches", lambda rows: rows[0].update(match_image_id=rows[0]["query_image_id"])
+        run,
+        "matches",
+        lambda rows: rows[0].update(
+            match_image_id=rows[0]["query_image_id"], match_collection=rows[0]["query_collection"]
+        ),
     ),
     "match image twice": lambda run: change(
-        run, "matches", lambda rows: rows[1].update(match_image_id=rows[0]["match_image_id"])
+        run,
+        "matches",
+        lambda rows: rows[1].update(
+            match_image_id=rows[0]["match_image_id"], match_collection=rows[0]["match_collection"]
+        ),
     ),
     "falling score": lambda run: change(run, "matches", swap_ranks),
     "order of match_image_id": lambda run: change(run, "matches", tie_out_of_order),

@@ -1,0 +1,326 @@
+"""Two folders of one camera: equal file names, a copied, a changed and a renamed image.
+
+| image      | content        | caption                        |
+|------------|----------------|--------------------------------|
+| day1/IMG_1 | red            | a dog runs on the grass        |
+| day1/IMG_2 | green          | two children play in the water |
+| day1/IMG_3 | blue           | a man rides a bicycle          |
+| day2/IMG_1 | grey           | a woman sits on a bench        |
+| day2/IMG_2 | = day1/IMG_2   | two children play in the water |
+| day2/IMG_4 | another green  | two children play in the water |
+| day2/IMG_9 | = day1/IMG_3   | a man rides a bicycle          |
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from beam_jobs import caption_images
+from beam_jobs.handlers import CaptioningModels
+from captioner_cli.main import main
+from captioner_core import runs, storage
+from captioner_core.identity import collection_of_images, collection_of_table, default_collection
+from captioner_core.model.folder import model_id_of
+from captioner_core.model.generate import GeneratedCaption
+from captioner_core.verify import verify
+from tests.fakes import FakeBackbone
+
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 200, 40),
+    "blue": (20, 40, 220),
+    "grey": (128, 128, 128),
+}
+CAPTIONS = {
+    "red": "a dog runs on the grass",
+    "green": "two children play in the water",
+    "blue": "a man rides a bicycle",
+    "grey": "a woman sits on a bench",
+}
+# query, rank, match, is_duplicate: of day2 against day1 and itself
+DAY2_MATCHES = """
+day2/IMG_2 1 day1/IMG_2 copy
+day2/IMG_2 2 day2/IMG_4 -
+day2/IMG_4 1 day1/IMG_2 -
+day2/IMG_4 2 day2/IMG_2 -
+day2/IMG_9 1 day1/IMG_3 copy
+"""
+# of both days against both
+ALL_MATCHES = """
+day1/IMG_2 1 day2/IMG_2 copy
+day1/IMG_2 2 day2/IMG_4 -
+day1/IMG_3 1 day2/IMG_9 copy
+day2/IMG_2 1 day1/IMG_2 copy
+day2/IMG_2 2 day2/IMG_4 -
+day2/IMG_4 1 day1/IMG_2 -
+day2/IMG_4 2 day2/IMG_2 -
+day2/IMG_9 1 day1/IMG_3 copy
+"""
+# once day2/IMG_1 shows what day1/IMG_1 shows, in other bytes, and IMG_9 is called IMG_0
+ALL_MATCHES_AFTER_CHANGES = """
+day1/IMG_1 1 day2/IMG_1 -
+day1/IMG_2 1 day2/IMG_2 copy
+day1/IMG_2 2 day2/IMG_4 -
+day1/IMG_3 1 day2/IMG_0 copy
+day2/IMG_0 1 day1/IMG_3 copy
+day2/IMG_1 1 day1/IMG_1 -
+day2/IMG_2 1 day1/IMG_2 copy
+day2/IMG_2 2 day2/IMG_4 -
+day2/IMG_4 1 day1/IMG_2 -
+day2/IMG_4 2 day2/IMG_2 -
+"""
+
+
+class ColourCaptioner:
+    """Captions a picture by its colour; the id is that of the model that checks load."""
+
+    def __init__(self) -> None:
+        self.model_id = model_id_of("pretrained")
+        pixels = np.array(list(COLOURS.values()), np.uint8)[:, None, None] * np.ones((1, 299, 299, 1), np.uint8)
+        self._colours = FakeBackbone().features(pixels)[0]
+
+    def generate(self, features, grids):
+        nearest = np.linalg.norm(features[:, None] - self._colours, axis=2).argmin(axis=1)
+        texts = [list(CAPTIONS.values())[number] for number in nearest]
+        return [GeneratedCaption(text, -1.0, len(text.split())) for text in texts]
+
+
+def load_fakes(*_args: object) -> CaptioningModels:
+    return CaptioningModels(FakeBackbone(), ColourCaptioner())
+
+
+def draw(path: Path, colour: str, seed: int = 0) -> None:
+    noise = np.random.default_rng(seed).integers(-9, 9, (40, 60, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def days(tmp_path, monkeypatch):
+    monkeypatch.setattr(caption_images, "load_models", load_fakes)
+    day1, day2 = tmp_path / "inbox" / "day1", tmp_path / "inbox" / "day2"
+    draw(day1 / "IMG_1.png", "red")
+    draw(day1 / "IMG_2.png", "green")
+    draw(day1 / "IMG_3.png", "blue")
+    draw(day2 / "IMG_1.png", "grey")
+    draw(day2 / "IMG_4.png", "green", seed=1)
+    shutil.copy(day1 / "IMG_2.png", day2 / "IMG_2.png")
+    shutil.copy(day1 / "IMG_3.png", day2 / "IMG_9.png")
+    return tmp_path
+
+
+def run_day(root: Path, day: str, *options: str) -> Path:
+    command = ["run", "--images", str(root / "inbox" / day), "--output", str(root / "out"), "--run-id", day]
+    assert main([*command, "--collection", day, *options]) == 0
+    return root / "out" / "runs" / day
+
+
+def captions_of(run_dir: Path) -> str:
+    return str(run_dir / "captions")
+
+
+def match_all(root: Path, run_id: str, *tables: str) -> Path:
+    sides = [part for table in tables for part in ("--captions", table, "--index", table)]
+    assert main(["match", *sides, "--output", str(root / "out"), "--run-id", run_id]) == 0
+    return root / "out" / "runs" / run_id
+
+
+def matches_of(run_dir: Path) -> str:
+    """A run's matches as text, one a line."""
+    assert verify(str(run_dir)) == []
+    frame = storage.read_table(str(run_dir / "matches")).to_pandas()
+    lines = [
+        f"{row.query_collection}/{row.query_image_id.removesuffix('.png')} {row.rank} "
+        f"{row.match_collection}/{row.match_image_id.removesuffix('.png')} {'copy' if row.is_duplicate else '-'}"
+        for row in frame.itertuples()
+    ]
+    return "\n" + "\n".join(sorted(lines)) + "\n"
+
+
+def test_a_run_matched_against_another_folder_tells_the_two_apart(days):
+    day1 = run_day(days, "day1")
+    day2 = run_day(days, "day2", "--index", captions_of(day1))
+    assert matches_of(day1) == "\n\n", "no two images of the first day are alike"
+    assert matches_of(day2) == DAY2_MATCHES
+    frame = storage.read_table(str(day2 / "matches")).to_pandas()
+    copies = frame[frame.is_duplicate]
+    np.testing.assert_allclose(copies.feature_score, 1, atol=1e-6)
+    others = frame[~frame.is_duplicate]
+    assert (others.feature_score < 1 - 1e-7).all(), "another picture's features are not those of its namesake"
+
+
+def test_tables_given_together_keep_namesakes_apart(days):
+    day1, day2 = run_day(days, "day1"), run_day(days, "day2")
+    both = match_all(days, "both", captions_of(day1), captions_of(day2))
+    assert matches_of(both) == ALL_MATCHES
+    summary = storage.read_table(str(both / "match_summary")).to_pandas()
+    assert len(summary) == 7, "one row for each image of either day"
+    alone = summary[summary.status == "no_match"]
+    assert sorted(zip(alone.query_collection, alone.query_image_id, strict=True)) == [
+        ("day1", "IMG_1.png"),
+        ("day2", "IMG_1.png"),
+    ]
+
+
+def test_an_update_follows_added_changed_and_renamed_images(days):
+    day1 = run_day(days, "day1")
+    library = match_all(days, "library", captions_of(day1))
+    day2 = run_day(days, "day2")
+    update = ["match", "--update", str(library)]
+    assert main([*update, "--captions", captions_of(day2)]) == 0
+    assert matches_of(library) == ALL_MATCHES
+
+    draw(days / "inbox/day2/IMG_1.png", "red", seed=5)
+    (days / "inbox/day2/IMG_9.png").rename(days / "inbox/day2/IMG_0.png")
+    run_day(days, "day2")
+    assert main(update) == 0
+    assert matches_of(library) == ALL_MATCHES_AFTER_CHANGES
+
+
+def test_without_names_given_equal_folder_names_are_still_two_collections(days):
+    """Both folders are called ``photos``; each run states a name made from its whole path."""
+    collections = []
+    for day in ("day1", "day2"):
+        photos = days / day / "photos"
+        shutil.copytree(days / "inbox" / day, photos)
+        command = ["run", "--images", str(photos), "--output", str(days / "out"), "--run-id", day]
+        index = ["--index", str(days / "out/runs/day1/captions")] if day == "day2" else []
+        assert main([*command, *index]) == 0
+        collections.append(runs.read_manifest(str(days / "out/runs" / day))["collection"])
+    assert len(set(collections)) == 2
+    assert all(name.startswith("photos-") for name in collections)
+    text = matches_of(days / "out/runs/day2")
+    for day, collection in zip(("day1", "day2"), collections, strict=True):
+        text = text.replace(collection, day)
+    assert text == DAY2_MATCHES
+
+
+def test_a_run_made_again_is_the_same_collection(days, monkeypatch):
+    monkeypatch.chdir(days)
+    (days / "link").symlink_to(days / "inbox" / "day1")
+    names = {default_collection(path) for path in ("inbox/day1", "./inbox/day1/", f"{days}/inbox/day1", "link")}
+    assert len(names) == 1
+    assert main(["run", "--images", "inbox/day1", "--output", "out", "--run-id", "once"]) == 0
+    assert main(["run", "--images", "link", "--output", "out", "--run-id", "again"]) == 0
+    both = match_all(days, "both", str(days / "out/runs/once/captions"), str(days / "out/runs/again/captions"))
+    assert matches_of(both) == "\n\n", "an image of the same folder is itself, not a match"
+
+
+def test_runs_of_earlier_versions_still_match_update_verify_and_report(days, capsys):
+    """Earlier versions wrote no collections: neither in the manifest nor in any table."""
+    day1, day2 = run_day(days, "day1"), run_day(days, "day2")
+    library = match_all(days, "library", captions_of(day1))
+    for run_dir in (day1, library):
+        _as_earlier_version(run_dir)
+        assert verify(str(run_dir)) == []
+    assert main(["report", str(day1)]) == 0
+    capsys.readouterr()
+    assert main(["match", "--update", str(library), "--captions", captions_of(day2)]) == 0
+    assert "all images are matched anew" in capsys.readouterr().err
+    assert matches_of(library).replace(default_collection(str(days / "inbox/day1")), "day1") == ALL_MATCHES
+
+
+def _as_earlier_version(run_dir: Path) -> None:
+    path = run_dir / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("collection", "collections"):
+        manifest.pop(name, None)
+    manifest["options"].pop("collection", None)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    new = {"query_collection", "match_collection", "best_match_collection", "collection", "collections"}
+    for part in run_dir.glob("*/part-*.parquet"):
+        table = pq.read_table(part)
+        pq.write_table(table.drop_columns(sorted(new & set(table.column_names))), part, compression="zstd")
+
+
+def test_the_report_shows_each_namesake_with_its_own_picture(days):
+    from captioner_core.report.pictures import ImageFinder
+
+    day1, day2 = run_day(days, "day1"), run_day(days, "day2")
+    finder = ImageFinder([captions_of(day1), captions_of(day2)], ["IMG_1.png"], [])
+    for day in ("day1", "day2"):
+        assert finder.location("IMG_1.png", collection=day) == str(days / "inbox" / day / "IMG_1.png").encode()
+    assert finder.captions("IMG_1.png", "day2") == [CAPTIONS["grey"]]
+    both = match_all(days, "both", captions_of(day1), captions_of(day2))
+    assert main(["report", str(both)]) == 0
+    page = (both / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.count('<article class="card">') == 7
+    assert page.count("of <bdi>day1</bdi>") == 4, "three matches, and the closest image of one without"
+    assert page.count("in <bdi>day2</bdi>") == 4, "each of its cards says which day it is of"
+    assert 'class="pic missing"' not in page
+
+
+def test_similar_finds_the_copy_in_the_other_folder(days, capsys, monkeypatch):
+    day1, day2 = run_day(days, "day1"), run_day(days, "day2")
+    _fake_similar(monkeypatch)
+    capsys.readouterr()
+    query = days / "inbox/day2/IMG_2.png"
+    tables = ["--index", captions_of(day1), "--index", captions_of(day2)]
+    assert main(["similar", str(query), *tables, "--output", str(days / "similar.png")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    found = [tuple(line.split()[2:4]) for line in said[1:3]]
+    assert found == [("IMG_2.png", "(day1)"), ("IMG_4.png", "(day2)")]
+
+
+def _fake_similar(monkeypatch):
+    from captioner_core import similar
+
+    class Model:
+        config = type("Config", (), {"backbone": FakeBackbone.name})
+
+    monkeypatch.setattr(similar, "load_model", lambda _folder: Model())
+    monkeypatch.setattr(similar, "load_backbone", lambda _name: FakeBackbone())
+    monkeypatch.setattr(similar, "CaptionGenerator", lambda _model: ColourCaptioner())
+
+
+def test_folders_of_an_inbox_are_collections_of_their_own(days, capsys):
+    look = ["inbox", "--inbox", str(days / "inbox"), "--output", str(days / "out"), "--quiet-minutes", "0", "--json"]
+    assert main(look) == 0
+    ready = json.loads(capsys.readouterr().out)
+    assert [(one["folder"], one["state"]) for one in ready] == [("day1", "ready"), ("day2", "ready")]
+    tables = []
+    for one in ready:
+        command = ["run", "--images", one["uri"], "--output", str(days / "out"), "--run-id", one["run_id"]]
+        assert main([*command, *(part for table in tables for part in ("--index", table))]) == 0
+        tables.append(str(days / "out/runs" / one["run_id"] / "captions"))
+    text = matches_of(days / "out/runs/day2")
+    for table, day in zip(tables, ("day1", "day2"), strict=True):
+        text = text.replace(collection_of_table(table), day)
+    assert text == DAY2_MATCHES
+    capsys.readouterr()
+    assert main(look) == 0
+    assert [one["state"] for one in json.loads(capsys.readouterr().out)] == ["done", "done"]
+
+
+@pytest.mark.parametrize("name", ["", " day1", "a\nb", "x" * 201, "a\0b"])
+def test_a_name_that_cannot_be_a_collection_is_refused_before_work(days, name, capsys):
+    command = ["run", "--images", str(days / "inbox/day1"), "--output", str(days / "out")]
+    assert main([*command, "--collection", name]) == 2
+    assert "--collection" in capsys.readouterr().err
+    assert not (days / "out").exists()
+
+
+def test_captions_of_features_keep_their_collection(days, capsys):
+    where = ["--images", str(days / "inbox/day1"), "--output", str(days / "out"), "--run-id", "r"]
+    assert main(["extract", *where, "--collection", "day1"]) == 0
+    capsys.readouterr()
+    assert main(["caption", *where, "--from-features", "--collection", "other"]) == 2
+    assert "'day1'" in capsys.readouterr().err
+    assert main(["caption", *where, "--from-features"]) == 0
+    assert runs.read_manifest(str(days / "out/runs/r"))["collection"] == "day1"
+
+
+def test_a_dataset_and_a_run_over_its_images_are_one_collection(tmp_path):
+    images = tmp_path / "dataset" / "images"
+    images.mkdir(parents=True)
+    table = str(tmp_path / "dataset" / "captions.parquet")
+    assert collection_of_table(table) == collection_of_images(str(images))
+    (tmp_path / "dataset" / "dataset.json").write_text('{"collection": "mine"}')
+    assert collection_of_table(table) == collection_of_images(f"{images}/") == "mine"
