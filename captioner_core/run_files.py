@@ -144,9 +144,7 @@ def _listed_files(run_dir: str) -> set[str]:
 
 def _read(run_dir: str, name: str) -> bytes:
     _check_plain(run_dir, name)
-    file_system, path = storage.resolve(layout.join(run_dir, name))
-    with file_system.open_input_stream(path) as stream:
-        return bytes(stream.read())
+    return storage.read_bytes(layout.join(run_dir, name))
 
 
 def _check_plain(run_dir: str, path: str) -> None:

@@ -164,11 +164,16 @@ def read_row_group(part: str, group: int, columns: Sequence[str] | None = None) 
         return pq.ParquetFile(stream).read_row_group(group, columns=columns)
 
 
-def read_json(uri: str) -> Any:
-    """The value of a JSON file."""
+def read_bytes(uri: str) -> bytes:
+    """Returns the bytes of a file."""
     file_system, path = resolve(uri)
     with file_system.open_input_stream(path) as stream:
-        return parse_json(stream.read())
+        return bytes(stream.read())
+
+
+def read_json(uri: str) -> Any:
+    """The value of a JSON file."""
+    return parse_json(read_bytes(uri))
 
 
 def write_text(uri: str, text: str) -> None:

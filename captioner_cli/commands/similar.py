@@ -60,9 +60,10 @@ def register(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(SimilarOptions, namespace)
     from captioner_core.shown import visible
-    from captioner_core.similar import SimilarImageFinder, write_picture
+    from captioner_core.similar import SimilarImageFinder, check_picture, write_picture
     from captioner_core.tables import check_captions_table
 
+    check_picture(options.output, {"the image": [namespace.image], "--index": options.index})
     for uri in options.index:
         check_captions_table(uri)
     finder = SimilarImageFinder(options.model, options.index, options.encoder)

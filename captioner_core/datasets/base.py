@@ -219,13 +219,44 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def check_split_output(folder: Path, option: str = "--output", inputs: outputs.Inputs | None = None) -> None:
+def check_split_output(dataset: Path, folder: Path, option: str) -> None:
     """Refuses, before any work, a folder in which ``link_split`` could not work; changes nothing.
 
     Raises:
       CaptionerError: see ``outputs.check_output_folder``.
     """
-    outputs.check_output_folder(folder, kind=IMAGES, option=option, inputs=inputs)
+    outputs.check_output_folder(
+        folder, kind=IMAGES, option=option, inputs={"--dataset": [dataset]}, adopt=_earlier_split(dataset)
+    )
+
+
+def _earlier_split(dataset: Path) -> outputs.Adopt:
+    """Returns what tells a folder that a version without markers made with ``link_split``.
+
+    Such a folder holds nothing but hard links to images of the dataset, so nothing is lost if one is deleted.
+    """
+
+    def adopt(folder: Path) -> set[str] | None:
+        files: set[str] = set()
+        for below, folders, names in os.walk(folder):
+            for name in (*folders, *names):
+                relative = Path(below, name).relative_to(folder).as_posix()
+                if name in folders and not (folder / relative).is_symlink():
+                    files.add(f"{relative}/")
+                elif _is_hard_link(folder / relative, dataset / layout.DATASET_IMAGES / relative):
+                    files.add(relative)
+                else:
+                    return None
+        return files
+
+    return adopt
+
+
+def _is_hard_link(path: Path, other: Path) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), other.lstat())
+    except OSError:
+        return False
 
 
 def link_split(dataset: Path, folder: Path, image_ids: Iterable[str]) -> None:
@@ -238,7 +269,9 @@ def link_split(dataset: Path, folder: Path, image_ids: Iterable[str]) -> None:
     images = dataset / layout.DATASET_IMAGES
     root = images.resolve()
     found = [image_id for image_id in wanted if _is_file_below(images / image_id, root)]
-    output = outputs.OutputFolder.claim(folder, kind=IMAGES, option="folder", inputs={"dataset": [dataset]})
+    output = outputs.OutputFolder.claim(
+        folder, kind=IMAGES, option="folder", inputs={"dataset": [dataset]}, adopt=_earlier_split(dataset)
+    )
     output.check_free(found)
     for image_id in found:
         if not (output.has(image_id) and os.path.samefile(images / image_id, output.path / image_id)):
