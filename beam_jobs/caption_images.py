@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import caption_features, launch
-from beam_jobs.files import ListingFile, write_listing
+from beam_jobs.files import ListingFile, check_not_emptied, write_listing
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
@@ -26,6 +26,7 @@ from captioner_core.options import CaptionOptions
 from captioner_core.progress import progress
 from captioner_core.registry import resolve_model
 from captioner_core.reuse import EarlierImages, caption_row, earlier_images, failures_of
+from captioner_core.run_files import check_run_output
 from captioner_core.schemas import FeatureRow
 
 INPUT_SIZE = 299
@@ -102,12 +103,14 @@ def run(
       The run's manifest.
 
     Raises:
-      CaptionerError: images, model or weights are not there, or don't fit each other.
+      CaptionerError: images, model or weights are not there, or don't fit each other; or captioner may not
+        write to the run's folder.
       CheckFailed: more failures than allowed; only where ``complete``.
     """
     launch.check_options(options, pipeline_args)
     # once: workers and the manifest have the model of this moment, whatever is promoted meanwhile
     options = dataclasses.replace(options, model=resolve_model(options.model))
+    check_run_output(options.layout, {"--images": [options.images], "--model": [options.model]})
     if options.from_features:
         return caption_features.run(options, pipeline_args, complete=complete)
     start = time.monotonic()
@@ -121,7 +124,9 @@ def run(
     decide = ("beam_width",)
     failures = failures_of(options, layout.CAPTION, also=decide, model_id=model.model_id)
     run_layout = runs.begin_attempt(options.layout)
-    listing, counts = write_listing(options.images, run_layout, failures)
+    with runs.abandoned_on_refusal(run_layout):
+        listing, counts = write_listing(options.images, run_layout, failures)
+        check_not_emptied(options, counts, failures)
     load = load or functools.partial(
         load_models, options.backbone, options.model, options.beam_width, options.precision
     )

@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import launch
-from beam_jobs.files import ListingFile, write_listing
+from beam_jobs.files import ListingFile, check_not_emptied, write_listing
 from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
@@ -22,6 +22,7 @@ from captioner_core.layout import RunLayout
 from captioner_core.options import ExtractOptions
 from captioner_core.progress import progress
 from captioner_core.reuse import EarlierImages, earlier_images, failures_of
+from captioner_core.run_files import check_run_output
 from captioner_core.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, FeatureRow
 
 INPUT_SIZE = 299
@@ -70,16 +71,19 @@ def run(
       The run's manifest.
 
     Raises:
-      CaptionerError: the images folder or the weights are not there.
+      CaptionerError: the images folder or the weights are not there, or captioner may not write to the run's folder.
       CheckFailed: more failures than allowed.
     """
     launch.check_options(options, pipeline_args)
+    check_run_output(options.layout, {"--images": [options.images]})
     start = time.monotonic()
     # the manifest states the precision that was used
     options = dataclasses.replace(options, precision=launch.chosen_precision(options.precision, pipeline_args))
     failures = failures_of(options, layout.EXTRACT, also=("grid",))
     run_layout = runs.begin_attempt(options.layout)
-    listing, counts = write_listing(options.images, run_layout, failures)
+    with runs.abandoned_on_refusal(run_layout):
+        listing, counts = write_listing(options.images, run_layout, failures)
+        check_not_emptied(options, counts, failures)
     load = load or functools.partial(load_backbone, options.backbone, options.precision)
     earlier = None if failures else earlier_images(options, layout.EXTRACT, grid=options.grid)
     with progress("extract", counts.images):

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from captioner_core import storage
+from captioner_core import runs, storage
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import IMAGE_SUFFIXES
 from captioner_core.layout import RunLayout, join
 from captioner_core.listing import OTHER, Entry, ListingCounts, SkippedEntry, list_images
 from captioner_core.listing import read_bytes as read_local_bytes
+from captioner_core.options import ImageOptions
 from captioner_core.reuse import Failures
 from captioner_core.schemas import LISTING, FailureRow, ImageRef
 
@@ -98,6 +99,27 @@ def write_listing(
             writer.write_table(pa.Table.from_pylist(some, _LISTING_SCHEMA))
             groups[uri] += 1
     return list(groups.items()), counts
+
+
+def check_not_emptied(options: ImageOptions, counts: ListingCounts, failures: Failures | None) -> None:
+    """Refuses to replace a run that has images by an empty one; see ``runs.check_not_emptied``.
+
+    Args:
+      options: of the job.
+      counts: what the listing found.
+      failures: that the listing was limited to; it counts the run's other images as found unseen.
+
+    Raises:
+      CaptionerError: the run has images, the folder has none, and --allow-empty was not given.
+    """
+    found = counts.images
+    if failures is not None:
+        found = sum(1 for _ in itertools.islice(_images_in(options.images), 1))
+    runs.check_not_emptied(options.layout, options.images, found, allow_empty=options.allow_empty)
+
+
+def _images_in(folder: str) -> Iterator[Entry]:
+    return (entry for entry in list_entries(folder) if not isinstance(entry, SkippedEntry))
 
 
 def read_listing(uri: str, group: int) -> list[ImageRef | FailureRow]:

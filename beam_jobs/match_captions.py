@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,7 @@ from captioner_core.identity import COLLECTIONS
 from captioner_core.match_inputs import MatchInputs, Unfinished, plan_inputs
 from captioner_core.options import COMBINED, MatchOptions
 from captioner_core.progress import progress
+from captioner_core.run_files import check_inputs_apart, check_run_output, is_same_place
 from captioner_core.tables import TableSource, features_beside, write_image_facts
 from captioner_core.text_encoders import TextEncoder, load_encoder
 
@@ -75,10 +77,16 @@ def run(
     launch.check_options(options, pipeline_args)
     start = time.monotonic()
     run_layout = options.layout
+    options = _with_own_names(options)
+    check_run_output(run_layout)
     encoder = load_encoder(options.encoder)
     inputs = plan_inputs(options, encoder, unfinished=Unfinished(run_layout, manifest) if manifest else None)
     if manifest is None:
         manifest = runs.manifest_to_extend(run_layout, inputs.captions)
+        is_kept = bool(manifest["stages"])
+        own = (run_layout.table(layout.CAPTIONS), run_layout.table(layout.FEATURES)) if is_kept else ()
+        read = {"--captions": inputs.captions, "--index": inputs.index, "--features": inputs.features}
+        check_inputs_apart(run_layout, read, own)
     run_layout = runs.begin_attempt(run_layout)
     plan = _plan(options, inputs, encoder, run_layout)
     with progress("match", _row_count(inputs.captions), "captions"):
@@ -94,6 +102,22 @@ def run(
             "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
         },
         complete=True,
+    )
+
+
+def _with_own_names(options: MatchOptions) -> MatchOptions:
+    """Returns options in which the run's own tables are named as the run names them.
+
+    A relative and an absolute path of the run's own captions then mean the same: matches are added to the run.
+    """
+    run = options.layout
+    own = [run.table(name) for name in (layout.CAPTIONS, layout.FEATURES)]
+
+    def named(places: Iterable[str]) -> tuple[str, ...]:
+        return tuple(next((name for name in own if is_same_place(place, name)), place) for place in places)
+
+    return dataclasses.replace(
+        options, captions=named(options.captions), index=named(options.index), features=named(options.features)
     )
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import decoders, images, layout, storage
+from captioner_core import decoders, images, layout
 from captioner_core.backbones.base import Backbone
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.listing import read_bytes
-from captioner_core.model.folder import METRICS, write_card
+from captioner_core.model.folder import record_metrics
 from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
 from captioner_core.places import path_below
 from captioner_core.text import tokenize
@@ -189,11 +189,16 @@ def _tokenized(captions: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def record(model_dir: str, figures: Mapping[str, Any]) -> None:
-    """Adds an evaluation to a model's metrics.json and card, in place of one of the same split and beam width."""
-    uri = layout.join(model_dir, METRICS)
-    metrics = storage.read_json(uri) if storage.exists(uri) else {}
+    """Adds an evaluation to a model's metrics.json and card, in place of one of the same split and beam width.
+
+    Raises:
+      CaptionerError: captioner did not make the folder, or it cannot be written to; nothing is changed.
+    """
     same = ("split", "beam_width", "dataset")
-    others = [one for one in metrics.get("evaluations", []) if any(one.get(name) != figures[name] for name in same)]
-    known = {"model_id": figures["model_id"], **metrics}  # of a folder without metrics this is all
-    storage.write_json(uri, {**known, "evaluations": [*others, dict(figures)]})
-    write_card(model_dir)
+
+    def with_figures(metrics: dict[str, Any]) -> dict[str, Any]:
+        known = {"model_id": figures["model_id"], **metrics}  # of a folder without metrics this is all
+        others = [one for one in metrics.get("evaluations", []) if any(one.get(name) != figures[name] for name in same)]
+        return {**known, "evaluations": [*others, dict(figures)]}
+
+    record_metrics(model_dir, with_figures)

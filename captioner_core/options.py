@@ -330,6 +330,10 @@ class ImageOptions:
         f"(one of {', '.join(IMAGE_ERRORS)}; default: all)",
         metavar="REASON",
     )
+    allow_empty: bool = option(
+        False,
+        help="replace a run that has images even if the folder holds none now, as when it is not mounted",
+    )
     precision: str = option(
         "auto",
         help="of the network: bfloat16 is half again as fast where the processor has it, and 1 caption in 100 differs; "

@@ -6,23 +6,26 @@ manifest again. Whatever the moment at which that is cut off, the run has either
 tables and manifest, or no manifest, which readers take for unfinished; running the stage
 again mends it. No step needs a rename of more than one file.
 
+Only files that captioner made are replaced or deleted: ``run_files`` keeps the list of them.
+
 Two processes that write one run at the same time don't mix: each stages for itself, the one
 that began last owns the run, and the other finds that out before it commits anything.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import itertools
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 from uuid import uuid4
 
-from captioner_core import layout, storage
+from captioner_core import layout, run_files, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
 from captioner_core.schemas import SCHEMA_VERSION
@@ -96,11 +99,51 @@ def begin_attempt(run: RunLayout) -> RunLayout:
 
     Returns:
       The layout to stage in.
+
+    Raises:
+      CaptionerError: captioner may not write to the run's folder; see ``run_files.check_run_output``.
     """
     run = dataclasses.replace(run, attempt=uuid4().hex)
-    storage.delete(run.all_staging)
+    run_files.claim_run(run)
     storage.write_json(run.owner, {"attempt": run.attempt, "host": platform.node(), "pid": os.getpid()})
     return run
+
+
+@contextlib.contextmanager
+def abandoned_on_refusal(run: RunLayout) -> Iterator[None]:
+    """Removes what an attempt has staged if the block refuses its input, so that the run is as it was.
+
+    Args:
+      run: as ``begin_attempt`` returned it.
+    """
+    try:
+        yield
+    except CaptionerError:
+        run_files.abandon_run(run)
+        raise
+
+
+def check_not_emptied(run: RunLayout, images: str, found: int, *, allow_empty: bool) -> None:
+    """Refuses to replace a run that has images by one that has none: its folder may not be mounted.
+
+    Args:
+      run: about to be replaced.
+      images: the images folder.
+      found: how many images were found in it.
+      allow_empty: whether the user wants an empty run all the same.
+
+    Raises:
+      CaptionerError: the run has images, none were found now, and that is not allowed.
+    """
+    if found or allow_empty or not storage.exists(run.manifest):
+        return
+    counts = read_manifest(run.run_dir).get("counts")
+    had = counts.get("images_found") if isinstance(counts, dict) else None
+    if isinstance(had, int) and had > 0:
+        raise CaptionerError(
+            f"--images {images!r} holds no image, and run {run.run_dir!r} that would be replaced has {had}; "
+            "make sure that the folder is there and mounted, or give --allow-empty to replace the run by an empty one"
+        )
 
 
 def check_owner(run: RunLayout) -> None:
@@ -165,26 +208,33 @@ def commit_stage(
       The manifest with this stage in it.
 
     Raises:
-      CaptionerError: another process has begun to write the run; nothing is changed.
+      CaptionerError: another process has begun to write the run, or somebody else's file lies in the
+        place of one of the run's; nothing is changed.
     """
     check_owner(run)
+    own = run_files.check_run_output(run)
     tables = layout.STAGE_TABLES[stage] if tables is None else tables
     staged = {name: staged_parts(run, name) for name in tables}
     there = {name: storage.list_parts(run.table(name)) for name in adds_to}
     rows = {name: sum(map(storage.row_count, (*staged[name], *there.get(name, ())))) for name in tables}
-    storage.delete(run.manifest)
-    storage.delete(run.table("report"))
     earlier = [name for name in manifest["stages"] if name != stage]
     kept = {table for name in earlier for table in layout.STAGE_TABLES[name]} - set(tables) | set(adds_to)
-    for name in layout.TABLES:
+    moves = [
+        move for name, parts in staged.items() for move in _moves(run, name, parts, taken=own if name in kept else ())
+    ]
+    new = {move.path for move in moves} | {run_files.MANIFEST}
+    run_files.write_marker(run.run_dir, own | new)  # before the first deletion, so that it is right at any moment
+    storage.delete(run.manifest)
+    gone = {path for path in own if path.partition("/")[0] not in kept} - {run_files.MANIFEST}
+    for path in sorted(gone):
+        storage.delete(layout.join(run.run_dir, path))
+    for name in ("report", *layout.TABLES):
         if name not in kept:
-            storage.delete(run.table(name))
-    for name, parts in staged.items():
-        taken = {part.rpartition("/")[2] for part in there.get(name, ())}
-        free = (part for number in itertools.count() if (part := f"part-{number:05d}.parquet") not in taken)
-        for part, file_name in zip(parts, free, strict=False):
-            storage.move(part, layout.join(run.table(name), file_name))
-    storage.delete(run.all_staging)
+            run_files.remove_empty_folder(run.table(name))
+    for move in moves:
+        storage.move(move.staged, layout.join(run.run_dir, move.path))
+    run_files.delete_staging(run)
+    run_files.write_marker(run.run_dir, (own - gone) | new)
     manifest = {
         **manifest,
         "stages": {**manifest["stages"], stage: {"wall_time_s": round(wall_time_s, 3)}},
@@ -195,6 +245,20 @@ def commit_stage(
     if complete:
         finish(run, manifest)
     return manifest
+
+
+class _Move(NamedTuple):
+    """A staged file, and its path below the run's folder once it is committed."""
+
+    staged: str
+    path: str
+
+
+def _moves(run: RunLayout, table: str, parts: Sequence[str], taken: Collection[str]) -> list[_Move]:
+    """Returns where a table's staged files go, under numbers that no file which stays has."""
+    names = (f"{table}/part-{number:05d}.parquet" for number in itertools.count())
+    free = (name for name in names if name not in taken)
+    return [_Move(part, path) for part, path in zip(parts, free, strict=False)]
 
 
 def finish(run: RunLayout, manifest: Manifest) -> None:

@@ -8,12 +8,12 @@ import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
-from captioner_core import decoders, images
+from captioner_core import decoders, images, outputs
 from captioner_core.backbones.base import load_backbone
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.listing import read_bytes
@@ -107,8 +107,10 @@ def _is_file(location: Location | None, path: str) -> bool:
 def write_picture(found: SimilarImages, target: str) -> None:
     """The image and its matches side by side, each with its caption and score, as a PNG.
 
+    The PNG states captioner as the software that made it, so that it is known later.
+
     Raises:
-      CaptionerError: the file can't be written.
+      CaptionerError: the file can't be written, or exists and captioner did not make it.
     """
     tiles: list[tuple[Location | None, str, str]] = [(os.fsencode(found.path), "this image", found.caption)]
     for row, location in zip(found.matches, found.locations, strict=True):
@@ -131,8 +133,19 @@ def write_picture(found: SimilarImages, target: str) -> None:
         lines = textwrap.wrap(caption, _LINE_CHARACTERS)[:_LINES]
         for line_number, line in enumerate(lines, start=1):
             draw.text((left, below + line_number * (_TEXT_SIZE + 5)), line, _INK, font)
+    made_by = PngInfo()
+    made_by.add_text(outputs.PNG_SOFTWARE, outputs.PROGRAM)
     try:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        canvas.save(target, "PNG")
+        with outputs.replacing(target, is_own=outputs.is_own_picture, makes_parents=True) as temporary:
+            canvas.save(temporary, "PNG", pnginfo=made_by)
     except OSError as error:
         raise CaptionerError(f"picture {target!r} can't be written ({error}); name another --output") from error
+
+
+def check_picture(target: str, inputs: outputs.Inputs) -> None:
+    """Refuses, before any work, a picture that may not be written; changes nothing.
+
+    Raises:
+      CaptionerError: see ``outputs.check_output_file``.
+    """
+    outputs.check_output_file(target, is_own=outputs.is_own_picture, inputs=inputs, makes_parents=True)

@@ -13,10 +13,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -164,35 +164,30 @@ def read_row_group(part: str, group: int, columns: Sequence[str] | None = None) 
         return pq.ParquetFile(stream).read_row_group(group, columns=columns)
 
 
-def read_json(uri: str) -> Any:
-    """The value of a JSON file."""
+def read_bytes(uri: str) -> bytes:
+    """Returns the bytes of a file."""
     file_system, path = resolve(uri)
     with file_system.open_input_stream(path) as stream:
-        return parse_json(stream.read())
+        return bytes(stream.read())
+
+
+def read_json(uri: str) -> Any:
+    """The value of a JSON file."""
+    return parse_json(read_bytes(uri))
 
 
 def write_text(uri: str, text: str) -> None:
-    """Writes a file whole or not at all, where the file system can rename."""
+    """Writes a file whole or not at all, where the file system can rename.
+
+    The temporary name is new each time, so that no file of somebody else's is written to.
+    """
     file_system, path = resolve(uri)
     is_store = _is_store(file_system)  # what is put there is there as a whole or not at all
-    with output_stream(uri if is_store else uri + ".tmp") as stream:
+    temporary = "" if is_store else uuid4().hex
+    with output_stream(f"{uri}.{temporary}.tmp" if temporary else uri) as stream:
         stream.write(text.encode("utf-8"))
-    if not is_store:
-        file_system.move(path + ".tmp", path)
-
-
-@contextmanager
-def whole_folder(target: str | Path) -> Iterator[Path]:
-    """A folder to fill, which takes the local target's place once the block ends, or never if it raises."""
-    place = Path(target).absolute()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        yield made
-        if place.exists():
-            place.rename(Path(scratch) / "replaced")
-        made.rename(place)
+    if temporary:
+        file_system.move(f"{path}.{temporary}.tmp", path)
 
 
 def write_json(uri: str, value: Any) -> None:
@@ -201,8 +196,10 @@ def write_json(uri: str, value: Any) -> None:
 
 
 def delete(uri: str) -> None:
-    """Removes a file, or a folder with all in it; nothing there is no error."""
+    """Removes a file, or a folder with all in it; nothing there is no error, and a local link is left alone."""
     file_system, path = resolve(uri)
+    if isinstance(file_system, pafs.LocalFileSystem) and os.path.islink(path):
+        return
     kind = file_system.get_file_info(path).type
     if kind == pafs.FileType.Directory:
         file_system.delete_dir(path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from captioner_core import outputs
 from captioner_core.errors import CaptionerError
 from captioner_core.tables import read_captions
 from captioner_core.text_encoders.base import TextEncoder
@@ -118,8 +120,10 @@ def _counted(
 def draw_thresholds(rows: Sequence[ThresholdRow], target: str) -> None:
     """Matches, precision and recall by threshold, as an SVG or PNG file by its name.
 
+    The file states captioner as the program that made it, so that it is known later.
+
     Raises:
-      CaptionerError: the file can't be written.
+      CaptionerError: the file can't be written, or exists and captioner did not make it.
     """
     from matplotlib.figure import Figure  # takes half a second
 
@@ -134,7 +138,30 @@ def draw_thresholds(rows: Sequence[ThresholdRow], target: str) -> None:
     right.set(ylabel="matches a caption", yscale="symlog", ylim=(0, None))
     left.legend([precision, recall, matches], ["right", "of all right", "matches a caption"], loc="center right")
     left.grid(axis="y", color="#d0d7de", linewidth=0.8)
+    file_format = _format_of(target)
+    made_by = {"svg": {"Creator": outputs.PROGRAM, "Date": None}, "png": {outputs.PNG_SOFTWARE: outputs.PROGRAM}}
     try:
-        figure.savefig(target, metadata={"Date": None} if target.endswith(".svg") else None)
+        with outputs.replacing(target, is_own=outputs.is_own_picture) as made:
+            figure.savefig(made, format=file_format, metadata=made_by.get(file_format))
     except (OSError, ValueError) as error:
+        if isinstance(error, CaptionerError):
+            raise
         raise CaptionerError(f"plot {target!r} can't be written ({error}); name another --output") from error
+
+
+def check_plot(target: str, inputs: outputs.Inputs) -> None:
+    """Refuses, before any work, a plot that may not or cannot be written; changes nothing.
+
+    Raises:
+      CaptionerError: the name's ending is no format of pictures, or see ``outputs.check_output_file``.
+    """
+    from matplotlib.figure import Figure  # takes half a second
+
+    formats = Figure().canvas.get_supported_filetypes()
+    if _format_of(target) not in formats:
+        raise CaptionerError(f"--output {target!r} must end in .svg or .png; name such a file")
+    outputs.check_output_file(target, is_own=outputs.is_own_picture, inputs=inputs)
+
+
+def _format_of(target: str) -> str:
+    return os.path.splitext(target)[1].removeprefix(".").lower()

@@ -29,6 +29,7 @@ from captioner_core.layout import (
     MATCHES,
 )
 from captioner_core.options import COMBINED
+from captioner_core.outputs import MARKER
 from captioner_core.schemas import FEATURE_DIM, GENERATED, HUMAN, MATCHED, NO_MATCH, SCHEMA_VERSION, TABLE_SCHEMAS
 
 _SHOWN = 5
@@ -395,6 +396,8 @@ def _check_files(run_dir: str, manifest: runs.Manifest) -> Iterator[str]:
     file_system, path = storage.resolve(run_dir)
     tables, stray = _tables_of(manifest), []
     for item in file_system.get_file_info(pafs.FileSelector(path)):
+        if item.base_name == MARKER:
+            continue
         if item.base_name[0] in "._" or item.base_name.endswith(".tmp"):
             stray.append(item.base_name)
         elif item.base_name in layout.TABLES and item.base_name not in tables:

@@ -44,11 +44,13 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(CalibrateOptions, namespace)
+    from captioner_core.outputs import check_output_file, parse_object, replacing
     from captioner_core.text_encoders import load_encoder
-    from captioner_core.text_encoders.calibration import fit_calibration
+    from captioner_core.text_encoders.calibration import fit_calibration, is_calibrations
     from captioner_core.text_encoders.judging import judge_pairs
     from captioner_core.training.dataset import read_captions_by_split
 
+    check_output_file(options.output, is_own=is_calibrations, inputs={"--dataset": [options.dataset]})
     captions = read_captions_by_split(options.dataset).get(options.split)
     if not captions:
         raise CaptionerError(f"dataset {options.dataset!r} has no split {options.split!r}; choose another --split")
@@ -59,7 +61,8 @@ def _run(namespace: argparse.Namespace) -> int:
     print(f"{options.encoder}: cosine {calibration.cosine:.4f} becomes 0.9, which {len(reached)} pairs reach")
     print(f"{reached.mean():.1%} of these are right: {reached.sum() / fits.sum():.2%} of all that are")
     path = Path(options.output)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = parse_object(path.read_bytes()) or {} if path.exists() else {}
     listed = dict(sorted({**known, options.encoder: calibration.to_json()}.items()))
-    path.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+    with replacing(path, is_own=is_calibrations) as made:
+        made.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
     return 0

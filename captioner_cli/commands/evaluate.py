@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from captioner_core import outputs
 from captioner_core.errors import CaptionerError
 from captioner_core.options import (
     PRETRAINED,
@@ -23,6 +25,19 @@ from captioner_core.shown import visible
 if TYPE_CHECKING:
     from captioner_core.model.folder import LoadedModel
     from captioner_core.model.generate import GeneratedCaption
+
+
+_FIGURES = {
+    "model_id",
+    "dataset",
+    "split",
+    "images",
+    "beam_width",
+    "tokenizer",
+    "references",
+    "scores",
+    "reliability",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +75,13 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(EvaluateOptions, namespace)
-    from captioner_core import storage
     from captioner_core.evaluation import has_java, record, references_fingerprint, reliability, score
     from captioner_core.model.folder import load_model
     from captioner_core.registry import resolve_model
     from captioner_core.training.dataset import read_captions_by_split
 
+    if options.output:
+        _check_output(options, options.output)
     references = read_captions_by_split(options.dataset).get(options.split)
     if not references:
         raise CaptionerError(f"dataset {options.dataset!r} has no split {options.split!r}; choose another --split")
@@ -87,11 +103,48 @@ def _run(namespace: argparse.Namespace) -> int:
         "reliability": reliability(captions, scores.cider),
     }
     if model_dir != PRETRAINED:  # what comes with the package is not written to
-        record(model_dir, figures)
+        try:
+            record(model_dir, figures)
+        except CaptionerError as error:
+            print(visible(f"evaluate: the figures were not recorded in the model's folder: {error}"), file=sys.stderr)
+    figures["software"] = outputs.PROGRAM  # by which the file is known later
     if options.output:
-        storage.write_json(options.output, figures)
+        _write(options.output, figures)
     _show(figures, hypotheses, references, options.show)
     return 0
+
+
+def _check_output(options: EvaluateOptions, output: str) -> None:
+    """Refuses, before any work, a file that may not be written.
+
+    Raises:
+      CaptionerError: it is an input, or exists and captioner did not make it, or cannot be written.
+    """
+    from captioner_core import storage
+
+    if not storage.is_remote(output):
+        read = {"--model": [options.model], "--dataset": [options.dataset]}
+        if options.features is not None:
+            read["--features"] = [options.features]
+        outputs.check_output_file(output, is_own=_is_figures, inputs=read, makes_parents=True)
+    elif storage.exists(output) and not _is_figures(storage.read_bytes(output)):
+        raise CaptionerError(f"--output {output!r} exists and captioner did not make it; name another file")
+
+
+def _is_figures(data: bytes) -> bool:
+    """Returns whether a JSON file holds the figures of an evaluation; earlier versions did not name the program."""
+    figures = outputs.parse_object(data) or {}
+    return figures.keys() == _FIGURES or (figures.get("software") == outputs.PROGRAM and figures.keys() >= _FIGURES)
+
+
+def _write(output: str, figures: Mapping[str, Any]) -> None:
+    from captioner_core import storage
+
+    if storage.is_remote(output):
+        storage.write_json(output, figures)
+        return
+    with outputs.replacing(output, is_own=_is_figures, makes_parents=True) as made:
+        made.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _captions(options: EvaluateOptions, model: LoadedModel, image_ids: list[str]) -> dict[str, GeneratedCaption]:

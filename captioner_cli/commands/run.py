@@ -53,16 +53,22 @@ def with_current_model(options: RunOptions) -> RunOptions:
 
 
 def check_inputs(options: RunOptions) -> None:
-    """Refuses what could not be captioned or matched, before any image is looked at.
+    """Refuses what could not be written, captioned or matched, before any image is looked at.
 
     Raises:
-      CaptionerError: the images folder or the model is missing, a table is missing or no captions table, or its
-        captions are by another model.
+      CaptionerError: captioner may not write to the run's folder; the images folder or the model is missing, a
+        table is missing or no captions table, or its captions are by another model.
     """
     from beam_jobs.files import list_entries
+    from captioner_core import layout
     from captioner_core.model.folder import model_id_of
+    from captioner_core.run_files import check_inputs_apart, check_report, check_run_output
     from captioner_core.tables import check_captions_table, check_one_model, models_of
 
+    run = options.layout
+    check_report(run.run_dir, check_run_output(run, {"--images": [options.images], "--model": [options.model]}))
+    own = (run.table(layout.CAPTIONS), run.table(layout.FEATURES))
+    check_inputs_apart(run, {"--index": options.index, "--features": options.features}, own)
     list_entries(options.images)
     for uri in options.index:
         check_captions_table(uri)

@@ -32,6 +32,7 @@ from captioner_core.options import (
 from captioner_core.shown import visible
 
 _DATASET_RUN, _NEW_RUN = "dataset", "new"
+_MADE_HERE = ("sample", "flickr8k")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class LocalOptions:
     """Options of the whole way."""
 
     dataset: str = place_option(
-        "sample", help="sample, flickr8k or a dataset folder", metavar="NAME|DIR", names=("sample", "flickr8k")
+        "sample", help="sample, flickr8k or a dataset folder", metavar="NAME|DIR", names=_MADE_HERE
     )
     flickr8k_dir: str | None = place_option(
         None, help="folder with the two Flickr8k zips; downloaded where not given", metavar="DIR"
@@ -120,6 +121,7 @@ def _run(namespace: argparse.Namespace) -> int:
     from captioner_cli.commands.run import caption_match_report
     from captioner_core import assets
 
+    _check_outputs(options)
     if options.images is not None and not Path(options.images).is_dir():
         raise CaptionerError(f"--images {options.images!r} is not a folder; name the folder of images to caption")
     for asset in assets.ASSETS:
@@ -141,26 +143,69 @@ def _run(namespace: argparse.Namespace) -> int:
     return 0
 
 
-def _make_dataset(options: LocalOptions) -> Path:
-    from captioner_core import assets
+def _check_outputs(options: LocalOptions) -> None:
+    """Refuses, before anything is fetched or made, folders in --out that captioner may not write to.
+
+    Raises:
+      CaptionerError: one holds files that captioner did not make, or an input, or cannot be written to.
+    """
+    from captioner_core import outputs
+    from captioner_core.datasets import check_dataset_output, check_split_output
+    from captioner_core.run_files import check_run_output
+    from captioner_core.training.train import check_train_outputs
+
+    outputs.check_reachable(options.out, "--out")
+    dataset = _dataset_folder(options)
+    if options.dataset in _MADE_HERE and not _is_made(options, dataset):
+        check_dataset_output(dataset, option="--out")
+    read = {"--dataset": [str(dataset)]}
+    if options.images is not None:
+        read["--images"] = [options.images]
+    for run_id in (_DATASET_RUN, _NEW_RUN):
+        check_run_output(layout.RunLayout(options.out, run_id), read)
+    check_train_outputs(options.train_options(dataset), option="--out")
+    if options.images is None:
+        check_split_output(dataset, _split_folder(options), option="--out")
+
+
+def _dataset_folder(options: LocalOptions) -> Path:
+    return Path(options.out, "datasets", options.dataset) if options.dataset in _MADE_HERE else Path(options.dataset)
+
+
+def _split_folder(options: LocalOptions) -> Path:
+    return Path(options.out, "new_images")
+
+
+def _is_made(options: LocalOptions, dataset: Path) -> bool:
+    """Returns whether the dataset that is made here is there, made with the same options."""
     from captioner_core.datasets import flickr8k, is_built, sample
 
-    target = Path(options.out) / "datasets" / options.dataset
+    if options.dataset == "flickr8k":
+        return is_built(dataset, flickr8k.options(limit=options.limit))
+    return is_built(dataset, sample.options(**_sample_options(options)))
+
+
+def _sample_options(options: LocalOptions) -> dict[str, int]:
+    return {} if options.limit is None else {"images": options.limit}
+
+
+def _make_dataset(options: LocalOptions) -> Path:
+    from captioner_core import assets
+    from captioner_core.datasets import flickr8k, sample
+
+    target = _dataset_folder(options)
     if options.dataset == "sample":
-        asked = {} if options.limit is None else {"images": options.limit}
-        if not is_built(target, sample.options(**asked)):
-            _say_all(sample.build(target, **asked).lines())
+        if not _is_made(options, target):
+            _say_all(sample.build(target, **_sample_options(options)).lines())
     elif options.dataset == "flickr8k":
         source = Path(options.flickr8k_dir) if options.flickr8k_dir else None
-        if not is_built(target, flickr8k.options(limit=options.limit)):
+        if not _is_made(options, target):
             _say_all(flickr8k.build(target, source=source, limit=options.limit, cache=assets.cache_dir()).lines())
-    else:
-        target = Path(options.dataset)
-        if not (target / layout.DATASET_CAPTIONS).is_file():
-            raise CaptionerError(
-                f"--dataset {options.dataset!r} is neither sample, flickr8k nor a folder with images/ and "
-                "captions.parquet; 'captioner dataset --help' says how to make one"
-            )
+    elif not (target / layout.DATASET_CAPTIONS).is_file():
+        raise CaptionerError(
+            f"--dataset {options.dataset!r} is neither sample, flickr8k nor a folder with images/ and "
+            "captions.parquet; 'captioner dataset --help' says how to make one"
+        )
     return target
 
 
@@ -182,14 +227,13 @@ def _extract(options: LocalOptions, dataset: Path) -> None:
 
 def _train(options: LocalOptions, dataset: Path) -> None:
     from captioner_core import storage
-    from captioner_core.model.folder import METRICS
+    from captioner_core.model.folder import CONFIG, METRICS
     from captioner_core.training.train import train, training_fingerprint
 
     asked = options.train_options(dataset)
     metrics = layout.join(asked.output, METRICS)
-    if storage.exists(metrics) and storage.read_json(metrics).get("training_fingerprint") == training_fingerprint(
-        asked
-    ):
+    is_whole = storage.exists(metrics) and storage.exists(layout.join(asked.output, CONFIG))
+    if is_whole and storage.read_json(metrics).get("training_fingerprint") == training_fingerprint(asked):
         _say(f"train: this training is done, {asked.output}")
         return
     train(asked)
@@ -210,7 +254,7 @@ def _new_folder(options: LocalOptions, dataset: Path) -> tuple[Path, tuple[str, 
     held = next((split for split in ("test", "dev") if captions.get(split)), None)
     if held is None:
         raise CaptionerError(f"dataset {str(dataset)!r} has no test or dev split to caption; give --images DIR")
-    folder = Path(options.out) / "new_images"
+    folder = _split_folder(options)
     link_split(dataset, folder, captions[held])
     return folder, tuple(split for split in captions if split != held)
 

@@ -62,9 +62,10 @@ def _run(namespace: argparse.Namespace) -> int:
     from captioner_core.identity import collection_of_table
     from captioner_core.schemas import MatchRow
     from captioner_core.shown import visible
-    from captioner_core.similar import SimilarImageFinder, write_picture
+    from captioner_core.similar import SimilarImageFinder, check_picture, write_picture
     from captioner_core.tables import check_captions_table
 
+    check_picture(options.output, {"the image": [namespace.image], "--index": options.index})
     for uri in options.index:
         check_captions_table(uri)
     has_several = len({collection_of_table(uri) for uri in options.index}) > 1
@@ -79,11 +80,10 @@ def _run(namespace: argparse.Namespace) -> int:
         print(visible(f"{row.rank:3}  {row.score:.3f}  {row.match_image_id}{collection_of(row)}  {row.match_caption}"))
     if not found.matches:
         best = found.nearest
-        short = (
-            f"; the best, {best.match_image_id}{collection_of(best)}, has {best.score:.3f}: {best.match_caption}"
-            if best
-            else ""
-        )
+        short = ""
+        if best:
+            name = best.match_image_id + collection_of(best)
+            short = f"; the best, {name}, has {best.score:.3f}: {best.match_caption}"
         print(visible(f"no other image reaches {options.threshold}{short}"))
     write_picture(found, options.output)
     print(options.output)

@@ -45,8 +45,9 @@ def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(ThresholdsOptions, namespace)
     from captioner_core.tables import check_captions_table
     from captioner_core.text_encoders import load_encoder
-    from captioner_core.thresholds import draw_thresholds, threshold_rows
+    from captioner_core.thresholds import check_plot, draw_thresholds, threshold_rows
 
+    check_plot(options.output, {"--captions": [options.captions]})
     check_captions_table(options.captions)
     rows = threshold_rows(options.captions, load_encoder(options.encoder), options.split)
     print("threshold   matches a caption   right   of all right")

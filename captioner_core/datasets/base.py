@@ -2,12 +2,14 @@
 
 ``DIR/images/`` holds the images, ``DIR/captions.parquet`` the captions; ``DIR/dataset.json``
 is written last and says that the folder is whole, what it was made of, and what was left out.
+``DIR/.captioner-files`` lists what captioner made in the folder; nothing else is replaced or deleted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 from collections import Counter
@@ -18,13 +20,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from captioner_core import layout, storage
+from captioner_core import layout, outputs
 from captioner_core.archives import is_outside
 from captioner_core.errors import CaptionerError
 from captioner_core.plain_json import parse_json
 from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 
 SPLITS = DatasetCaptionRow.SPLITS
+DATASET, IMAGES = "dataset", "folder of images"
+"""Kinds of output folders, as their markers state them."""
 
 
 @dataclass(frozen=True)
@@ -56,33 +60,80 @@ class DatasetSummary:
 
 
 class DatasetWriter:
-    """Makes a dataset folder.
+    """Makes a dataset folder, or replaces one that captioner made.
 
-    Entering it withdraws the mark of wholeness that an older one has; ``finish`` sets it again.
+    Images are staged first. A dataset that is already there stays whole until ``finish``, which only
+    renames and deletes files; a failure before it changes nothing. As a context manager, the writer
+    removes what it staged if the block raises.
 
     Args:
       output: the folder.
       name: of the dataset.
       options: what was asked for; ``is_built`` compares them.
       licence: what the data's owners allow; model cards state it.
+      inputs: what is read, by the option that names it; none of it may lie in the folder.
+
+    Raises:
+      CaptionerError: the folder holds files that captioner did not make, or an input, or cannot be written.
     """
 
-    def __init__(self, output: Path, name: str, options: Mapping[str, Any], licence: str = "") -> None:
+    def __init__(
+        self,
+        output: Path,
+        name: str,
+        options: Mapping[str, Any],
+        licence: str = "",
+        *,
+        inputs: outputs.Inputs | None = None,
+    ) -> None:
         self._output, self._name, self._options, self._licence = output, name, dict(options), licence
-        self.images = output / layout.DATASET_IMAGES
+        self._inputs = inputs or {}
+        self._folder: outputs.OutputFolder | None = None
         self.left_out: Counter[str] = Counter()
-        self.images.mkdir(parents=True, exist_ok=True)
-        (output / layout.DATASET_SUMMARY).unlink(missing_ok=True)
+        check_dataset_output(output, inputs=self._inputs)
+
+    @property
+    def images(self) -> Path:
+        """The folder of the images that the dataset has so far."""
+        return self._output / layout.DATASET_IMAGES
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and self._folder is not None:
+            self._folder.discard_staged()
+
+    def check_images(self, image_ids: Iterable[str]) -> None:
+        """Refuses, before an image is staged, ids in whose place somebody else's file lies.
+
+        Raises:
+          CaptionerError: one does; the line names it.
+        """
+        self._claim().check_free([*map(_image_path, image_ids), layout.DATASET_CAPTIONS, layout.DATASET_SUMMARY])
+
+    def stage(self, image_id: str) -> Path:
+        """Returns the path at which a new image is to be written; ``finish`` moves it to its place.
+
+        Raises:
+          CaptionerError: somebody else's file or link is in the way.
+        """
+        return self._claim().stage(_image_path(image_id))
+
+    def has(self, image_id: str) -> bool:
+        """Returns whether an image of this id is there, made by captioner and no link."""
+        return self._claim().has(_image_path(image_id))
 
     def finish(self, captions: Mapping[str, Sequence[str]], splits: Mapping[str, str]) -> DatasetSummary:
-        """Writes the captions, removes images of an older dataset, and marks the folder as whole.
+        """Puts the staged images in place, writes the captions, and removes captioner's images of an older dataset.
 
         Args:
           captions: image id to its captions.
           splits: image id to its split.
 
         Raises:
-          CaptionerError: there is no image, so the source is not what it should be.
+          CaptionerError: there is no image, so the source is not what it should be; or somebody else's
+            file is in the way.
         """
         if not captions:
             raise CaptionerError(f"dataset {self._name!r}: no image has both a file and a caption; check the source")
@@ -92,20 +143,49 @@ class DatasetWriter:
             for number, caption in enumerate(captions[image_id])
         ]
         table = rows_as_table(rows, self._name, DATASET_CAPTIONS_SCHEMA)
-        target = self._output / layout.DATASET_CAPTIONS
-        pq.write_table(table, target.with_suffix(".tmp"), compression="zstd")
-        os.replace(target.with_suffix(".tmp"), target)
-        self._remove_others(set(captions))
         counts = Counter(splits[image_id] for image_id in captions)
         images = {split: counts[split] for split in SPLITS if counts[split]}
         summary = DatasetSummary(self._name, self._options, images, len(rows), dict(self.left_out), self._licence)
-        storage.write_json(str(self._output / layout.DATASET_SUMMARY), dataclasses.asdict(summary))
+        folder = self._claim()
+        pq.write_table(table, folder.stage(layout.DATASET_CAPTIONS), compression="zstd")
+        text = json.dumps(dataclasses.asdict(summary), indent=2, ensure_ascii=False) + "\n"
+        folder.stage(layout.DATASET_SUMMARY).write_text(text, encoding="utf-8", errors="backslashreplace")
+        folder.publish([*map(_image_path, captions), layout.DATASET_CAPTIONS], mark=layout.DATASET_SUMMARY)
         return summary
 
-    def _remove_others(self, image_ids: set[str]) -> None:
-        for path in self.images.rglob("*"):
-            if path.is_file() and path.relative_to(self.images).as_posix() not in image_ids:
-                path.unlink()
+    def _claim(self) -> outputs.OutputFolder:
+        if self._folder is None:
+            self._folder = outputs.OutputFolder.claim(
+                self._output, kind=DATASET, inputs=self._inputs, adopt=_refuse_earlier
+            )
+        return self._folder
+
+
+def check_dataset_output(output: Path, option: str = "--output", inputs: outputs.Inputs | None = None) -> None:
+    """Refuses, before any work, a folder in which no dataset may be made; changes nothing.
+
+    Raises:
+      CaptionerError: see ``outputs.check_output_folder``.
+    """
+    outputs.check_output_folder(output, kind=DATASET, option=option, inputs=inputs, adopt=_refuse_earlier)
+
+
+def _refuse_earlier(folder: Path) -> set[str] | None:
+    """Tells a dataset that an earlier version made from a folder of somebody else's files.
+
+    Raises:
+      CaptionerError: it is one; that version kept no list of its files, so they cannot be told from others.
+    """
+    if not (folder / layout.DATASET_SUMMARY).is_file() or not (folder / layout.DATASET_CAPTIONS).is_file():
+        return None
+    raise CaptionerError(
+        f"{str(folder)!r} holds a dataset of an earlier version, which kept no list of the files that it made; "
+        "name another folder, or delete this one"
+    )
+
+
+def _image_path(image_id: str) -> str:
+    return f"{layout.DATASET_IMAGES}/{image_id}"
 
 
 def is_built(output: Path, options: Mapping[str, Any]) -> bool:
@@ -129,30 +209,77 @@ def safe_image_id(name: str, what: str) -> str:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Puts a file in place, as a hard link where that can be had; replaces what is there."""
-    if target.exists() and os.path.samefile(source, target):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
+    """Makes a new file with another file's content: a hard link where that is possible, else a copy.
+
+    The target must not exist. Once linked, neither of the two names may be opened for writing.
+    """
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
 
 
+def check_split_output(dataset: Path, folder: Path, option: str) -> None:
+    """Refuses, before any work, a folder in which ``link_split`` could not work; changes nothing.
+
+    Raises:
+      CaptionerError: see ``outputs.check_output_folder``.
+    """
+    outputs.check_output_folder(
+        folder, kind=IMAGES, option=option, inputs={"--dataset": [dataset]}, adopt=_earlier_split(dataset)
+    )
+
+
+def _earlier_split(dataset: Path) -> outputs.Adopt:
+    """Returns what tells a folder that a version without markers made with ``link_split``.
+
+    Such a folder holds nothing but hard links to images of the dataset, so nothing is lost if one is deleted.
+    """
+
+    def adopt(folder: Path) -> set[str] | None:
+        files: set[str] = set()
+        for below, folders, names in os.walk(folder):
+            for name in (*folders, *names):
+                relative = Path(below, name).relative_to(folder).as_posix()
+                if name in folders and not (folder / relative).is_symlink():
+                    files.add(f"{relative}/")
+                elif _is_hard_link(folder / relative, dataset / layout.DATASET_IMAGES / relative):
+                    files.add(relative)
+                else:
+                    return None
+        return files
+
+    return adopt
+
+
+def _is_hard_link(path: Path, other: Path) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), other.lstat())
+    except OSError:
+        return False
+
+
 def link_split(dataset: Path, folder: Path, image_ids: Iterable[str]) -> None:
-    """Makes a folder of some of a dataset's images and no others."""
-    wanted = {safe_image_id(image_id, "image id") for image_id in image_ids}
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]:
-        if path.relative_to(folder).as_posix() not in wanted:
-            path.unlink()
+    """Makes a folder of some of a dataset's images, or replaces one that captioner made.
+
+    Raises:
+      CaptionerError: an id leads out of the folder, or the folder holds files that captioner did not make.
+    """
+    wanted = sorted({safe_image_id(image_id, "image id") for image_id in image_ids})
     images = dataset / layout.DATASET_IMAGES
     root = images.resolve()
-    for image_id in wanted:
-        source = images / image_id
-        if _is_file_below(source, root):
-            link_or_copy(source, folder / image_id)
+    found = [image_id for image_id in wanted if _is_file_below(images / image_id, root)]
+    output = outputs.OutputFolder.claim(
+        folder, kind=IMAGES, option="folder", inputs={"dataset": [dataset]}, adopt=_earlier_split(dataset)
+    )
+    output.check_free(found)
+    for image_id in found:
+        if not (output.has(image_id) and os.path.samefile(images / image_id, output.path / image_id)):
+            link_or_copy(images / image_id, output.stage(image_id))
+    output.keep_only(found)
+    for image_id in filter(output.is_staged, found):
+        output.place(image_id)
+    output.finish()
 
 
 def split_by_hash(image_id: str) -> str:
@@ -210,9 +337,13 @@ def import_images(
     writer.left_out["images without a caption"] = sum(1 for i in _image_ids(images) if not captions.get(i))
     chosen = limited({image_id: splits[image_id] for image_id in sorted(usable)}, limit)
     writer.left_out["images over the limit"] = len(usable) - len(chosen)
-    for image_id in chosen:
-        link_or_copy(images / image_id, writer.images / image_id)
-    return writer.finish({image_id: captions[image_id] for image_id in chosen}, chosen)
+    with writer:
+        if chosen:
+            writer.check_images(chosen)
+        for image_id in chosen:
+            if not (writer.has(image_id) and os.path.samefile(images / image_id, writer.images / image_id)):
+                link_or_copy(images / image_id, writer.stage(image_id))
+        return writer.finish({image_id: captions[image_id] for image_id in chosen}, chosen)
 
 
 def _is_file_below(path: Path, root: Path) -> bool:

@@ -37,7 +37,8 @@ def build(output: Path, *, annotations: Mapping[str, Path], images: Path, limit:
         "images": str(images),
         "limit": limit,
     }
-    writer = DatasetWriter(output, "coco", asked)
+    read = {"--annotations": list(annotations.values()), "--images": [images]}
+    writer = DatasetWriter(output, "coco", asked, inputs=read)
     for split, path in annotations.items():
         for image_id, caption in _read(path, writer):
             captions.setdefault(image_id, []).append(caption)

@@ -46,7 +46,7 @@ def build(output: Path, *, csv_file: Path, images: Path, limit: int | None = Non
         image_id = safe_image_id(image_id, f"{csv_file}, line {line}: image")
         captions.setdefault(image_id, []).append(caption)
         splits.setdefault(image_id, split or split_by_hash(image_id))
-    writer = DatasetWriter(output, "csv", asked)
+    writer = DatasetWriter(output, "csv", asked, inputs={"--csv": [csv_file], "--images": [images]})
     writer.left_out["lines without image or caption"] = empty
     return import_images(writer, images, captions, splits, limit)
 

@@ -54,7 +54,8 @@ def build(output: Path, *, source: Path | None, cache: Path, limit: int | None =
             raise CaptionerError(
                 f"{name} is not in {str(folder)!r}; put it there or leave FLICKR8K_DIR out to download it"
             )
-    writer = DatasetWriter(output, "flickr8k", options(limit), _LICENCE)
+    zips = [folder / name for name in (TEXT_ZIP, IMAGES_ZIP)]
+    writer = DatasetWriter(output, "flickr8k", options(limit), _LICENCE, inputs={"zip": zips})
     try:
         with zipfile.ZipFile(folder / TEXT_ZIP) as text, zipfile.ZipFile(folder / IMAGES_ZIP) as images:
             return _build(writer, text, images, limit)
@@ -82,9 +83,14 @@ def _build(writer: DatasetWriter, text: zipfile.ZipFile, images: zipfile.ZipFile
     writer.left_out["images without a caption"] = sum(1 for i in pictures if not captions.get(i))
     chosen = limited(usable, limit)
     writer.left_out["images over the limit"] = len(usable) - len(chosen)
-    for image_id in chosen:
-        _extract(images, pictures[image_id], writer.images / image_id)
-    return writer.finish({image_id: captions[image_id] for image_id in chosen}, chosen)
+    with writer:
+        if chosen:
+            writer.check_images(chosen)
+        for image_id in chosen:
+            if not _is_extracted(writer, image_id, pictures[image_id]):
+                with images.open(pictures[image_id]) as packed, writer.stage(image_id).open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+        return writer.finish({image_id: captions[image_id] for image_id in chosen}, chosen)
 
 
 def _files(archive: zipfile.ZipFile, what: str) -> Mapping[str, zipfile.ZipInfo]:
@@ -114,13 +120,10 @@ def _captions(writer: DatasetWriter, text: str) -> dict[str, list[str]]:
     return captions
 
 
-def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
-    if target.is_file() and target.stat().st_size == info.file_size:
-        return
-    scratch = target.with_name(target.name + ".tmp")
-    with archive.open(info) as packed, scratch.open("wb") as file:
-        shutil.copyfileobj(packed, file)
-    scratch.replace(target)
+def _is_extracted(writer: DatasetWriter, image_id: str, info: zipfile.ZipInfo) -> bool:
+    """Returns whether an earlier call put this very image into the dataset."""
+    path = writer.images / image_id
+    return writer.has(image_id) and path.stat().st_size == info.file_size and zlib.crc32(path.read_bytes()) == info.CRC
 
 
 def _downloaded(cache: Path) -> Path:

@@ -136,14 +136,15 @@ def build(output: Path, *, images: int = DEFAULT_IMAGES, seed: int = 0) -> Datas
         output, "sample", options(images, seed), "Drawn and written by this program; free for any use."
     )
     written, splits = {}, {}
-    with progress("sample", images):
+    with writer, progress("sample", images):
+        writer.check_images(map(image_id_of, range(images)))
         for index in range(images):
             image_id = image_id_of(index)
             picture = draw_scene(scene(index, seed), random.Random(f"picture {seed} {index}"))  # noqa: S311
-            picture.save(writer.images / image_id, quality=90)
+            picture.save(writer.stage(image_id), quality=90)
             written[image_id], splits[image_id] = captions(index, seed), split_of(index)
             advance(1)
-    return writer.finish(written, splits)
+        return writer.finish(written, splits)
 
 
 def _plural(noun: str) -> str:

@@ -13,8 +13,9 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from captioner_core import layout, storage
+from captioner_core import layout, outputs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.model.card import model_card
 from captioner_core.model.config import CaptionerConfig
@@ -40,6 +41,8 @@ VOCABULARY = "vocabulary.json"
 CONFIG = "config.json"
 METRICS = "metrics.json"
 MODEL_CARD = "MODEL_CARD.md"
+FILES = (WEIGHTS, VOCABULARY, METRICS, MODEL_CARD, CONFIG)
+KIND = "model"
 MAX_BYTES = {CONFIG: 1 << 16, VOCABULARY: 1 << 24, METRICS: 1 << 26, WEIGHTS: MAX_TENSOR_BYTES + (1 << 24)}
 
 
@@ -56,8 +59,53 @@ class LoadedModel:
         return self.captioner.config
 
 
+def check_model_output(
+    folder: str | os.PathLike[str], *, option: str = "--output", inputs: outputs.Inputs | None = None
+) -> None:
+    """Refuses, before any work, a folder in which no model may be written; changes nothing.
+
+    Raises:
+      CaptionerError: see ``outputs.check_output_folder``.
+    """
+    outputs.check_output_folder(folder, kind=KIND, option=option, inputs=inputs, adopt=_earlier_model)
+
+
+def claim_model_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder:
+    """Returns a model folder to write to.
+
+    Raises:
+      CaptionerError: see ``outputs.check_output_folder``.
+    """
+    return outputs.OutputFolder.claim(folder, kind=KIND, option="model folder", adopt=_earlier_model)
+
+
+def _earlier_model(folder: Path) -> set[str] | None:
+    """Returns the files of a model that a version without markers made; None for any other folder."""
+    return set(FILES) if is_earlier_folder(folder, FILES, METRICS, ("model_id",)) else None
+
+
+def is_earlier_folder(folder: Path, files: Sequence[str], described_by: str, keys: Sequence[str]) -> bool:
+    """Returns whether a folder holds exactly the files that an earlier version wrote.
+
+    Args:
+      folder: to look at.
+      files: the names that it must hold, as regular files, and no others.
+      described_by: the one of them that is a JSON object.
+      keys: that the object must have.
+    """
+    if sorted(os.listdir(folder)) != sorted(files):
+        return False
+    if not all((folder / name).is_file() and not (folder / name).is_symlink() for name in files):
+        return False
+    described = outputs.parse_object((folder / described_by).read_bytes())
+    return described is not None and all(key in described for key in keys)
+
+
 def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metrics: Any) -> str:
-    """Writes a model folder whole or not at all, replacing one that is there.
+    """Writes a model folder whole or not at all, replacing a model that is there.
+
+    A process that is killed meanwhile leaves the old model, or a folder without config.json, which is
+    no model.
 
     Args:
       folder: where to; a local path.
@@ -67,24 +115,60 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
 
     Returns:
       The model id.
+
+    Raises:
+      CaptionerError: the folder holds files that captioner did not make.
     """
     tensors = {name: np.asarray(weight.numpy(), np.float32) for name, weight in captioner.named_weights().items()}
-    with storage.whole_folder(folder) as made:
-        np.savez(made / WEIGHTS, allow_pickle=False, **tensors)
-        (made / VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
-        (made / CONFIG).write_text(json.dumps(captioner.config.to_json(), indent=2) + "\n", encoding="utf-8")
-        model_id = _model_id(made)
-        (made / METRICS).write_text(json.dumps({"model_id": model_id, **metrics}, indent=2) + "\n", encoding="utf-8")
-        write_card(str(made))
+    output = claim_model_folder(folder)
+    np.savez(output.stage(WEIGHTS), allow_pickle=False, **tensors)
+    output.stage(VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
+    _write_json(output.stage(CONFIG), captioner.config.to_json())
+    model_id = _model_id(output.staging())
+    _finish_model(output, {"model_id": model_id, **metrics})
     return model_id
 
 
-def write_card(folder: str) -> None:
-    """Writes the model card anew from what else the folder holds."""
-    path = Path(folder)
-    config = CaptionerConfig.from_json(json.loads((path / CONFIG).read_text(encoding="utf-8")))
-    metrics = json.loads((path / METRICS).read_text(encoding="utf-8"))
-    (path / MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
+def _finish_model(output: outputs.OutputFolder, metrics: Mapping[str, Any]) -> None:
+    """Adds metrics and card to the staged files, and puts all in place."""
+    _write_json(output.stage(METRICS), metrics)
+    output.stage(MODEL_CARD).write_text(_card(output.staging()), encoding="utf-8")
+    output.publish(FILES, mark=CONFIG)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _card(folder: Path) -> str:
+    """Returns the model card that the folder's other files ask for."""
+    config = CaptionerConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    return model_card(config, json.loads((folder / METRICS).read_text(encoding="utf-8")))
+
+
+def record_metrics(folder: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Changes a model's metrics, and writes its card anew from them.
+
+    Args:
+      folder: of the model.
+      change: makes the new content of metrics.json of the old one, which is empty where there is none.
+
+    Raises:
+      CaptionerError: captioner did not make the folder, or it cannot be written to, or metrics.json is damaged.
+    """
+    output = claim_model_folder(folder)
+    path = output.path / METRICS
+    metrics = outputs.parse_object(path.read_bytes()) if path.exists() else {}
+    if metrics is None:
+        raise CaptionerError(f"model folder {folder!r}: {METRICS} is damaged; train the model or copy its folder again")
+    output.check_free((METRICS, MODEL_CARD))
+    metrics = change(metrics)
+    _write_json(output.stage(METRICS), metrics)
+    config = CaptionerConfig.from_json(json.loads((output.path / CONFIG).read_text(encoding="utf-8")))
+    output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
+    output.place(METRICS)
+    output.place(MODEL_CARD)
+    output.finish()
 
 
 def load_model(folder: str) -> LoadedModel:
@@ -309,9 +393,9 @@ def export_model(
     Raises:
       CaptionerError: a folder holds no whole model, they don't fit each other, or the target exists.
     """
-    made = Path(target)
-    if made.exists():
-        raise CaptionerError(f"{target!r} exists; name a folder that does not")
+    check_model_output(target, inputs={"--model": [folder for folder in folders if folder != PRETRAINED]})
+    if (Path(target) / CONFIG).exists():
+        raise CaptionerError(f"--output {target!r} exists and holds a model; name a folder that does not exist")
     loaded = [load_model(folder) for folder in folders]
     for folder, model in zip(folders, loaded, strict=True):
         if model.config != loaded[0].config or model.vocabulary != loaded[0].vocabulary or model.config.members > 1:
@@ -333,16 +417,13 @@ def export_model(
     for number, model in enumerate(loaded):
         for name, weight in model.captioner.named_weights().items():
             tensors[f"{number}/{name}" if len(loaded) > 1 else name] = weight.numpy().astype(np.float16)
-    made.mkdir(parents=True)
-    np.savez_compressed(made / WEIGHTS, allow_pickle=False, **tensors)
-    shutil.copyfile(model_path(folders[0]) / VOCABULARY, made / VOCABULARY)
-    (made / CONFIG).write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
-    model_id = load_model(target).model_id
     metrics = [json.loads((model_path(folder) / METRICS).read_text(encoding="utf-8")) for folder in folders]
-    (made / METRICS).write_text(
-        json.dumps({"model_id": model_id, "exported_from": metrics}, indent=2) + "\n", encoding="utf-8"
-    )
-    write_card(target)
+    output = claim_model_folder(target)
+    np.savez_compressed(output.stage(WEIGHTS), allow_pickle=False, **tensors)
+    shutil.copyfile(model_path(folders[0]) / VOCABULARY, output.stage(VOCABULARY))
+    _write_json(output.stage(CONFIG), config.to_json())
+    model_id = load_model(str(output.staging())).model_id
+    _finish_model(output, {"model_id": model_id, "exported_from": metrics})
     return model_id
 
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from markupsafe import Markup
 
-from captioner_core import layout, runs, storage
+from captioner_core import layout, run_files, runs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import collection_of_run
 from captioner_core.model.folder import METRICS, model_path
@@ -158,6 +158,7 @@ def write_report(run_dir: str, *, max_images: int = 100) -> str:
     page = _render(_collect(run, max_images))
     uri = layout.join(run_dir, "report", "index.html")
     try:
+        run_files.list_report(run_dir)
         storage.write_text(uri, page)
     except OSError as error:
         raise CaptionerError(f"report {uri!r} can't be written ({error}); make its folder writable") from error

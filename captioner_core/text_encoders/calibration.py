@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from captioner_core import outputs
 from captioner_core.errors import CaptionerError
+from captioner_core.options import ENCODERS
 
 AGREED_SCORE = 0.9
 """The score at which encoders agree …"""
@@ -111,6 +113,19 @@ def _rising(good: npt.NDArray[np.float64], total: npt.NDArray[np.float64]) -> Se
             last = pools.pop()
             pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
     return [pool[0] / pool[1] if pool[1] else 0.0 for pool in pools for _ in range(int(pool[2]))]
+
+
+def is_calibrations(data: bytes) -> bool:
+    """Returns whether a file holds calibrations of encoders by their names, as ``captioner calibrate`` writes them."""
+    listed = outputs.parse_object(data)
+    if not listed or not set(listed) <= set(ENCODERS):
+        return False
+    try:
+        for value in listed.values():
+            Calibration.from_json(value)
+    except CaptionerError:
+        return False
+    return True
 
 
 def shipped_calibration(encoder: str) -> Calibration:

@@ -44,16 +44,31 @@ class TrainingState:
     best_score: float = NO_SCORE
 
 
+def temporary_path(path: Path) -> Path:
+    """Returns the path under which a checkpoint is written before it is renamed."""
+    return path.with_name(path.name + ".tmp")
+
+
 def save_checkpoint(path: Path, state: TrainingState, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
     """Writes a checkpoint beside its place and renames it, so that there is always a whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(path.name + ".tmp")
+    made = temporary_path(path)
     packed = np.frombuffer(json.dumps(asdict(state)).encode("utf-8"), np.uint8)
-    with made.open("wb") as file:
+    made.unlink(missing_ok=True)
+    with made.open("xb") as file:  # a new file, so that no link is followed
         np.savez(file, allow_pickle=False, **{_STATE: packed}, **tensors)
         file.flush()
         os.fsync(file.fileno())
     made.replace(path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Returns whether a file is a checkpoint of any training; a link is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f"{_STATE}.npy" in archive.namelist() and not path.is_symlink()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> tuple[TrainingState, dict[str, npt.NDArray[Any]]] | None:

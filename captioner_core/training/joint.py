@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,14 +22,17 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from captioner_core import storage
+from captioner_core import outputs
 from captioner_core.errors import CheckFailed
+from captioner_core.model.folder import is_earlier_folder
 from captioner_core.options import TrainEncoderOptions
 from captioner_core.text import tokenize
 from captioner_core.text_encoders.calibration import Calibration
 from captioner_core.text_encoders.learned import CONFIG, FORMAT_VERSION, MODEL_CARD, WEIGHTS, WORDS
 from captioner_core.text_encoders.spacy_vectors import load_vectors
 
+FILES = (WEIGHTS, WORDS, MODEL_CARD, CONFIG)
+KIND = "encoder"
 _MOST_WORDS = 24  # of a caption, in training
 _LEAST_CAPTIONS = 2  # that a word must stand in to have a vector of its own
 _WORD_DROPOUT = 0.1
@@ -188,6 +192,21 @@ def _encoded(caption: str, rows: Mapping[str, int]) -> npt.NDArray[np.int32]:
     return np.array(known + [len(rows)] * (_MOST_WORDS - len(known)), np.int32)
 
 
+def check_encoder_output(folder: str, inputs: outputs.Inputs | None = None) -> None:
+    """Refuses, before any work, a folder in which no encoder may be written; changes nothing.
+
+    Raises:
+      CaptionerError: see ``outputs.check_output_folder``.
+    """
+    outputs.check_output_folder(folder, kind=KIND, inputs=inputs, adopt=_earlier_encoder)
+
+
+def _earlier_encoder(folder: Path) -> set[str] | None:
+    """Returns the files of an encoder that a version without markers made; None for any other folder."""
+    is_earlier = is_earlier_folder(folder, FILES, CONFIG, ("format_version", "dim", "backbone", "calibration"))
+    return set(FILES) if is_earlier else None
+
+
 def save_encoder(
     folder: str,
     tensors: Mapping[str, npt.NDArray[np.float16]],
@@ -197,16 +216,24 @@ def save_encoder(
     calibration: Calibration,
     card: str,
 ) -> None:
-    """Writes an encoder's folder whole or not at all, replacing one that is there; ``card`` is its model card."""
+    """Writes an encoder's folder whole or not at all, replacing an encoder that is there.
+
+    A process that is killed meanwhile leaves the old encoder, or a folder without config.json, which is
+    no encoder. ``card`` is its model card.
+
+    Raises:
+      CaptionerError: the folder holds files that captioner did not make.
+    """
     config = {
         "format_version": FORMAT_VERSION,
         "dim": int(tensors["words"].shape[1]),
         "backbone": backbone,
         "calibration": calibration.to_json(),
     }
-    with storage.whole_folder(folder) as made:
-        np.savez_compressed(made / WEIGHTS, allow_pickle=False, **tensors)
-        listed: dict[str, Any] = {"captions": captions, "words": counts}
-        (made / WORDS).write_text(json.dumps(listed, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-        (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (made / MODEL_CARD).write_text(card, encoding="utf-8")
+    output = outputs.OutputFolder.claim(folder, kind=KIND, adopt=_earlier_encoder)
+    np.savez_compressed(output.stage(WEIGHTS), allow_pickle=False, **tensors)
+    listed: dict[str, Any] = {"captions": captions, "words": counts}
+    output.stage(WORDS).write_text(json.dumps(listed, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    output.stage(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    output.stage(MODEL_CARD).write_text(card, encoding="utf-8")
+    output.publish(FILES, mark=CONFIG)

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captioner_core import layout, storage
+from captioner_core import layout, outputs, storage
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.model.config import CaptionerConfig
+from captioner_core.model.folder import check_model_output
 from captioner_core.options import TrainOptions
 from captioner_core.text import Vocabulary
+from captioner_core.training.checkpoint import is_checkpoint, temporary_path
 from captioner_core.training.dataset import (
     DEV,
     TRAIN,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from captioner_core.training.devices import Place
     from captioner_core.training.loop import Split
 
+_WORK = "folder of a training under way"
+_CHECKPOINT, _LOGS = "checkpoint.npz", "logs"
 _HELD_FOR_DEV = 20  # of a dataset without a dev split, every 20th training image
 
 
@@ -48,18 +52,69 @@ def train(options: TrainOptions) -> str:
       The model id; empty where another process writes the model.
 
     Raises:
-      CaptionerError: dataset, features and options don't fit each other.
+      CaptionerError: dataset, features and options don't fit each other, or a folder may not be written.
       CheckFailed: training diverged, or another worker is gone.
       Interrupted: SIGTERM or SIGINT; the checkpoint is written.
     """
     from captioner_core.training.cluster import read_cluster
 
     cluster = read_cluster(os.environ)
+    if cluster is None or cluster.index == 0:
+        check_train_outputs(options)
     if cluster is None and options.workers > 1:
         from captioner_core.training.launcher import train_on_workers
 
         return train_on_workers(options)
     return _train_here(options, cluster)
+
+
+def work_folder(options: TrainOptions) -> str:
+    """Returns the folder, beside the model, that holds the checkpoint and the logs."""
+    return f"{options.output.rstrip('/')}.training"
+
+
+def check_train_outputs(options: TrainOptions, option: str = "--output") -> None:
+    """Refuses, before any work, a model folder or a work folder that may not be written; changes nothing.
+
+    Args:
+      options: of the training.
+      option: the option that names the model folder, for the error message.
+
+    Raises:
+      CaptionerError: one holds files that captioner did not make, or an input, or cannot be written to.
+    """
+    read = {"--dataset": [options.dataset], "--features": [options.features]}
+    if options.mirrored is not None:
+        read["--mirrored"] = [options.mirrored]
+    check_model_output(options.output, option=option, inputs=read)
+    outputs.check_output_folder(
+        work_folder(options), kind=_WORK, option="work folder", inputs=read, adopt=_earlier_work_folder
+    )
+
+
+def _claim_work_folder(options: TrainOptions) -> outputs.OutputFolder:
+    """Returns the work folder, in which the checkpoint's names are listed already."""
+    work = outputs.OutputFolder.claim(
+        work_folder(options), kind=_WORK, option="work folder", adopt=_earlier_work_folder
+    )
+    work.reserve(_CHECKPOINT)
+    work.reserve(temporary_path(Path(_CHECKPOINT)).name)
+    return work
+
+
+def _earlier_work_folder(folder: Path) -> set[str] | None:
+    """Returns the checkpoint's names in a folder that holds what a version without markers put there.
+
+    The logs beside it are only added to, so they need not be listed.
+    """
+    checkpoint = {_CHECKPOINT, temporary_path(Path(_CHECKPOINT)).name}
+    names = set(os.listdir(folder))
+    logs = folder / _LOGS
+    if not names <= checkpoint | {_LOGS} or logs.is_symlink() or (_LOGS in names and not logs.is_dir()):
+        return None
+    if any(not name.startswith("events.out.tfevents.") for name in (os.listdir(logs) if _LOGS in names else ())):
+        return None
+    return checkpoint if _CHECKPOINT not in names or is_checkpoint(folder / _CHECKPOINT) else None
 
 
 def _train_here(options: TrainOptions, cluster: Cluster | None) -> str:
@@ -87,8 +142,9 @@ def _train_here(options: TrainOptions, cluster: Cluster | None) -> str:
         dropout=options.dropout,
         beam_width=options.beam_width,
     )
-    work = Path(f"{options.output.rstrip('/')}.training")
-    work.mkdir(parents=True, exist_ok=True)
+    work = _claim_work_folder(options) if place.is_chief else None
+    scratch = Path(work_folder(options))
+    scratch.mkdir(parents=True, exist_ok=True)
 
     def split(name: str) -> Split:
         from captioner_core.training.loop import Split
@@ -98,8 +154,8 @@ def _train_here(options: TrainOptions, cluster: Cluster | None) -> str:
         own = [ids[row] for row in place.rows(len(ids))]
         reward = CaptionReward(captions[name], vocabulary) if options.reinforce_epochs else None
         encoded = encode_captions(captions[name], vocabulary, config.max_words)
-        features = load_features(dataset, own, config, work)
-        also = load_features(mirrored, own, config, work) if mirrored is not None and name == TRAIN else None
+        features = load_features(dataset, own, config, scratch)
+        also = load_features(mirrored, own, config, scratch) if mirrored is not None and name == TRAIN else None
         return Split(encoded, features, reward, also)
 
     return _fit_and_save(options, place, config, vocabulary, {TRAIN: split(TRAIN), DEV: split(DEV)}, work, start)
@@ -129,7 +185,7 @@ def _fit_and_save(
     config: CaptionerConfig,
     vocabulary: Vocabulary,
     splits: dict[str, Split],
-    work: Path,
+    work: outputs.OutputFolder | None,
     start: float,
 ) -> str:
     import keras
@@ -146,9 +202,10 @@ def _fit_and_save(
     precision = options.precision if options.precision != "auto" else "bfloat16" if on_gpu else "float32"
     with place.strategy.scope():
         captioner = Captioner(config, seed=options.seed, precision=precision)
-    checkpoint, fingerprint = work / "checkpoint.npz", training_fingerprint(options)
+    checkpoint = work.reserve(_CHECKPOINT) if work else None
+    fingerprint = training_fingerprint(options)
     trainer = Trainer(place, captioner, splits[TRAIN], splits[DEV], options, checkpoint, fingerprint)
-    log = EpochLog(work / "logs", options.epochs + options.reinforce_epochs) if place.is_chief else None
+    log = EpochLog(work.make_folder(_LOGS), options.epochs + options.reinforce_epochs) if work else None
     try:
         with stop_on_signals() as stop:
             state = trainer.fit(log.say if log else lambda result: None, stop)
@@ -157,7 +214,7 @@ def _fit_and_save(
             f"another worker is gone ({str(error).splitlines()[0][:120]}); start all again to go on from the checkpoint"
         ) from error
     model_id = ""
-    if place.is_chief:
+    if work:
         metrics = {
             "history": state.history,
             "best_epoch": state.best_epoch,
@@ -169,7 +226,8 @@ def _fit_and_save(
             "training_fingerprint": fingerprint,
         }
         model_id = save_model(options.output, captioner, vocabulary, metrics)
-        checkpoint.unlink(missing_ok=True)
+        work.remove(_CHECKPOINT)
+        work.finish()
     place.sum_over_workers(np.zeros(1))  # nobody leaves before the model is written
     return model_id
 

@@ -28,11 +28,12 @@ def train_encoder(options: TrainEncoderOptions) -> str:
       The encoder's fingerprint.
 
     Raises:
-      CaptionerError: dataset and features don't fit each other.
+      CaptionerError: dataset and features don't fit each other, or the output folder may not be written.
       CheckFailed: training diverged.
     """
-    from captioner_core.training.joint import JointData, save_encoder, train_joint
+    from captioner_core.training.joint import JointData, check_encoder_output, save_encoder, train_joint
 
+    check_encoder_output(options.output, {"--dataset": [options.dataset], "--features": options.features})
     captions = read_captions_by_split(options.dataset)
     for split in (TRAIN, DEV):
         if not captions.get(split):

@@ -83,7 +83,7 @@ def test_sample_refuses_what_it_cannot_make(tmp_path, images, seed):
 # --- what all share
 
 
-def test_a_dataset_cut_off_is_not_taken_for_whole(tmp_path, monkeypatch):
+def test_a_dataset_cut_off_leaves_the_one_before_it_whole(tmp_path, monkeypatch):
     sample.build(tmp_path, images=40)
     assert is_built(tmp_path, sample.options(40))
     assert not is_built(tmp_path, sample.options(41)), "made with other options"
@@ -95,7 +95,8 @@ def test_a_dataset_cut_off_is_not_taken_for_whole(tmp_path, monkeypatch):
         patch.setattr(sample, "captions", dies)
         with pytest.raises(KeyboardInterrupt):
             sample.build(tmp_path, images=30)
-    assert not is_built(tmp_path, sample.options(40))
+    assert is_built(tmp_path, sample.options(40))
+    assert len(images_of(tmp_path)) == 40
     sample.build(tmp_path, images=30)
     assert is_built(tmp_path, sample.options(30))
     assert len(images_of(tmp_path)) == 30, "images of the older dataset are gone"
@@ -106,7 +107,8 @@ def test_a_folder_of_one_split_holds_it_and_nothing_else(tmp_path):
     folder = tmp_path / "new"
     link_split(tmp_path / "dataset", folder, ["scene-00009.jpg", "scene-00019.jpg"])
     link_split(tmp_path / "dataset", folder, ["scene-00019.jpg", "scene-00029.jpg"])
-    assert sorted(path.name for path in folder.iterdir()) == ["scene-00019.jpg", "scene-00029.jpg"]
+    names = [".captioner-files", "scene-00019.jpg", "scene-00029.jpg"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     with pytest.raises(CaptionerError, match="outside"):
         link_split(tmp_path / "dataset", folder, ["../captions.parquet"])
 

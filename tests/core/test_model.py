@@ -132,10 +132,13 @@ def test_captions_depend_on_their_own_image_alone(folder):
     assert all(c.text and c.n_tokens == len(c.text.split()) and c.log_prob < 0 for c in together)
 
 
-def test_saving_again_replaces(folder, vocabulary):
-    (folder / "stray").write_text("x")
-    save_model(str(folder), make_captioner(vocabulary), vocabulary, {})
-    assert not (folder / "stray").exists()
+def test_saving_again_replaces_the_model_and_leaves_other_files(folder, vocabulary):
+    before = {path.name for path in folder.iterdir()}
+    (folder / "notes.txt").write_text("x")
+    save_model(str(folder), make_captioner(vocabulary, attention="mean"), vocabulary, {})
+    assert load_model(str(folder)).config.attention == "mean"
+    assert (folder / "notes.txt").read_text() == "x"
+    assert {path.name for path in folder.iterdir()} == {*before, "notes.txt"}
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from captioner_core import layout, runs, storage
+from captioner_core import layout, run_files, runs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
 from captioner_core.schemas import CAPTIONS_SCHEMA, FAILURES_SCHEMA, FEATURES_SCHEMA
@@ -73,7 +75,7 @@ def test_work_cut_off_before_the_commit_changes_nothing(run):
     assert captions(run) == ["c"]
 
 
-@pytest.mark.parametrize("call", range(1, 14))
+@pytest.mark.parametrize("call", range(1, 18))
 def test_a_commit_cut_off_anywhere_is_never_read_as_complete(run, monkeypatch, call):
     """Dies at each of the file operations in turn."""
     commit(stage_captions(run, ["old"]))
@@ -91,7 +93,7 @@ def test_a_commit_cut_off_anywhere_is_never_read_as_complete(run, monkeypatch, c
         return operation
 
     with monkeypatch.context() as patch:
-        for name in ("delete", "move", "write_json"):
+        for name in ("delete", "move", "write_text"):
             patch.setattr(storage, name, dying(getattr(storage, name)))
         try:
             commit(attempt)
@@ -107,6 +109,8 @@ def test_a_commit_cut_off_anywhere_is_never_read_as_complete(run, monkeypatch, c
 
 def test_a_stage_redone_withdraws_what_came_of_it(run):
     commit(stage_captions(run, ["a"]))
+    made = {path.relative_to(run.run_dir).as_posix() for path in Path(run.run_dir).rglob("*") if path.is_file()}
+    run_files.write_marker(run.run_dir, {*made - {".captioner-files"}, "matches/part-00000.parquet", "report/index.html"})
     storage.write_text(layout.join(run.table(layout.MATCHES), "part-00000.parquet"), "stale")
     storage.write_text(run.report, "stale")
     commit(stage_captions(run, ["a"]))

@@ -138,7 +138,8 @@ def test_the_same_seed_gives_the_same_model_and_another_another(source, tmp_path
 def test_the_model_folder_is_whole_and_says_what_it_is(source, tmp_path):
     model_id = train(options(source, tmp_path / "model", epochs=1))
     names = {path.name for path in (tmp_path / "model").iterdir()}
-    assert names == {"weights.npz", "vocabulary.json", "config.json", "metrics.json", "MODEL_CARD.md"}
+    files = {"weights.npz", "vocabulary.json", "config.json", "metrics.json", "MODEL_CARD.md"}
+    assert names == {*files, ".captioner-files"}
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert metrics["images"] == {"train": 20, "dev": 4}
     assert metrics["captions"] == {"train": 40, "dev": 8}
