@@ -160,12 +160,13 @@ class FailureRow:
 
 @dataclass(frozen=True, slots=True)
 class DatasetCaptionRow:
-    """One human caption of one image of a dataset."""
+    """One human caption of one image of a dataset; the digest of the image's bytes is empty where it is not known."""
 
     image_id: str
     caption_index: int
     caption: str
     split: str
+    image_sha256: str = ""
 
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
 
@@ -275,6 +276,7 @@ DATASET_CAPTIONS_SCHEMA = _schema(
     caption_index=pa.int32(),
     caption=pa.string(),
     split=pa.string(),
+    image_sha256=pa.string(),
 )
 
 TABLE_SCHEMAS: Mapping[str, pa.Schema] = {

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from captioner_core import layout, outputs
 from captioner_core.archives import is_outside
 from captioner_core.errors import CaptionerError
+from captioner_core.identity import default_collection
 from captioner_core.plain_json import parse_json
 from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 
@@ -43,6 +44,7 @@ class DatasetSummary:
       left_out: what was not used, and how much of it, by a sentence's subject such as
         ``images without a caption``.
       licence: what its owners allow, a sentence.
+      collection: name of the collection that its images belong to.
     """
 
     name: str
@@ -51,6 +53,7 @@ class DatasetSummary:
     captions: int
     left_out: Mapping[str, int] = field(default_factory=dict)
     licence: str = ""
+    collection: str = ""
 
     def lines(self) -> list[str]:
         """The summary for a person; what was left out is said even where it is little."""
@@ -72,6 +75,7 @@ class DatasetWriter:
       options: what was asked for; ``is_built`` compares them.
       licence: what the data's owners allow; model cards state it.
       inputs: what is read, by the option that names it; none of it may lie in the folder.
+      collection: name of the collection that the images belong to; made from the folder where None.
 
     Raises:
       CaptionerError: the folder holds files that captioner did not make, or an input, or cannot be written.
@@ -85,9 +89,11 @@ class DatasetWriter:
         licence: str = "",
         *,
         inputs: outputs.Inputs | None = None,
+        collection: str | None = None,
     ) -> None:
         self._output, self._name, self._options, self._licence = output, name, dict(options), licence
         self._inputs = inputs or {}
+        self._collection = collection or default_collection(str(output / layout.DATASET_IMAGES))
         self._folder: outputs.OutputFolder | None = None
         self.left_out: Counter[str] = Counter()
         check_dataset_output(output, inputs=self._inputs)
@@ -137,21 +143,33 @@ class DatasetWriter:
         """
         if not captions:
             raise CaptionerError(f"dataset {self._name!r}: no image has both a file and a caption; check the source")
+        digests = {image_id: self._digest(image_id) for image_id in captions}
         rows = [
-            DatasetCaptionRow(image_id, number, caption, splits[image_id])
+            DatasetCaptionRow(image_id, number, caption, splits[image_id], digests[image_id])
             for image_id in sorted(captions)
             for number, caption in enumerate(captions[image_id])
         ]
         table = rows_as_table(rows, self._name, DATASET_CAPTIONS_SCHEMA)
         counts = Counter(splits[image_id] for image_id in captions)
         images = {split: counts[split] for split in SPLITS if counts[split]}
-        summary = DatasetSummary(self._name, self._options, images, len(rows), dict(self.left_out), self._licence)
+        summary = DatasetSummary(
+            self._name, self._options, images, len(rows), dict(self.left_out), self._licence, self._collection
+        )
         folder = self._claim()
         pq.write_table(table, folder.stage(layout.DATASET_CAPTIONS), compression="zstd")
         text = json.dumps(dataclasses.asdict(summary), indent=2, ensure_ascii=False) + "\n"
         folder.stage(layout.DATASET_SUMMARY).write_text(text, encoding="utf-8", errors="backslashreplace")
         folder.publish([*map(_image_path, captions), layout.DATASET_CAPTIONS], mark=layout.DATASET_SUMMARY)
         return summary
+
+    def _digest(self, image_id: str) -> str:
+        """Returns the SHA-256 of an image's bytes, staged or in place; empty where there is no such file."""
+        folder, path = self._claim(), _image_path(image_id)
+        file = (folder.staging() if folder.is_staged(path) else folder.path) / path
+        if not file.is_file():
+            return ""
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def _claim(self) -> outputs.OutputFolder:
         if self._folder is None:

@@ -110,7 +110,9 @@ def test_a_commit_cut_off_anywhere_is_never_read_as_complete(run, monkeypatch, c
 def test_a_stage_redone_withdraws_what_came_of_it(run):
     commit(stage_captions(run, ["a"]))
     made = {path.relative_to(run.run_dir).as_posix() for path in Path(run.run_dir).rglob("*") if path.is_file()}
-    run_files.write_marker(run.run_dir, {*made - {".captioner-files"}, "matches/part-00000.parquet", "report/index.html"})
+    run_files.write_marker(
+        run.run_dir, {*made - {".captioner-files"}, "matches/part-00000.parquet", "report/index.html"}
+    )
     storage.write_text(layout.join(run.table(layout.MATCHES), "part-00000.parquet"), "stale")
     storage.write_text(run.report, "stale")
     commit(stage_captions(run, ["a"]))
