@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import decoders, images, layout
+from captioner_core import decoders, images, java_metrics, layout, storage
 from captioner_core.backbones.base import Backbone
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.listing import read_bytes
 from captioner_core.model.folder import record_metrics
 from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
 from captioner_core.places import path_below
-from captioner_core.text import tokenize
+from captioner_core.text import single_line, tokenize
 from captioner_core.training.dataset import open_features, read_grids
 
 _BATCH = 32
@@ -99,17 +98,19 @@ def caption_features(
 
 
 def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Scores:
-    """The field's figures.
+    """Returns the scores that the literature reports.
 
-    With Java captions go through the PTB tokenizer, as in the literature; without it through
-    ``text.tokenize``, whose figures are close but not comparable to the last digit.
+    With Java, captions go through the PTB tokenizer, as in the literature. Without it they go
+    through ``text.tokenize``, whose figures are close but not comparable to the last digit. Either
+    way a line separator within a caption counts as a space.
 
     Args:
       hypotheses: image id to generated caption.
       references: image id to its human captions, all of them.
 
     Raises:
-      CaptionerError: nothing to score, or an image without references.
+      CaptionerError: there is nothing to score, an image has no references, no reference holds a
+        word, or Java fails.
     """
     lacking = [image_id for image_id in hypotheses if not references.get(image_id)]
     if not hypotheses or lacking:
@@ -118,7 +119,9 @@ def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    wanted = _tokenized({image_id: list(references[image_id]) for image_id in hypotheses})
+    wanted = _tokenized({image_id: references[image_id] for image_id in hypotheses})
+    if not any(caption for listed in wanted.values() for caption in listed):
+        raise CaptionerError("no reference holds a word; evaluate a split whose captions are text")
     given = _tokenized({image_id: [caption] for image_id, caption in hypotheses.items()})
     with contextlib.redirect_stdout(io.StringIO()):  # the scorers print as they go
         bleu = Bleu(4).compute_score(wanted, given)[0]
@@ -126,10 +129,8 @@ def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
         scores["ROUGE-L"] = float(Rouge().compute_score(wanted, given)[0])
         cider, each = Cider().compute_score(wanted, given)
         scores["CIDEr"] = float(cider)
-        if has_java():
-            from pycocoevalcap.meteor.meteor import Meteor
-
-            scores["METEOR"] = float(Meteor().compute_score(wanted, given)[0])
+    if has_java():
+        scores["METEOR"] = java_metrics.meteor(wanted, {image_id: listed[0] for image_id, listed in given.items()})
     return Scores(scores, dict(zip(wanted, map(float, each), strict=True)))
 
 
@@ -173,19 +174,16 @@ def references_fingerprint(references: Mapping[str, Sequence[str]], tokenizer: s
 
 
 def has_java() -> bool:
-    """Whether the PTB tokenizer and METEOR can run."""
-    return shutil.which("java") is not None
+    """Returns whether the PTB tokenizer and METEOR can run."""
+    return java_metrics.java_path() is not None
 
 
-def _tokenized(captions: dict[str, list[str]]) -> dict[str, list[str]]:
-    if not has_java():
-        return {image_id: [" ".join(tokenize(text)) for text in listed] for image_id, listed in captions.items()}
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
-
-    tokenized: dict[str, list[str]] = PTBTokenizer().tokenize(
-        {image_id: [{"caption": text} for text in listed] for image_id, listed in captions.items()}
-    )
-    return tokenized
+def _tokenized(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Returns the same captions as words joined by spaces."""
+    lines = [single_line(text) for listed in captions.values() for text in listed]
+    tokenized = java_metrics.ptb_tokenize(lines) if has_java() else [" ".join(tokenize(line)) for line in lines]
+    remaining = iter(tokenized)
+    return {image_id: [next(remaining) for _ in listed] for image_id, listed in captions.items()}
 
 
 def record(model_dir: str, figures: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from captioner_core.errors import CaptionerError
 from captioner_core.identity import collection_of_table, image_keys
 from captioner_core.matching import RECORDS, CaptionIndex, ImageFacts, one_chunk
 from captioner_core.schemas import FEATURE_DIM, HUMAN
+from captioner_core.splits import canonical_split
+from captioner_core.table_columns import one_caption_a_row, readable_table, split_column, text_column
 from captioner_core.text_encoders import load_encoder
 from captioner_core.text_encoders.base import JointEncoder, TextEncoder
 
@@ -93,19 +95,42 @@ def read_records(uri: str, splits: Sequence[str] = (), collection: str | None = 
       collection: that the images belong to; the one that the table's run or dataset states where None.
 
     Yields:
-      Tables of the schema ``INPUTS``.
+      Tables of the schema ``INPUTS``. Columns of the table may be of any type that holds text, and a
+      row with a list of captions is one for each of them.
+
+    Raises:
+      CaptionerError: a value is missing or of another type, or a split is not known.
     """
     dataset = storage.open_table(uri, "captions table")
     names = set(dataset.schema.names)
-    columns = [name for name in ("image_id", "caption", "source", SHA256) if name in names]
-    wanted = pc.field("split").isin(list(splits)) if splits and "split" in names else None
+    columns = [name for name in ("image_id", "caption", "source", SHA256, "split") if name in names]
+    wanted = {canonical_split(split) or split for split in splits} if "split" in names else set()
     collection = collection_of_table(uri) if collection is None else collection
-    for batch in dataset.to_batches(columns=columns, filter=wanted):
-        read = {name: batch.column(name).cast(pa.string()) for name in columns}
-        read.setdefault("source", pa.array([HUMAN] * len(batch), pa.string()))
-        read.setdefault(SHA256, pa.array([""] * len(batch), pa.string()))
-        read["image_key"] = image_keys(read["image_id"], collection)
-        yield pa.table([read[name] for name in INPUTS.names], schema=INPUTS)
+    first_row = 1
+    with readable_table(uri):
+        for batch in dataset.to_batches(columns=columns):
+            yield _records(batch, uri, collection, wanted, first_row)
+            first_row += len(batch)
+
+
+def _records(batch: pa.RecordBatch, uri: str, collection: str, splits: Collection[str], first_row: int) -> pa.Table:
+    """Returns rows of a captions table in the form of ``INPUTS``."""
+    columns = {"image_id": text_column(batch.column("image_id"), "image_id", uri, first_row)}
+    columns["caption"] = batch.column("caption")
+    if "source" in batch.schema.names:
+        columns["source"] = text_column(batch.column("source"), "source", uri, first_row)
+    else:
+        columns["source"] = pa.array([HUMAN] * len(batch), pa.string())
+    columns[SHA256] = pa.array([""] * len(batch), pa.string())
+    if SHA256 in batch.schema.names:
+        columns[SHA256] = pc.fill_null(batch.column(SHA256).cast(pa.string()), "")
+    checked = pa.record_batch(columns)
+    if splits:
+        named = split_column(batch.column("split"), uri, first_row)
+        checked = checked.filter(pc.is_in(named, value_set=pa.array(sorted(splits), pa.string())))
+    rows = one_caption_a_row(checked, uri, first_row=first_row)
+    keys = image_keys(rows.column("image_id"), collection)
+    return pa.table([keys, *(rows.column(name) for name in INPUTS.names[1:])], schema=INPUTS)
 
 
 def read_captions(uri: str, splits: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
@@ -161,7 +186,8 @@ def write_image_facts(
             for batch in _feature_batches(source.uri):
                 made_by.update(dict.fromkeys(pc.unique(batch.column("backbone")).to_pylist(), source.uri))
                 _check_one_backbone(made_by)
-                batch_keys = image_keys(batch.column("image_id").cast(pa.string()), source.collection)
+                ids = text_column(batch.column("image_id"), "image_id", source.uri)
+                batch_keys = image_keys(ids, source.collection)
                 listed = batch_keys.to_pylist()
                 new = pa.array([place for place, key in enumerate(listed) if key not in seen], pa.int64())
                 seen.update(listed)

@@ -19,6 +19,18 @@ from captioner_core.plain_json import parse_json
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+# Control characters, Unicode's line and paragraph separators, and halves of characters. Among them is
+# all that Python, Java, CSV readers or the PTB tokenizer take for the end of a line.
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+
+def single_line(text: str) -> str:
+    r"""Returns a caption on one line: each run of line separators and control characters becomes a space.
+
+    >>> single_line(" a dog\r\nruns\u2028fast\n")
+    'a dog runs fast'
+    """
+    return _NO_TEXT.sub(" ", text).strip()
 
 
 def tokenize(caption: str) -> list[str]:

@@ -76,6 +76,7 @@ def register(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(EvaluateOptions, namespace)
     from captioner_core.evaluation import has_java, record, references_fingerprint, reliability, score
+    from captioner_core.java_metrics import check_java
     from captioner_core.model.folder import load_model
     from captioner_core.registry import resolve_model
     from captioner_core.training.dataset import read_captions_by_split
@@ -85,6 +86,7 @@ def _run(namespace: argparse.Namespace) -> int:
     references = read_captions_by_split(options.dataset).get(options.split)
     if not references:
         raise CaptionerError(f"dataset {options.dataset!r} has no split {options.split!r}; choose another --split")
+    check_java()  # before the work that its failure would waste
     model_dir = resolve_model(options.model)
     model = load_model(model_dir)
     captions = _captions(options, model, list(references))

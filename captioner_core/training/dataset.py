@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
@@ -21,9 +22,19 @@ from captioner_core import layout, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.model.captioner import attended_cells
 from captioner_core.model.config import CaptionerConfig
-from captioner_core.text import PAD, Vocabulary
+from captioner_core.table_columns import (
+    is_view,
+    one_caption_a_row,
+    readable_table,
+    split_column,
+    text_column,
+    vector_column,
+)
+from captioner_core.text import PAD, Vocabulary, single_line
 
 TRAIN, DEV = "train", "dev"
+_INDEX = "caption_index"
+_DATASET_ROWS = pa.schema({"image_id": pa.string(), _INDEX: pa.int64(), "caption": pa.string(), "split": pa.string()})
 
 
 @dataclass(frozen=True)
@@ -56,22 +67,66 @@ class Captions:
 
 
 def read_captions_by_split(dataset_dir: str) -> dict[str, dict[str, list[str]]]:
-    """The captions of a dataset: split, then image, then its captions in order.
+    """Returns the captions of a dataset: split, then image, then its captions in order.
+
+    Columns may be of any type that holds text, and a row may hold a list of captions. Without the
+    column ``caption_index`` an image's captions keep the order of the rows. Line separators within
+    captions become spaces.
 
     Raises:
-      CaptionerError: no captions.parquet, or columns missing.
+      CaptionerError: there is no captions.parquet, a column is missing or is not what it should be,
+        a split is not known, or an image is in two splits.
     """
     uri = layout.join(dataset_dir, layout.DATASET_CAPTIONS)
-    columns = ["image_id", "caption_index", "caption", "split"]
-    table = storage.read_table(uri, columns, "dataset").sort_by(
-        [("image_id", "ascending"), ("caption_index", "ascending")]
-    )
+    table = _read_dataset_rows(uri)
     captions: dict[str, dict[str, list[str]]] = {}
+    split_of: dict[str, str] = {}
     for image_id, caption, split in zip(
         *(table.column(n).to_pylist() for n in ("image_id", "caption", "split")), strict=True
     ):
-        captions.setdefault(split, {}).setdefault(image_id, []).append(caption)
+        if split_of.setdefault(image_id, split) != split:
+            # A model would be evaluated on images that it has learnt.
+            raise CaptionerError(
+                f"table {uri!r}: image {image_id!r} is in the splits {split_of[image_id]!r} and {split!r}; "
+                "put all its captions into one"
+            )
+        captions.setdefault(split, {}).setdefault(image_id, []).append(single_line(caption))
     return captions
+
+
+def _read_dataset_rows(uri: str) -> pa.Table:
+    """Returns a dataset's captions, one a row, sorted by image and then in their order."""
+    with readable_table(uri):
+        dataset = storage.open_table(uri, "dataset")
+        columns = ["image_id", "caption", "split"]
+        if _INDEX in dataset.schema.names:
+            columns.append(_INDEX)
+        table = storage.read_table(uri, columns, "dataset")
+        batches = []
+        first_row = 1
+        for batch in table.to_batches():
+            batches.append(_dataset_rows(batch, uri, first_row))
+            first_row += len(batch)
+        rows = pa.Table.from_batches(batches, schema=_DATASET_ROWS)
+        order = pa.array(range(len(rows)), pa.int64())  # sorting alone would not keep the order of equal rows
+        keys = [("image_id", "ascending"), (_INDEX, "ascending"), ("order", "ascending")]
+        return rows.append_column("order", order).sort_by(keys)
+
+
+def _dataset_rows(batch: pa.RecordBatch, uri: str, first_row: int) -> pa.RecordBatch:
+    """Returns rows of a user's table in the types of ``_DATASET_ROWS``."""
+    ids = text_column(batch.column("image_id"), "image_id", uri, first_row)
+    splits = split_column(batch.column("split"), uri, first_row)
+    index = pa.nulls(len(batch), pa.int64())
+    if _INDEX in batch.schema.names:
+        try:
+            index = batch.column(_INDEX).cast(pa.int64())
+        except pa.ArrowException as error:
+            raise CaptionerError(
+                f"table {uri!r}, column {_INDEX!r}: {storage.first_line(error)}; write integers"
+            ) from error
+    checked = pa.record_batch({"image_id": ids, _INDEX: index, "caption": batch.column("caption"), "split": splits})
+    return one_caption_a_row(checked, uri, first_row=first_row)
 
 
 def encode_captions(captions: dict[str, list[str]], vocabulary: Vocabulary, max_words: int) -> Captions:
@@ -96,13 +151,15 @@ def open_features(uri: str) -> tuple[pads.Dataset, set[str], str]:
         raise CaptionerError(
             f"features table {uri!r} has no column {missing[0]!r}; extract them with 'captioner extract --grid'"
         )
-    table = dataset.to_table(columns=["image_id", "backbone"])
-    backbones = sorted(pc.unique(table.column("backbone")).to_pylist())
+    with readable_table(uri):
+        table = dataset.to_table(columns=["image_id", "backbone"])
+    image_ids = text_column(table.column("image_id"), "image_id", uri).to_pylist()
+    backbones = sorted(pc.unique(text_column(table.column("backbone"), "backbone", uri)).to_pylist())
     if not backbones:
         raise CaptionerError(f"features table {uri!r} is empty; extract the dataset's images first")
     if len(backbones) > 1:
         raise CaptionerError(f"features table {uri!r} mixes backbones {backbones}; extract all images with one")
-    return dataset, set(table.column("image_id").to_pylist()), str(backbones[0])
+    return dataset, set(image_ids), str(backbones[0])
 
 
 def load_features(
@@ -129,16 +186,29 @@ def load_features(
 def read_grids(
     dataset: pads.Dataset, image_ids: Sequence[str]
 ) -> Iterator[tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.float16]]]:
-    """Image ids, averages [n, 2048] and grids [n, 25 * 3800] of some images, a few at a time."""
-    wanted = pc.field("image_id").isin(list(image_ids))
+    """Yields ids, averages [n, 2048] and grids [n, 25 * 3800] of some images, a few at a time.
+
+    Raises:
+      CaptionerError: the table is damaged, or a vector is null or shorter than the others.
+    """
+    uri = dataset.files[0] if isinstance(dataset, pads.FileSystemDataset) else "features"
+    wanted = pa.array(list(image_ids), pa.string())
+    # pyarrow cannot filter by the view types while it reads
+    filter_later = is_view(dataset.schema.field("image_id").type)
+    by_id = None if filter_later else pc.field("image_id").isin(wanted)
     columns = ["image_id", "feature", "grid"]
     # a grid is 190 kB: small batches and no reading ahead keep memory at what is needed
-    for batch in dataset.to_batches(
-        columns=columns, filter=wanted, batch_size=64, batch_readahead=1, fragment_readahead=1
-    ):
-        if len(batch):
-            feature = storage.vectors(batch.column("feature")).astype(np.float32)
-            yield batch.column("image_id").to_pylist(), feature, storage.vectors(batch.column("grid"))
+    batches = dataset.to_batches(columns=columns, filter=by_id, batch_size=64, batch_readahead=1, fragment_readahead=1)
+    with readable_table(uri):
+        for batch in batches:
+            ids = text_column(batch.column("image_id"), "image_id", uri)
+            feature, grid = (vector_column(batch.column(name), name, uri) for name in columns[1:])
+            if filter_later:
+                chosen = pc.is_in(ids, value_set=wanted)
+                ids, feature, grid = (array.filter(chosen) for array in (ids, feature, grid))
+            if len(ids):
+                averages = storage.vectors(feature).astype(np.float32)
+                yield ids.to_pylist(), averages, storage.vectors(grid)
 
 
 def dataset_summary(dataset: str) -> dict[str, Any]:
