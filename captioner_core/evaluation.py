@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import decoders, images, java_metrics, layout, storage
+from captioner_core import decoders, images, java_metrics, layout
 from captioner_core.backbones.base import Backbone
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.listing import read_bytes

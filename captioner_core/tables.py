@@ -79,10 +79,12 @@ def _model_ids(uri: str) -> list[str]:
     dataset = storage.open_table(uri, "captions table")
     if not {"source", "model_id"} <= set(dataset.schema.names):
         return []
-    wrote = pc.field("source") != HUMAN
     found: set[str] = set()
-    for batch in dataset.to_batches(columns=["model_id"], filter=wrote):
-        found.update(pc.unique(batch.column("model_id")).to_pylist())
+    with readable_table(uri):
+        for batch in dataset.to_batches(columns=["source", "model_id"]):
+            is_generated = pc.not_equal(text_column(batch.column("source"), "source", uri), HUMAN)
+            models = batch.column("model_id").cast(pa.string()).filter(is_generated)
+            found.update(pc.unique(models).to_pylist())
     return sorted(found - {None, ""})
 
 
@@ -124,11 +126,11 @@ def _records(batch: pa.RecordBatch, uri: str, collection: str, splits: Collectio
     columns[SHA256] = pa.array([""] * len(batch), pa.string())
     if SHA256 in batch.schema.names:
         columns[SHA256] = pc.fill_null(batch.column(SHA256).cast(pa.string()), "")
-    checked = pa.record_batch(columns)
     if splits:
-        named = split_column(batch.column("split"), uri, first_row)
-        checked = checked.filter(pc.is_in(named, value_set=pa.array(sorted(splits), pa.string())))
-    rows = one_caption_a_row(checked, uri, first_row=first_row)
+        columns["split"] = split_column(batch.column("split"), uri, first_row)
+    rows = one_caption_a_row(pa.record_batch(columns), uri, first_row=first_row)
+    if splits:
+        rows = rows.filter(pc.is_in(rows.column("split"), value_set=pa.array(sorted(splits), pa.string())))
     keys = image_keys(rows.column("image_id"), collection)
     return pa.table([keys, *(rows.column(name) for name in INPUTS.names[1:])], schema=INPUTS)
 
