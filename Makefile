@@ -66,7 +66,7 @@ $(AIRFLOW_VENV)/airflow.stamp: requirements.lock setup.py dags/requirements.txt
 	@touch $@
 
 # Each variable reaches the program as one argument, whatever it holds.
-export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS FAULTS_SEED CLUSTER_IMAGES
+export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS FAULTS_SEED CLUSTER_IMAGES AIRFLOW_VENV
 
 run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLICKR8K_DIR= LIMIT= IMAGES= OUT= THRESHOLD= TOP_K= EPOCHS= WORKERS=
 	@$(BIN)/captioner run-local --dataset "$$DATASET" --out "$$OUT" --threshold="$$THRESHOLD" --top-k="$$TOP_K" --workers="$$WORKERS" \
@@ -100,6 +100,10 @@ airflow: $(VENV)/run.stamp $(AIRFLOW_VENV)/airflow.stamp  ## Airflow with its UI
 test: $(VENV)/dev.stamp  ## the whole test suite that needs no cluster and no browser
 	@$(BIN)/captioner assets --extra minilm
 	@$(BIN)/python -m pytest -m "not cluster and not airflow and not browser and not faults" -n 2 --dist loadfile --no-loadscope-reorder
+
+# tests/quick.txt lists tests that need neither assets nor the network.
+test-quick: $(VENV)/test.stamp  ## the tests that answer within a minute: they need no training, no assets and no network
+	@$(BIN)/python -m pytest @tests/quick.txt -m "not slow and not assets" -n 2 --dist loadfile
 
 test-cluster: $(VENV)/dev.stamp  ## tests of processes and hosts that work together
 	@$(BIN)/python -m pytest -m cluster
@@ -165,7 +169,6 @@ bench-encoders: $(VENV)/dev.stamp
 	@$(BIN)/python -m bench.similar --dataset "$$OUT/datasets/flickr8k"
 
 lock: $(VENV)/dev.stamp  ## resolve setup.py's requirements anew into requirements.lock, for all three versions of Python
-	@$(BIN)/python -m pip --disable-pip-version-check --quiet install uv
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate --upgrade setup.py -o requirements.lock
 	@$(MAKE) --no-print-directory check-lock
 

@@ -20,7 +20,7 @@ def _text(name: str) -> str:
 AIRFLOW = [line for line in _text("dags/requirements.txt").splitlines() if line and not line.startswith("#")]
 BENCH = ["daft==0.7.26", "ray[data]==2.60.0"]  # peers of extraction; too large for every developer's machine
 MINILM = ["safetensors", "tokenizers"]  # reads all-MiniLM-L6-v2 without torch
-TEST = ["hypothesis", "pytest", "pytest-timeout", "pytest-xdist"]  # enough for make test-quick
+TEST = ["hypothesis", "psutil", "pytest", "pytest-timeout", "pytest-xdist"]  # enough for make test-quick
 DEV = [
     *MINILM,
     *TEST,  # pytest-xdist runs two files at a time, in half the time of CI
@@ -38,6 +38,7 @@ DEV = [
     "types-psutil",
     "types-requests",
     "types-tqdm",
+    "uv",  # make lock, and CI's environments of other versions of Python
 ]
 
 setup(
