@@ -22,6 +22,7 @@ INSTALL = ROOT / "tools" / "install.sh"
 FAKE_PYTHON = """#!/bin/sh
 case "$2 $3" in
   "-m venv")
+    rm -rf "$5"
     mkdir -p "$5/bin"
     cp "$0" "$5/bin/python"
     echo "command = $0 -m venv --clear $PWD/$5" > "$5/pyvenv.cfg"
@@ -136,7 +137,11 @@ def test_a_shim_that_fails_is_passed_over(tools, tmp_path, bin_folder):
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{python}\n", "")
 
 
-@pytest.mark.parametrize("changes", [NO_GIL, WITHOUT_ENSUREPIP, WITHOUT_VENV, OTHER_IMPLEMENTATION])
+@pytest.mark.parametrize(
+    "changes",
+    [NO_GIL, WITHOUT_ENSUREPIP, WITHOUT_VENV, OTHER_IMPLEMENTATION],
+    ids=["without the GIL", "without ensurepip", "without venv", "another implementation"],
+)
 def test_a_newer_python_that_does_not_do_is_passed_over(tools, bin_folder, changes):
     fake_python(bin_folder / "python3.13", "3.13", changes)
     python = fake_python(bin_folder / "python3.11", "3.11")
@@ -388,6 +393,12 @@ def test_a_real_environment_is_completed_after_an_interrupted_installation(tmp_p
     (module.parent / "thing-1.0.dist-info" / "RECORD").unlink()
     install()
     assert module.read_text() == "ANSWER = 42\n"
+
+
+def test_the_quick_tests_are_there():
+    names = (ROOT / "tests" / "quick.txt").read_text().split()
+    assert len(names) > 10
+    assert [name for name in names if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
