@@ -1,5 +1,6 @@
-# `make help` lists the targets. PYTHON may name another Python 3.11.
-PYTHON ?= python3.11
+# `make help` lists the targets. The newest of Python 3.11, 3.12 and 3.13 that works is chosen;
+# PYTHON= names another, and VENV= another folder for its environment.
+PYTHON ?=
 DATASET ?= sample
 OUT ?= out
 THRESHOLD ?= 0.9
@@ -8,42 +9,64 @@ WORKERS ?= 1
 SECONDS ?= 600
 FAULTS_SEED ?= 20261
 
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := captioner_core beam_jobs captioner_cli captioner_airflow dags tests bench fuzz setup.py
 # Airflow as its users have it: without TensorFlow and Beam, which the jobs' interpreter has
-AIRFLOW_VENV := .venv-airflow
+AIRFLOW_VENV ?= .venv-airflow
 AIRFLOW_BIN := $(AIRFLOW_VENV)/bin
 
-.PHONY: help run-local pretrained airflow test test-faults test-airflow test-browser test-cluster lint typecheck bench fuzz \
-	bench-photographs bench-encoders lock clean
+.PHONY: help run-local pretrained airflow test test-quick test-faults test-airflow test-browser test-cluster lint typecheck \
+	bench fuzz bench-photographs bench-encoders lock check-lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Two installations into one environment at a time would disturb each other.
+.NOTPARALLEL:
+
+ifneq ($(words $(VENV) $(AIRFLOW_VENV)),2)
+$(error VENV and AIRFLOW_VENV: the path of an environment must not be empty or contain spaces; the checkout's may)
+endif
+
+quoted = '$(subst ','\'',$(1))'
+install = @sh tools/install.sh $(1) $(call quoted,$(PYTHON))
+# An environment is not used if its Python is gone or is another version than PYTHON, or if the
+# folder was moved: the rules below then make it anew, whatever its stamps say.
+is_usable = $(shell sh tools/install.sh --check $(1) $(call quoted,$(PYTHON)) && echo yes)
+ifneq ($(wildcard $(VENV)/*.stamp),)
+ifneq ($(call is_usable,$(VENV)),yes)
+.PHONY: $(VENV)/run.stamp $(VENV)/test.stamp $(VENV)/dev.stamp
+endif
+endif
+ifneq ($(wildcard $(AIRFLOW_VENV)/*.stamp),)
+ifneq ($(call is_usable,$(AIRFLOW_VENV)),yes)
+.PHONY: $(AIRFLOW_VENV)/airflow.stamp
+endif
+endif
+
 # A stamp says what is installed, so that a second call installs nothing; it is older than
 # the lock file and setup.py once these change.
 $(VENV)/run.stamp: requirements.lock setup.py
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --constraint requirements.lock --editable .
-	touch $@
+	$(call install,$(VENV)) --editable .
+	@touch $@
 
-$(VENV)/dev.stamp: requirements.lock setup.py
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --constraint requirements.lock --editable '.[dev,airflow]'
-	touch $@ $(VENV)/run.stamp
+$(VENV)/test.stamp: requirements.lock setup.py
+	$(call install,$(VENV)) --editable '.[test]'
+	@touch $@ $(VENV)/run.stamp
+
+$(VENV)/dev.stamp: requirements.lock setup.py dags/requirements.txt
+	$(call install,$(VENV)) --editable '.[dev,airflow]'
+	@touch $@ $(VENV)/test.stamp $(VENV)/run.stamp
 
 $(AIRFLOW_VENV)/airflow.stamp: requirements.lock setup.py dags/requirements.txt
-	test -x $(AIRFLOW_BIN)/python || $(PYTHON) -m venv $(AIRFLOW_VENV)
-	$(AIRFLOW_BIN)/python -m pip --disable-pip-version-check --quiet install --constraint requirements.lock \
-		--requirement dags/requirements.txt
-	$(AIRFLOW_BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --editable .
-	touch $@
+	$(call install,$(AIRFLOW_VENV)) --requirement dags/requirements.txt
+	$(call install,$(AIRFLOW_VENV)) --no-deps --editable .
+	@touch $@
 
 # Each variable reaches the program as one argument, whatever it holds.
-export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS FAULTS_SEED CLUSTER_IMAGES
+export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS FAULTS_SEED CLUSTER_IMAGES AIRFLOW_VENV
 
 run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLICKR8K_DIR= LIMIT= IMAGES= OUT= THRESHOLD= TOP_K= EPOCHS= WORKERS=
 	@$(BIN)/captioner run-local --dataset "$$DATASET" --out "$$OUT" --threshold="$$THRESHOLD" --top-k="$$TOP_K" --workers="$$WORKERS" \
@@ -78,6 +101,10 @@ test: $(VENV)/dev.stamp  ## the whole test suite that needs no cluster and no br
 	@$(BIN)/captioner assets --extra minilm
 	@$(BIN)/python -m pytest -m "not cluster and not airflow and not browser and not faults" -n 2 --dist loadfile --no-loadscope-reorder
 
+# tests/quick.txt lists tests that need neither assets nor the network.
+test-quick: $(VENV)/test.stamp  ## the tests that answer within a minute: they need no training, no assets and no network
+	@$(BIN)/python -m pytest @tests/quick.txt -m "not slow and not assets" -n 2 --dist loadfile
+
 test-cluster: $(VENV)/dev.stamp  ## tests of processes and hosts that work together
 	@$(BIN)/python -m pytest -m cluster
 
@@ -96,8 +123,8 @@ test-browser: $(VENV)/dev.stamp $(AIRFLOW_VENV)/airflow.stamp  ## tests of Airfl
 	@$(BIN)/python -m pytest -m browser
 
 $(VENV)/fuzz.stamp: $(VENV)/dev.stamp
-	$(PIP) install --constraint requirements.lock --editable '.[dev,airflow,fuzz]'
-	touch $@
+	$(call install,$(VENV)) --editable '.[dev,airflow,fuzz]'
+	@touch $@
 
 fuzz: export FUZZ_SECONDS := $(SECONDS)  # in bash SECONDS has a meaning of its own
 fuzz: $(VENV)/fuzz.stamp  ## coverage-guided fuzzing of images, datasets and models, in turn: SECONDS=
@@ -112,8 +139,8 @@ typecheck: $(VENV)/dev.stamp  ## mypy, strict
 	@$(BIN)/mypy
 
 $(VENV)/bench.stamp: $(VENV)/dev.stamp
-	$(PIP) install --constraint requirements.lock --editable '.[dev,airflow,bench]'
-	touch $@
+	$(call install,$(VENV)) --editable '.[dev,airflow,bench]'
+	@touch $@
 
 bench: $(VENV)/bench.stamp  ## benchmarks, each beside a named peer
 	@$(BIN)/captioner assets
@@ -141,9 +168,15 @@ bench-encoders: $(VENV)/dev.stamp
 	@$(BIN)/python -m bench.ranking --dataset "$$OUT/datasets/flickr8k" --features "$$OUT/runs/flickr8k/features"
 	@$(BIN)/python -m bench.similar --dataset "$$OUT/datasets/flickr8k"
 
-lock: $(VENV)/dev.stamp  ## resolve setup.py's requirements anew into requirements.lock
-	@$(PIP) install uv
-	@$(BIN)/uv pip compile --quiet --python-version 3.11 --all-extras --no-header --no-annotate --upgrade setup.py -o requirements.lock
+lock: $(VENV)/dev.stamp  ## resolve setup.py's requirements anew into requirements.lock, for all three versions of Python
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate --upgrade setup.py -o requirements.lock
+	@$(MAKE) --no-print-directory check-lock
+
+# Nobody should need a compiler: each version of Python finds a wheel of each package.
+check-lock:
+	@set -e; for version in 3.11 3.12 3.13; do $(BIN)/uv pip compile --quiet --no-deps --only-binary :all: \
+		--python-version $$version --python-platform x86_64-manylinux_2_28 - -o /dev/null < requirements.lock; done
 
 clean:  ## remove what the targets made, but no cache
-	rm -rf $(VENV) $(AIRFLOW_VENV) .airflow out build dist *.egg-info
+	@for venv in $(VENV) $(AIRFLOW_VENV); do if [ -f $$venv/pyvenv.cfg ]; then rm -rf $$venv; fi; done
+	rm -rf .airflow out build dist *.egg-info

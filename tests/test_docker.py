@@ -37,6 +37,14 @@ def test_all_that_is_copied_is_there_and_reaches_the_builder(recipe):
         assert name in reaching
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_one_argument_chooses_the_python_of_all_stages(recipe):
+    text = (ROOT / recipe).read_text()
+    assert re.search(r"^ARG PYTHON=3\.1[123]$(?=.*^FROM)", text, re.M | re.S)
+    bases = re.findall(r"^FROM (\S+)", text, re.M)
+    assert set(bases) == {"apache/beam_python${PYTHON}_sdk:2.77.0", "python:${PYTHON}-slim-bookworm"}
+
+
 def test_gpu_lock_pins_what_tensorflow_asks_for():
     asked = [Requirement(line) for line in requires("tensorflow") if "and-cuda" in line]
     pinned = dict(line.split("==") for line in (ROOT / "docker/gpu.lock").read_text().split())

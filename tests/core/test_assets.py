@@ -115,6 +115,7 @@ def test_a_wheel_is_read_as_data(tmp_path):
     assert not list(tmp_path.rglob("evil"))
 
 
+@pytest.mark.assets
 @pytest.mark.parametrize("asset", assets.ASSETS, ids=lambda asset: asset.name)
 def test_the_real_assets_are_whole(asset):
     folder = assets.cache_dir() / asset.name

@@ -50,6 +50,7 @@ def test_equals_counting_by_hand(table, monkeypatch, block):
             assert row.recall == pytest.approx(right[reached].sum() / right.sum(), abs=1e-6)
 
 
+@pytest.mark.assets
 def test_the_command_prints_and_draws(table, tmp_path, capsys):
     assert main(["thresholds", "--captions", table[0], "--output", str(tmp_path / "plot.svg")]) == 0
     lines = capsys.readouterr().out.splitlines()

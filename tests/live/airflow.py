@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +17,8 @@ import requests
 from captioner_airflow.local import USER, Place, Running, started
 
 ROOT = Path(__file__).parents[2]
-JOBS_PYTHON = str(ROOT / ".venv" / "bin" / "python")
-AIRFLOW_PYTHON = str(ROOT / ".venv-airflow" / "bin" / "python")
+JOBS_PYTHON = sys.executable
+AIRFLOW_PYTHON = str(ROOT / os.environ.get("AIRFLOW_VENV", ".venv-airflow") / "bin" / "python")
 # so that what a kill -9 leaves is noticed in seconds, not in the five minutes that suit a large installation
 IMPATIENT = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
