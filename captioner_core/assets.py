@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from captioner_core.archives import check_members
+from captioner_core.cache import cache_dir
 from captioner_core.downloads import DownloadError, download, locked
 from captioner_core.errors import CaptionerError
 
@@ -66,14 +66,6 @@ class Asset:
     title: str
     sources: tuple[Source, ...]
     unpack: Callable[[Path, Path], None]
-
-
-def cache_dir() -> Path:
-    """``$CAPTIONER_CACHE``, else ``captioner`` in the user's cache folder."""
-    named = os.environ.get("CAPTIONER_CACHE")
-    if named:
-        return Path(named).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "captioner"
 
 
 def xception_weights() -> Path:
@@ -211,7 +203,7 @@ def _unpack_xception(fetched: Path, folder: Path) -> None:
     Raises:
       ValueError: the tensors don't fit the network, or their number is wrong.
     """
-    import keras
+    from captioner_core.tensorflow_setup import keras
 
     target = folder / _XCEPTION_FILE
     network = keras.applications.Xception(weights=None, include_top=False, input_shape=(299, 299, 3))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from captioner_core import interrupts
 from captioner_core.errors import CaptionerError
 
 
@@ -32,7 +33,8 @@ class StopRequest:
     def ask(self, signal_number: int, _frame: Any = None) -> None:
         """A signal handler; the second signal of a kind ends the process at once."""
         self._signal = signal_number
-        signal.signal(signal_number, signal.SIG_DFL)
+        if not interrupts.is_installed():
+            signal.signal(signal_number, signal.SIG_DFL)
 
     def interrupted(self, message: str) -> Interrupted:
         """The error that ends training; another worker may have been the one that was asked."""
@@ -45,6 +47,10 @@ def stop_on_signals() -> Iterator[StopRequest]:
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
+        return
+    if interrupts.is_installed():
+        with interrupts.deferred(request.ask):
+            yield request
         return
     before = {number: signal.signal(number, request.ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
