@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from beam_jobs import caption_features, launch
+from beam_jobs import caption_features, launch, preconditions
 from beam_jobs.files import ListingFile, write_listing
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
@@ -105,6 +105,8 @@ def run(
       CheckFailed: more failures than allowed; only where ``complete``.
     """
     launch.check_options(options, pipeline_args)
+    if load is None and not options.from_features:
+        preconditions.check_backbone(pipeline_args)
     # once: workers and the manifest have the model of this moment, whatever is promoted meanwhile
     options = dataclasses.replace(options, model=resolve_model(options.model))
     if options.from_features:

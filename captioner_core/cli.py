@@ -30,7 +30,8 @@ def start(argv: Sequence[str] | None) -> None:
     """
     if argv is None:
         program.begin()
-    quiet_libraries()
+    else:
+        quiet_libraries()
     end_with_launcher()
 
 

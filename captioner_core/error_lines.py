@@ -6,6 +6,7 @@ traceback is saved to a file, which the line names.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import os
@@ -150,13 +151,12 @@ def _folders() -> Sequence[Path]:
     from captioner_core import temporary
     from captioner_core.cache import cache_dir
 
-    folders = []
-    for find in (lambda: cache_dir() / "errors", lambda: Path(temporary.base())):
-        try:
-            folders.append(find())
-        except (OSError, CaptionerError):
-            continue
-    return folders
+    usable = []
+    with contextlib.suppress(CaptionerError):
+        usable.append(cache_dir() / "errors")
+    with contextlib.suppress(OSError):
+        usable.append(Path(temporary.base()))
+    return usable
 
 
 def _describe_system_error(error: OSError) -> ErrorLine | None:

@@ -183,7 +183,7 @@ def _strike_again(
 
 def _strike() -> None:
     _state.is_strike, _state.is_raised = True, False
-    _thread.interrupt_main(_state.number)
+    _thread.interrupt_main(signal.Signals(_state.number))
 
 
 def _end_descendants() -> None:

@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 
 from captioner_core import interrupts, streams
@@ -38,20 +37,12 @@ def begin() -> None:
     interrupts.install()
     streams.take_over()
     interrupts.on_exit(_remove_temporary)
+    from captioner_core import environment
+
+    environment.quiet_libraries()
     sys.excepthook, threading.excepthook = _say_uncaught, _say_uncaught_in_thread
     sys.unraisablehook = _say_unraisable(sys.unraisablehook)
     atexit.register(_end)  # the first that is registered is the last that is called
-
-
-def begin_if_main() -> None:
-    """Calls ``begin`` where Python is about to run a module of the calling package with ``-m``, or its script.
-
-    While Python imports a package on its way to such a module, ``sys.argv`` begins with ``-m``. So the interrupts are
-    heard before the module's own imports, which take seconds.
-    """
-    called = sys.argv[0] if sys.argv else ""
-    if called == "-m" or Path(called).name == _SCRIPT:
-        begin()
 
 
 def guarded(run: Callable[[], int], prog: str) -> int:

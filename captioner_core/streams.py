@@ -95,8 +95,10 @@ def take_over() -> None:
     _state.stderr_fd = os.dup(2)
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  for the whole process
-    sys.stdout = sys.__stdout__ = _sturdy(sys.stdout, 1, is_output=True)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _sturdy(sys.stderr, _state.stderr_fd, is_output=False)  # type: ignore[misc]
+    output = _sturdy(sys.stdout, 1, is_output=True)
+    errors = _sturdy(sys.stderr, _state.stderr_fd, is_output=False)
+    sys.stdout = sys.__stdout__ = output  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = errors  # type: ignore[misc]
     _state.pump = _Pump(_state.stderr_fd)
 
 
@@ -132,15 +134,16 @@ def give_back() -> None:
         _state.pump.end()
 
 
-def _sturdy(stream: TextIO | None, fd: int, *, is_output: bool) -> TextIO:
+def _sturdy(stream: TextIO | None, fd: int, *, is_output: bool) -> io.TextIOWrapper:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if stream is not None:
             stream.flush()
     encoding = getattr(stream, "encoding", None) or "utf-8"
     is_unbuffered = is_output and bool(getattr(stream, "write_through", False))
     raw = _SturdyFile(fd, is_output=is_output)
+    buffer: Any = raw if is_unbuffered else io.BufferedWriter(raw)
     return io.TextIOWrapper(
-        raw if is_unbuffered else io.BufferedWriter(raw),  # type: ignore[arg-type]
+        buffer,
         encoding=encoding,
         errors="backslashreplace",
         line_buffering=not is_output or raw.isatty(),
