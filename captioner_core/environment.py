@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ import warnings
 from pathlib import Path
 
 from captioner_core import temporary
+from captioner_core.cache import cache_dir
 from captioner_core.errors import CaptionerError
 
 LEAST_MEMORY = 1 << 30
@@ -83,25 +85,30 @@ def _address_space() -> int | None:
 
 
 def _settle_matplotlib() -> None:
-    """Gives matplotlib a folder for its settings and fonts where it has none, or it would complain."""
-    if os.environ.get("MPLCONFIGDIR"):
-        return
-    try:
-        home = Path.home()
-        folders = [
-            Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "matplotlib",
-            Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "matplotlib",
-        ]
-        if all(map(_can_be_made, folders)):
-            return
-    except RuntimeError:  # this user has no home folder
-        pass
-    os.environ["MPLCONFIGDIR"] = str(temporary.begin() / "matplotlib")
+    """Gives matplotlib a folder for its settings and its list of fonts where the user has none that can be written.
+
+    It would complain, and leave a folder of its own behind.
+    """
+    if not os.environ.get("MPLCONFIGDIR") and not all(map(_is_writable, _matplotlib_folders())):
+        os.environ["MPLCONFIGDIR"] = str(_own_folder() / "matplotlib")
 
 
-def _can_be_made(folder: Path) -> bool:
-    """Whether a folder is there and can be written, or could be made."""
-    for place in (folder, *folder.parents):
-        if os.path.lexists(place):
-            return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    return False
+def _matplotlib_folders() -> list[Path]:
+    """Returns where matplotlib would look; a place that is none where this user has no home folder."""
+    home = os.environ.get("HOME") or os.devnull
+    return [
+        Path(os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config") / "matplotlib",
+        Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "matplotlib",
+    ]
+
+
+def _own_folder() -> Path:
+    """Returns the cache, or the temporary folder where the cache can't be written."""
+    with contextlib.suppress(CaptionerError):
+        if _is_writable(cache_dir()):
+            return cache_dir()
+    return temporary.begin()
+
+
+def _is_writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

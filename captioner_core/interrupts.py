@@ -38,6 +38,7 @@ class _Interruption:
         self.is_raised = False
         self.is_strike = False
         self.on_stop: Callable[[int], None] | None = None
+        self.patience_s = _GRACE_S
         self.cleanups: list[Callable[[], None]] = []
         self.first = threading.Lock()  # taken once, by whoever hears the signal first
         self.leaving = threading.Lock()
@@ -67,7 +68,7 @@ def is_installed() -> bool:
 
 
 def install() -> None:
-    """Takes over SIGINT, SIGTERM and SIGHUP for the rest of this process.
+    """Takes over SIGINT, SIGTERM and SIGHUP for the rest of this process, and holds them back until ``listen``.
 
     SIGHUP stays ignored where it is, as under ``nohup``. A second call does nothing, as does one from another
     thread than the main one.
@@ -75,6 +76,7 @@ def install() -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or is_installed():
         return
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     threading.Thread(target=_watch, args=(reader,), name="captioner-interrupts", daemon=True).start()
@@ -82,8 +84,13 @@ def install() -> None:
     for one in _SIGNALS:
         if one is signal.SIGINT or signal.getsignal(one) is not signal.SIG_IGN:
             signal.signal(one, _hear)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # a parent may have blocked them
     sys.unraisablehook = _strike_again(sys.unraisablehook)
+
+
+def listen() -> None:
+    """Lets signals through, those that have come since ``install`` too; a parent may have blocked them as well."""
+    if is_installed():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def ignore_from_now() -> None:
@@ -94,19 +101,21 @@ def ignore_from_now() -> None:
 
 
 @contextlib.contextmanager
-def deferred(on_stop: Callable[[int], None]) -> Iterator[None]:
+def deferred(on_stop: Callable[[int], None], patience_s: float) -> Iterator[None]:
     """Calls ``on_stop`` with the signal's number in place of raising ``KeyboardInterrupt`` while the block runs.
 
-    The block ends its work by itself, in its own time. A second signal still ends the process at once.
+    Args:
+      on_stop: makes the block end its work by itself.
+      patience_s: after which the process ends all the same, as it does at a second signal.
     """
-    before = _state.on_stop
-    _state.on_stop = on_stop
+    before = _state.on_stop, _state.patience_s
+    _state.on_stop, _state.patience_s = on_stop, patience_s
     try:
         if _state.number:
             on_stop(_state.number)
         yield
     finally:
-        _state.on_stop = before
+        _state.on_stop, _state.patience_s = before
 
 
 def announce(signal_number: int) -> None:
@@ -145,7 +154,7 @@ def _hear(signal_number: int, _frame: FrameType | None) -> None:
 
 def _watch(reader: int) -> None:
     """Reads the signals' numbers, which Python writes to a pipe at once, and ends what does not end itself."""
-    first = deadline = None
+    first: float | None = None
     while True:
         ready = select.select([reader], [], [], None if first is None else _LOOK_EVERY_S)[0]
         now = time.monotonic()
@@ -159,10 +168,8 @@ def _watch(reader: int) -> None:
                 announce(one)
             elif now - first > _SAME_REQUEST_S:
                 leave()
-        if first is not None and _state.on_stop is None:
-            deadline = deadline or now + _GRACE_S
-            if now > deadline:
-                leave()
+        if first is not None and now - first > _state.patience_s:
+            leave()
 
 
 def _strike_again(

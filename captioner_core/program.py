@@ -43,6 +43,7 @@ def begin() -> None:
     sys.excepthook, threading.excepthook = _say_uncaught, _say_uncaught_in_thread
     sys.unraisablehook = _say_unraisable(sys.unraisablehook)
     atexit.register(_end)  # the first that is registered is the last that is called
+    interrupts.listen()
 
 
 def guarded(run: Callable[[], int], prog: str) -> int:

@@ -8,6 +8,7 @@ TensorFlow and its libraries say on every start.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import re
@@ -30,6 +31,7 @@ _CHATTER = re.compile(
 _PARTIAL_S = 0.2  # after which a line without its end is passed on
 _FLUSH_S = 2.0
 _CHUNK = 65_536
+_PIPE_BYTES = 1 << 20
 _END_MARK = b"\0captioner: end of what was written before\0\n"
 
 
@@ -181,6 +183,8 @@ class _Pump:
     def __init__(self, target: int) -> None:
         self._target = target
         self._reader, writer = os.pipe()
+        with contextlib.suppress(AttributeError, OSError):  # native code may write while Python's threads stand still
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         os.dup2(writer, 2)
         os.close(writer)
         self._flushed = threading.Event()
