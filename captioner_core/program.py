@@ -31,6 +31,7 @@ def begin() -> None:
     A second call does nothing.
     """
     if _Program.is_own:
+        interrupts.listen()  # ``early`` holds signals back before it calls this
         return
     _Program.is_own = True
     streams.open_missing()
