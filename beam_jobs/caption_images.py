@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from beam_jobs import caption_features, launch
+from beam_jobs import caption_features, launch, preconditions
 from beam_jobs.files import ListingFile, check_not_emptied, write_listing
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
@@ -111,6 +111,8 @@ def run(
     # once: workers and the manifest have the model of this moment, whatever is promoted meanwhile
     options = dataclasses.replace(options, model=resolve_model(options.model))
     check_run_output(options.layout, {"--images": [options.images], "--model": [options.model]})
+    if load is None and not options.from_features:
+        preconditions.check_backbone(pipeline_args)
     if options.from_features:
         return caption_features.run(options, pipeline_args, complete=complete)
     start = time.monotonic()

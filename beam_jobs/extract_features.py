@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from beam_jobs import launch
+from beam_jobs import launch, preconditions
 from beam_jobs.files import ListingFile, check_not_emptied, write_listing
 from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
@@ -76,6 +76,8 @@ def run(
     """
     launch.check_options(options, pipeline_args)
     check_run_output(options.layout, {"--images": [options.images]})
+    if load is None:
+        preconditions.check_backbone(pipeline_args)
     start = time.monotonic()
     # the manifest states the precision that was used
     options = dataclasses.replace(options, precision=launch.chosen_precision(options.precision, pipeline_args))

@@ -12,10 +12,11 @@ import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions, StandardOptions
 
-from captioner_core import runs
+from captioner_core import program, runs
 from captioner_core.backbones.precision import best_precision, check_precision
-from captioner_core.cli import OneLineParser, end_with_launcher, guarded, quiet_libraries
-from captioner_core.errors import CaptionerError, CheckFailed, JobFailed
+from captioner_core.cli import OneLineParser, guarded, start
+from captioner_core.error_lines import describe
+from captioner_core.errors import CheckFailed, JobFailed
 from captioner_core.layout import RunLayout
 from captioner_core.options import add_arguments, check_absolute, from_namespace
 from captioner_core.shown import shown_arguments
@@ -67,7 +68,7 @@ def run_pipeline(
                 f"the job failed on {standard.runner} ({_cause(error)}); its logs say more, run it again to complete"
             ) from error
         raised = _raised_in_step(error)
-        if isinstance(raised, CaptionerError | OSError):  # what a user can mend
+        if raised is not error and describe(raised) is not None:  # what a user can mend
             raise raised from None
         raise
     counters = pipeline.result.metrics().query()["counters"]
@@ -140,15 +141,19 @@ def main(
     argv: Sequence[str] | None,
 ) -> int:
     """The command line of a job module: its own options, then any option of Beam's."""
-    quiet_libraries()
-    end_with_launcher()
-    parser = OneLineParser(
-        prog=prog, description=description, epilog="Other options go to Beam, such as --runner=FlinkRunner."
-    )
-    add_arguments(parser, options_class)
-    namespace, pipeline_args = parser.parse_known_args(argv)
-    check_pipeline_args(parser, pipeline_args)
-    return guarded(lambda: run(from_namespace(options_class, namespace), pipeline_args), prog)
+    start(argv)
+
+    def parse_and_run() -> int:
+        parser = OneLineParser(
+            prog=prog, description=description, epilog="Other options go to Beam, such as --runner=FlinkRunner."
+        )
+        add_arguments(parser, options_class)
+        namespace, pipeline_args = parser.parse_known_args(argv)
+        check_pipeline_args(parser, pipeline_args)
+        program.check_environment()
+        return run(from_namespace(options_class, namespace), pipeline_args)
+
+    return guarded(parse_and_run, prog)
 
 
 def check_pipeline_args(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 
-from beam_jobs import launch
+from beam_jobs import launch, preconditions
 from beam_jobs.match_transforms import (
     INDEX,
     QUERY,
@@ -75,6 +75,7 @@ def run(
         encoder's vectors are missing.
     """
     launch.check_options(options, pipeline_args)
+    preconditions.check_encoder(options.encoder)
     start = time.monotonic()
     run_layout = options.layout
     options = _with_own_names(options)

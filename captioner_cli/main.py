@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 import captioner_core
-from captioner_core.cli import OneLineParser, end_with_launcher, guarded, quiet_libraries
+from captioner_core import program
+from captioner_core.cli import OneLineParser, guarded, start
 from captioner_core.shown import shown_arguments
 
 COMMANDS = (
@@ -53,18 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       0 done; 1 a check failed; 2 bad usage or bad input.
     """
-    quiet_libraries()
-    end_with_launcher()
-    parser = make_parser()
-    namespace, rest = parser.parse_known_args(argv)
-    if rest and not getattr(namespace, "takes_pipeline_options", False):
-        parser.error(f"unrecognized arguments: {shown_arguments(rest)}")
-    if rest:
-        from beam_jobs.launch import check_pipeline_args
+    start(argv)
 
-        check_pipeline_args(parser, rest)
-    namespace.pipeline_args = rest
-    return guarded(lambda: int(namespace.handler(namespace)), "captioner")
+    def parse_and_run() -> int:
+        parser = make_parser()
+        namespace, rest = parser.parse_known_args(argv)
+        if rest and not getattr(namespace, "takes_pipeline_options", False):
+            parser.error(f"unrecognized arguments: {shown_arguments(rest)}")
+        program.check_environment()
+        if rest:
+            from beam_jobs.launch import check_pipeline_args
+
+            check_pipeline_args(parser, rest)
+        namespace.pipeline_args = rest
+        return int(namespace.handler(namespace))
+
+    return guarded(parse_and_run, "captioner")
 
 
 if __name__ == "__main__":

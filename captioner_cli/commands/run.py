@@ -28,7 +28,10 @@ def register(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(RunOptions, namespace)
     if options.check:
+        from beam_jobs import preconditions
+
         check_inputs(with_current_model(options))
+        preconditions.check_run(options, namespace.pipeline_args)
         print("ok: options, images folder, model and index")
     elif options.plan:
         from beam_jobs.forecast import forecast
@@ -84,13 +87,14 @@ def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ())
       CaptionerError: bad input; nothing was written.
       CheckFailed: more failures than allowed; everything was written.
     """
-    from beam_jobs import caption_images, match_captions
+    from beam_jobs import caption_images, match_captions, preconditions
     from beam_jobs.launch import check_failures
     from captioner_core import layout
     from captioner_core.report import write_report
 
     options = with_current_model(options)
     check_inputs(options)
+    preconditions.check_run(options, pipeline_args)
     manifest = caption_images.run(options.caption_options(), pipeline_args, complete=False)
     manifest = match_captions.run(options.match_options(), pipeline_args, manifest)
     report = write_report(options.layout.run_dir)

@@ -118,12 +118,14 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(LocalOptions, namespace)
+    from beam_jobs import preconditions
     from captioner_cli.commands.run import caption_match_report
     from captioner_core import assets
 
     _check_outputs(options)
     if options.images is not None and not Path(options.images).is_dir():
         raise CaptionerError(f"--images {options.images!r} is not a folder; name the folder of images to caption")
+    preconditions.check_run(options.run_options(options.images or options.out, ()))
     for asset in assets.ASSETS:
         _say(f"assets: {assets.ensure(asset)[0]}")
     dataset = _make_dataset(options)

@@ -19,13 +19,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
-from keras import layers
-from tensorflow.core.protobuf import config_pb2
 
+from captioner_core.tensorflow_setup import keras, tf
+
+layers = keras.layers
 Array = npt.NDArray[np.float32]
 
 _SUM_WEIGHT = 4
@@ -269,7 +268,7 @@ class FrozenNetwork:
         with graph.as_default():
             self._input = tf.compat.v1.placeholder(tf.uint8, shape)
             self._outputs = list(function(self._input))
-        config = config_pb2.ConfigProto()
+        config = tf.compat.v1.ConfigProto()
         # there is nothing left to simplify, and looking for it takes three seconds
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         self._session = tf.compat.v1.Session(graph=graph, config=config)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.schemas import GRID_CELLS
+from captioner_core.tensorflow_setup import keras, tf
 
 _DROP_FIRST, _DROP_CELLS, _DROP_EMBEDDING, _DROP_OUTPUT = range(4)
 

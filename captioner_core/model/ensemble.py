@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import tensorflow as tf
-
 from captioner_core.model.captioner import Captioner, ImageState
 from captioner_core.model.config import CaptionerConfig
+from captioner_core.tensorflow_setup import tf
 
 _LEAST = 1e-37  # probabilities below it would have no logarithm
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from captioner_core import assets
 from captioner_core.errors import CaptionerError
+from captioner_core.tensorflow_setup import tf
 from captioner_core.text_encoders.calibration import shipped_calibration
 
 _MOST_TOKENS = 128

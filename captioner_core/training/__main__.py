@@ -5,7 +5,7 @@ With TF_CONFIG, in a Kubernetes Indexed Job or under Slurm it is one of several 
 
 import sys
 
-from captioner_core.cli import end_with_launcher, quiet_libraries, run_command
+from captioner_core.cli import run_command
 from captioner_core.options import TrainOptions
 from captioner_core.training.train import train
 
@@ -18,6 +18,4 @@ def _run(options: TrainOptions) -> int:
 
 
 if __name__ == "__main__":
-    quiet_libraries()
-    end_with_launcher()
     sys.exit(run_command("python -m captioner_core.training", __doc__ or "", TrainOptions, _run))

@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from captioner_core import outputs
 from captioner_core.errors import CheckFailed
 from captioner_core.model.folder import is_earlier_folder
 from captioner_core.options import TrainEncoderOptions
+from captioner_core.tensorflow_setup import keras, tf
 from captioner_core.text import tokenize
 from captioner_core.text_encoders.calibration import Calibration
 from captioner_core.text_encoders.learned import CONFIG, FORMAT_VERSION, MODEL_CARD, WEIGHTS, WORDS

@@ -16,7 +16,7 @@ from captioner_core.errors import CheckFailed
 from captioner_core.model.folder import METRICS
 from captioner_core.options import TrainOptions, arguments_of
 from captioner_core.training.cluster import Cluster
-from captioner_core.training.stopping import StopRequest, stop_on_signals
+from captioner_core.training.stopping import PATIENCE_S, StopRequest, stop_on_signals
 
 _PATIENCE_S = 10.0
 
@@ -32,7 +32,7 @@ def train_on_workers(options: TrainOptions) -> str:
       Interrupted: SIGTERM or SIGINT; the workers wrote their checkpoint.
     """
     addresses = tuple(f"127.0.0.1:{port}" for port in _free_ports(options.workers))
-    with stop_on_signals() as stop:
+    with stop_on_signals(PATIENCE_S + _PATIENCE_S) as stop:
         processes = [_start(options, Cluster(addresses, index)) for index in range(options.workers)]
         try:
             _wait(processes, stop)

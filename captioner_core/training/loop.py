@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from captioner_core.errors import CheckFailed
 from captioner_core.model.captioner import Captioner
 from captioner_core.model.decoding import unwritten
 from captioner_core.model.generate import CaptionSearch, draw_captions
 from captioner_core.options import TrainOptions
+from captioner_core.tensorflow_setup import tf
 from captioner_core.text import PAD
 from captioner_core.training.checkpoint import NO_SCORE, TrainingState, load_checkpoint, save_checkpoint
 from captioner_core.training.dataset import Captions, FeatureStore

@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from captioner_core import interrupts
 from captioner_core.errors import CaptionerError
+
+PATIENCE_S = 10.0
+"""For a batch and its checkpoint. What takes longer, such as tracing the first step, is not worth waiting for."""
 
 
 class Interrupted(CaptionerError):
@@ -32,7 +36,8 @@ class StopRequest:
     def ask(self, signal_number: int, _frame: Any = None) -> None:
         """A signal handler; the second signal of a kind ends the process at once."""
         self._signal = signal_number
-        signal.signal(signal_number, signal.SIG_DFL)
+        if not interrupts.is_installed():
+            signal.signal(signal_number, signal.SIG_DFL)
 
     def interrupted(self, message: str) -> Interrupted:
         """The error that ends training; another worker may have been the one that was asked."""
@@ -40,11 +45,19 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turns SIGTERM and SIGINT into a request while the block runs; in another thread than the main one, nothing."""
+def stop_on_signals(patience_s: float = PATIENCE_S) -> Iterator[StopRequest]:
+    """Turns SIGTERM and SIGINT into a request while the block runs; does nothing in another thread than the main one.
+
+    Args:
+      patience_s: after which the process ends, even if the batch has not; only in captioner's own programs.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
+        return
+    if interrupts.is_installed():
+        with interrupts.deferred(request.ask, patience_s):
+            yield request
         return
     before = {number: signal.signal(number, request.ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -89,6 +89,6 @@ def test_asked_to_stop_it_saves_and_goes_on(source, tmp_path, workers, number): 
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
-    assert "run it again to go on" in said.splitlines()[-1]
+    assert said.splitlines()[-1] == "captioner: interrupted; run it again to complete"
     assert "Traceback" not in said
     assert checkpoint.exists()

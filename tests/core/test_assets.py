@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import zipfile
@@ -98,9 +99,66 @@ def test_an_unpacking_that_fails_leaves_nothing(cache, web):
     assert not (cache / "thing").exists()
 
 
-def test_not_fetched_yet_names_the_command(cache):
+def test_not_fetched_and_offline_names_the_command(cache, monkeypatch):
+    monkeypatch.setenv("CAPTIONER_OFFLINE", "1")
     with pytest.raises(CaptionerError, match="captioner assets"):
         assets.xception_weights()
+
+
+def test_what_is_missing_is_fetched_when_it_is_asked_for(cache, web):
+    web[0]["https://first"] = CONTENT
+    folder = assets.find(ASSET)
+    assert (folder / "copy").read_bytes() == CONTENT
+    assert assets.find(ASSET) == folder
+    assert len(web[1]) == 1
+
+
+@pytest.mark.parametrize("offline", ["1", "true", "yes"])
+def test_nothing_is_fetched_offline(cache, web, monkeypatch, offline):
+    monkeypatch.setenv("CAPTIONER_OFFLINE", offline)
+    web[0]["https://first"] = CONTENT
+    with pytest.raises(CaptionerError, match=r"Thing not found in .*CAPTIONER_OFFLINE is set; .*downloads"):
+        assets.find(ASSET)
+    assert web[1] == []
+
+
+def test_offline_takes_what_was_put_there(cache, web, monkeypatch):
+    monkeypatch.setenv("CAPTIONER_OFFLINE", "1")
+    (cache / "downloads").mkdir(parents=True)
+    (cache / "downloads" / "file.bin").write_bytes(CONTENT)
+    assert (assets.find(ASSET) / "copy").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("off", ["", "0", "false"])
+def test_offline_can_be_switched_off(cache, web, monkeypatch, off):
+    monkeypatch.setenv("CAPTIONER_OFFLINE", off)
+    web[0]["https://first"] = CONTENT
+    assert assets.find(ASSET).is_dir()
+
+
+def test_a_complete_cache_is_used_without_a_lock(cache, web, monkeypatch):
+    web[0]["https://first"] = CONTENT
+    folder, _ = assets.ensure(ASSET)
+
+    def refuses(path):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(assets, "locked", refuses)
+    assert assets.ensure(ASSET) == (folder, False)
+
+
+def test_a_cache_that_is_a_file_is_one_line_that_names_the_variable(tmp_path, monkeypatch, web):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CAPTIONER_CACHE", str(tmp_path / "file"))
+    with pytest.raises(CaptionerError, match=r"cache .*file.* can't be used .*; set CAPTIONER_CACHE"):
+        assets.find(ASSET)
+
+
+def test_an_environment_without_pip_says_so(cache, monkeypatch):
+    monkeypatch.setattr(assets.importlib.util, "find_spec", lambda name: None)
+    asset = dataclasses.replace(ASSET, sources=(source("thing==1.0", name="thing-1.0-py3-none-any.whl"),))
+    with pytest.raises(CaptionerError, match=r"pip, which fetches it, is not installed"):
+        assets.ensure(asset)
 
 
 def test_a_wheel_is_read_as_data(tmp_path):

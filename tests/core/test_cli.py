@@ -12,8 +12,8 @@ import pytest
 
 SWALLOWS = """
 import sys, time
-from captioner_core import cli
-cli._UNWIND_S = 1.0
+from captioner_core import cli, program
+program.begin()
 
 def work():
     print("begun", flush=True)
@@ -29,7 +29,8 @@ sys.exit(cli.guarded(work, "work"))
 
 IGNORES = """
 import sys, time
-from captioner_core import cli
+from captioner_core import cli, program
+program.begin()
 
 class Finalized:
     def __del__(self):
@@ -47,11 +48,11 @@ sys.exit(cli.guarded(work, "work"))
 
 @pytest.mark.parametrize("caught", ["Exception", "BaseException"])
 def test_an_interrupt_is_heard_even_where_it_is_swallowed(caught):
-    assert interrupted(SWALLOWS.format(caught=caught)) == (130, "work: interrupted; run it again to complete\n")
+    assert interrupted(SWALLOWS.format(caught=caught)) == (130, "captioner: interrupted; run it again to complete\n")
 
 
 def test_an_interrupt_is_heard_once_where_python_has_to_ignore_it():
-    assert interrupted(IGNORES) == (130, "work: interrupted; run it again to complete\n")
+    assert interrupted(IGNORES) == (130, "captioner: interrupted; run it again to complete\n")
 
 
 def interrupted(program: str) -> tuple[int, str]:

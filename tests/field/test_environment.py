@@ -1,0 +1,368 @@
+"""Whatever surrounds a program, it does its work or says in one line what to change."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from captioner_core import assets
+from tests.field.programs import as_nobody, call, captioner, environment, in_shell, python
+from tests.runs import make_run
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="becomes another user, which root alone can"
+)
+ASCII_FILE_NAMES = {"PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONUTF8": "0"}
+USER_KERAS = {"backend": "torch", "image_data_format": "channels_first", "floatx": "float16", "epsilon": 0.5}
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def temporary(tmp_path):
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    return folder
+
+
+def one_line(ended, code, *parts):
+    assert ended.code == code, ended
+    assert len(ended.lines) == 1, ended.err
+    for part in parts:
+        assert part in ended.err
+    assert "Traceback" not in ended.err
+
+
+# Locales
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1"])
+def test_a_terminal_that_lacks_letters_shows_escapes_and_the_work_is_done(run_dir, tmp_path, encoding):
+    folder = tmp_path / "Ferien-Grüße-犬"
+    shutil.copytree(run_dir, folder)
+    ended = captioner("report", folder, PYTHONIOENCODING=encoding)
+    assert ended.code == 0, ended
+    assert "Ferien-Gr" in ended.out
+    assert "\\u72ac" in ended.out
+    assert ended.err == ""
+
+
+def test_an_error_shows_escapes_too(tmp_path):
+    one_line(captioner("verify", tmp_path / "ö犬", PYTHONIOENCODING="ascii"), 2, "\\xf6\\u72ac")
+
+
+def test_a_locale_that_can_not_name_files_is_refused_at_the_start(run_dir):
+    one_line(captioner("verify", run_dir, **ASCII_FILE_NAMES), 2, "'ascii'", "LC_ALL=C.UTF-8", "PYTHONUTF8=1")
+
+
+@pytest.mark.skipif(not shutil.which("localedef"), reason="needs localedef to make a Latin-1 locale")
+def test_a_latin_1_locale_is_refused_at_the_start(run_dir, tmp_path):
+    made = subprocess.run(
+        ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "en_US.ISO-8859-1")], capture_output=True
+    )
+    if made.returncode > 1:
+        pytest.skip("localedef has no sources of locales here")
+    variables = {"LOCPATH": str(tmp_path), "LC_ALL": "en_US.ISO-8859-1", "PYTHONUTF8": "0"}
+    one_line(captioner("verify", run_dir, **variables), 2, "iso8859-1", "LC_ALL=C.UTF-8")
+
+
+def test_help_needs_no_particular_locale():
+    assert captioner("--help", **ASCII_FILE_NAMES).code == 0
+
+
+# Standard streams
+
+
+def test_a_closed_stdout_stops_nothing(run_dir):
+    shutil.rmtree(Path(run_dir, "report"), ignore_errors=True)
+    ended = in_shell('"$@" >&-', "report", run_dir)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert Path(run_dir, "report", "index.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_never_become_files_of_the_run(run_dir, closed):
+    shutil.rmtree(Path(run_dir, "report"), ignore_errors=True)
+    assert in_shell(f'"$@" {closed}', "report", run_dir).code == 0
+    page = Path(run_dir, "report", "index.html").read_text(encoding="utf-8")
+    assert page.startswith("<!")
+    assert in_shell(f'"$@" {closed}', "verify", "nowhere").code == 2
+
+
+def test_a_full_stdout_is_a_failure(run_dir):
+    one_line(in_shell('"$@" >/dev/full', "verify", run_dir), 1, "stdout can't be written", "No space left")
+
+
+def test_a_full_stderr_hides_the_line_and_not_the_exit_code():
+    assert in_shell('"$@" 2>/dev/full', "verify", "nowhere").code == 2
+
+
+SAYS_MUCH = """
+import os, sys
+from captioner_core import program
+program.begin()
+
+def work():
+    for number in range(3000):
+        print("out", number)
+        print("err", number, file=sys.stderr)
+        os.write(2, b"native\\n")
+    sys.stdout.flush()
+    open(sys.argv[1], "w").close()
+    return 0
+
+sys.exit(program.guarded(work, "work"))
+"""
+
+
+@pytest.mark.parametrize("pipe", ["2>&1 | head -1", "| head -1", "2>&1 >/dev/null | head -1", "2>&1 | true"])
+def test_a_reader_that_goes_away_stops_nothing(tmp_path, pipe):
+    script = f'set -o pipefail; exec "$@" {pipe}' if shutil.which("bash") else f'"$@" {pipe}'
+    shell = "bash" if shutil.which("bash") else "sh"
+    ended = call([shell, "-c", script, shell, sys.executable, "-P", "-c", SAYS_MUCH, tmp_path / "done"])
+    assert (tmp_path / "done").exists(), "the work goes on"
+    assert ended.code == 0
+    assert "Exception ignored" not in ended.err
+    assert "BrokenPipe" not in ended.out + ended.err
+
+
+def test_a_pipe_that_does_not_block_is_waited_for(tmp_path):
+    """Some programs start others with such pipes, and read them slowly."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    command = [sys.executable, "-P", "-c", SAYS_MUCH.replace("3000", "20000"), str(tmp_path / "done")]
+    with subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL, env=environment()) as process:
+        os.close(writer)
+        time.sleep(1)
+        with open(reader, "rb") as stream:
+            said = stream.read()
+    assert process.returncode == 0
+    assert said.endswith(b"out 19999\n")
+
+
+def test_what_libraries_say_on_every_start_is_left_out_and_the_rest_is_not():
+    code = (
+        "import os; from captioner_core import program; program.begin();"
+        "os.write(2, b'WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n');"
+        "os.write(2, b'I0000 00:00:1795733994.036576   10221 port.cc:153] oneDNN custom operations are on.\\n');"
+        "os.write(2, b'what a library has to say\\n');"
+        "os.write(2, b'W1126 23:00:01.000001 1 cuda.cc:1] a warning\\n');"
+        "os.system('echo what a child has to say >&2')"
+    )
+    assert python(code).lines == ["what a library has to say", "what a child has to say"]
+
+
+# Temporary files
+
+
+def test_nothing_is_left_in_the_temporary_folder(run_dir, temporary):
+    assert captioner("report", run_dir, TMPDIR=str(temporary)).code == 0
+    assert os.listdir(temporary) == []
+
+
+HOLDS_FILES = """
+import os, subprocess, sys, tempfile, time
+from captioner_core import program
+program.begin()
+
+def work():
+    program.check_environment()
+    tempfile.mkdtemp()
+    subprocess.run([sys.executable, "-c", "import tempfile; tempfile.mkdtemp()"], check=True)
+    print("begun", flush=True)
+    time.sleep(float(sys.argv[1]))
+    return 0
+
+sys.exit(program.guarded(work, "work"))
+"""
+
+
+def started(temporary, seconds="60"):
+    command = [sys.executable, "-P", "-c", HOLDS_FILES, seconds]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(TMPDIR=str(temporary)))
+    assert process.stdout.readline() == b"begun\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_temporary_files_go_with_an_interrupted_process(temporary, number):
+    with started(temporary) as process:
+        (folder,) = os.listdir(temporary)
+        assert folder.startswith(f"captioner-{process.pid}-")
+        assert len(os.listdir(temporary / folder)) == 3, "its own, its child's, and the lock"
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+    assert os.listdir(temporary) == []
+
+
+def test_folders_of_killed_processes_go_at_the_next_start_and_those_of_live_ones_stay(temporary):
+    with started(temporary) as killed, started(temporary) as alive:
+        killed.kill()
+        killed.wait()
+        (temporary / "captioner-notes").mkdir()
+        (temporary / "captioner-1-theirs").symlink_to(temporary / "captioner-notes")
+        with started(temporary, "0") as third:
+            assert third.wait(20) == 0
+        left = os.listdir(temporary)
+        alive.kill()
+    assert sorted(name.split("-")[1] for name in left) == sorted([str(alive.pid), "1", "notes"])
+
+
+@needs_root
+def test_no_writable_temporary_folder_is_one_line(run_dir, tmp_path):
+    """In a mount namespace in which /tmp, /var/tmp and what TMPDIR names are read-only."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    bind = 'for f in /tmp /var/tmp; do mount --bind "$f" "$f"; mount -o remount,ro,bind "$f"; done; exec "$@"'
+    prefix = ["unshare", "-m", "sh", "-c", bind, "sh"]
+    one_line(captioner("verify", run_dir, prefix=prefix, TMPDIR="/nowhere"), 2, "TMPDIR", "/nowhere")
+
+
+def test_a_bad_tmpdir_is_passed_over(run_dir):
+    assert captioner("verify", run_dir, TMPDIR="/nowhere").code == 0
+
+
+# Home, cache, users
+
+
+def test_no_home_is_needed_where_the_cache_is_not(run_dir):
+    assert captioner("verify", run_dir, HOME="/etc/passwd").code == 0
+
+
+@pytest.mark.parametrize("home", ["/etc/passwd", "/proc/nowhere"])
+def test_a_home_that_is_none_names_the_variable(tmp_path, home):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").touch()
+    ended = captioner(
+        "extract", "--images", tmp_path / "images", "--output", tmp_path / "out", HOME=home, XDG_CACHE_HOME=None
+    )
+    one_line(ended, 2, "CAPTIONER_CACHE", home)
+    assert not (tmp_path / "out").exists()
+
+
+@needs_root
+def test_a_user_without_entry_and_home_is_told_of_the_variable(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").touch()
+    tmp_path.chmod(0o777)
+    command = ("extract", "--images", tmp_path / "images", "--output", tmp_path / "out")
+    ended = captioner(*command, prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=None, XDG_CACHE_HOME=None)
+    one_line(ended, 2, "CAPTIONER_CACHE", "54321")
+
+
+@needs_root
+def test_a_complete_cache_may_be_read_only_and_its_user_homeless(tmp_path):
+    """The packages can't be written either: they are root's."""
+    ended = captioner("assets", prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=str(assets.cache_dir()))
+    assert ended.code == 0, ended
+    assert ended.err == ""
+    assert "verified" in ended.out
+
+
+@needs_root
+def test_a_report_is_written_by_a_user_without_a_home(tmp_path):
+    folder = Path(make_run(tmp_path))
+    subprocess.run(["chown", "-R", "54321:54321", str(tmp_path)], check=True)
+    for parent in folder.parents:
+        if parent.is_relative_to(tmp_path.parents[1]):
+            parent.chmod(parent.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    ended = captioner("report", folder, prefix=as_nobody(), HOME=None)
+    assert (ended.code, ended.err) == (0, ""), ended
+
+
+# Limits
+
+
+@pytest.mark.parametrize("umask", ["077", "022", "000"])
+def test_umasks_that_leave_the_owner_her_files_do(tmp_path, umask):
+    folder = make_run(tmp_path)
+    assert in_shell(f'umask {umask}; "$@"', "report", folder).code == 0
+
+
+@pytest.mark.parametrize("umask", ["777", "400", "0300"])
+def test_umasks_that_do_not_are_refused(run_dir, umask):
+    one_line(in_shell(f'umask {umask}; "$@"', "verify", run_dir), 2, "umask", "0022")
+
+
+def test_little_address_space_is_one_line(run_dir):
+    one_line(in_shell('ulimit -v 900000; "$@"', "verify", run_dir), 2, "ulimit -v")
+
+
+def test_too_little_address_space_for_tensorflow_is_one_line():
+    code = (
+        "import sys; from captioner_core import program; program.begin()\n"
+        "def work():\n    import captioner_core.tensorflow_setup\n    return 0\n"
+        "sys.exit(program.guarded(work, 'work'))"
+    )
+    ended = call(["sh", "-c", 'ulimit -v 3000000; exec "$@"', "sh", sys.executable, "-P", "-c", code])
+    one_line(ended, 2, "4096 MiB", "ulimit -v")
+
+
+def test_a_current_folder_that_is_gone_is_one_line(run_dir, tmp_path):
+    (tmp_path / "gone").mkdir()
+    ended = in_shell(f'cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && "$@"', "verify", run_dir)
+    one_line(ended, 2, "current folder")
+
+
+# Keras
+
+TELLS_SETTINGS = """
+import json
+from captioner_core.tensorflow_setup import keras
+print(json.dumps({"backend": keras.config.backend(), "image_data_format": keras.config.image_data_format(),
+                  "floatx": keras.config.floatx(), "epsilon": keras.config.epsilon()}))
+"""
+
+
+@pytest.mark.parametrize("where", ["home", "keras_home"])
+def test_the_users_settings_for_keras_never_matter(tmp_path, where):
+    folder = tmp_path / ".keras"
+    folder.mkdir()
+    (folder / "keras.json").write_text(json.dumps(USER_KERAS))
+    variables = {"HOME": str(tmp_path), "KERAS_HOME": None if where == "home" else str(folder)}
+    ended = python(TELLS_SETTINGS, KERAS_BACKEND="torch", KERAS_MAX_EPOCHS="many", **variables)
+    assert ended.code == 0, ended.err[-2000:]
+    assert json.loads(ended.out) == {
+        "backend": "tensorflow",
+        "image_data_format": "channels_last",
+        "floatx": "float32",
+        "epsilon": 1e-7,
+    }
+    assert json.loads((folder / "keras.json").read_text()) == USER_KERAS
+    assert os.listdir(folder) == ["keras.json"]
+
+
+def test_keras_loaded_with_another_backend_is_refused():
+    code = (
+        "import sys, types; keras = sys.modules['keras'] = types.ModuleType('keras');"
+        "keras.config = types.SimpleNamespace(backend=lambda: 'torch');"
+        "sys.modules['tensorflow'] = types.ModuleType('tensorflow');"
+        "from captioner_core import program; program.begin(); import captioner_core.tensorflow_setup"
+    )
+    one_line(python(code), 2, "'torch'", "KERAS_BACKEND")
+
+
+def test_tensorflow_is_imported_in_one_place():
+    """Or the user's settings would matter after all."""
+    packages = ("captioner_core", "captioner_cli", "beam_jobs", "captioner_airflow")
+    found = [
+        str(path.relative_to(root))
+        for root in [Path(__file__).parents[2]]
+        for package in packages
+        for path in (root / package).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip().startswith(("import tensorflow", "import keras", "from keras"))
+    ]
+    assert set(found) == {"captioner_core/tensorflow_setup.py"}
