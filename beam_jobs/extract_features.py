@@ -12,12 +12,13 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import launch
-from beam_jobs.files import ListingFile, write_listing
+from beam_jobs.files import ListingFile, check_any_images, empty_folder_text, write_listing
 from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
 from captioner_core.backbones.base import Backbone, load_backbone
 from captioner_core.layout import RunLayout
+from captioner_core.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.options import ExtractOptions
 from captioner_core.progress import progress
 from captioner_core.reuse import EarlierImages, earlier_images, failures_of
@@ -77,8 +78,11 @@ def run(
     # the manifest states the precision that was used
     options = dataclasses.replace(options, precision=launch.chosen_precision(options.precision, pipeline_args))
     failures = failures_of(options, layout.EXTRACT, also=("grid",))
+    check_any_images(options.images, options.exclude)
     run_layout = runs.begin_attempt(options.layout)
-    listing, counts = write_listing(options.images, run_layout, failures)
+    listing, counts = write_listing(options.images, run_layout, failures, options.exclude)
+    if said := empty_folder_text(options.images, counts):
+        print(said, file=sys.stderr)
     load = load or functools.partial(load_backbone, options.backbone, options.precision)
     earlier = None if failures else earlier_images(options, layout.EXTRACT, grid=options.grid)
     with progress("extract", counts.images):
@@ -93,6 +97,7 @@ def run(
         options=dataclasses.asdict(options),
         counts={**counts.as_manifest(), TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0)},
         adds_to=(layout.FEATURES,) if failures else (),
+        facts={PASSED_OVER_BY_SUFFIX: counts.by_suffix()},
     )
     launch.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
     return manifest
@@ -100,8 +105,13 @@ def run(
 
 def main_with(options: ExtractOptions, pipeline_args: Sequence[str]) -> int:
     """Runs the job and says what came out."""
-    counts = run(options, pipeline_args)["counts"]
-    print(f"{counts['features']} features, {counts['failures']} failures in {options.layout.run_dir}")
+    manifest = run(options, pipeline_args)
+    counts = manifest["counts"]
+    print(
+        f"{counts['features']} features, {counts['failures']} failures in {options.layout.run_dir}",
+        *passed_over_lines(manifest),
+        sep="\n",
+    )
     return 0
 
 

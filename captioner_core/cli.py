@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from captioner_core.errors import CaptionerError
-from captioner_core.options import add_arguments, from_namespace
+from captioner_core.options import StoreOnce, add_arguments, from_namespace
 from captioner_core.shown import visible
 
 # What disks and networks do while a job runs, the exit code that it becomes (another try may go well after 1), and
@@ -38,7 +38,16 @@ _SAID_ON_EVERY_START = ("apitools not found", "Resource module is not available"
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line."""
+    """An argument parser whose complaint is one line.
+
+    It takes no abbreviated options, which could become another option's in a later version, and no option twice that
+    takes one value.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        for name in (None, "store"):
+            self.register("action", name, StoreOnce)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {visible(message)}; see {self.prog} --help\n")

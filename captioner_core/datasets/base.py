@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from captioner_core import layout, storage
 from captioner_core.archives import is_outside
 from captioner_core.errors import CaptionerError
+from captioner_core.image_ids import file_name_of, id_of_path, path_of, with_slashes
 from captioner_core.plain_json import parse_json
 from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 
@@ -104,7 +105,7 @@ class DatasetWriter:
 
     def _remove_others(self, image_ids: set[str]) -> None:
         for path in self.images.rglob("*"):
-            if path.is_file() and path.relative_to(self.images).as_posix() not in image_ids:
+            if path.is_file() and id_of_path(path, self.images) not in image_ids:
                 path.unlink()
 
 
@@ -118,14 +119,15 @@ def is_built(output: Path, options: Mapping[str, Any]) -> bool:
 
 
 def safe_image_id(name: str, what: str) -> str:
-    """An image id that stays below its folder.
+    """Returns an image id that stays below its folder, with ``/`` between folders.
 
     Raises:
       CaptionerError: absolute, a drive, ``..``, a NUL, or empty.
     """
-    if is_outside(name):
+    image_id = with_slashes(name)
+    if is_outside(name) or is_outside(os.fsdecode(file_name_of(image_id))):
         raise CaptionerError(f"{what} {name!r} would lie outside its folder; such a source is not used, mend it")
-    return str(PurePosixPath(name.replace("\\", "/")))
+    return str(PurePosixPath(image_id))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -145,14 +147,14 @@ def link_split(dataset: Path, folder: Path, image_ids: Iterable[str]) -> None:
     wanted = {safe_image_id(image_id, "image id") for image_id in image_ids}
     folder.mkdir(parents=True, exist_ok=True)
     for path in [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]:
-        if path.relative_to(folder).as_posix() not in wanted:
+        if id_of_path(path, folder) not in wanted:
             path.unlink()
     images = dataset / layout.DATASET_IMAGES
     root = images.resolve()
     for image_id in wanted:
-        source = images / image_id
+        source = path_of(images, image_id)
         if _is_file_below(source, root):
-            link_or_copy(source, folder / image_id)
+            link_or_copy(source, path_of(folder, image_id))
 
 
 def split_by_hash(image_id: str) -> str:
@@ -205,13 +207,13 @@ def import_images(
     if not images.is_dir():
         raise CaptionerError(f"images folder {str(images)!r} is not a folder; name one with --images")
     root = images.resolve()
-    usable = {i for i in captions if captions[i] and _is_file_below(images / i, root)}
+    usable = {i for i in captions if captions[i] and _is_file_below(path_of(images, i), root)}
     writer.left_out["captions without their image"] = sum(len(captions[i]) for i in captions if i not in usable)
     writer.left_out["images without a caption"] = sum(1 for i in _image_ids(images) if not captions.get(i))
     chosen = limited({image_id: splits[image_id] for image_id in sorted(usable)}, limit)
     writer.left_out["images over the limit"] = len(usable) - len(chosen)
     for image_id in chosen:
-        link_or_copy(images / image_id, writer.images / image_id)
+        link_or_copy(path_of(images, image_id), path_of(writer.images, image_id))
     return writer.finish({image_id: captions[image_id] for image_id in chosen}, chosen)
 
 
