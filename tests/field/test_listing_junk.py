@@ -1,4 +1,4 @@
-"""What is an image in folders as users have them: junk, links, exclusions, odd names; nothing passed over in silence."""
+"""What is an image in folders as users have them, and what is said of all that is passed over."""
 
 from __future__ import annotations
 
