@@ -12,7 +12,13 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import caption_features, launch, preconditions
-from beam_jobs.files import ListingFile, check_not_emptied, write_listing
+from beam_jobs.files import (
+    ListingFile,
+    check_any_images,
+    check_not_emptied,
+    empty_folder_text,
+    write_listing,
+)
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
@@ -20,6 +26,7 @@ from captioner_core.backbones.base import load_backbone
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import COLLECTION, collection_of_images
 from captioner_core.layout import RunLayout
+from captioner_core.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions
@@ -125,10 +132,13 @@ def run(
     )
     decide = ("beam_width",)
     failures = failures_of(options, layout.CAPTION, also=decide, model_id=model.model_id)
+    check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
     run_layout = runs.begin_attempt(options.layout)
     with runs.abandoned_on_refusal(run_layout):
-        listing, counts = write_listing(options.images, run_layout, failures)
+        listing, counts = write_listing(options.images, run_layout, failures, options.exclude)
         check_not_emptied(options, counts, failures)
+    if said := empty_folder_text(options.images, counts):
+        print(said, file=sys.stderr)
     load = load or functools.partial(
         load_models, options.backbone, options.model, options.beam_width, options.precision
     )
@@ -148,6 +158,7 @@ def run(
         facts={
             COLLECTION: collection_of_images(options.images, options.collection),
             "model": {"path": options.model, "model_id": model.model_id},
+            PASSED_OVER_BY_SUFFIX: counts.by_suffix(),
         },
         complete=complete,
     )
@@ -158,8 +169,13 @@ def run(
 
 def main_with(options: CaptionOptions, pipeline_args: Sequence[str]) -> int:
     """Runs the job and says what came out."""
-    counts = run(options, pipeline_args)["counts"]
-    print(f"{counts['captions']} captions, {counts['failures']} failures in {options.layout.run_dir}")
+    manifest = run(options, pipeline_args)
+    counts = manifest["counts"]
+    print(
+        f"{counts['captions']} captions, {counts['failures']} failures in {options.layout.run_dir}",
+        *passed_over_lines(manifest),
+        sep="\n",
+    )
     return 0
 
 

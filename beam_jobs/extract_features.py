@@ -12,13 +12,20 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import launch, preconditions
-from beam_jobs.files import ListingFile, check_not_emptied, write_listing
+from beam_jobs.files import (
+    ListingFile,
+    check_any_images,
+    check_not_emptied,
+    empty_folder_text,
+    write_listing,
+)
 from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
 from captioner_core.backbones.base import Backbone, load_backbone
 from captioner_core.identity import COLLECTION, collection_of_images
 from captioner_core.layout import RunLayout
+from captioner_core.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.options import ExtractOptions
 from captioner_core.progress import progress
 from captioner_core.reuse import EarlierImages, earlier_images, failures_of
@@ -82,10 +89,13 @@ def run(
     # the manifest states the precision that was used
     options = dataclasses.replace(options, precision=launch.chosen_precision(options.precision, pipeline_args))
     failures = failures_of(options, layout.EXTRACT, also=("grid",))
+    check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
     run_layout = runs.begin_attempt(options.layout)
     with runs.abandoned_on_refusal(run_layout):
-        listing, counts = write_listing(options.images, run_layout, failures)
+        listing, counts = write_listing(options.images, run_layout, failures, options.exclude)
         check_not_emptied(options, counts, failures)
+    if said := empty_folder_text(options.images, counts):
+        print(said, file=sys.stderr)
     load = load or functools.partial(load_backbone, options.backbone, options.precision)
     earlier = None if failures else earlier_images(options, layout.EXTRACT, grid=options.grid)
     with progress("extract", counts.images):
@@ -99,8 +109,11 @@ def run(
         wall_time_s=time.monotonic() - start,
         options=dataclasses.asdict(options),
         counts={**counts.as_manifest(), TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0)},
-        facts={COLLECTION: collection_of_images(options.images, options.collection)},
         adds_to=(layout.FEATURES,) if failures else (),
+        facts={
+            COLLECTION: collection_of_images(options.images, options.collection),
+            PASSED_OVER_BY_SUFFIX: counts.by_suffix(),
+        },
     )
     launch.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
     return manifest
@@ -108,8 +121,13 @@ def run(
 
 def main_with(options: ExtractOptions, pipeline_args: Sequence[str]) -> int:
     """Runs the job and says what came out."""
-    counts = run(options, pipeline_args)["counts"]
-    print(f"{counts['features']} features, {counts['failures']} failures in {options.layout.run_dir}")
+    manifest = run(options, pipeline_args)
+    counts = manifest["counts"]
+    print(
+        f"{counts['features']} features, {counts['failures']} failures in {options.layout.run_dir}",
+        *passed_over_lines(manifest),
+        sep="\n",
+    )
     return 0
 
 

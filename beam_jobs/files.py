@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,9 +13,17 @@ from pyarrow import fs as pafs
 
 from captioner_core import runs, storage
 from captioner_core.errors import CaptionerError, ImageError
-from captioner_core.images import IMAGE_SUFFIXES
+from captioner_core.image_ids import image_id_of
 from captioner_core.layout import RunLayout, join
-from captioner_core.listing import OTHER, Entry, ListingCounts, SkippedEntry, list_images
+from captioner_core.listing import (
+    Entry,
+    ListingCounts,
+    PathPatterns,
+    SkippedEntry,
+    list_images,
+    skipped_file,
+    skipped_folder,
+)
 from captioner_core.listing import read_bytes as read_local_bytes
 from captioner_core.options import ImageOptions
 from captioner_core.reuse import Failures
@@ -56,7 +64,7 @@ def read_bytes(uri: str, max_bytes: int, folder: str) -> bytes:
 
 
 def write_listing(
-    folder: str, run: RunLayout, failures: Failures | None = None
+    folder: str, run: RunLayout, failures: Failures | None = None, exclude: Sequence[str] = ()
 ) -> tuple[list[ListingFile], ListingCounts]:
     """Lists the images below a folder into Parquet files that the workers read, a row group at a time.
 
@@ -67,6 +75,7 @@ def write_listing(
       folder: of images.
       run: in whose staging folder the listing goes.
       failures: list these alone, and count the images that did not fail as found.
+      exclude: patterns of what is left out; see ``listing.PathPatterns``.
 
     Returns:
       The files of the listing, and what was found.
@@ -78,7 +87,7 @@ def write_listing(
 
     def rows() -> Iterator[dict[str, str | None]]:
         nonlocal counts
-        for entry in list_entries(folder):
+        for entry in list_entries(folder, exclude):
             found = failures.again(entry) if failures and not isinstance(entry, SkippedEntry) else entry
             if found is None:
                 continue
@@ -114,12 +123,12 @@ def check_not_emptied(options: ImageOptions, counts: ListingCounts, failures: Fa
     """
     found = counts.images
     if failures is not None:
-        found = sum(1 for _ in itertools.islice(_images_in(options.images), 1))
+        found = sum(1 for _ in itertools.islice(_images_in(options.images, options.exclude), 1))
     runs.check_not_emptied(options.layout, options.images, found, allow_empty=options.allow_empty)
 
 
-def _images_in(folder: str) -> Iterator[Entry]:
-    return (entry for entry in list_entries(folder) if not isinstance(entry, SkippedEntry))
+def _images_in(folder: str, exclude: Sequence[str]) -> Iterator[Entry]:
+    return (entry for entry in list_entries(folder, exclude) if not isinstance(entry, SkippedEntry))
 
 
 def read_listing(uri: str, group: int) -> list[ImageRef | FailureRow]:
@@ -130,16 +139,46 @@ def read_listing(uri: str, group: int) -> list[ImageRef | FailureRow]:
     ]
 
 
-def list_entries(folder: str) -> Iterator[Entry]:
-    """What lies below a folder, wherever it is; see ``listing.list_images``.
+def check_any_images(folder: str, exclude: Sequence[str] = (), *, allow_empty: bool = False) -> None:
+    """Refuses a folder that holds something and no image; looks no further than the first image.
+
+    Args:
+      folder: of images.
+      exclude: patterns of what is left out.
+      allow_empty: whether a run over such a folder is wanted nevertheless.
+
+    Raises:
+      CaptionerError: nothing in the folder could be looked at, or the folder is missing or can't be read.
+    """
+    counts = ListingCounts()
+    for entry in list_entries(folder, exclude):
+        counts = counts.counting(entry)
+        if counts.images or allow_empty:
+            return
+    if not counts.is_empty:
+        raise CaptionerError(
+            f"images folder {folder!r} holds no image that could be looked at, only {counts.passed_over_text()}; "
+            "name the folder of the images, or convert them to JPEG"
+        )
+
+
+def empty_folder_text(folder: str, counts: ListingCounts) -> str | None:
+    """Returns a line that says that a folder is empty; None where it is not."""
+    if not counts.is_empty:
+        return None
+    return f"images folder {folder!r} is empty, so the run has no image"
+
+
+def list_entries(folder: str, exclude: Sequence[str] = ()) -> Iterator[Entry]:
+    """Lists what lies below a folder, wherever it is; see ``listing.list_images``.
 
     Raises:
       CaptionerError: the folder is missing or can't be read.
     """
-    return _list_remote(folder) if storage.is_remote(folder) else list_images(folder)
+    return _list_remote(folder, exclude) if storage.is_remote(folder) else list_images(folder, exclude)
 
 
-def _list_remote(folder: str) -> Iterator[Entry]:
+def _list_remote(folder: str, exclude: Sequence[str]) -> Iterator[Entry]:
     """What lies below a folder elsewhere, one folder at a time, in order of names."""
     file_system, root = storage.resolve(folder)
     try:
@@ -150,11 +189,14 @@ def _list_remote(folder: str) -> Iterator[Entry]:
         raise CaptionerError(
             f"images folder {folder!r} can't be listed ({storage.first_line(error)}); check address and credentials"
         ) from error
-    return _walk_remote(folder, file_system, first)
+    return _walk_remote(folder, file_system, first, PathPatterns(exclude))
 
 
 def _walk_remote(
-    folder: str, file_system: pafs.FileSystem, first: Iterator[tuple[str, pafs.FileInfo]]
+    folder: str,
+    file_system: pafs.FileSystem,
+    first: Iterator[tuple[str, pafs.FileInfo]],
+    patterns: PathPatterns,
 ) -> Iterator[Entry]:
     open_folders = [("", first)]
     while open_folders:
@@ -164,15 +206,17 @@ def _walk_remote(
             open_folders.pop()
             continue
         name, found = entry
+        image_id = image_id_of((below + name).encode("utf-8", "surrogateescape"))
         if found.type == pafs.FileType.File:
-            image_id = below + name
-            has_suffix = image_id.lower().endswith(tuple(IMAGE_SUFFIXES))
-            yield ImageRef(image_id, join(folder, image_id)) if has_suffix else SkippedEntry(image_id, OTHER)
+            reason = skipped_file(image_id, patterns)
+            yield SkippedEntry(image_id, reason) if reason else ImageRef(image_id, join(folder, below + name))
         elif name in _NO_NAMES:
             message = f"no path may have a part {name!r}, and what is below was not looked at; rename it"
             yield FailureRow(
                 LISTING, below + _NO_NAMES[name], f"{folder.rstrip('/')}/{below}{name}/", "unreadable", message
             )
+        elif reason := skipped_folder(image_id, patterns):
+            yield SkippedEntry(image_id, reason)
         else:
             open_folders.append((f"{below}{name}/", _names(file_system, found.path)))
 

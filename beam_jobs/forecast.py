@@ -126,7 +126,7 @@ def forecast(
       CaptionerError: the folder, a table, the model or weights are missing.
     """
     start = time.perf_counter()
-    counts, sample, total = _listed(options.images)
+    counts, sample, total = _listed(options.images, options.exclude)
     precision = launch.chosen_precision(options.precision, ())
     handler = CaptionHandler(
         load or partial(load_models, options.backbone, options.model, options.beam_width, precision),
@@ -139,7 +139,7 @@ def forecast(
     caption_s, pair_s = _match_seconds(load_encoder(options.encoder), captions, options)
     return Forecast(
         images=counts.images,
-        passed_over=counts.other + counts.links,
+        passed_over=counts.passed_over,
         read_bytes=total if total is not None else round(float(np.mean(sizes or [0])) * counts.images),
         exact=total is not None,
         start_s=begun_s + loaded_s + first_s,
@@ -153,13 +153,13 @@ def forecast(
     )
 
 
-def _listed(folder: str) -> tuple[ListingCounts, list[ImageRef], int | None]:
+def _listed(folder: str, exclude: Sequence[str]) -> tuple[ListingCounts, list[ImageRef], int | None]:
     """Counts, a sample drawn evenly, and the bytes of all where they are here."""
     counts, total = ListingCounts(), 0
     sample: list[ImageRef] = []
     draw = random.Random(0)  # noqa: S311, for a sample, not a secret
     here = not storage.is_remote(folder)
-    for entry in files.list_entries(folder):
+    for entry in files.list_entries(folder, exclude):
         counts = counts.counting(entry)
         if isinstance(entry, SkippedEntry | FailureRow):
             continue

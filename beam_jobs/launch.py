@@ -158,7 +158,7 @@ def main(
 
 def check_pipeline_args(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Refuses an option that is not Beam's either; Beam itself would only warn, and work without it."""
-    known = argparse.ArgumentParser(add_help=False)
+    known = OneLineParser(prog=parser.prog, add_help=False)
     for options_class in PipelineOptions.__subclasses__():
         if hasattr(options_class, "_add_argparse_args"):
             try:

@@ -21,10 +21,8 @@ def file_system(uri: str) -> pafs.PyFileSystem:
       uri: that is to be reached through it.
 
     Raises:
-      ValueError: Beam knows none of that scheme, or a package for it is missing; or it is HDFS.
+      ValueError: Beam knows none of that scheme, or a package for it is missing.
     """
-    if uri.lower().startswith("hdfs:"):  # silently, what is in folders within folders would be lost
-        raise ValueError("Beam's client for HDFS tells no folder from a file; mount it, or use an object store")
     if FileSystems._pipeline_options is None:  # no job in this process has said how to reach them
         FileSystems.set_options(PipelineOptions([]))
     FileSystems.get_filesystem(uri)

@@ -19,6 +19,7 @@ from captioner_core.ahead import in_order
 from captioner_core.errors import ImageError
 from captioner_core.layout import RunLayout
 from captioner_core.options import ImageLimits
+from captioner_core.places import local_path_of
 from captioner_core.progress import advance
 from captioner_core.reuse import EarlierImages, Group, feature_row
 from captioner_core.schemas import DECODING, TABLE_SCHEMAS, FailureRow, FeatureRow, ImageRef, Row, as_table
@@ -80,7 +81,7 @@ class DecodeImages(beam.PTransform):
         self, refs: beam.PCollection[list[ImageRef]]
     ) -> tuple[beam.PCollection[images.DecodedImage], beam.PCollection[KnownImage], beam.PCollection[FailureRow]]:
         # a worker may have been started in another folder
-        folder = self.folder if storage.is_remote(self.folder) else os.path.abspath(self.folder)
+        folder = self.folder if storage.is_remote(self.folder) else os.path.abspath(local_path_of(self.folder))
         decode = _DecodeImages(folder, self.size, self.limits, self.earlier)
         outcome = refs | "Decode" >> beam.ParDo(decode).with_outputs(FAILED, KNOWN, main="decoded")
         return outcome.decoded, outcome[KNOWN], outcome[FAILED]
@@ -118,7 +119,7 @@ class _DecodeImages(beam.DoFn):
         try:
             data = read_bytes(ref.image_uri, self._limits.max_bytes, self._folder)
             sha256 = hashlib.sha256(data).hexdigest()
-            if self._earlier is not None and (found := self._earlier.find(sha256)):
+            if self._earlier is not None and (found := self._earlier.find(sha256, self._limits.max_pixels)):
                 group, row = found
                 return group, (row, ref, sha256)
             pixels, width, height = decoders.decode(

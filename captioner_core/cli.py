@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from captioner_core import interrupts, program
 from captioner_core.environment import quiet_libraries
-from captioner_core.options import add_arguments, from_namespace
+from captioner_core.options import StoreOnce, add_arguments, from_namespace
 from captioner_core.program import guarded
 from captioner_core.shown import visible
 
@@ -36,7 +36,16 @@ def start(argv: Sequence[str] | None) -> None:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line."""
+    """An argument parser whose complaint is one line.
+
+    It takes no abbreviated options, which could become another option's in a later version, and no option twice that
+    takes one value.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        for name in (None, "store"):
+            self.register("action", name, StoreOnce)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {visible(message)}; see {self.prog} --help\n")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from captioner_core.errors import ImageError
+from captioner_core.file_kinds import is_avif, kind_of, raw_kind_of_tiff
+from captioner_core.image_repair import with_end_marker, without_optional_parts
 
 if TYPE_CHECKING:  # decoder processes, which start often, do without pyarrow
     from captioner_core.schemas import ImageRef
@@ -29,19 +32,6 @@ DEFAULT_MAX_PIXELS = 100_000_000
 DEFAULT_MAX_BYTES = 268_435_456
 DEFAULT_MAX_SECONDS = 60.0
 
-# First bytes of what is often found under an image's name
-_LOOKS_LIKE = (
-    (b"%!PS", "PostScript"),
-    (b"\xc5\xd0\xd3\xc6", "PostScript"),
-    (b"%PDF", "PDF"),
-    (b"<svg", "SVG"),
-    (b"<?xml", "XML"),
-    (b"<!doctype html", "HTML"),
-    (b"<html", "HTML"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x1f\x8b", "gzip"),
-    (b"8BPS", "Photoshop"),
-)
 _SUPPORTED_MAGIC = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
@@ -63,6 +53,8 @@ LARGE = 16_000_000
 """Pixels, in RGB 48 MB and several times that in wider modes, from which on an image takes much memory."""
 _QUALITY = 80  # of thumbnails
 _GAP = 2  # how much larger than asked for a picture stays until it is scaled with care
+_STRIP_ROWS = 256
+_MENDABLE = ("decode_error", "truncated")
 _STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
 _SIXTEEN_TO_EIGHT = np.rint(np.arange(65536) / 257).astype(np.uint8)
 
@@ -70,6 +62,11 @@ _SIXTEEN_TO_EIGHT = np.rint(np.arange(65536) / 257).astype(np.uint8)
 # catch_warnings is not safe with threads, and Beam decodes in many.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+Made = TypeVar("Made")
+EnterLarge = Callable[[Image.Image], None]
+"""Prepares for an image that takes much memory, before its pixels are decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +112,23 @@ def decode(
       ImageError: ``empty_file``, ``unsupported_format``, ``too_many_pixels``, ``truncated``,
         ``too_much_memory`` or ``decode_error``.
     """
-    with _opened(data, max_pixels) as image:
+
+    def make(image: Image.Image, enter_large: EnterLarge) -> tuple[npt.NDArray[np.uint8], int, int]:
         # a JPEG is decoded at a half, a quarter or an eighth where that leaves twice what is asked for
         whole = image.size
         reduced = image.draft(None, (_GAP * size, _GAP * size))
-        with large() if image.width * image.height > LARGE else contextlib.nullcontext():
-            image.load()
-            turn = _turn_upright(image)
-            width, height = whole if reduced else image.size
-            if turn in _SIDEWAYS:
-                width, height = height, width
-            square = _to_rgb_square(image, size)
+        enter_large(image)
+        image.load()
+        turn = _turn_upright(image)
+        width, height = whole if reduced else image.size
+        if turn in _SIDEWAYS:
+            width, height = height, width
+        square = _to_rgb_square(image, size)
         # Turned when small: a square stays one, and 100 megapixels need no second copy
         pixels = np.array(square if turn is None else square.transpose(turn), dtype=np.uint8)
         return pixels, width, height
+
+    return _read(data, max_pixels, large, make)
 
 
 def thumbnail(
@@ -152,13 +152,78 @@ def thumbnail(
     Raises:
       ImageError: as ``decode``.
     """
-    with _opened(data, max_pixels) as image:
+
+    def make(image: Image.Image, enter_large: EnterLarge) -> tuple[bytes, tuple[int, int]]:
         image.draft("RGB", (_GAP * side, _GAP * side))
-        with large() if image.width * image.height > LARGE else contextlib.nullcontext():
-            small = _small(image, side)
+        enter_large(image)
+        small = _small(image, side)
         result = io.BytesIO()
         small.save(result, "JPEG", quality=_QUALITY, optimize=True)
         return result.getvalue(), small.size
+
+    return _read(data, max_pixels, large, make)
+
+
+def _read(
+    data: bytes,
+    max_pixels: int,
+    large: Callable[[], AbstractContextManager[Any]],
+    make: Callable[[Image.Image, EnterLarge], Made],
+) -> Made:
+    """Returns what is made of an image; of one that Pillow refuses and browsers show, once it is mended.
+
+    Args:
+      data: a file's bytes.
+      max_pixels: images with more are refused.
+      large: entered once, before an image of more than ``LARGE`` pixels is decoded.
+      make: makes the result of an image whose header has been read.
+
+    Raises:
+      ImageError: the image can't be decoded, mended or not.
+    """
+    with contextlib.ExitStack() as entered:
+        has_entered = False
+
+        def enter_large(image: Image.Image) -> None:
+            nonlocal has_entered
+            if image.width * image.height > LARGE and not has_entered:
+                has_entered = True
+                entered.enter_context(large())
+
+        def attempt(some: bytes) -> Made:
+            with _opened(some, max_pixels) as image:
+                return make(image, enter_large)
+
+        try:
+            return attempt(data)
+        except ImageError as error:
+            if error.error_type not in _MENDABLE:
+                raise
+            failure = error
+        if shorter := without_optional_parts(data):
+            data = shorter
+            try:
+                return attempt(data)
+            except ImageError as error:
+                failure = error
+        for ended in with_end_marker(data) if failure.error_type in _MENDABLE else ():
+            if _pixels_digest(ended.data, max_pixels, enter_large) == _pixels_digest(
+                ended.probe, max_pixels, enter_large
+            ):
+                return attempt(ended.data)
+        raise failure
+
+
+def _pixels_digest(data: bytes, max_pixels: int, enter_large: EnterLarge) -> bytes:
+    """Returns a digest of all pixels at full size; of some rows at a time, since an image may be large."""
+    digest = hashlib.blake2b()
+    with _opened(data, max_pixels) as image:
+        enter_large(image)
+        image.load()
+        for top in range(0, image.height, _STRIP_ROWS):
+            strip = image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
+            digest.update(strip.tobytes())
+    return digest.digest()
 
 
 @contextlib.contextmanager
@@ -180,7 +245,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
         raise ImageError("too_much_memory", "decoding it needs more memory than an image may take") from error
     # Pillow's decoders raise whatever a broken file makes them stumble over
     except Exception as error:
-        raise _broken(error) from error
+        raise _broken(error, data) from error
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -264,23 +329,26 @@ def _small(image: Image.Image, side: int) -> Image.Image:
 
 
 def _unidentified(data: bytes) -> ImageError:
-    if data.startswith(_SUPPORTED_MAGIC) or data[4:12] in (b"ftypavif", b"ftypavis"):
+    if is_avif(data) and not features.check("avif"):
+        return ImageError(
+            "unsupported_format",
+            "its content is AVIF, which the Pillow installed here can't decode; convert it to JPEG",
+        )
+    raw = raw_kind_of_tiff(data)
+    if is_avif(data) or (data.startswith(_SUPPORTED_MAGIC) and raw is None):
         said = "it starts like an image of a supported format, but its header is damaged or of a kind unknown"
         return ImageError("decode_error", said)
-    return ImageError("unsupported_format", _unsupported(data))
+    kind = raw or kind_of(data)
+    if kind is None:
+        said = "its content is no image of a supported format, or its header is damaged"
+    else:
+        said = f"its content looks like {kind}, not an image of a supported format"
+    return ImageError("unsupported_format", said)
 
 
-def _unsupported(data: bytes) -> str:
-    start = data[:512].lstrip().lower()
-    for magic, name in _LOOKS_LIKE:
-        if start.startswith(magic.lower()) or data.startswith(magic):
-            return f"its content looks like {name}, not an image of a supported format"
-    if b"\0" not in data[:512] and data[:512].isascii():
-        return "its content looks like text, not an image of a supported format"
-    return "its content is no image of a supported format, or its header is damaged"
-
-
-def _broken(error: Exception) -> ImageError:
+def _broken(error: Exception, data: bytes) -> ImageError:
+    if raw := raw_kind_of_tiff(data):
+        return ImageError("unsupported_format", f"its content looks like {raw}, not an image of a supported format")
     said = " ".join(str(error).split()) or type(error).__name__
     cut_off = any(word in said.lower() for word in ("truncated", "unexpected end", "eof", "not enough", "premature"))
     if cut_off:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,8 +18,11 @@ from pyarrow import fs as pafs
 
 from captioner_core import layout, storage
 from captioner_core.errors import CaptionerError
+from captioner_core.junk import is_junk_folder
 from captioner_core.layout import RunLayout
+from captioner_core.listing import JUNK, Entry, ListingCounts, PathPatterns, SkippedEntry, list_images, skipped_file
 from captioner_core.options import InboxOptions
+from captioner_core.schemas import ImageRef
 
 DONE, READY, WAITING = "done", "ready", "waiting"
 
@@ -66,6 +70,9 @@ class _Inbox(Protocol):
 
     def content(self, folder: str) -> _Content: ...
 
+    def counts(self, folder: str) -> ListingCounts:
+        """Returns what a run over the folder would find, up to the first image."""
+
 
 def look(options: InboxOptions, now_s: float | None = None) -> list[InboxFolder]:
     """The state of each direct subfolder, by name.
@@ -104,13 +111,16 @@ def _judged(options: InboxOptions, inbox: _Inbox, name: str, now_s: float) -> In
             state, reason = WAITING, "something vanished while it was looked at"
         except (OSError, pa.ArrowException) as error:
             state, reason = WAITING, f"can't be read ({storage.first_line(error)})"
-    base = inbox.root if options.inbox.startswith("file://") else options.inbox  # images are read from plain paths
+    base = (
+        inbox.root if options.inbox.lower().startswith("file:") else options.inbox
+    )  # images are read from plain paths
     return InboxFolder(name, layout.join(base, name), run.run_id, state, reason)
 
 
 def _state(options: InboxOptions, inbox: _Inbox, name: str, now_s: float) -> tuple[str, str]:
     if inbox.has_file(name, options.marker):
-        return READY, f"{options.marker} is there"
+        # whoever delivered the folder says that nothing more will come; its run will say that there is no image
+        return READY, f"{options.marker} is there" + ("" if inbox.counts(name).images else ", but no image")
     if options.marker_only:
         return WAITING, "no marker"
     content = inbox.content(name)
@@ -121,6 +131,9 @@ def _state(options: InboxOptions, inbox: _Inbox, name: str, now_s: float) -> tup
     age_s = max(0.0, now_s - content.changed_s)
     if age_s < 60 * options.quiet_minutes:
         return WAITING, f"changed {_duration(age_s)} ago"
+    counts = inbox.counts(name)
+    if not counts.images:
+        return WAITING, f"no image, only {counts.passed_over_text()}"
     return READY, f"unchanged for {_duration(age_s)}"
 
 
@@ -169,6 +182,9 @@ class _LocalInbox:
                     files += stat.S_ISREG(status.st_mode)
         return _Content(files, changed_s)
 
+    def counts(self, folder: str) -> ListingCounts:
+        return _counts_to_first_image(list_images(os.path.join(self.root, folder)))
+
     def _changed_s(self, status: os.stat_result) -> float:
         """When a file or folder last changed.
 
@@ -215,6 +231,28 @@ class _RemoteInbox:
         # an object store's folders have no time of their own
         times = [item.mtime_ns for item in [self._file_system.get_file_info(path), *found] if item.mtime_ns is not None]
         return _Content(sum(is_file), max(times, default=0) / 1e9)
+
+    def counts(self, folder: str) -> ListingCounts:
+        path, patterns = layout.join(self.root, folder), PathPatterns(())
+        found = self._file_system.get_file_info(pafs.FileSelector(path, recursive=True))
+        names = (item.path.removeprefix(path).strip("/") for item in found if item.type == pafs.FileType.File)
+        return _counts_to_first_image(_entry_of(name, patterns) for name in names)
+
+
+def _entry_of(name: str, patterns: PathPatterns) -> Entry:
+    """Returns a file elsewhere as a listing of its folder would find it."""
+    folders = name.split("/")[:-1]
+    reason = JUNK if any(is_junk_folder(folder) for folder in folders) else skipped_file(name, patterns)
+    return SkippedEntry(name, reason) if reason else ImageRef(name, name)
+
+
+def _counts_to_first_image(entries: Iterable[Entry]) -> ListingCounts:
+    counts = ListingCounts()
+    for entry in entries:
+        counts = counts.counting(entry)
+        if counts.images:
+            break
+    return counts
 
 
 def _open(uri: str, now_s: float) -> _Inbox:

@@ -8,22 +8,56 @@ inside the folder is listed under its own name anyway, and loops can't happen.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+import json
 import os
+import re
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from captioner_core import outputs
 from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.image_ids import image_id_of
 from captioner_core.images import IMAGE_SUFFIXES
+from captioner_core.junk import is_junk_file, is_junk_folder
+from captioner_core.places import local_path_of
 from captioner_core.schemas import LISTING, FailureRow, ImageRef
 
-OTHER, LINK = "other", "link"
+OTHER, LINK, SPECIAL, JUNK, EXCLUDED, OWN = "other", "link", "special", "junk", "excluded", "own"
+"""Why something is passed over: its suffix is no image's, it is a link that is not followed, a pipe or a device, a
+system's own or hidden, left out by ``--exclude``, or made by captioner itself."""
+
+_SAID = {
+    LINK: "link{s} not followed",
+    SPECIAL: "pipe{s} or device{s}",
+    JUNK: "hidden folder{s} and system file{s}",
+    EXCLUDED: "left out by --exclude",
+    OWN: "of captioner's own",
+}
+_COUNTED_AS = {LINK: "links", SPECIAL: "special_files", JUNK: "junk", EXCLUDED: "excluded", OWN: "own"}
+PASSED_OVER_BY_SUFFIX = "passed_over_by_suffix"
+"""The key of a manifest under which the files are counted whose suffix is no image's."""
+_NO_SUFFIX, _OTHER_SUFFIXES = "no suffix", "other"
+_SUFFIX = re.compile(r"\.\w{1,12}")
+_MOST_SUFFIXES_COUNTED, _MOST_SUFFIXES_STATED, _MOST_SUFFIXES_SAID = 200, 20, 5
+
+_OWN_MARKER_BYTES = 512
+_FOLDERS_WITH_IMAGES = ("dataset", "folder of images")
+_OWN_PICTURE_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedEntry:
-    """Something that is no image by the rules: another file, or a link not followed."""
+    """Something that is no image by the rules: another file, or a link or folder not followed.
+
+    Args:
+      image_id: its path below the images folder, written as an image's id is.
+      reason: one of ``OTHER``, ``LINK``, ``SPECIAL``, ``JUNK``, ``EXCLUDED`` and ``OWN``.
+    """
 
     image_id: str
     reason: str
@@ -34,38 +68,189 @@ Entry = ImageRef | SkippedEntry | FailureRow
 
 @dataclass(frozen=True)
 class ListingCounts:
-    """What a listing found; a folder that can't be read counts as an image found and failed."""
-
-    images: int = 0
-    other: int = 0
-    links: int = 0
-
-    def counting(self, entry: Entry) -> ListingCounts:
-        """These counts and one entry more."""
-        if not isinstance(entry, SkippedEntry):
-            return dataclasses.replace(self, images=self.images + 1)
-        if entry.reason == LINK:
-            return dataclasses.replace(self, links=self.links + 1)
-        return dataclasses.replace(self, other=self.other + 1)
-
-    def as_manifest(self) -> dict[str, int]:
-        return {
-            "images_found": self.images,
-            "files_passed_over": self.other + self.links,
-            "links_passed_over": self.links,
-        }
-
-
-def list_images(folder: str) -> Iterator[Entry]:
-    """Everything below a folder, in order of names.
+    """What a listing found; a folder that can't be read counts as an image found and failed.
 
     Args:
-      folder: a local path.
+      images: images found.
+      passed: entries passed over, by reason. A folder that is passed over counts as one.
+      suffixes: files passed over since their suffix is no image's, by suffix in lower case.
+    """
+
+    images: int = 0
+    passed: Mapping[str, int] = field(default_factory=dict)
+    suffixes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def other(self) -> int:
+        """Files that are no images by their suffix or kind."""
+        return self.passed.get(OTHER, 0) + self.passed.get(SPECIAL, 0)
+
+    @property
+    def links(self) -> int:
+        """Links that were not followed."""
+        return self.passed.get(LINK, 0)
+
+    @property
+    def passed_over(self) -> int:
+        """Everything that was passed over."""
+        return sum(self.passed.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was nothing at all."""
+        return not self.images and not self.passed
+
+    def counting(self, entry: Entry) -> ListingCounts:
+        """Returns these counts and one entry more."""
+        if not isinstance(entry, SkippedEntry):
+            return dataclasses.replace(self, images=self.images + 1)
+        suffixes = self.suffixes
+        if entry.reason == OTHER:
+            suffix = _suffix_of(entry.image_id)
+            if suffix not in suffixes and len(suffixes) >= _MOST_SUFFIXES_COUNTED:
+                suffix = _OTHER_SUFFIXES
+            suffixes = {**suffixes, suffix: suffixes.get(suffix, 0) + 1}
+        passed = {**self.passed, entry.reason: self.passed.get(entry.reason, 0) + 1}
+        return dataclasses.replace(self, passed=passed, suffixes=suffixes)
+
+    def as_manifest(self) -> dict[str, int]:
+        """Returns the counts that a run's manifest states among those of its tables."""
+        return {
+            "images_found": self.images,
+            "files_passed_over": self.passed_over,
+            **{f"{name}_passed_over": self.passed.get(reason, 0) for reason, name in _COUNTED_AS.items()},
+        }
+
+    @classmethod
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> ListingCounts:
+        """Returns what a run's manifest states of its listing; of an earlier version's, what there is."""
+        counts, suffixes = manifest.get("counts", {}), manifest.get(PASSED_OVER_BY_SUFFIX, {})
+        passed = {reason: counts.get(f"{name}_passed_over", 0) for reason, name in _COUNTED_AS.items()}
+        passed[OTHER] = sum(suffixes.values())
+        return cls(counts.get("images_found", 0), {reason: n for reason, n in passed.items() if n}, suffixes)
+
+    def by_suffix(self) -> dict[str, int]:
+        """Returns the numbers of files passed over for their suffix: of the most frequent ones, and of all others."""
+        ranked = sorted(
+            (found for found in self.suffixes.items() if found[0] != _OTHER_SUFFIXES),
+            key=lambda found: (-found[1], found[0]),
+        )
+        stated = dict(ranked[:_MOST_SUFFIXES_STATED])
+        rest = sum(self.suffixes.values()) - sum(stated.values())
+        return {**stated, **({_OTHER_SUFFIXES: rest} if rest else {})}
+
+    def passed_over_text(self) -> str:
+        """Returns what was passed over as a phrase, such as ``3 .heic (not a supported format), 2 links not followed``.
+
+        Returns:
+          The phrase; empty where nothing was passed over.
+        """
+        by_suffix = list(self.by_suffix().items())
+        said = [f"{count:,} {'without suffix' if suffix == _NO_SUFFIX else suffix}" for suffix, count in by_suffix]
+        if len(said) > _MOST_SUFFIXES_SAID:
+            more = sum(count for _, count in by_suffix[_MOST_SUFFIXES_SAID:])
+            said = [*said[:_MOST_SUFFIXES_SAID], f"{more:,} with other suffixes"]
+        if said:
+            said[-1] += " (not a supported format)"
+        for reason, words in _SAID.items():
+            if count := self.passed.get(reason, 0):
+                said.append(f"{count:,} {words.format(s='' if count == 1 else 's')}")
+        return ", ".join(said)
+
+
+def passed_over_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """Returns the line with which a command ends that passed over something; none where it passed over nothing."""
+    text = ListingCounts.of_manifest(manifest).passed_over_text()
+    return [f"passed over: {text}"] if text else []
+
+
+def _suffix_of(image_id: str) -> str:
+    suffix = os.path.splitext(image_id.rpartition("/")[2])[1].lower()
+    return suffix if _SUFFIX.fullmatch(suffix) else _OTHER_SUFFIXES if suffix else _NO_SUFFIX
+
+
+class PathPatterns:
+    """Shell patterns that files and folders are left out by.
+
+    A pattern with a slash is compared with the path below the images folder, and ``*`` stands for slashes too; any
+    other with the name of a file or folder. A pattern that ends with a slash is for folders alone. Upper and lower
+    case differ, and accents match however they are composed.
+
+    Args:
+      patterns: as ``--exclude`` takes them.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._of_names: list[tuple[re.Pattern[str], bool]] = []
+        self._of_paths: list[tuple[re.Pattern[str], bool]] = []
+        for pattern in patterns:
+            bare = _composed(pattern.rstrip("/"))
+            anchored = re.sub(r"^(\.?/)+", "", bare)
+            matchers = self._of_paths if "/" in bare else self._of_names
+            # "**/" stands for any folders, none among them
+            for form in {anchored, anchored.removeprefix("**/")}:
+                matchers.append((re.compile(fnmatch.translate(form)), pattern.endswith("/")))
+
+    def match(self, path: str, *, is_folder: bool) -> bool:
+        """Returns whether a file or folder is left out.
+
+        Args:
+          path: below the images folder, written as an image's id is.
+          is_folder: whether it is a folder.
+        """
+        if not self._of_names and not self._of_paths:
+            return False
+        path = _composed(path)
+        name = path.rpartition("/")[2]
+        return any(
+            matcher.match(text) is not None
+            for text, matchers in ((name, self._of_names), (path, self._of_paths))
+            for matcher, of_folders in matchers
+            if is_folder or not of_folders
+        )
+
+
+def _composed(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def skipped_folder(path: str, patterns: PathPatterns) -> str | None:
+    """Returns why a folder is passed over with all that is in it, or None where it is looked into.
+
+    Args:
+      path: below the images folder.
+      patterns: of ``--exclude``.
+    """
+    if is_junk_folder(path.rpartition("/")[2]):
+        return JUNK
+    return EXCLUDED if patterns.match(path, is_folder=True) else None
+
+
+def skipped_file(path: str, patterns: PathPatterns) -> str | None:
+    """Returns why a file of this name is no image, or None where it may be one.
+
+    Args:
+      path: below the images folder.
+      patterns: of ``--exclude``.
+    """
+    if is_junk_file(path.rpartition("/")[2]):
+        return JUNK
+    if patterns.match(path, is_folder=False):
+        return EXCLUDED
+    return None if path.lower().endswith(IMAGE_SUFFIXES) else OTHER
+
+
+def list_images(folder: str, exclude: Sequence[str] = ()) -> Iterator[Entry]:
+    """Lists everything below a folder, in order of names.
+
+    Args:
+      folder: a local path or a ``file://`` URI.
+      exclude: patterns of what is left out; see ``PathPatterns``.
 
     Raises:
       CaptionerError: at once, where the folder is missing, no folder, or can't be read.
     """
-    root = os.fsencode(os.path.abspath(folder))
+    root = os.fsencode(os.path.abspath(local_path_of(folder)))
     if not os.path.isdir(root):
         raise CaptionerError(f"images folder {folder!r} is not a folder; name one with --images")
     try:
@@ -74,10 +259,10 @@ def list_images(folder: str) -> Iterator[Entry]:
         raise CaptionerError(
             f"images folder {folder!r} can't be read ({error.strerror}); mend its permissions"
         ) from error
-    return _walk(root, os.path.realpath(root))
+    return _walk(root, os.path.realpath(root), PathPatterns(exclude))
 
 
-def _walk(root: bytes, real_root: bytes) -> Iterator[Entry]:
+def _walk(root: bytes, real_root: bytes, patterns: PathPatterns) -> Iterator[Entry]:
     # A stack of its own: a thousand folders within each other would be too deep for recursion
     open_folders = [_scan(root, b"")]
     while open_folders:
@@ -88,10 +273,14 @@ def _walk(root: bytes, real_root: bytes) -> Iterator[Entry]:
             yield found
         else:
             entry, relative = found
-            if entry.is_dir(follow_symlinks=False):
-                open_folders.append(_scan(entry.path, relative + b"/"))
+            if not entry.is_dir(follow_symlinks=False):
+                yield _classified(entry, relative, real_root, patterns)
+            elif reason := skipped_folder(image_id_of(relative), patterns):
+                yield SkippedEntry(image_id_of(relative), reason)
+            elif _is_own_folder(entry.path):
+                yield SkippedEntry(image_id_of(relative), OWN)
             else:
-                yield _classified(entry, relative, real_root)
+                open_folders.append(_scan(entry.path, relative + b"/"))
 
 
 def _scan(folder: bytes, below: bytes) -> Iterator[tuple[os.DirEntry[bytes], bytes] | FailureRow]:
@@ -102,7 +291,7 @@ def _scan(folder: bytes, below: bytes) -> Iterator[tuple[os.DirEntry[bytes], byt
         for entry in entries:  # where the file system doesn't say what an entry is, asking can fail too
             entry.is_dir(follow_symlinks=False)
     except OSError as error:
-        image_id = _text(below.rstrip(b"/"))
+        image_id = image_id_of(below.rstrip(b"/"))
         message = f"the folder can't be listed ({error.strerror}); what is in it was not looked at"
         yield FailureRow(LISTING, image_id, _uri(folder), "unreadable", message)
         return
@@ -110,12 +299,43 @@ def _scan(folder: bytes, below: bytes) -> Iterator[tuple[os.DirEntry[bytes], byt
         yield entry, below + entry.name
 
 
-def _classified(entry: os.DirEntry[bytes], relative: bytes, real_root: bytes) -> Entry:
-    image_id = _text(relative)
+def _classified(entry: os.DirEntry[bytes], relative: bytes, real_root: bytes, patterns: PathPatterns) -> Entry:
+    image_id = image_id_of(relative)
+    reason = skipped_file(image_id, patterns)
+    if reason in (JUNK, EXCLUDED):
+        return SkippedEntry(image_id, reason)
     if entry.is_symlink() and not _stays_below(entry.path, real_root):
         return SkippedEntry(image_id, LINK)
-    has_suffix = image_id.lower().endswith(IMAGE_SUFFIXES)
-    return ImageRef(image_id, _uri(entry.path)) if has_suffix and entry.is_file() else SkippedEntry(image_id, OTHER)
+    if reason is None and not entry.is_file():
+        reason = SPECIAL
+    if reason is None and entry.name[-4:].lower() == b".png" and outputs.is_own_picture(_first_bytes(entry.path)):
+        reason = OWN
+    return SkippedEntry(image_id, reason) if reason else ImageRef(image_id, _uri(entry.path))
+
+
+def _is_own_folder(folder: bytes) -> bool:
+    """Returns whether captioner made a folder that is no user's images: a run or a model, as its marker says."""
+    try:
+        with open(os.path.join(folder, outputs.MARKER.encode()), "rb") as file:
+            header: Any = json.loads(file.read(_OWN_MARKER_BYTES).partition(b"\n")[0])
+    except (OSError, ValueError):
+        return False
+    return (
+        isinstance(header, dict)
+        and header.get("made_by") == outputs.PROGRAM
+        and header.get("kind") not in _FOLDERS_WITH_IMAGES
+    )
+
+
+def _first_bytes(path: bytes) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, _OWN_PICTURE_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError:  # reading it as an image says why
+        return b""
 
 
 def _stays_below(link: bytes, real_root: bytes) -> bool:
@@ -129,10 +349,6 @@ def _stays_below(link: bytes, real_root: bytes) -> bool:
 
 def _is_below(real_path: bytes, real_root: bytes) -> bool:
     return real_path.startswith(real_root.rstrip(b"/") + b"/")
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
 
 
 def _uri(path: bytes) -> str:

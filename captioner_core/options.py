@@ -13,13 +13,14 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from captioner_core.errors import IMAGE_ERRORS, CaptionerError
 from captioner_core.layout import RunLayout
-from captioner_core.places import check_place
+from captioner_core.places import check_place, plain_place
+from captioner_core.shown import without_secret
 
 DEFAULT_ENCODER = "learned"
 DEFAULT_EPOCHS = 15
@@ -150,17 +151,79 @@ def add_arguments(parser: argparse.ArgumentParser, options_class: type) -> None:
         required = field.default is dataclasses.MISSING
         kind = _plain_type(hints[field.name])
         if kind is bool:
-            arguments.update(action=argparse.BooleanOptionalAction, default=field.default)
+            arguments.update(action=SwitchOnce, default=field.default)
         else:
             arguments.update(required=required, metavar=field.metadata["metavar"], choices=field.metadata["choices"])
-            arguments["type"] = str if kind is tuple else kind
+            is_name = field.metadata.get("is_name")
+            arguments["type"] = _place_type(is_name) if is_name else str if kind is tuple else kind
             arguments["default"] = None if required or kind is tuple else field.default
-            if kind is tuple:
-                arguments["action"] = "append"
+            arguments["action"] = "append" if kind is tuple else StoreOnce
             default = "" if required or field.default in (None, ()) else f"default: {field.default}"
             if facts := "; ".join(filter(None, [limits_text(field), default])):
                 arguments["help"] += f" ({facts})"
         parser.add_argument("--" + field.name.replace("_", "-"), **arguments)
+
+
+class StoreOnce(argparse.Action):
+    """Stores an option's value, and refuses a second one: no one could tell which of the two counts."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string is not None:
+            _refuse_second(self, parser, namespace, f"{values!s:.200}")
+        setattr(namespace, self.dest, values)
+
+
+class SwitchOnce(argparse.BooleanOptionalAction):
+    """An on/off pair of options that refuses to be switched both on and off."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = _given(namespace).setdefault(self.dest, option_string or "")
+        if before != option_string:
+            parser.error(f"{before} and {option_string} are both given and contradict each other; leave one out")
+        super().__call__(parser, namespace, values, option_string)
+
+
+def _refuse_second(
+    action: argparse.Action, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: str
+) -> None:
+    given = _given(namespace)
+    if action.dest in given:
+        name = "/".join(action.option_strings)
+        parser.error(
+            f"{name} is given twice, as {without_secret(given[action.dest])!r} and {without_secret(value)!r}, "
+            "and takes one value; leave one out"
+        )
+    given[action.dest] = value
+
+
+def _given(namespace: argparse.Namespace) -> dict[str, str]:
+    """Returns what has been given while this command line is parsed: each option's value as text."""
+    found: dict[str, str] = namespace.__dict__.setdefault("_given_options", {})
+    return found
+
+
+def _place_type(is_name: Callable[[str], bool]) -> Callable[[str], str]:
+    """Returns the ``type`` of an option that is a path or a URI, unless its value is a name of something."""
+
+    def path(text: str) -> str:
+        try:
+            return text if is_name(text) else plain_place(text)
+        except CaptionerError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return path
 
 
 def from_namespace(options_class: type[T], namespace: argparse.Namespace) -> T:
@@ -285,6 +348,12 @@ class ImageOptions:
         "all tables (default: a name made from the images folder)",
         metavar="NAME",
     )
+    exclude: tuple[str, ...] = option(
+        (),
+        help="leave out files and folders of this shell pattern, such as '*_thumb.jpg', 'raw/' or '2019/*.png'; a "
+        "pattern with a slash is for the path below --images, any other for a name; may be repeated",
+        metavar="PATTERN",
+    )
     batch_size: int = option(
         32, help="images per call of the network", metavar="N", limits=(1, 1024), remedy="32 suits most machines"
     )
@@ -351,6 +420,9 @@ class ImageOptions:
         check_fields(self)
         if self.collection is not None:
             check_collection("--collection", self.collection)
+        for pattern in self.exclude:
+            holds_one = bool(pattern.strip("/. ")) and pattern.isprintable()
+            check(holds_one, "exclude", pattern, "is no shell pattern", "write one such as '*_thumb.jpg' or 'raw/'")
         for reason in self.failed_for:
             remedy = f"choose one of {', '.join(IMAGE_ERRORS)}"
             check(reason in IMAGE_ERRORS, "failed_for", reason, "is no reason for a failure", remedy)
@@ -411,7 +483,12 @@ class SimilarityOptions:
         metavar="URI",
     )
     threshold: float = threshold_option(0.9, help="least cosine similarity of a match")
-    top_k: int = option(10, help="matches kept for each image", metavar="N", limits=(0, 10_000))
+    top_k: int = option(
+        10,
+        help="matches kept for each image; 0 keeps none, and match_summary still says how many reach the threshold",
+        metavar="N",
+        limits=(0, 10_000),
+    )
     encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
     rank_by: str = option(
         SCORE, help="what ranks the matches: their score, or captions and features combined", choices=RANK_BY

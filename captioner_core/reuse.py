@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +32,27 @@ from captioner_core.schemas import (
 )
 
 SHA256 = "image_sha256"
-_DECIDE_FEATURES = ("backbone", "precision", "max_pixels", "max_bytes")
+_DECIDE_FEATURES = ("backbone", "precision")
+# Images beyond them are failures of these types. Whatever lies within them is the same with others.
+_LIMITS = {"max_pixels": "too_many_pixels", "max_bytes": "too_large"}
 _CAPTION_COLUMNS = ("caption", "source", "model_id", "log_prob", "n_tokens", "unk_fraction")
 
 Group = tuple[int, int]
 """A Parquet file, by its number, and one of its row groups."""
+
+
+class _Index(NamedTuple):
+    """Images by the digests of their bytes, each once.
+
+    Args:
+      digests: in rising order, bytes [images] of 64 hexadecimal digits.
+      places: int64 [images, 3], of each the file, the row group and the row.
+      pixels: int64 [images], of each its width times its height.
+    """
+
+    digests: npt.NDArray[np.bytes_]
+    places: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -53,12 +69,22 @@ class EarlierImages:
     captions: tuple[str, ...] | None
     grid: bool
 
-    def find(self, sha256: str) -> tuple[Group, int] | None:
-        """Where an image's features are: the row group, and the row in it; None where it is not known."""
-        digests, places = self._index
+    def find(self, sha256: str, max_pixels: int) -> tuple[Group, int] | None:
+        """Returns where an image's features are: the row group, and the row in it.
+
+        Args:
+          sha256: of the image's bytes.
+          max_pixels: of an image today. One with more was found under another limit; decoding it says that it fails.
+
+        Returns:
+          The place; None where the image is not known.
+        """
+        digests, places, pixels = self._index
         key = sha256.encode()
         at = int(np.searchsorted(digests, np.bytes_(key)))
-        if at == len(digests) or digests[at] != key or (self._captions is not None and sha256 not in self._captions):
+        if at == len(digests) or digests[at] != key or pixels[at] > max_pixels:
+            return None
+        if self._captions is not None and sha256 not in self._captions:
             return None
         file, group, row = places[at].tolist()
         return (file, group), row
@@ -74,20 +100,21 @@ class EarlierImages:
         return self._captions[sha256]
 
     @cached_property
-    def _index(self) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[np.int64]]:
-        """Digests in rising order, each once, and of each the file, the row group and the row."""
-        digests, places = [np.empty(0, "S64")], [np.empty((0, 3), np.int64)]
+    def _index(self) -> _Index:
+        digests, places, pixels = [np.empty(0, "S64")], [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)]
         for number, part in enumerate(self.features):
             file_system, path = storage.resolve(part)
             with file_system.open_input_file(path) as stream:
                 file = pq.ParquetFile(stream)
                 for group in range(file.metadata.num_row_groups):
-                    column = file.read_row_group(group, columns=[SHA256]).column(0)
-                    digests.append(np.array(column.to_pylist(), "S64"))
-                    rows = np.arange(len(column))
+                    table = file.read_row_group(group, columns=[SHA256, "width", "height"])
+                    digests.append(np.array(table.column(SHA256).to_pylist(), "S64"))
+                    rows = np.arange(len(table))
                     places.append(np.stack([np.full(len(rows), number), np.full(len(rows), group), rows], axis=1))
+                    sides = [table.column(name).to_numpy().astype(np.int64) for name in ("width", "height")]
+                    pixels.append(sides[0] * sides[1])
         known, first = np.unique(np.concatenate(digests), return_index=True)
-        return known, np.concatenate(places)[first]
+        return _Index(known, np.concatenate(places)[first], np.concatenate(pixels)[first])
 
     @cached_property
     def _captions(self) -> dict[str, dict[str, Any]] | None:
@@ -204,7 +231,9 @@ def failures_of(
     run = options.layout
     if not options.only_failures or not storage.exists(run.manifest):
         return None
-    if other := _otherwise(options, stage, ("images", "collection", *also), model_id):
+    decide = ("images", "collection", "exclude", *also)
+    other = _otherwise(options, stage, decide, model_id) or _other_limit(options)
+    if other:
         raise CaptionerError(
             f"--only-failures can't add to run {run.run_dir!r}, which was made {other}; run it without --only-failures"
         )
@@ -232,12 +261,34 @@ def _otherwise(options: ImageOptions, stage: str, also: Sequence[str], model_id:
         if manifest["versions"] != runs.new_manifest(run)["versions"]:
             return "by other versions"
         for name in (*_DECIDE_FEATURES, *also):
-            if manifest["options"].get(name) != getattr(options, name):
-                return f"with {name} {manifest['options'].get(name)!r}"
+            made, asked = _recorded(options, manifest, name), getattr(options, name)
+            if made != (list(asked) if isinstance(asked, tuple) else asked):
+                return f"with {name} {made!r}"
         if model_id is not None and manifest["model"]["model_id"] != model_id:
             return f"with model {manifest['model']['model_id']!r}"
     except (CaptionerError, KeyError, TypeError):
         return "by something else: its manifest.json is not of this form"
+    return None
+
+
+def _recorded(options: ImageOptions, manifest: runs.Manifest, name: str) -> Any:
+    """Returns an option's value that a manifest states; of an option that came later, its default."""
+    default = next(field.default for field in dataclasses.fields(options) if field.name == name)
+    return manifest["options"].get(name, list(default) if isinstance(default, tuple) else None)
+
+
+def _other_limit(options: ImageOptions) -> str | None:
+    """Returns which limit would give the images kept, or failures not looked at again, another fate than they had.
+
+    A higher limit changes nothing for images within the lower one. Failures beyond the lower one have to be looked at
+    again.
+    """
+    made = runs.read_manifest(options.layout.run_dir)["options"]
+    for name, error_type in _LIMITS.items():
+        limit, asked = made.get(name), getattr(options, name)
+        is_looked_at = not options.failed_for or error_type in options.failed_for
+        if not isinstance(limit, int) or asked < limit or (asked > limit and not is_looked_at):
+            return f"with {name} {limit!r}"
     return None
 
 

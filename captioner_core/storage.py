@@ -26,7 +26,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError
+from captioner_core.junk import is_passed_by_readers
 from captioner_core.layout import join
+from captioner_core.places import check_scheme, local_path_of
 from captioner_core.plain_json import parse_json
 
 _SAID = b"captioner"  # under which a file of arrays keeps its facts
@@ -38,12 +40,11 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     Raises:
       CaptionerError: no file system is known by that scheme, or it can't be set up.
     """
-    scheme, is_uri, place = uri.partition("://")
-    if not is_uri:
-        return pafs.LocalFileSystem(), str(Path(uri).absolute())
-    if scheme == "file":
-        file_system, path = pafs.FileSystem.from_uri(uri)
-        return file_system, path
+    if not is_remote(uri):
+        return pafs.LocalFileSystem(), str(Path(local_path_of(uri)).absolute())
+    check_scheme(uri)
+    scheme, _, place = uri.partition("://")
+    scheme = scheme.lower()
     bucket = place.partition("/")[0]
     try:
         if scheme in _STORES:
@@ -85,8 +86,8 @@ _CONNECT_S, _REQUEST_S, _ATTEMPTS = 10, 60, 4
 
 
 def is_remote(uri: str) -> bool:
-    """Whether a URI names something other than local files."""
-    return "://" in uri and not uri.startswith("file://")
+    """Returns whether a URI names something other than local files."""
+    return "://" in uri and not uri.lower().startswith("file:")
 
 
 def exists(uri: str) -> bool:
@@ -103,13 +104,14 @@ def list_parts(uri: str) -> list[str]:
     file_system, path = resolve(uri)
     if file_system.get_file_info(path).type == pafs.FileType.File:
         return [uri]
-    return [part for part in list_files(uri, ".parquet") if part.rpartition("/")[2][0] not in "._"]
+    return [part for part in list_files(uri, ".parquet") if not is_passed_by_readers(part.rpartition("/")[2])]
 
 
 def list_files(uri: str, suffix: str) -> list[str]:
     """The URIs of a folder's files whose names end so, sorted; none where there is no folder."""
     file_system, path = resolve(uri)
-    names = [item.base_name for item in file_system.get_file_info(pafs.FileSelector(path, allow_not_found=True))]
+    found = file_system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    names = [item.base_name for item in found if item.type != pafs.FileType.Directory]
     return [join(uri, name) for name in sorted(names) if name.endswith(suffix)]
 
 

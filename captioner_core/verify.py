@@ -16,6 +16,7 @@ from pyarrow import fs as pafs
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import COLLECTIONS, collection_of_run, image_key
+from captioner_core.junk import is_passed_by_readers
 from captioner_core.layout import (
     CAPTION,
     CAPTION_GROUPS,
@@ -27,12 +28,14 @@ from captioner_core.layout import (
     MATCH_INPUTS,
     MATCH_SUMMARY,
     MATCHES,
+    RunLayout,
 )
 from captioner_core.options import COMBINED
 from captioner_core.outputs import MARKER
 from captioner_core.schemas import FEATURE_DIM, GENERATED, HUMAN, MATCHED, NO_MATCH, SCHEMA_VERSION, TABLE_SCHEMAS
 
 _SHOWN = 5
+_STAGING = PurePosixPath(RunLayout("root", "run").all_staging).name
 _TOLERANCE = 1e-6
 _MANIFEST_FIELDS: dict[str, type] = {
     "schema_version": int,
@@ -392,17 +395,28 @@ def _check_inputs(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
 
 
 def _check_files(run_dir: str, manifest: runs.Manifest) -> Iterator[str]:
-    """Nothing unfinished, and no table of a stage that is not in the manifest."""
+    """Nothing unfinished, and no table of a stage that is not in the manifest.
+
+    What readers pass over is passed over, such as ``.DS_Store`` and ``_SUCCESS``; what captioner itself leaves behind
+    when it is cut off is not.
+    """
     file_system, path = storage.resolve(run_dir)
     tables, stray = _tables_of(manifest), []
     for item in file_system.get_file_info(pafs.FileSelector(path)):
         if item.base_name == MARKER:
             continue
-        if item.base_name[0] in "._" or item.base_name.endswith(".tmp"):
+        if item.base_name == _STAGING or item.base_name.endswith(".tmp"):
             stray.append(item.base_name)
         elif item.base_name in layout.TABLES and item.base_name not in tables:
             yield f"table {item.base_name} is of no stage in manifest.json"
     for name in tables:
         held = file_system.get_file_info(pafs.FileSelector(layout.join(path, name), allow_not_found=True))
-        stray += [f"{name}/{i.base_name}" for i in held if not PurePosixPath(i.base_name).match("part-*.parquet")]
+        stray += [f"{name}/{item.base_name}" for item in held if not _belongs_in_table(item)]
     yield from _some("left over from work cut off, so run the stage again", stray)
+
+
+def _belongs_in_table(item: pafs.FileInfo) -> bool:
+    """Returns whether a table's folder may hold a file: a part of the table, or what every reader passes over."""
+    if PurePosixPath(item.base_name).match("part-*.parquet"):
+        return True
+    return is_passed_by_readers(item.base_name) and not item.base_name.endswith(".tmp")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner_core.errors import CaptionerError
-from captioner_core.places import check_place, place_argument
+from captioner_core.places import check_place, place_argument, plain_place
 from captioner_core.shown import visible
 
 
@@ -45,7 +45,10 @@ def register(subparsers: Any) -> None:
 
 
 def _path(text: str) -> Path:
-    return Path(place_argument(text))
+    path = place_argument(text)
+    if "://" in path:
+        raise argparse.ArgumentTypeError(f"{path!r} is no local path, and datasets are made from and in local folders")
+    return Path(path)
 
 
 def _positive(text: str) -> int:
@@ -79,7 +82,7 @@ def _coco(namespace: argparse.Namespace) -> int:
         if not sign:
             raise CaptionerError(f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; write it so")
         check_place("--annotations", path)
-        annotations[split] = Path(path)
+        annotations[split] = Path(plain_place(path))
     return _say(coco.build(namespace.output, annotations=annotations, images=namespace.images, limit=namespace.limit))
 
 

@@ -18,7 +18,7 @@ def register(subparsers: Any) -> None:
         help="which subfolders of an inbox are ready to be captioned",
         description=(
             "Says of each direct subfolder whether it is done, that is, its run is complete; ready, that is, it holds "
-            "the marker file or nothing in it has changed for a while; or waiting, and for what."
+            "the marker file, or an image and nothing in it has changed for a while; or waiting, and for what."
         ),
     )
     add_arguments(parser, InboxOptions)

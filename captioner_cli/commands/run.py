@@ -59,10 +59,10 @@ def check_inputs(options: RunOptions) -> None:
     """Refuses what could not be written, captioned or matched, before any image is looked at.
 
     Raises:
-      CaptionerError: captioner may not write to the run's folder; the images folder or the model is missing, a
-        table is missing or no captions table, or its captions are by another model.
+      CaptionerError: captioner may not write to the run's folder; the images folder is missing or holds no image; the
+        model is missing; a table is missing or no captions table, or its captions are by another model.
     """
-    from beam_jobs.files import list_entries
+    from beam_jobs.files import check_any_images
     from captioner_core import layout
     from captioner_core.model.folder import model_id_of
     from captioner_core.run_files import check_inputs_apart, check_report, check_run_output
@@ -72,7 +72,7 @@ def check_inputs(options: RunOptions) -> None:
     check_report(run.run_dir, check_run_output(run, {"--images": [options.images], "--model": [options.model]}))
     own = (run.table(layout.CAPTIONS), run.table(layout.FEATURES))
     check_inputs_apart(run, {"--index": options.index, "--features": options.features}, own)
-    list_entries(options.images)
+    check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
     for uri in options.index:
         check_captions_table(uri)
     model_id = model_id_of(options.model)
@@ -98,15 +98,16 @@ def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ())
     manifest = caption_images.run(options.caption_options(), pipeline_args, complete=False)
     manifest = match_captions.run(options.match_options(), pipeline_args, manifest)
     report = write_report(options.layout.run_dir)
-    print_results(options, manifest["counts"], report)
+    print_results(options, manifest, report)
     check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
 
 
-def print_results(options: RunOptions, counts: dict[str, int], report: str) -> None:
-    """Names every output path and shows a few rows."""
+def print_results(options: RunOptions, manifest: dict[str, Any], report: str) -> None:
+    """Shows a few rows, names every output path, and says what was passed over."""
     from captioner_core import layout, storage
+    from captioner_core.listing import passed_over_lines
 
-    run = options.layout
+    run, counts = options.layout, manifest["counts"]
     matches = storage.read_table(run.table(layout.MATCHES)).slice(0, 5)
     for row in matches.to_pylist():
         query, match = (
@@ -117,4 +118,4 @@ def print_results(options: RunOptions, counts: dict[str, int], report: str) -> N
     for name in layout.TABLES:
         print(f"{name:14} {counts[name]:8}  {run.table(name)}")
     print(f"{'manifest':14} {'':8}  {run.manifest}")
-    print(f"{'report':14} {'':8}  {report}")
+    print(f"{'report':14} {'':8}  {report}", *passed_over_lines(manifest), sep="\n")

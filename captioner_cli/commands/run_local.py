@@ -57,7 +57,7 @@ class LocalOptions:
     )
     out: str = place_option("out", help="folder for everything that is made", metavar="DIR")
     threshold: float = option(0.9, help="least cosine similarity of a match", metavar="X")
-    top_k: int = option(10, help="matches kept for each image", metavar="N")
+    top_k: int = option(10, help="matches kept for each image; 0 keeps none and still counts them", metavar="N")
     encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
     workers: int = option(1, help="training processes", metavar="N")
     epochs: int | None = option(None, help="passes over the training captions", metavar="N")

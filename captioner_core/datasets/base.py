@@ -24,6 +24,7 @@ from captioner_core import layout, outputs
 from captioner_core.archives import is_outside
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import default_collection
+from captioner_core.image_ids import file_name_of, path_of, with_slashes
 from captioner_core.plain_json import parse_json
 from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 
@@ -203,7 +204,12 @@ def _refuse_earlier(folder: Path) -> set[str] | None:
 
 
 def _image_path(image_id: str) -> str:
-    return f"{layout.DATASET_IMAGES}/{image_id}"
+    return f"{layout.DATASET_IMAGES}/{_file_name(image_id)}"
+
+
+def _file_name(image_id: str) -> str:
+    """Returns the path of an image's file below its folder; bytes that are not UTF-8 are surrogates in it."""
+    return os.fsdecode(file_name_of(image_id))
 
 
 def is_built(output: Path, options: Mapping[str, Any]) -> bool:
@@ -216,14 +222,15 @@ def is_built(output: Path, options: Mapping[str, Any]) -> bool:
 
 
 def safe_image_id(name: str, what: str) -> str:
-    """An image id that stays below its folder.
+    """Returns an image id that stays below its folder, with ``/`` between folders.
 
     Raises:
       CaptionerError: absolute, a drive, ``..``, a NUL, or empty.
     """
-    if is_outside(name):
+    image_id = with_slashes(name)
+    if is_outside(name) or is_outside(os.fsdecode(file_name_of(image_id))):
         raise CaptionerError(f"{what} {name!r} would lie outside its folder; such a source is not used, mend it")
-    return str(PurePosixPath(name.replace("\\", "/")))
+    return str(PurePosixPath(image_id))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -286,17 +293,17 @@ def link_split(dataset: Path, folder: Path, image_ids: Iterable[str]) -> None:
     wanted = sorted({safe_image_id(image_id, "image id") for image_id in image_ids})
     images = dataset / layout.DATASET_IMAGES
     root = images.resolve()
-    found = [image_id for image_id in wanted if _is_file_below(images / image_id, root)]
+    found = [_file_name(image_id) for image_id in wanted if _is_file_below(path_of(images, image_id), root)]
     output = outputs.OutputFolder.claim(
         folder, kind=IMAGES, option="folder", inputs={"dataset": [dataset]}, adopt=_earlier_split(dataset)
     )
     output.check_free(found)
-    for image_id in found:
-        if not (output.has(image_id) and os.path.samefile(images / image_id, output.path / image_id)):
-            link_or_copy(images / image_id, output.stage(image_id))
+    for name in found:
+        if not (output.has(name) and os.path.samefile(images / name, output.path / name)):
+            link_or_copy(images / name, output.stage(name))
     output.keep_only(found)
-    for image_id in filter(output.is_staged, found):
-        output.place(image_id)
+    for name in filter(output.is_staged, found):
+        output.place(name)
     output.finish()
 
 
@@ -350,7 +357,7 @@ def import_images(
     if not images.is_dir():
         raise CaptionerError(f"images folder {str(images)!r} is not a folder; name one with --images")
     root = images.resolve()
-    usable = {i for i in captions if captions[i] and _is_file_below(images / i, root)}
+    usable = {i for i in captions if captions[i] and _is_file_below(path_of(images, i), root)}
     writer.left_out["captions without their image"] = sum(len(captions[i]) for i in captions if i not in usable)
     writer.left_out["images without a caption"] = sum(1 for i in _image_ids(images) if not captions.get(i))
     chosen = limited({image_id: splits[image_id] for image_id in sorted(usable)}, limit)
@@ -359,8 +366,9 @@ def import_images(
         if chosen:
             writer.check_images(chosen)
         for image_id in chosen:
-            if not (writer.has(image_id) and os.path.samefile(images / image_id, writer.images / image_id)):
-                link_or_copy(images / image_id, writer.stage(image_id))
+            source = path_of(images, image_id)
+            if not (writer.has(image_id) and os.path.samefile(source, path_of(writer.images, image_id))):
+                link_or_copy(source, writer.stage(image_id))
         return writer.finish({image_id: captions[image_id] for image_id in chosen}, chosen)
 
 

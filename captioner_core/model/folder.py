@@ -28,6 +28,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.model.card import model_card
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.options import PRETRAINED
+from captioner_core.places import local_path_of
 from captioner_core.plain_json import parse_json
 from captioner_core.tensors import MAX_TENSOR_BYTES, StoredTensors
 from captioner_core.text import Vocabulary
@@ -448,7 +449,7 @@ def model_path(folder: str) -> Path:
     """
     if folder == PRETRAINED:
         return Path(str(resources.files("captioner_core") / PRETRAINED))
-    return _copied(folder) if storage.is_remote(folder) else Path(folder)
+    return _copied(folder) if storage.is_remote(folder) else Path(local_path_of(folder))
 
 
 @functools.cache

@@ -38,6 +38,7 @@ from captioner_core.shown import visible
 MAX_FAILURES = 200
 MAX_COMMON = 10
 _TEXT_LIMIT = 500
+_PICTURE = "data:image/jpeg;base64,"
 _CAPTION_COLUMNS = ("image_id", "caption", "log_prob")
 _SUMMARY_COLUMNS = (
     "query_image_id",
@@ -149,20 +150,35 @@ def write_report(run_dir: str, *, max_images: int = 100) -> str:
       The URI of the page.
 
     Raises:
-      CaptionerError: the run is missing or not complete, or the page can't be written.
+      CaptionerError: the run is missing or not complete; or no picture can be opened now, and the report that is there
+        shows some.
+      OSError: the page can't be written.
     """
     if max_images < 0:
         raise CaptionerError(f"--max-images {max_images} must be 0 or more; 100 is the default")
     manifest = runs.read_manifest(run_dir)
     run = _Run(run_dir, manifest)
-    page = _render(_collect(run, max_images))
+    values = _collect(run, max_images)
+    page = _render(values)
     uri = layout.join(run_dir, "report", "index.html")
-    try:
-        run_files.list_report(run_dir)
-        storage.write_text(uri, page)
-    except OSError as error:
-        raise CaptionerError(f"report {uri!r} can't be written ({error}); make its folder writable") from error
+    if values["cards"] and _PICTURE not in page and _has_pictures(uri):
+        raise CaptionerError(
+            f"report {uri!r} shows pictures, and none of them can be opened now, so it stays as it is; put the images "
+            f"back where they were (--images was {run.options.get('images')!r}), or delete the report first"
+        )
+    run_files.list_report(run_dir)
+    storage.write_text(uri, page)
     return uri
+
+
+def _has_pictures(uri: str) -> bool:
+    """Returns whether a report is there that shows pictures."""
+    file_system, path = storage.resolve(uri)
+    try:
+        with file_system.open_input_stream(path) as stream:
+            return _PICTURE.encode() in stream.read()
+    except FileNotFoundError:
+        return False
 
 
 class _Run:

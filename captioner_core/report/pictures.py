@@ -27,6 +27,7 @@ from pyarrow import fs as pafs
 from captioner_core import decoders, layout, storage
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.identity import collection_of_table
+from captioner_core.image_ids import file_name_of
 from captioner_core.places import is_allowed, path_below, stays_below
 
 CARD_SIDE = 320
@@ -197,7 +198,8 @@ class ImageFinder:
     def _of_dataset(self, table: str, image_id: str) -> Location | None:
         if storage.is_remote(table):
             folder = layout.join(table.rstrip("/").rpartition("/")[0], layout.DATASET_IMAGES)
-            return layout.join(folder, image_id) if stays_below(image_id) else None
+            name = file_name_of(image_id).decode("utf-8", "replace")
+            return layout.join(folder, name) if stays_below(image_id) and stays_below(name) else None
         file_system, path = storage.resolve(table)
         if not isinstance(file_system, pafs.LocalFileSystem):
             return None

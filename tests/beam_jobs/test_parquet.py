@@ -120,7 +120,7 @@ def test_a_listing_of_many_parts_holds_every_image_once(tmp_path, monkeypatch):
 
 def test_a_folder_that_cant_be_listed_is_a_failure_of_the_listing(tmp_path, monkeypatch):
     failure = FailureRow("list", "sub", "/sub", "unreadable", "no")
-    monkeypatch.setattr(files, "list_entries", lambda folder: iter([failure]))
+    monkeypatch.setattr(files, "list_entries", lambda folder, exclude: iter([failure]))
     ((file, groups),), _ = files.write_listing("anywhere", RunLayout(str(tmp_path), "run"))
     assert groups == 1
     assert files.read_listing(file, 0) == [failure]

@@ -50,7 +50,7 @@ OPTIONS = [
     SimilarOptions,
     ThresholdsOptions,
 ]
-NO_PLACES = {"run_id", "collection", "failed_for", "index_splits", "split", "marker"}
+NO_PLACES = {"run_id", "collection", "exclude", "failed_for", "index_splits", "split", "marker"}
 PLACES = [
     (options, field.name)
     for options in OPTIONS

@@ -62,7 +62,7 @@ PLACE = RunnerSettings(
         },
     }
 )
-text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30)
+text = st.text(st.characters(exclude_characters="\0~", exclude_categories=["Cs"]), min_size=1, max_size=30)
 
 
 def parsed(options, beam=()):

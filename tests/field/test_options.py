@@ -1,0 +1,272 @@
+"""Paths and options as users write them: ``~``, ``file:`` URIs, schemes in upper case, options given twice."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from beam_jobs import extract_features
+from beam_jobs.launch import check_pipeline_args
+from captioner_cli.main import main, make_parser
+from captioner_core import storage
+from captioner_core.cli import OneLineParser
+from captioner_core.errors import CaptionerError
+from captioner_core.inbox import look
+from captioner_core.listing import list_images
+from captioner_core.matching import CaptionIndex, Query, make_records
+from captioner_core.options import ExtractOptions, InboxOptions, MatchOptions, RunOptions, add_arguments, from_namespace
+from captioner_core.places import local_path_of, place_argument, plain_place
+from captioner_core.runs import read_manifest
+from captioner_core.schemas import GENERATED, MATCHED, NO_MATCH
+from captioner_core.verify import verify
+from tests.fakes import FakeBackbone, HashedWords
+from tests.image_files import encoded, picture
+from tests.runs import make_run
+from tests.same_tables import rows
+
+
+def parsed(options_class: type, *argv: str) -> Any:
+    parser = OneLineParser(prog="captioner")
+    add_arguments(parser, options_class)
+    return from_namespace(options_class, parser.parse_args(argv))
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Returns the one line with which a command refuses its arguments."""
+    with pytest.raises(SystemExit) as caught:
+        make_parser().parse_known_args(argv)
+    assert caught.value.code == 2
+    line: str
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Traceback" not in line
+    return line
+
+
+# --- ~
+
+
+def test_a_leading_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = parsed(RunOptions, "--images=~/photos", "--output=~", "--index", "~/a", "--index=~/b", "--model=~/m")
+    home = str(tmp_path)
+    assert (options.images, options.output, options.model) == (f"{home}/photos", home, f"{home}/m")
+    assert options.index == (f"{home}/a", f"{home}/b")
+    assert parsed(MatchOptions, "--captions=~/c", "--index=i", "--output=o").captions == (f"{home}/c",)
+    for command in ("verify", "report", "manifest"):
+        assert make_parser().parse_args([command, "~/runs/r"]).run_dir == f"{home}/runs/r"
+    assert make_parser().parse_args(["models", "~/m"]).models == f"{home}/m"
+    csv = make_parser().parse_args(["dataset", "csv", "--output=~/d", "--csv=~/c.csv", "--images=~/i"])
+    assert (csv.output, csv.csv, csv.images) == tuple(tmp_path / name for name in ("d", "c.csv", "i"))
+
+
+@pytest.mark.parametrize("text", ["a~b", "./~", "/data/~", "s3://bucket/~/x", "no~"])
+def test_a_tilde_elsewhere_is_a_character(text):
+    assert plain_place(text) == text
+
+
+def test_a_home_that_nobody_knows_is_said_in_one_line(monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda text: text)
+    with pytest.raises(CaptionerError, match="'~/x' names the home folder, and nothing says where it is; write"):
+        plain_place("~/x")
+    assert plain_place("~nobody-of-that-name/x") == "~nobody-of-that-name/x"
+
+
+def test_names_are_no_paths():
+    assert parsed(RunOptions, "--images=in", "--model=pretrained").model == "pretrained"
+
+
+# --- file:
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("file:///data/photos", "/data/photos"),
+        ("FILE:///data/photos", "/data/photos"),
+        ("file://localhost/data", "/data"),
+        ("file:/data", "/data"),
+        ("file:///data/my%20photos%C3%A9", "/data/my photosé"),
+        ("file:///data/100%25.jpg", "/data/100%.jpg"),
+        ("file:///data/caf%E9", "/data/caf\udce9"),
+        ("file:///", "/"),
+        ("/data/a%20b", "/data/a%20b"),
+    ],
+)
+def test_a_file_uri_is_the_path_that_it_stands_for(uri, path):
+    assert plain_place(uri) == local_path_of(uri) == path
+    assert storage.resolve(uri)[1] == path
+    assert not storage.is_remote(uri)
+
+
+@pytest.mark.parametrize("uri", ["file:photos", "file://photos/day1", "file:./x", "file:", "file://", "file:///a%00b"])
+def test_a_file_uri_that_is_no_absolute_path_is_refused_in_one_line(uri, capsys):
+    line = refusal(capsys, "run", "--images", uri)
+    assert "--images" in line
+    assert repr(uri) in line
+    assert "names no absolute path on this machine; write file:///FOLDER, or the path alone" in line
+    with pytest.raises(CaptionerError, match="no absolute path"):
+        storage.resolve(uri)
+
+
+def test_a_run_by_file_uris_is_that_of_the_paths(tmp_path):
+    folder = tmp_path / "my photos é"
+    for name in ("a b.jpg", "deep/%41.png", "not an image.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encoded(picture(), "PNG") if "not" not in name else b"hello")
+    uri = "file://" + quote(str(folder))
+    tables = []
+    for images, output in ((str(folder), str(tmp_path / "1")), (uri, "file://localhost" + quote(str(tmp_path / "2")))):
+        options = parsed(ExtractOptions, "--images", images, "--output", output)
+        extract_features.run(options, load=FakeBackbone)
+        assert read_manifest(options.layout.run_dir)["options"]["images"] == str(folder)
+        assert verify(f"file://{quote(options.layout.run_dir)}") == []
+        tables.append([rows(options.layout.run_dir, name) for name in ("features", "failures")])
+    assert repr(tables[0]) == repr(tables[1])
+    # options that no command line has put into their plain form
+    direct = ExtractOptions(images=uri, output=f"file://{quote(str(tmp_path / '3'))}")
+    extract_features.run(direct, load=FakeBackbone)
+    assert repr([rows(direct.layout.run_dir, name) for name in ("features", "failures")]) == repr(tables[0])
+    assert [repr(entry) for entry in list_images(uri)] == [repr(entry) for entry in list_images(str(folder))]
+
+
+def test_an_inbox_and_a_run_dir_may_be_file_uris(tmp_path, capsys):
+    (tmp_path / "inbox" / "a").mkdir(parents=True)
+    (tmp_path / "inbox" / "a" / "a.jpg").touch()
+    uri = f"file://{tmp_path}/inbox"
+    for inbox in (uri, parsed(InboxOptions, f"--inbox={uri}", "--output=o").inbox):
+        (found,) = look(InboxOptions(inbox=inbox, output=str(tmp_path / "out"), quiet_minutes=0))
+        assert (found.uri, found.state) == (f"{tmp_path}/inbox/a", "ready")
+    run_dir = make_run(tmp_path / "made", failures=0)
+    assert main(["verify", f"file://{run_dir}"]) == 0
+    assert main(["manifest", f"file://localhost{run_dir}"]) == 0
+    capsys.readouterr()
+
+
+# --- Schemes
+
+
+def test_a_scheme_may_be_in_upper_case():
+    options = parsed(RunOptions, "--images=S3://Bucket/Photos", "--output", "GS://bucket/Out")
+    assert (options.images, options.output) == ("s3://Bucket/Photos", "gs://bucket/Out")
+
+
+@pytest.mark.parametrize(
+    ("uri", "advice"),
+    [
+        ("https://host/photos", "download the files and name their folder"),
+        ("HTTP://host/photos", "download the files and name their folder"),
+        ("https://bucket.s3.eu-west-1.amazonaws.com/a/b", "write s3://bucket/a/b"),
+        ("https://s3.amazonaws.com/bucket/a", "write s3://bucket/a"),
+        ("https://storage.googleapis.com/bucket/a", "write gs://bucket/a"),
+        ("ftp://host/photos", "mount the server's folder and name it"),
+        ("sftp://host/photos", "mount the server's folder and name it"),
+        ("smb://host/share", "mount the server's folder and name it"),
+        ("hdfs://host:9000/photos", "mount the file system and name the folder"),
+        ("s3a://bucket/a", "write s3://bucket/a"),
+        ("gcs://bucket/a", "write gs://bucket/a"),
+    ],
+)
+def test_a_uri_that_cannot_be_read_gets_the_advice_of_its_kind(uri, advice, capsys):
+    for argv in (["run", "--images", uri], ["run", "--images=in", "--index", uri], ["verify", uri]):
+        line = refusal(capsys, *argv)
+        assert repr(uri) in line
+        assert advice in line
+        assert "credentials" not in line
+    with pytest.raises(CaptionerError) as caught:
+        storage.read_table(uri)
+    assert advice in str(caught.value)
+
+
+def test_a_secret_is_not_repeated_with_the_advice(capsys):
+    assert main(["run", "--images", "https://host/x?sig=hunter2"]) == 2
+    assert "hunter2" not in capsys.readouterr().err
+    assert "hunter2" not in refusal(capsys, "verify", "https://hunter2@host/x")
+
+
+def test_a_dataset_lies_in_a_local_folder(capsys):
+    line = refusal(capsys, "dataset", "sample", "--output", "s3://bucket/data")
+    assert "'s3://bucket/data' is no local path" in line
+
+
+# --- Given twice, abbreviated
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["run", "--images", "a", "--images", "b"], "--images is given twice, as 'a' and 'b', and takes one value"),
+        (["run", "--images=a", "--images=a"], "--images is given twice, as 'a' and 'a'"),
+        (["run", "--images=a", "--threshold=0.9", "--threshold", "0.5"], "--threshold is given twice"),
+        (["extract", "--images=a", "--grid", "--no-grid"], "--grid and --no-grid are both given"),
+        (["dataset", "csv", "--csv=a", "--csv=b"], "--csv is given twice, as 'a' and 'b'"),
+        (["report", "r", "--max-images=1", "--max-images=2"], "--max-images is given twice, as '1' and '2'"),
+        (["run", "--images=s3://k:hunter2@b/x", "--images=b"], "--images is given twice, as 's3://***@b/x' and 'b'"),
+    ],
+)
+def test_an_option_of_one_value_is_refused_when_given_twice(argv, said, capsys):
+    assert said in refusal(capsys, *argv)
+
+
+def test_options_of_several_values_may_be_repeated():
+    options = parsed(
+        RunOptions, "--images=a", "--index=b", "--index=c", "--exclude=x", "--exclude=y", "--reuse", "--reuse"
+    )
+    assert (options.index, options.exclude, options.reuse) == (("b", "c"), ("x", "y"), True)
+    assert parsed(RunOptions, "--images=a") == parsed(RunOptions, "--images=a"), (
+        "one command line says nothing of another"
+    )
+
+
+def test_an_option_of_beams_is_refused_when_given_twice(capsys):
+    parser = argparse.ArgumentParser(prog="captioner")
+    check_pipeline_args(parser, ["--runner=FlinkRunner", "--experiments=a", "--experiments=b"])
+    with pytest.raises(SystemExit):
+        check_pipeline_args(parser, ["--runner=FlinkRunner", "--runner=SparkRunner"])
+    assert "--runner is given twice, as 'FlinkRunner' and 'SparkRunner'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["run", "--image", "a"], ["run", "--images=a", "--thresh=0.5"], ["run", "--images=a", "--runne=FlinkRunner"]],
+)
+def test_an_abbreviated_option_is_refused(argv, capsys):
+    """It was taken for the one option of today that it abbreviates, and silently for another one tomorrow."""
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+# --- --top-k 0
+
+
+def test_top_k_of_0_keeps_no_match_and_still_says_what_matches(capsys):
+    records = make_records(["a", "b"], ["dog", "cat"], [GENERATED] * 2)
+    asked = [Query("q", ("dog",)), Query("r", ("red",))]
+    matches, summary = CaptionIndex(records, HashedWords()).search(asked, threshold=0.9, top_k=0)
+    assert matches.num_rows == 0
+    columns = ("query_image_id", "status", "n_above_threshold", "n_written", "best_match_image_id")
+    said = [tuple(row[name] for name in columns) for row in summary.to_pylist()]
+    assert said[0] == ("q", MATCHED, 1, 0, "a")
+    assert said[1][:4] == ("r", NO_MATCH, 0, 0)
+    help_text = " ".join(captured_help(capsys, "match").split())
+    assert "0 keeps none, and match_summary still says how many reach the threshold" in help_text
+
+
+def captured_help(capsys: pytest.CaptureFixture[str], command: str) -> str:
+    with pytest.raises(SystemExit):
+        make_parser().parse_args([command, "--help"])
+    return capsys.readouterr().out
+
+
+def test_place_arguments_are_in_their_plain_form(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert place_argument("~/a") == str(tmp_path / "a")
+    monkeypatch.setenv("CAPTIONER_ROOTS", str(tmp_path / "allowed"))
+    assert place_argument(f"file://{tmp_path}/allowed/a") == str(tmp_path / "allowed" / "a")
+    for outside in ("~/a", f"file://{tmp_path}/a", f"file://localhost{tmp_path}/a"):
+        with pytest.raises(argparse.ArgumentTypeError, match="lies outside the folders"):
+            place_argument(outside)
