@@ -142,6 +142,7 @@ def ensure(asset: Asset) -> tuple[Path, bool]:
         with locked(folder.with_suffix(".lock")):
             if _is_whole(folder):  # another process has fetched it meanwhile
                 return folder, False
+            _check_own(folder)
             problems = _fetch_from_any(asset, folder)
     except OSError as error:
         raise _unusable_cache(error) from error
@@ -196,12 +197,41 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
+def _check_own(folder: Path) -> None:
+    """Refuses to replace a folder in the cache in which there is more than an asset's files.
+
+    Raises:
+      CaptionerError: there is; it may be a user's, since CAPTIONER_CACHE may name any folder.
+    """
+    own = _recorded_files(folder)
+    strangers = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    found = [str(path) for path in strangers if str(path.relative_to(folder)) not in own]
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        found = [str(folder)]
+    if found:
+        raise CaptionerError(
+            f"the cache {str(folder.parent)!r} holds {found[0]!r}, which captioner did not make; "
+            "move it away or name another folder with CAPTIONER_CACHE"
+        )
+
+
+def _recorded_files(folder: Path) -> set[str]:
+    """Returns the files of an asset in the cache, its record among them; none without a record."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        return {_RECORD, *record["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def _fetch_and_unpack(asset: Asset, source: Source, folder: Path) -> None:
     fetched = _downloads() / source.filename
-    if not (fetched.exists() and _digest_is(fetched, source.digest)):
+    is_given = fetched.exists()
+    if is_given and not _digest_is(fetched, source.digest):
+        raise ValueError(f"{fetched} has another {source.digest[0]} than {source.digest[1]}, so move it away")
+    if not is_given:
         if is_offline():
             raise DownloadError(f"not in {fetched.parent}")
-        fetched.unlink(missing_ok=True)
         if "://" in source.location:
             download(source.location, fetched, digest=source.digest, timeout_s=_TIMEOUT_S, label=asset.title)
         else:
@@ -213,9 +243,11 @@ def _fetch_and_unpack(asset: Asset, source: Source, folder: Path) -> None:
         files = {str(p.relative_to(made_in)): _sha256(p) for p in sorted(made_in.rglob("*")) if p.is_file()}
         record = {"title": asset.title, "source": source.location, "digest": source.digest, "files": files}
         (made_in / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _check_own(folder)
         shutil.rmtree(folder, ignore_errors=True)
         made_in.rename(folder)
-    fetched.unlink()
+    if not is_given:  # what a user put there stays
+        fetched.unlink()
 
 
 def _pip_download(source: Source, target: Path) -> None:

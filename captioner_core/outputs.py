@@ -40,6 +40,7 @@ Inputs = Mapping[str, Sequence[str | os.PathLike[str]]]
 """Option names, such as ``--images``, and the paths that they name."""
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER_END = 33  # the signature, and the chunk IHDR with its length, name and checksum
 _SVG_CREATOR = b"<dc:title>captioner</dc:title>"
@@ -134,6 +135,21 @@ def check_reachable(path: str | os.PathLike[str], option: str) -> None:
         where = f"is {kind}" if above == os.path.abspath(shown) else f"lies below {above!r}, which is {kind}"
         raise CaptionerError(f"{option} {shown!r} {where} and not a folder; name another folder")
     _check_writable(above, option, shown)
+
+
+def make_folders(path: str | os.PathLike[str], what: str) -> None:
+    """Makes a folder and those above it.
+
+    Raises:
+      CaptionerError: it can't be made there.
+      OSError: the disk is full or fails.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        if error.errno in _DISK_FAILS:
+            raise
+        raise CaptionerError(f"{what} cannot be made ({_reason(error)}); name another folder") from error
 
 
 def _nearest_existing(path: str) -> str:
@@ -324,8 +340,9 @@ class OutputFolder:
         """
         listed = _inspect(path, kind, option, inputs, adopt)
         real = Path(os.path.realpath(path))
-        real.mkdir(parents=True, exist_ok=True)
-        folder = cls(real, kind, f"{option} {os.fspath(path)!r}", listed)
+        what = f"{option} {os.fspath(path)!r}"
+        make_folders(real, what)
+        folder = cls(real, kind, what, listed)
         for name in os.listdir(real):
             if is_temporary_name(name, MARKER) and _is_regular(real / name):
                 (real / name).unlink()

@@ -435,7 +435,8 @@ def _locked(models: str) -> Iterator[None]:
         return
     # a file of its own, which stays: a lock on the pointer would be on the file that is about to be replaced
     try:
-        descriptor = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # no file is made behind a link
+        descriptor = os.open(os.path.join(path, _LOCK), flags, 0o666)
     except OSError as error:
         raise CaptionerError(
             f"folder of models {models!r} can't be written to ({error.strerror}); mend its permissions"
@@ -461,6 +462,8 @@ def _write(models: str, pointer: Pointer, change: Change) -> None:
         "history": [dataclasses.asdict(one) for one in history],
     }
     file_system, path = storage.resolve(uri)
+    if isinstance(file_system, pafs.LocalFileSystem) and os.path.islink(path):
+        raise CaptionerError(f"{uri!r} is a link, and captioner writes through none; put the file itself there")
     try:
         if isinstance(file_system, pafs.LocalFileSystem):
             storage.write_json(uri, value)

@@ -217,6 +217,9 @@ def claim_run(run: RunLayout) -> None:
       CaptionerError: see ``check_run_output``.
     """
     own = check_run_output(run)
+    local = _local_path(run.run_dir)
+    if local is not None:
+        outputs.make_folders(local, f"run folder {run.run_dir!r}")
     if outputs.MARKER not in _names(run.run_dir):
         write_marker(run.run_dir, own)
     for folder, names in ((run.run_dir, (outputs.MARKER, MANIFEST)), (run.table("report"), ("index.html",))):

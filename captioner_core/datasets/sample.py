@@ -136,8 +136,8 @@ def build(output: Path, *, images: int = DEFAULT_IMAGES, seed: int = 0) -> Datas
         output, "sample", options(images, seed), "Drawn and written by this program; free for any use."
     )
     written, splits = {}, {}
+    writer.check_images(map(image_id_of, range(images)))
     with writer, progress("sample", images):
-        writer.check_images(map(image_id_of, range(images)))
         for index in range(images):
             image_id = image_id_of(index)
             picture = draw_scene(scene(index, seed), random.Random(f"picture {seed} {index}"))  # noqa: S311
