@@ -221,9 +221,10 @@ def _check_record(record: _Record, columns: _Columns, lines: Sequence[str], deli
     # Two quotes that are both not closed make one record of all between them, which is valid CSV.
     if record.last_line == record.first_line:
         return
-    for line in lines[record.first_line - 1 : record.last_line]:
-        image = _image_of(line, columns, delimiter)
-        if image and image != record.fields[columns.image]:
+    own_line = record.first_line if columns.image < columns.caption else record.last_line
+    for number in range(record.first_line, record.last_line + 1):
+        image = _image_of(lines[number - 1], columns, delimiter)
+        if image and (number != own_line or image != record.fields[columns.image]):
             raise CaptionerError(
                 f"{path}, line {record.first_line}: the quotes that open here close behind a line for "
                 f"{image!r}; close them on their own line"

@@ -56,6 +56,7 @@ REFUSED = {
     "a quote closed by the next one": ('image_id,caption\na.jpg,"a dog\nb.jpg,"a cat"\n', 2, "quotes"),
     "a quote closed at a later line's end": ('image_id,caption\na.jpg,"a dog\nb.jpg,a cat"\nc.jpg,x\n', 2, "quotes"),
     "a quote closed by an empty caption": ('image_id,caption\na.jpg,"a dog\nb.jpg,a cat\nc.jpg,"\n', 2, "quotes"),
+    "of the same image": ('image_id,caption\na.jpg,"a dog\na.jpg,a hound"\nb.jpg,x\n', 2, "quotes"),
     "the same with the image last": ('caption,image\n"a dog,a.jpg\na cat,b.jpg\nx",c.jpg\n', 2, "quotes"),
     "two lines with the image last": ('caption,image\n"a dog,a.jpg\nx",c.jpg\n', 2, "quotes"),
     "text after quotes": ('image_id,caption\na.jpg,"Stop" says the sign\n', 2, "quotes"),
