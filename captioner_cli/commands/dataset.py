@@ -28,15 +28,28 @@ def register(subparsers: Any) -> None:
     sample = add("sample", _sample, "rendered scenes with five captions each")
     sample.add_argument("--images", type=int, default=800, metavar="N", help="number of images (default: 800)")
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes other scenes (default: 0)")
-    flickr8k = add("flickr8k", _flickr8k, "Flickr8k from its two zips, downloaded where they are not given")
-    flickr8k.add_argument("--source", type=_path, metavar="DIR", help="folder with the zips (default: $FLICKR8K_DIR)")
+    flickr8k = add("flickr8k", _flickr8k, "Flickr8k from its two zips or Kaggle's folder, downloaded where not given")
+    flickr8k.add_argument(
+        "--source",
+        type=_path,
+        metavar="DIR",
+        help="folder with the two zips, or with Kaggle's Images/ and captions.txt (default: $FLICKR8K_DIR)",
+    )
     coco = add("coco", _coco, "captions in COCO's JSON")
     coco.add_argument(
-        "--annotations", action="append", required=True, metavar="SPLIT=FILE", help="a split's JSON; may be repeated"
+        "--annotations",
+        action="append",
+        required=True,
+        metavar="SPLIT=FILE",
+        help="a split's captions_*.json; may be repeated",
     )
     table = add("csv", _csv, "captions in a CSV file")
     table.add_argument(
-        "--csv", required=True, type=_path, metavar="FILE", help="columns image_id, caption and maybe split"
+        "--csv",
+        required=True,
+        type=_path,
+        metavar="FILE",
+        help="columns image_id, caption and maybe split, such as Kaggle's captions.txt",
     )
     for kind in (coco, table):
         kind.add_argument("--images", required=True, type=_path, metavar="DIR", help="folder with the images")
@@ -76,13 +89,13 @@ def _flickr8k(namespace: argparse.Namespace) -> int:
 def _coco(namespace: argparse.Namespace) -> int:
     from captioner_core.datasets import coco
 
-    annotations = {}
+    annotations: dict[str, list[Path]] = {}
     for item in namespace.annotations:
         split, sign, path = item.partition("=")
         if not sign:
             raise CaptionerError(f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; write it so")
         check_place("--annotations", path)
-        annotations[split] = Path(plain_place(path))
+        annotations.setdefault(split, []).append(Path(plain_place(path)))
     return _say(coco.build(namespace.output, annotations=annotations, images=namespace.images, limit=namespace.limit))
 
 

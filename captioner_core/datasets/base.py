@@ -352,14 +352,17 @@ def import_images(
     """Links the images that have captions into a dataset, and counts what is missing on either side.
 
     Raises:
-      CaptionerError: the images folder is missing, or holds none of them.
+      CaptionerError: the images folder is missing, or no image has both a file and a caption.
     """
     if not images.is_dir():
         raise CaptionerError(f"images folder {str(images)!r} is not a folder; name one with --images")
     root = images.resolve()
     usable = {i for i in captions if captions[i] and _is_file_below(path_of(images, i), root)}
+    listed = list(_image_ids(images))
+    if not usable:
+        raise CaptionerError(describe_no_pair([i for i in captions if captions[i]], listed, str(images)))
     writer.left_out["captions without their image"] = sum(len(captions[i]) for i in captions if i not in usable)
-    writer.left_out["images without a caption"] = sum(1 for i in _image_ids(images) if not captions.get(i))
+    writer.left_out["images without a caption"] = sum(1 for i in listed if not captions.get(i))
     chosen = limited({image_id: splits[image_id] for image_id in sorted(usable)}, limit)
     writer.left_out["images over the limit"] = len(usable) - len(chosen)
     with writer:
@@ -370,6 +373,28 @@ def import_images(
             if not (writer.has(image_id) and os.path.samefile(source, path_of(writer.images, image_id))):
                 link_or_copy(source, writer.stage(image_id))
         return writer.finish({image_id: captions[image_id] for image_id in chosen}, chosen)
+
+
+def describe_no_pair(captioned: Sequence[str], files: Sequence[str], where: str) -> str:
+    """Returns a line that says, with an example of each, why no image has both a file and a caption.
+
+    Args:
+      captioned: ids of the images that have captions.
+      files: ids of the images that have files.
+      where: the folder or archive that holds the files.
+    """
+    problem = "no image has both a file and a caption"
+    if not captioned:
+        return f"{problem}: the source holds no caption of an image; name another source"
+    if not files:
+        return f"{problem}: the captions name {captioned[0]!r}, but {where!r} holds no images; name the images' folder"
+    by_name = {PurePosixPath(file).name: file for file in files}
+    same = next((image_id for image_id in captioned if PurePosixPath(image_id).name in by_name), captioned[0])
+    file = by_name.get(PurePosixPath(same).name, files[0])
+    remedy = "use the files' names in the captions, or name another folder"
+    if file.endswith(f"/{same}"):
+        remedy = f"name {str(Path(where, file.removesuffix(f'/{same}')))!r} as the images' folder"
+    return f"{problem}: the captions name {same!r}, and {where!r} holds {file!r} instead; {remedy}"
 
 
 def _is_file_below(path: Path, root: Path) -> bool:

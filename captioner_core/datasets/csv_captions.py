@@ -1,21 +1,75 @@
-"""Captions in a CSV file: one line a caption, with columns for image, caption and, maybe, split."""
+"""Captions in a CSV file: a record for each caption, with columns for image, caption and, maybe, split."""
 
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from captioner_core.datasets.base import (
-    SPLITS,
     DatasetSummary,
     DatasetWriter,
     import_images,
     safe_image_id,
     split_by_hash,
 )
+from captioner_core.datasets.source_text import decode_source
 from captioner_core.errors import CaptionerError
+from captioner_core.images import IMAGE_SUFFIXES
+from captioner_core.splits import SPLIT_NAMES, canonical_split
+from captioner_core.text import single_line
 
-_IMAGE_COLUMNS = ("image_id", "image", "file_name", "filename")
+_IMAGE_COLUMNS = ("image_id", "image", "file_name", "filename", "image_name")
+_CAPTION_COLUMNS = ("caption", "comment")
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+
+
+class CaptionRecord(NamedTuple):
+    """One record of a CSV file.
+
+    Args:
+      line: number of the line on which the record begins, from 1.
+      image_id: the image; empty where the record names none.
+      caption: the caption on one line; may be empty.
+      split: train, dev or test; None where the file has no such column.
+    """
+
+    line: int
+    image_id: str
+    caption: str
+    split: str | None
+
+
+class _Columns(NamedTuple):
+    """Where a file's header puts its columns.
+
+    Args:
+      width: number of all columns.
+      image: position of the image.
+      caption: position of the caption.
+      split: position of the split; None where there is none.
+    """
+
+    width: int
+    image: int
+    caption: int
+    split: int | None
+
+
+class _Record(NamedTuple):
+    """The fields of one record, and the lines that it takes, from 1.
+
+    Args:
+      first_line: the line on which it begins.
+      last_line: the line on which it ends.
+      fields: its fields, without blanks around them.
+    """
+
+    first_line: int
+    last_line: int
+    fields: list[str]
 
 
 def build(output: Path, *, csv_file: Path, images: Path, limit: int | None = None) -> DatasetSummary:
@@ -23,49 +77,179 @@ def build(output: Path, *, csv_file: Path, images: Path, limit: int | None = Non
 
     Args:
       output: the dataset folder.
-      csv_file: UTF-8, with a header that names ``image_id`` (or image, file_name, filename),
-        ``caption`` and perhaps ``split``; without it 80/10/10 by the id.
+      csv_file: the CSV file; see ``read_records``. Without a column ``split``, 80 % of the images
+        are train, 10 % dev and 10 % test, by the id alone.
       images: folder with the images.
       limit: number of images; all where None.
 
     Raises:
-      CaptionerError: the file is missing, no UTF-8, or lacks a column; a split is not known; an id leaves its folder.
+      CaptionerError: the file is missing or not strictly a CSV file, lacks a column, names a split
+        that is not known or an image in two splits, or an id leaves its folder.
     """
-    asked = {"dataset": "csv", "csv": str(csv_file), "images": str(images), "limit": limit}
+    options = {"dataset": "csv", "csv": str(csv_file), "images": str(images), "limit": limit}
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}
+    first_lines: dict[str, int] = {}
     empty = 0
-    for line, (image_id, caption, split) in enumerate(_read(csv_file), start=2):
-        if split is not None and split not in SPLITS:
-            raise CaptionerError(
-                f"{csv_file}, line {line}: split {split!r} is not one of {', '.join(SPLITS)}; mend the line"
-            )
-        if not image_id or not caption:
+    for record in read_records(csv_file):
+        if not record.image_id or not record.caption:
             empty += 1
             continue
-        image_id = safe_image_id(image_id, f"{csv_file}, line {line}: image")
-        captions.setdefault(image_id, []).append(caption)
-        splits.setdefault(image_id, split or split_by_hash(image_id))
-    writer = DatasetWriter(output, "csv", asked, inputs={"--csv": [csv_file], "--images": [images]})
+        image_id = safe_image_id(record.image_id, f"{csv_file}, line {record.line}: image")
+        split = record.split or split_by_hash(image_id)
+        first_line = first_lines.setdefault(image_id, record.line)
+        if splits.setdefault(image_id, split) != split:
+            # A model would be evaluated on images that it has learnt.
+            raise CaptionerError(
+                f"{csv_file}, line {record.line}: image {image_id!r} is in split {split!r} here and in "
+                f"{splits[image_id]!r} on line {first_line}; put all its captions into one"
+            )
+        captions.setdefault(image_id, []).append(record.caption)
+    read = {"--csv": [csv_file], "--images": [images]}
+    writer = DatasetWriter(output, "csv", options, inputs=read)
     writer.left_out["lines without image or caption"] = empty
     return import_images(writer, images, captions, splits, limit)
 
 
-def _read(path: Path) -> list[tuple[str, str, str | None]]:
+def read_records(path: Path) -> list[CaptionRecord]:
+    """Returns the records of a CSV file of captions, in their order.
+
+    The file is UTF-8, or UTF-16 with its byte-order mark. Its header names ``image_id`` (or image,
+    file_name, filename, image_name), ``caption`` (or comment) and perhaps ``split``. The header
+    tells whether commas, semicolons, tabs or pipes separate the fields. Line separators within a
+    caption become spaces.
+
+    Raises:
+      CaptionerError: the file can't be read, lacks a column, has a record with more or fewer fields
+        than the header or quotes that are not closed, or names a split that is not known.
+    """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            found = reader.fieldnames or []
-            image = next((name for name in _IMAGE_COLUMNS if name in found), None)
-            if image is None or "caption" not in found:
-                raise CaptionerError(
-                    f"--csv {str(path)!r} has the columns {', '.join(found) or '(none)'}; it needs image_id and caption"
-                )
-            return [
-                ((row[image] or "").strip(), (row["caption"] or "").strip(), (row.get("split") or "").strip() or None)
-                for row in reader
-            ]
+        data = path.read_bytes()
     except OSError as error:
-        raise CaptionerError(f"--csv {str(path)!r} can't be read ({error.strerror}); name a CSV file") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CaptionerError(f"--csv {str(path)!r} is no CSV in UTF-8 ({error}); save it as such") from error
+        raise CaptionerError(f"CSV file {str(path)!r} can't be read ({error.strerror}); name another") from error
+    text = decode_source(data, str(path))
+    delimiter = _delimiter(text, path)
+    records = _records(text, delimiter, path)
+    header = next(record for record in records if any(record.fields))
+    columns = _columns(header.fields)
+    assert columns is not None  # _delimiter saw to it
+    lines = list(io.StringIO(text, newline=""))  # as the reader counts them
+    found = []
+    for record in records:
+        if len(record.fields) <= 1 and not any(record.fields):
+            continue  # an empty line
+        _check_record(record, columns, lines, delimiter, path)
+        found.append(_caption_record(record, columns, path))
+    return found
+
+
+def _delimiter(text: str, path: Path) -> str:
+    """Returns the character that separates the header's fields.
+
+    Raises:
+      CaptionerError: with none of them does the header name an image and a caption.
+    """
+    headers = {delimiter: _header(text, delimiter) for delimiter in _DELIMITERS}
+    for delimiter, header in headers.items():
+        if _columns(header) is not None:
+            return delimiter
+    header = max(headers.values(), key=len)
+    twice = [name for name in header if header.count(name) > 1 and name]
+    if twice:
+        raise CaptionerError(f"CSV file {str(path)!r} has the column {twice[0]!r} twice; take one of them out")
+    raise CaptionerError(
+        f"CSV file {str(path)!r} has the columns {', '.join(header) or '(none)'}; "
+        "it needs image_id and caption, named in its first line"
+    )
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    try:
+        return next((_names(fields) for fields in reader if any(fields)), [])
+    except csv.Error:
+        return []
+
+
+def _names(fields: Sequence[str]) -> list[str]:
+    return [field.strip().lower() for field in fields]
+
+
+def _columns(header: Sequence[str]) -> _Columns | None:
+    """Returns where the columns are, or None where one is missing or there twice."""
+    names = _names(header)
+    image = next((name for name in _IMAGE_COLUMNS if name in names), None)
+    caption = next((name for name in _CAPTION_COLUMNS if name in names), None)
+    if image is None or caption is None or any(names.count(name) > 1 for name in (image, caption, "split")):
+        return None
+    split = names.index("split") if "split" in names else None
+    return _Columns(len(names), names.index(image), names.index(caption), split)
+
+
+def _records(text: str, delimiter: str, path: Path) -> Iterator[_Record]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    while True:
+        first_line = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise CaptionerError(
+                f"{path}, line {first_line}: the quotes of the record that begins here are not closed, or text "
+                f"follows them ({error}); close them, and write a quote within quotes twice"
+            ) from error
+        yield _Record(first_line, reader.line_num, [field.strip() for field in fields])
+
+
+def _check_record(record: _Record, columns: _Columns, lines: Sequence[str], delimiter: str, path: Path) -> None:
+    """Refuses a record whose fields are not those of the header.
+
+    Raises:
+      CaptionerError: it has more or fewer fields, or it seems to have swallowed the next one.
+    """
+    name = _DELIMITERS[delimiter]
+    if len(record.fields) > columns.width:
+        raise CaptionerError(
+            f"{path}, line {record.first_line}: {len(record.fields)} fields where the header has {columns.width}; "
+            f"put a caption that holds a {name} in double quotes"
+        )
+    if len(record.fields) < columns.width:
+        raise CaptionerError(
+            f"{path}, line {record.first_line}: {len(record.fields)} fields where the header has {columns.width}; "
+            f"write all {columns.width}, separated by a {name}"
+        )
+    # Two quotes that are both not closed make one record of all between them, which is valid CSV.
+    if record.last_line == record.first_line:
+        return
+    own_line = record.first_line if columns.image < columns.caption else record.last_line
+    for number in range(record.first_line, record.last_line + 1):
+        image = _image_of(lines[number - 1], columns, delimiter)
+        if image and (number != own_line or image != record.fields[columns.image]):
+            raise CaptionerError(
+                f"{path}, line {record.first_line}: the quotes that open here close behind a line for "
+                f"{image!r}; close them on their own line"
+            )
+
+
+def _image_of(line: str, columns: _Columns, delimiter: str) -> str | None:
+    """Returns the image that a line names where it could be a record of its own, or None."""
+    fields = line.split(delimiter)
+    if len(fields) < columns.width:
+        return None
+    image = fields[columns.image].strip(' "\r\n')
+    return image if image.lower().endswith(IMAGE_SUFFIXES) else None
+
+
+def _caption_record(record: _Record, columns: _Columns, path: Path) -> CaptionRecord:
+    image_id = record.fields[columns.image]
+    caption = single_line(record.fields[columns.caption])
+    if columns.split is None:
+        return CaptionRecord(record.first_line, image_id, caption, None)
+    name = record.fields[columns.split]
+    split = canonical_split(name)
+    if split is None and (name or (image_id and caption)):
+        raise CaptionerError(
+            f"{path}, line {record.first_line}: split {name!r} is not one of {SPLIT_NAMES}; correct the line"
+        )
+    return CaptionRecord(record.first_line, image_id, caption, split)

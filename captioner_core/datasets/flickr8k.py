@@ -1,4 +1,4 @@
-"""Flickr8k (Hodosh, Young and Hockenmaier 2013) from its two zip files."""
+"""Flickr8k (Hodosh, Young and Hockenmaier 2013) from its two zip files, or as Kaggle offers it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,27 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from captioner_core.archives import check_members
-from captioner_core.datasets.base import DatasetSummary, DatasetWriter, limited
+from captioner_core.datasets.base import (
+    DatasetSummary,
+    DatasetWriter,
+    describe_no_pair,
+    import_images,
+    limited,
+    safe_image_id,
+    split_by_hash,
+)
+from captioner_core.datasets.csv_captions import read_records
+from captioner_core.datasets.source_text import decode_source, split_lines
 from captioner_core.downloads import DownloadError, download, locked
 from captioner_core.errors import CaptionerError
+from captioner_core.text import single_line
 
 IMAGES_ZIP = "Flickr8k_Dataset.zip"
 TEXT_ZIP = "Flickr8k_text.zip"
 _MAX_MEMBERS = 100_000  # the images' zip has 16,000
 _MAX_BYTES = {IMAGES_ZIP: 8 << 30, TEXT_ZIP: 256 << 20}  # inflated; Flickr8k's own have 1.2 GB and 10 MB
+_KAGGLE_CAPTIONS = "captions.txt"
+_KAGGLE_IMAGES = ("Images", "images")
 _ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
 _LICENCE = (
     "Flickr8k is offered for non-commercial research and teaching; its photographs belong to their owners on Flickr. "
@@ -37,22 +50,32 @@ def options(limit: int | None = None) -> dict[str, Any]:
 
 
 def build(output: Path, *, source: Path | None, cache: Path, limit: int | None = None) -> DatasetSummary:
-    """Makes a dataset folder of Flickr8k's own splits.
+    """Makes a dataset folder of Flickr8k with its own splits.
+
+    Kaggle's form, a folder ``Images`` and a ``captions.txt``, has no lists of the splits. Put
+    ``Flickr_8k.trainImages.txt`` and the other two beside it to have them; without them 80 % of the
+    images are train, 10 % dev and 10 % test, by the id alone.
 
     Args:
       output: the dataset folder.
-      source: folder with the two zips; they are downloaded where None.
+      source: folder with the two zips, or with Kaggle's files; the zips are downloaded where None.
       cache: where downloads are kept.
       limit: number of images, over all splits by their shares; all where None.
 
     Raises:
-      CaptionerError: a zip is missing, damaged, or holds an entry that would lie outside its folder.
+      CaptionerError: a zip is missing, damaged, or holds an entry that would lie outside its folder;
+        Kaggle's captions are not strictly CSV; or no image has both a file and a caption.
     """
     folder = source or _downloaded(cache)
+    kaggle_images = next((folder / name for name in _KAGGLE_IMAGES if (folder / name).is_dir()), None)
+    has_zips = all((folder / name).is_file() for name in (TEXT_ZIP, IMAGES_ZIP))
+    if not has_zips and kaggle_images is not None and (folder / _KAGGLE_CAPTIONS).is_file():
+        return _build_from_kaggle(output, folder, kaggle_images, limit)
     for name in (TEXT_ZIP, IMAGES_ZIP):
         if not (folder / name).is_file():
             raise CaptionerError(
-                f"{name} is not in {str(folder)!r}; put it there or leave FLICKR8K_DIR out to download it"
+                f"{name} is not in {str(folder)!r}, nor are Kaggle's {_KAGGLE_IMAGES[0]}/ and {_KAGGLE_CAPTIONS}; "
+                "put it there or leave FLICKR8K_DIR out to download it"
             )
     zips = [folder / name for name in (TEXT_ZIP, IMAGES_ZIP)]
     writer = DatasetWriter(output, "flickr8k", options(limit), _LICENCE, inputs={"zip": zips})
@@ -68,15 +91,18 @@ def _build(writer: DatasetWriter, text: zipfile.ZipFile, images: zipfile.ZipFile
     if _TOKENS not in files:
         raise CaptionerError(f"{TEXT_ZIP} has no {_TOKENS}; fetch it again")
     pictures = _files(images, IMAGES_ZIP)
-    captions = _captions(writer, text.read(files[_TOKENS]).decode("utf-8"))
+    captions = _captions(writer, decode_source(text.read(files[_TOKENS]), _TOKENS))
     splits: dict[str, str] = {}
     for split, name in _LISTS.items():
         if name not in files:
             writer.left_out[f"missing list {name}"] = 1
             continue
-        for image_id in text.read(files[name]).decode("utf-8").split():
+        for image_id in _listed(text.read(files[name]), name):
             splits.setdefault(image_id, split)
     usable = {i: split for i, split in splits.items() if i in pictures and captions.get(i)}
+    if not usable:
+        captioned = [image_id for image_id in captions if image_id in splits]
+        raise CaptionerError(describe_no_pair(captioned, list(pictures), IMAGES_ZIP))
     writer.left_out["listed images that have no file or no caption"] = len(splits) - len(usable)
     writer.left_out["images in no list"] = len(pictures.keys() - splits.keys())
     writer.left_out["captions without their image"] = sum(len(c) for i, c in captions.items() if i not in pictures)
@@ -91,6 +117,39 @@ def _build(writer: DatasetWriter, text: zipfile.ZipFile, images: zipfile.ZipFile
                 with images.open(pictures[image_id]) as packed, writer.stage(image_id).open("wb") as file:
                     shutil.copyfileobj(packed, file)
         return writer.finish({image_id: captions[image_id] for image_id in chosen}, chosen)
+
+
+def _build_from_kaggle(output: Path, folder: Path, images: Path, limit: int | None) -> DatasetSummary:
+    captions: dict[str, list[str]] = {}
+    empty = 0
+    for record in read_records(folder / _KAGGLE_CAPTIONS):
+        if not record.image_id or not record.caption:
+            empty += 1
+            continue
+        image_id = safe_image_id(record.image_id, f"{_KAGGLE_CAPTIONS}, line {record.line}: image")
+        captions.setdefault(image_id, []).append(record.caption)
+    lists = {split: folder / name for split, name in _LISTS.items() if (folder / name).is_file()}
+    splits: dict[str, str] = {}
+    for split, path in lists.items():
+        for image_id in _listed(path.read_bytes(), path.name):
+            splits.setdefault(image_id, split)
+    if not lists:
+        splits = {image_id: split_by_hash(image_id) for image_id in captions}
+    # Figures on splits that are not Flickr8k's own don't compare with the literature's: the name says so.
+    name = "flickr8k" if lists else "flickr8k-kaggle"
+    writer = DatasetWriter(output, name, options(limit), _LICENCE)
+    for missing in [list_name for split, list_name in _LISTS.items() if lists and split not in lists]:
+        writer.left_out[f"missing list {missing}"] = 1
+    writer.left_out["lines without image or caption"] = empty
+    writer.left_out["images in no list"] = sum(1 for image_id in captions if image_id not in splits)
+    listed = {image_id: texts for image_id, texts in captions.items() if image_id in splits}
+    return import_images(writer, images, listed, splits, limit)
+
+
+def _listed(data: bytes, name: str) -> list[str]:
+    """Returns the images that one of the lists of a split names, one a line."""
+    lines = (line.strip() for line in split_lines(decode_source(data, name)))
+    return [line for line in lines if line]
 
 
 def _files(archive: zipfile.ZipFile, what: str) -> Mapping[str, zipfile.ZipInfo]:
@@ -110,11 +169,12 @@ def _files(archive: zipfile.ZipFile, what: str) -> Mapping[str, zipfile.ZipInfo]
 def _captions(writer: DatasetWriter, text: str) -> dict[str, list[str]]:
     """Captions by image, from lines ``name.jpg#number<TAB>caption``."""
     captions: dict[str, list[str]] = {}
-    for line in text.splitlines():
+    for line in split_lines(text):
         key, tab, caption = line.partition("\t")
         image_id, sign, _ = key.rpartition("#")
-        if tab and sign and caption.strip():
-            captions.setdefault(image_id, []).append(caption.strip())
+        caption = single_line(caption)
+        if tab and sign and caption:
+            captions.setdefault(image_id, []).append(caption)
         elif line.strip():
             writer.left_out["lines that are no caption"] += 1
     return captions

@@ -34,7 +34,7 @@ def test_what_was_found_stays_mended(target, path):
 
 @pytest.mark.parametrize(
     ("target", "module", "name"),
-    [("images", images, "decode"), ("datasets", csv_captions, "_read"), ("models", folder, "_check_weights")],
+    [("images", images, "decode"), ("datasets", csv_captions, "read_records"), ("models", folder, "_check_weights")],
 )
 def test_an_error_that_no_documentation_names_is_a_finding(target, module, name, monkeypatch):
     def broken(*args, **kwargs):
