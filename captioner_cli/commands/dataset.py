@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner_core.errors import CaptionerError
+from captioner_core.options import check_collection
 from captioner_core.places import check_place, place_argument, plain_place
 from captioner_core.shown import visible
 
@@ -22,6 +23,12 @@ def register(subparsers: Any) -> None:
     def add(name: str, handler: Any, text: str) -> Any:
         kind = kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         kind.add_argument("--output", required=True, type=_path, metavar="DIR", help="dataset folder to make")
+        kind.add_argument(
+            "--collection",
+            type=_collection,
+            metavar="NAME",
+            help="name of the collection that the images belong to (default: a name made from the dataset's folder)",
+        )
         kind.set_defaults(handler=handler)
         return kind
 
@@ -64,6 +71,14 @@ def _path(text: str) -> Path:
     return Path(path)
 
 
+def _collection(text: str) -> str:
+    try:
+        check_collection("--collection", text)
+    except CaptionerError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -74,7 +89,9 @@ def _positive(text: str) -> int:
 def _sample(namespace: argparse.Namespace) -> int:
     from captioner_core.datasets import sample
 
-    return _say(sample.build(namespace.output, images=namespace.images, seed=namespace.seed))
+    return _say(
+        sample.build(namespace.output, images=namespace.images, seed=namespace.seed, collection=namespace.collection)
+    )
 
 
 def _flickr8k(namespace: argparse.Namespace) -> int:
@@ -83,7 +100,11 @@ def _flickr8k(namespace: argparse.Namespace) -> int:
 
     own = os.environ.get("FLICKR8K_DIR")
     source = namespace.source or (Path(own) if own else None)
-    return _say(flickr8k.build(namespace.output, source=source, cache=cache_dir(), limit=namespace.limit))
+    return _say(
+        flickr8k.build(
+            namespace.output, source=source, cache=cache_dir(), limit=namespace.limit, collection=namespace.collection
+        )
+    )
 
 
 def _coco(namespace: argparse.Namespace) -> int:
@@ -96,14 +117,28 @@ def _coco(namespace: argparse.Namespace) -> int:
             raise CaptionerError(f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; write it so")
         check_place("--annotations", path)
         annotations.setdefault(split, []).append(Path(plain_place(path)))
-    return _say(coco.build(namespace.output, annotations=annotations, images=namespace.images, limit=namespace.limit))
+    return _say(
+        coco.build(
+            namespace.output,
+            annotations=annotations,
+            images=namespace.images,
+            limit=namespace.limit,
+            collection=namespace.collection,
+        )
+    )
 
 
 def _csv(namespace: argparse.Namespace) -> int:
     from captioner_core.datasets import csv_captions
 
     return _say(
-        csv_captions.build(namespace.output, csv_file=namespace.csv, images=namespace.images, limit=namespace.limit)
+        csv_captions.build(
+            namespace.output,
+            csv_file=namespace.csv,
+            images=namespace.images,
+            limit=namespace.limit,
+            collection=namespace.collection,
+        )
     )
 
 

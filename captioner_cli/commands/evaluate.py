@@ -79,13 +79,15 @@ def _run(namespace: argparse.Namespace) -> int:
     from captioner_core.java_metrics import check_java
     from captioner_core.model.folder import load_model
     from captioner_core.registry import resolve_model
-    from captioner_core.training.dataset import read_captions_by_split
+    from captioner_core.training.dataset import check_same_images, read_captions_by_split
 
     if options.output:
         _check_output(options, options.output)
     references = read_captions_by_split(options.dataset).get(options.split)
     if not references:
         raise CaptionerError(f"dataset {options.dataset!r} has no split {options.split!r}; choose another --split")
+    if options.features:
+        check_same_images(options.dataset, options.features)
     check_java()  # before the work that its failure would waste
     model_dir = resolve_model(options.model)
     model = load_model(model_dir)

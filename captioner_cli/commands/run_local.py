@@ -184,11 +184,13 @@ def _is_made(options: LocalOptions, dataset: Path) -> bool:
 
     if options.dataset == "flickr8k":
         return is_built(dataset, flickr8k.options(limit=options.limit))
-    return is_built(dataset, sample.options(**_sample_options(options)))
+    return is_built(dataset, sample.options(images=_sample_images(options)))
 
 
-def _sample_options(options: LocalOptions) -> dict[str, int]:
-    return {} if options.limit is None else {"images": options.limit}
+def _sample_images(options: LocalOptions) -> int:
+    from captioner_core.datasets import sample
+
+    return sample.DEFAULT_IMAGES if options.limit is None else options.limit
 
 
 def _make_dataset(options: LocalOptions) -> Path:
@@ -198,7 +200,7 @@ def _make_dataset(options: LocalOptions) -> Path:
     target = _dataset_folder(options)
     if options.dataset == "sample":
         if not _is_made(options, target):
-            _say_all(sample.build(target, **_sample_options(options)).lines())
+            _say_all(sample.build(target, images=_sample_images(options)).lines())
     elif options.dataset == "flickr8k":
         source = Path(options.flickr8k_dir) if options.flickr8k_dir else None
         if not _is_made(options, target):

@@ -26,6 +26,7 @@ def build(
     annotations: Mapping[str, Path | Sequence[Path]],
     images: Path,
     limit: int | None = None,
+    collection: str | None = None,
 ) -> DatasetSummary:
     """Makes a dataset folder of COCO captions; images are linked, or copied where they can't be.
 
@@ -34,6 +35,7 @@ def build(
       annotations: split to its JSON file or files, such as ``captions_train2017.json``.
       images: folder with the images of all splits.
       limit: number of images; all where None.
+      collection: name of the collection that the images belong to; made from the folder where None.
 
     Raises:
       CaptionerError: a file is missing or holds no captions, an id leaves its folder, a split is not
@@ -60,7 +62,7 @@ def build(
                     )
                 captions.setdefault(image_id, []).append(caption)
     read = {"--annotations": [path for paths in files.values() for path in paths], "--images": [images]}
-    writer = DatasetWriter(output, "coco", options, inputs=read)
+    writer = DatasetWriter(output, "coco", options, inputs=read, collection=collection)
     writer.left_out.update(left_out)
     return import_images(writer, images, captions, splits, limit)
 

@@ -72,7 +72,9 @@ class _Record(NamedTuple):
     fields: list[str]
 
 
-def build(output: Path, *, csv_file: Path, images: Path, limit: int | None = None) -> DatasetSummary:
+def build(
+    output: Path, *, csv_file: Path, images: Path, limit: int | None = None, collection: str | None = None
+) -> DatasetSummary:
     """Makes a dataset folder of a CSV's captions; images are linked, or copied where they can't be.
 
     Args:
@@ -81,6 +83,7 @@ def build(output: Path, *, csv_file: Path, images: Path, limit: int | None = Non
         are train, 10 % dev and 10 % test, by the id alone.
       images: folder with the images.
       limit: number of images; all where None.
+      collection: name of the collection that the images belong to; made from the folder where None.
 
     Raises:
       CaptionerError: the file is missing or not strictly a CSV file, lacks a column, names a split
@@ -106,7 +109,7 @@ def build(output: Path, *, csv_file: Path, images: Path, limit: int | None = Non
             )
         captions.setdefault(image_id, []).append(record.caption)
     read = {"--csv": [csv_file], "--images": [images]}
-    writer = DatasetWriter(output, "csv", options, inputs=read)
+    writer = DatasetWriter(output, "csv", options, inputs=read, collection=collection)
     writer.left_out["lines without image or caption"] = empty
     return import_images(writer, images, captions, splits, limit)
 

@@ -49,7 +49,9 @@ def options(limit: int | None = None) -> dict[str, Any]:
     return {"dataset": "flickr8k", "limit": limit}
 
 
-def build(output: Path, *, source: Path | None, cache: Path, limit: int | None = None) -> DatasetSummary:
+def build(
+    output: Path, *, source: Path | None, cache: Path, limit: int | None = None, collection: str | None = None
+) -> DatasetSummary:
     """Makes a dataset folder of Flickr8k with its own splits.
 
     Kaggle's form, a folder ``Images`` and a ``captions.txt``, has no lists of the splits. Put
@@ -61,6 +63,7 @@ def build(output: Path, *, source: Path | None, cache: Path, limit: int | None =
       source: folder with the two zips, or with Kaggle's files; the zips are downloaded where None.
       cache: where downloads are kept.
       limit: number of images, over all splits by their shares; all where None.
+      collection: name of the collection that the images belong to; made from the folder where None.
 
     Raises:
       CaptionerError: a zip is missing, damaged, or holds an entry that would lie outside its folder;
@@ -70,7 +73,7 @@ def build(output: Path, *, source: Path | None, cache: Path, limit: int | None =
     kaggle_images = next((folder / name for name in _KAGGLE_IMAGES if (folder / name).is_dir()), None)
     has_zips = all((folder / name).is_file() for name in (TEXT_ZIP, IMAGES_ZIP))
     if not has_zips and kaggle_images is not None and (folder / _KAGGLE_CAPTIONS).is_file():
-        return _build_from_kaggle(output, folder, kaggle_images, limit)
+        return _build_from_kaggle(output, folder, kaggle_images, limit, collection)
     for name in (TEXT_ZIP, IMAGES_ZIP):
         if not (folder / name).is_file():
             raise CaptionerError(
@@ -78,7 +81,7 @@ def build(output: Path, *, source: Path | None, cache: Path, limit: int | None =
                 "put it there or leave FLICKR8K_DIR out to download it"
             )
     zips = [folder / name for name in (TEXT_ZIP, IMAGES_ZIP)]
-    writer = DatasetWriter(output, "flickr8k", options(limit), _LICENCE, inputs={"zip": zips})
+    writer = DatasetWriter(output, "flickr8k", options(limit), _LICENCE, inputs={"zip": zips}, collection=collection)
     try:
         with zipfile.ZipFile(folder / TEXT_ZIP) as text, zipfile.ZipFile(folder / IMAGES_ZIP) as images:
             return _build(writer, text, images, limit)
@@ -119,7 +122,9 @@ def _build(writer: DatasetWriter, text: zipfile.ZipFile, images: zipfile.ZipFile
         return writer.finish({image_id: captions[image_id] for image_id in chosen}, chosen)
 
 
-def _build_from_kaggle(output: Path, folder: Path, images: Path, limit: int | None) -> DatasetSummary:
+def _build_from_kaggle(
+    output: Path, folder: Path, images: Path, limit: int | None, collection: str | None
+) -> DatasetSummary:
     captions: dict[str, list[str]] = {}
     empty = 0
     for record in read_records(folder / _KAGGLE_CAPTIONS):
@@ -137,7 +142,8 @@ def _build_from_kaggle(output: Path, folder: Path, images: Path, limit: int | No
         splits = {image_id: split_by_hash(image_id) for image_id in captions}
     # Figures on splits that are not Flickr8k's own don't compare with the literature's: the name says so.
     name = "flickr8k" if lists else "flickr8k-kaggle"
-    writer = DatasetWriter(output, name, options(limit), _LICENCE)
+    read = {"--source": [images, folder / _KAGGLE_CAPTIONS]}
+    writer = DatasetWriter(output, name, options(limit), _LICENCE, inputs=read, collection=collection)
     for missing in [list_name for split, list_name in _LISTS.items() if lists and split not in lists]:
         writer.left_out[f"missing list {missing}"] = 1
     writer.left_out["lines without image or caption"] = empty

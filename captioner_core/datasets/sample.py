@@ -117,13 +117,16 @@ def image_id_of(index: int) -> str:
     return f"scene-{index:05d}.jpg"
 
 
-def build(output: Path, *, images: int = DEFAULT_IMAGES, seed: int = 0) -> DatasetSummary:
+def build(
+    output: Path, *, images: int = DEFAULT_IMAGES, seed: int = 0, collection: str | None = None
+) -> DatasetSummary:
     """Renders a dataset.
 
     Args:
       output: the dataset folder.
       images: how many, 30 to 100,000.
       seed: another seed makes other scenes.
+      collection: name of the collection that the images belong to; made from the folder where None.
 
     Raises:
       CaptionerError: too few or too many images, or a negative seed.
@@ -132,9 +135,8 @@ def build(output: Path, *, images: int = DEFAULT_IMAGES, seed: int = 0) -> Datas
         raise CaptionerError(f"{images} images of the sample are not {_FEWEST} to {_MOST}; 800 is the default")
     if seed < 0:
         raise CaptionerError(f"--seed {seed} must be 0 or more; 0 is the default")
-    writer = DatasetWriter(
-        output, "sample", options(images, seed), "Drawn and written by this program; free for any use."
-    )
+    licence = "Drawn and written by this program; free for any use."
+    writer = DatasetWriter(output, "sample", options(images, seed), licence, collection=collection)
     written, splits = {}, {}
     writer.check_images(map(image_id_of, range(images)))
     with writer, progress("sample", images):

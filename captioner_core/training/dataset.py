@@ -162,6 +162,42 @@ def open_features(uri: str) -> tuple[pads.Dataset, set[str], str]:
     return dataset, set(image_ids), str(backbones[0])
 
 
+def check_same_images(dataset_dir: str, features_uri: str) -> None:
+    """Refuses features of other images than a dataset's that have the same names.
+
+    The digests of the images' bytes tell. Datasets of earlier versions and of other tools state none, and
+    their features are found by the images' names alone.
+
+    Args:
+      dataset_dir: the dataset.
+      features_uri: the features table.
+
+    Raises:
+      CaptionerError: an image of the dataset has other bytes than the image of its features.
+    """
+    captions_uri = layout.join(dataset_dir, layout.DATASET_CAPTIONS)
+    of_dataset = _digests(captions_uri)
+    of_features = _digests(features_uri) if of_dataset else {}
+    for image_id in sorted(of_dataset.keys() & of_features.keys()):
+        if of_dataset[image_id] != of_features[image_id]:
+            raise CaptionerError(
+                f"features {features_uri!r} are of another image {image_id!r} than the one in dataset {dataset_dir!r}; "
+                f"extract the images of {layout.join(dataset_dir, layout.DATASET_IMAGES)!r}"
+            )
+
+
+def _digests(uri: str) -> dict[str, str]:
+    """Returns the digest of each image that a table states one for."""
+    table = storage.open_table(uri)
+    if not {"image_id", "image_sha256"} <= set(table.schema.names):
+        return {}
+    with readable_table(uri):
+        rows = table.to_table(columns=["image_id", "image_sha256"])
+    ids = text_column(rows.column("image_id"), "image_id", uri).to_pylist()
+    digests = rows.column("image_sha256").cast(pa.string()).to_pylist()
+    return {image_id: digest for image_id, digest in zip(ids, digests, strict=True) if digest}
+
+
 def load_features(
     dataset: pads.Dataset, image_ids: Sequence[str], config: CaptionerConfig, scratch: Path
 ) -> FeatureStore:

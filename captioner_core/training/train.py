@@ -23,6 +23,7 @@ from captioner_core.training.checkpoint import is_checkpoint, temporary_path
 from captioner_core.training.dataset import (
     DEV,
     TRAIN,
+    check_same_images,
     dataset_summary,
     encode_captions,
     load_features,
@@ -123,6 +124,8 @@ def _train_here(options: TrainOptions, cluster: Cluster | None) -> str:
     start = time.monotonic()
     captions = _with_dev(read_captions_by_split(options.dataset), options.dataset)
     dataset, extracted, backbone = open_features(options.features)
+    for features in filter(None, (options.features, options.mirrored)):
+        check_same_images(options.dataset, features)
     mirrored = _open_mirrored(options.mirrored, backbone, set(captions[TRAIN]) & extracted)
     captions = _with_features(captions, extracted, options)
     place = find_place(cluster)

@@ -18,7 +18,7 @@ from captioner_core.text_encoders.base import load_encoder
 from captioner_core.text_encoders.calibration import Calibration, fit_calibration
 from captioner_core.text_encoders.judging import judge_pairs
 from captioner_core.text_encoders.learned import FEATURE_SCALE, Learned
-from captioner_core.training.dataset import DEV, TRAIN, dataset_summary, read_captions_by_split
+from captioner_core.training.dataset import DEV, TRAIN, check_same_images, dataset_summary, read_captions_by_split
 
 
 def train_encoder(options: TrainEncoderOptions) -> str:
@@ -40,6 +40,8 @@ def train_encoder(options: TrainEncoderOptions) -> str:
             raise CaptionerError(f"dataset {options.dataset!r} has no split {split!r}; give captions.parquet one")
     # two captions of an image are what there is to learn from
     learnt = {image_id: texts for image_id, texts in captions[TRAIN].items() if len(texts) > 1}
+    for uri in options.features:
+        check_same_images(options.dataset, uri)
     views, backbone = _views(options.features, list(learnt))
     judge = load_encoder(options.judge)
     model, counts, history = train_joint(JointData(list(learnt.values()), views, backbone), options)
