@@ -37,7 +37,7 @@ def tokenize(caption: str) -> list[str]:
     """Lower-case words of a caption; punctuation goes, inner hyphens and apostrophes stay.
 
     >>> tokenize("A dog's well-worn, RED ball .")
-    ["a", "dog's", 'well-worn', 'red', 'ball']
+    ['a', "dog's", 'well-worn', 'red', 'ball']
     """
     return _WORD.findall(unicodedata.normalize("NFKC", caption).lower())
 
