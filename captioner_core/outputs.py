@@ -470,8 +470,7 @@ class OutputFolder:
         """Deletes what is left of staging and writes the marker anew, without files that are gone."""
         self.discard_staged()
         self._rewrite_marker()
-        os.close(self._log)
-        self._log = -1
+        self._close_log()
 
     def _remove_empty_folders(self, below: str) -> None:
         folders = [path for path in self._listed if path.endswith("/") and path.startswith(below)]
@@ -551,13 +550,16 @@ class OutputFolder:
         made = self.path / temporary_name(MARKER)
         made.write_bytes(format_marker(self._kind, self._listed))
         os.replace(made, self.path / MARKER)
-        if self._log >= 0:
-            os.close(self._log)
+        self._close_log()
         self._log = os.open(self.path / MARKER, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
 
+    def _close_log(self) -> None:
+        log, self._log = self._log, -1  # first: the number may be another file's soon
+        if log >= 0:
+            os.close(log)
+
     def __del__(self) -> None:
-        if self._log >= 0:
-            os.close(self._log)
+        self._close_log()
 
 
 def _is_regular(path: Path) -> bool:

@@ -245,7 +245,8 @@ def test_training_does_not_replace_a_users_folder(tmp_path, capsys, monkeypatch,
     (tmp_path / "folder" / "thesis.tex").write_text("mine")
     monkeypatch.chdir(tmp_path / "folder" if output == "." else tmp_path)
     before = snapshot(tmp_path)
-    refused([command, "--dataset", "x", "--features", "y", "--output", output], capsys, "such as 'sub'", "did not make")
+    read = ["--dataset", str(tmp_path / "x"), "--features", str(tmp_path / "y")]
+    refused([command, *read, "--output", output], capsys, "such as 'sub'", "did not make")
     assert snapshot(tmp_path) == before
 
 
@@ -399,7 +400,7 @@ def test_a_run_is_not_replaced_by_an_empty_one(photos, tmp_path, capsys, load_mo
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(caption_images, "resolve_model", lambda _: model_dir)
             refused(command, capsys, str(photos), "--allow-empty")
-            refused([*command, "--only-failures"], capsys, "--only-failures" if run_id == "run" else "--allow-empty")
+            refused([*command, "--only-failures"], capsys, "--allow-empty")
     assert snapshot(tmp_path / "runs") == before
     assert verify(f"{tmp_path}/runs/run") == []
     assert extract(photos, tmp_path, run_id="extracted", allow_empty=True)["counts"]["features"] == 0
