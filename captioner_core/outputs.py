@@ -313,6 +313,7 @@ class OutputFolder:
         self.path = path
         self._kind, self._what, self._listed = kind, what, listed
         self._log = -1
+        self._is_new = False
 
     @classmethod
     def claim(
@@ -341,11 +342,13 @@ class OutputFolder:
         listed = _inspect(path, kind, option, inputs, adopt)
         real = Path(os.path.realpath(path))
         what = f"{option} {os.fspath(path)!r}"
+        is_new = not real.exists()
         make_folders(real, what)
         folder = cls(real, kind, what, listed)
         for name in os.listdir(real):
             if is_temporary_name(name, MARKER) and _is_regular(real / name):
                 (real / name).unlink()
+        folder._is_new = is_new
         folder._rewrite_marker()
         folder.discard_staged()
         return folder
@@ -465,6 +468,16 @@ class OutputFolder:
         for relative in (*filter(self.is_staged, wanted), mark):
             self.place(relative)
         self.finish()
+
+    def abandon(self) -> None:
+        """Deletes the staged files, and the marker and the folder if there is nothing else in them."""
+        self.discard_staged()
+        if self._listed:
+            return
+        (self.path / MARKER).unlink(missing_ok=True)
+        if self._is_new:
+            with contextlib.suppress(OSError):  # somebody has put a file there meanwhile
+                self.path.rmdir()
 
     def finish(self) -> None:
         """Deletes what is left of staging and writes the marker anew, without files that are gone."""

@@ -130,11 +130,24 @@ def test_a_dataset_that_fails_leaves_the_one_before_it_whole(pictures, tmp_path,
         b"\xff" if fault == "unreadable CSV" else ("image_id,caption,split\n" + rows[fault]).encode()
     )
     if fault == "disk full":
-        monkeypatch.setattr(pq, "write_table", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        monkeypatch.setattr(shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     assert main(csv_command(pictures, made)) in (1, 2)
     monkeypatch.undo()
     assert snapshot(made, but=[made / outputs.MARKER]) == before
     assert json.loads((made / "dataset.json").read_text())["captions"] == 2
+
+
+def test_a_first_dataset_that_fails_leaves_no_folder(pictures, tmp_path, monkeypatch):
+    def is_full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", is_full)
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        assert main(csv_command(pictures, tmp_path / name)) == 1
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 def test_a_dataset_made_again_over_linked_pictures_changes_none_of_them(pictures, tmp_path):
