@@ -313,6 +313,7 @@ class OutputFolder:
         self.path = path
         self._kind, self._what, self._listed = kind, what, listed
         self._log = -1
+        self._is_new = False
 
     @classmethod
     def claim(
@@ -341,11 +342,13 @@ class OutputFolder:
         listed = _inspect(path, kind, option, inputs, adopt)
         real = Path(os.path.realpath(path))
         what = f"{option} {os.fspath(path)!r}"
+        is_new = not real.exists()
         make_folders(real, what)
         folder = cls(real, kind, what, listed)
         for name in os.listdir(real):
             if is_temporary_name(name, MARKER) and _is_regular(real / name):
                 (real / name).unlink()
+        folder._is_new = is_new
         folder._rewrite_marker()
         folder.discard_staged()
         return folder
@@ -466,12 +469,21 @@ class OutputFolder:
             self.place(relative)
         self.finish()
 
+    def abandon(self) -> None:
+        """Deletes the staged files, and the marker and the folder if there is nothing else in them."""
+        self.discard_staged()
+        if self._listed:
+            return
+        (self.path / MARKER).unlink(missing_ok=True)
+        if self._is_new:
+            with contextlib.suppress(OSError):  # somebody has put a file there meanwhile
+                self.path.rmdir()
+
     def finish(self) -> None:
         """Deletes what is left of staging and writes the marker anew, without files that are gone."""
         self.discard_staged()
         self._rewrite_marker()
-        os.close(self._log)
-        self._log = -1
+        self._close_log()
 
     def _remove_empty_folders(self, below: str) -> None:
         folders = [path for path in self._listed if path.endswith("/") and path.startswith(below)]
@@ -551,13 +563,16 @@ class OutputFolder:
         made = self.path / temporary_name(MARKER)
         made.write_bytes(format_marker(self._kind, self._listed))
         os.replace(made, self.path / MARKER)
-        if self._log >= 0:
-            os.close(self._log)
+        self._close_log()
         self._log = os.open(self.path / MARKER, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
 
+    def _close_log(self) -> None:
+        log, self._log = self._log, -1  # first: the number may be another file's soon
+        if log >= 0:
+            os.close(log)
+
     def __del__(self) -> None:
-        if self._log >= 0:
-            os.close(self._log)
+        self._close_log()
 
 
 def _is_regular(path: Path) -> bool:

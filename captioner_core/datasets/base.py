@@ -109,7 +109,7 @@ class DatasetWriter:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None and self._folder is not None:
-            self._folder.discard_staged()
+            self._folder.abandon()
 
     def check_images(self, image_ids: Iterable[str]) -> None:
         """Refuses, before an image is staged, ids in whose place somebody else's file lies.

@@ -130,11 +130,24 @@ def test_a_dataset_that_fails_leaves_the_one_before_it_whole(pictures, tmp_path,
         b"\xff" if fault == "unreadable CSV" else ("image_id,caption,split\n" + rows[fault]).encode()
     )
     if fault == "disk full":
-        monkeypatch.setattr(pq, "write_table", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        monkeypatch.setattr(shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     assert main(csv_command(pictures, made)) in (1, 2)
     monkeypatch.undo()
     assert snapshot(made, but=[made / outputs.MARKER]) == before
     assert json.loads((made / "dataset.json").read_text())["captions"] == 2
+
+
+def test_a_first_dataset_that_fails_leaves_no_folder(pictures, tmp_path, monkeypatch):
+    def is_full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", is_full)
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        assert main(csv_command(pictures, tmp_path / name)) == 1
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 def test_a_dataset_made_again_over_linked_pictures_changes_none_of_them(pictures, tmp_path):
@@ -245,7 +258,8 @@ def test_training_does_not_replace_a_users_folder(tmp_path, capsys, monkeypatch,
     (tmp_path / "folder" / "thesis.tex").write_text("mine")
     monkeypatch.chdir(tmp_path / "folder" if output == "." else tmp_path)
     before = snapshot(tmp_path)
-    refused([command, "--dataset", "x", "--features", "y", "--output", output], capsys, "such as 'sub'", "did not make")
+    read = ["--dataset", str(tmp_path / "x"), "--features", str(tmp_path / "y")]
+    refused([command, *read, "--output", output], capsys, "such as 'sub'", "did not make")
     assert snapshot(tmp_path) == before
 
 
@@ -399,7 +413,7 @@ def test_a_run_is_not_replaced_by_an_empty_one(photos, tmp_path, capsys, load_mo
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(caption_images, "resolve_model", lambda _: model_dir)
             refused(command, capsys, str(photos), "--allow-empty")
-            refused([*command, "--only-failures"], capsys, "--only-failures" if run_id == "run" else "--allow-empty")
+            refused([*command, "--only-failures"], capsys, "--allow-empty")
     assert snapshot(tmp_path / "runs") == before
     assert verify(f"{tmp_path}/runs/run") == []
     assert extract(photos, tmp_path, run_id="extracted", allow_empty=True)["counts"]["features"] == 0

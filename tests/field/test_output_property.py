@@ -1,0 +1,266 @@
+"""Whatever lies in an output folder, and whenever a command is cut off: nothing but captioner's own files changes.
+
+Each example makes an output, puts a stranger's files and links into it at random, and runs the
+command again, cut off at a random write, three times, and then once more to its end. A cut is an
+exception at a write; from then on every further write fails too, as after a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioner_core import evaluation, outputs, storage
+from captioner_core.datasets import csv_captions, link_split, sample
+from captioner_core.errors import CaptionerError
+from captioner_core.layout import RunLayout
+from captioner_core.model.captioner import Captioner
+from captioner_core.model.config import CaptionerConfig
+from captioner_core.model.folder import export_model, save_model
+from captioner_core.report import write_report
+from captioner_core.similar import SimilarImages, write_picture
+from captioner_core.text import Vocabulary
+from captioner_core.text_encoders.calibration import Calibration
+from captioner_core.thresholds import ThresholdRow, draw_thresholds
+from captioner_core.training.joint import save_encoder
+from tests.core.test_runs import commit, stage_captions
+from tests.field.snapshots import assert_unchanged, snapshot
+from tests.image_files import encoded, picture
+from tests.runs import make_run
+
+SEED = int(os.environ.get("FIELD_SEED") or 16)
+EXAMPLES = 8
+CUTS = 3
+_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "shutil.rmtree"}
+
+
+class Cut(BaseException):
+    """The moment at which a command is cut off."""
+
+
+class Writes:
+    """Counts the writes below a folder, and cuts the command off at one of them."""
+
+    def __init__(self) -> None:
+        self.folder, self.at, self.count = "", 0, 0
+
+    def before(self, path: object) -> None:
+        is_inside = isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(self.folder)
+        if not self.folder or not is_inside:
+            return
+        self.count += 1
+        if self.at and self.count >= self.at:
+            raise Cut
+
+    def audit(self, event: str, arguments: tuple) -> None:
+        is_opened = event == "open" and isinstance(arguments[2], int)
+        if event in _CHANGES or (is_opened and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            self.before(arguments[0])
+
+
+@pytest.fixture(scope="module")
+def audited():
+    """The writes of this process; a hook cannot be removed, so there is one for all tests."""
+    writes = Writes()
+    sys.addaudithook(writes.audit)
+    yield writes
+    writes.folder = ""
+
+
+@pytest.fixture
+def writes(audited, monkeypatch):
+    """The same, with the writes that pyarrow makes."""
+    for name in ("write_text", "delete", "move", "output_stream"):
+        real = getattr(storage, name)
+
+        def counted(uri: str, *others: object, real: Callable = real) -> object:
+            audited.before(uri)
+            return real(uri, *others)
+
+        monkeypatch.setattr(storage, name, counted)
+    return audited
+
+
+VOCABULARY = Vocabulary.from_captions(["a red dog runs", "two cats sleep"])
+
+
+def captioner() -> Captioner:
+    config = CaptionerConfig(
+        backbone="fake-299", vocabulary_size=len(VOCABULARY), cell_dim=8, units=8, embedding_dim=8, heads=2
+    )
+    return Captioner(config, seed=3)
+
+
+def make_inputs(here: Path) -> None:
+    (here / "pictures").mkdir()
+    for number in range(4):
+        (here / "pictures" / f"{number}.jpg").write_bytes(encoded(picture(), "JPEG"))
+    lines = [f"{number}.jpg,a dog {number},{'dev' if number == 3 else 'train'}" for number in range(4)]
+    (here / "captions.csv").write_text("\n".join(["image_id,caption,split", *lines]))
+    shutil.copytree(here / "pictures", here / "dataset" / "images")
+    (here / "outside").mkdir()
+    (here / "outside" / "precious.txt").write_text("mine")
+
+
+def csv(here: Path) -> None:
+    csv_captions.build(
+        here / "out", csv_file=here / "captions.csv", images=here / "pictures", limit=random.choice((2, 3))
+    )
+
+
+def split(here: Path) -> None:
+    link_split(here / "dataset", here / "out", random.sample(["0.jpg", "1.jpg", "2.jpg", "3.jpg"], 2))
+
+
+def model(here: Path) -> None:
+    save_model(str(here / "out"), captioner(), VOCABULARY, {"history": []})
+
+
+def exported(here: Path) -> None:
+    if not (here / "model").exists():
+        save_model(str(here / "model"), captioner(), VOCABULARY, {"history": []})
+    export_model([str(here / "model")], str(here / "out"))
+
+
+def recorded(here: Path) -> None:
+    if not (here / "out").exists():
+        model(here)
+    figures = {"model_id": "m", "split": "dev", "beam_width": 1, "dataset": "d", "images": 1, "scores": {}}
+    evaluation.record(str(here / "out"), {**figures, "tokenizer": "none", "references": "r", "reliability": []})
+
+
+def encoder(here: Path) -> None:
+    tensors = {"words": np.zeros((3, 2), np.float16)}
+    save_encoder(str(here / "out"), tensors, {"a": 3}, 3, "fake-299", Calibration(), "card")
+
+
+def run(here: Path) -> None:
+    commit(stage_captions(RunLayout(str(here / "out"), "r"), ["a", "b"], parts=random.choice((1, 2))))
+
+
+def report(here: Path) -> None:
+    root = here / "out"
+    if not (root / "out" / "runs").exists() and not root.exists():
+        make_run(root, images=3)
+    for run_dir in root.rglob("runs/test-run"):
+        write_report(str(run_dir))
+
+
+def collage(here: Path) -> None:
+    (here / "out").mkdir(exist_ok=True)
+    found = SimilarImages(str(here / "pictures" / "0.jpg"), "a dog", [], [], None)
+    write_picture(found, str(here / "out" / "similar.png"))
+
+
+def plot(here: Path) -> None:
+    (here / "out").mkdir(exist_ok=True)
+    draw_thresholds([ThresholdRow(0.9, 1.0, 0.8, 0.5)], str(here / "out" / "thresholds.svg"))
+
+
+def drawn(here: Path) -> None:
+    sample.build(here / "out", images=random.choice((30, 31)))
+
+
+COMMANDS = (csv, drawn, split, model, exported, recorded, encoder, run, report, collage, plot)
+
+
+def own_paths(here: Path) -> set[Path]:
+    """Returns captioner's own files: what the markers list, and its staging and temporary files."""
+    own: set[Path] = set()
+    for marker in here.rglob(outputs.MARKER):
+        own.add(marker)
+        for line in marker.read_text().splitlines()[1:]:
+            own.add(marker.parent / json.loads(line).rstrip("/"))
+        own.update(
+            path for path in (marker.parent / "_staging").glob("*") if len(path.name) == 32 or "owner" in path.name
+        )
+    own.update((here / "out").rglob("runs/test-run/report/index.html"))  # of a run without marker, by its name
+    for name in ("similar.png", "thresholds.svg"):
+        if (path := here / "out" / name).is_file() and outputs.is_own_picture(path.read_bytes()):
+            own.add(path)
+    return {path for path in own if not path.is_symlink() and not any(above.is_symlink() for above in path.parents)}
+
+
+def put_strangers(here: Path, chance: random.Random) -> None:
+    """Puts files and links of somebody else into the output, some in the place of captioner's own."""
+    out = here / "out"
+    folders = [out, *(path for path in sorted(out.rglob("*")) if path.is_dir() and not path.is_symlink())]
+    own = [path for path in sorted(own_paths(here)) if path.is_file() and path.name != outputs.MARKER]
+    names = [
+        "mine.txt",
+        "config.json.tmp",
+        "captions.tmp",
+        "3.jpg",
+        "scene-00030.jpg",
+        "part-00001.parquet",
+        "index.html",
+    ]
+    names += ["metrics.json", "similar.png", "thresholds.svg", "1.jpg", "manifest.json.tmp", outputs.MARKER + ".tmp"]
+    for _ in range(chance.randint(1, 4)):
+        place = chance.choice(folders) / chance.choice(names)
+        kind = chance.choice(
+            ["file", "link to file", "link to folder", "dangling link", "folder", "own", "own folder", "own folder"]
+        )
+        if kind == "own" and own and chance.random() < 0.5:
+            place = chance.choice(own)
+            place.unlink(missing_ok=True)
+            kind = "link to file"
+        if kind == "own folder" and len(folders) > 1:
+            place = chance.choice(folders[1:])
+            if place.exists():
+                moved = here / "outside" / f"moved-{chance.random()}"
+                shutil.move(place, moved)
+                place.symlink_to(moved)
+        if os.path.lexists(place) or not place.parent.is_dir():
+            continue
+        if kind == "link to file":
+            place.symlink_to(here / "outside" / "precious.txt")
+        elif kind == "link to folder":
+            place.symlink_to(here / "outside")
+        elif kind == "dangling link":
+            place.symlink_to(here / "nowhere")
+        elif kind == "folder":
+            place.mkdir()
+            (place / "mine.txt").write_text("mine")
+        else:
+            place.write_text("mine")
+
+
+def attempt(command: Callable[[Path], None], here: Path) -> None:
+    """Runs a command that may be refused or cut off."""
+    with contextlib.suppress(CaptionerError, Cut):
+        command(here)
+
+
+@pytest.mark.parametrize("example", range(EXAMPLES))
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_nothing_of_somebody_elses_changes(command, example, tmp_path, writes, monkeypatch, capsys):
+    seed = f"{SEED} {command.__name__} {example}"
+    print(f"FIELD_SEED={SEED}")
+    chance = random.Random(seed)
+    random.seed(seed)
+    monkeypatch.setattr(sample, "draw_scene", lambda *_: Image.new("RGB", (2, 2)))
+    make_inputs(tmp_path)
+    writes.folder = ""
+    if chance.random() < 0.8:  # else the output is a stranger's from the start
+        attempt(command, tmp_path)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    put_strangers(tmp_path, chance)
+    own = own_paths(tmp_path)
+    before = snapshot(tmp_path, but=own)
+    for cut in range(CUTS + 1):
+        writes.folder, writes.count = str(tmp_path / "out"), 0
+        writes.at = chance.randint(1, 30) if cut < CUTS else 0
+        attempt(command, tmp_path)
+        writes.folder = ""
+        assert_unchanged(before, snapshot(tmp_path))
