@@ -11,6 +11,7 @@ import datetime
 import errno
 import os
 import platform
+import re
 import sys
 import tempfile
 import traceback
@@ -81,6 +82,7 @@ _SYSTEM_ERRORS = {
     **dict.fromkeys((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EREMOTEIO), _CONNECTION),
 }
 _NEEDS_A_NAME = (errno.ENOENT, errno.EINVAL, errno.EEXIST)  # without a path these are mistakes of this program
+_DAMAGE = re.compile("deserializ|corrupt|decompress|end of stream|parquet", re.IGNORECASE)
 _NO_MEMORY = "memory ran out"
 _MORE_MEMORY = "lower --batch-size, or let this process have more (ulimit -v, the container's limit), and run it again"
 
@@ -160,6 +162,8 @@ def _folders() -> Sequence[Path]:
 
 
 def _describe_system_error(error: OSError) -> ErrorLine | None:
+    if error.errno is None and _DAMAGE.search(str(error)):  # pyarrow's, of a file's content
+        return ErrorLine(BAD_INPUT, f"a table is damaged ({_shortened(error)}); make it again, or name another")
     if error.errno is None:  # a storage client's, which has no number for it
         return ErrorLine(TRY_AGAIN, f"the storage failed ({_shortened(error)}); mend the connection and run it again")
     kind = _SYSTEM_ERRORS.get(error.errno)
@@ -167,7 +171,8 @@ def _describe_system_error(error: OSError) -> ErrorLine | None:
         return None
     what = os.strerror(error.errno)
     if error.filename:
-        what += f": {os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else error.filename!r}"
+        path = error.filename
+        what += f": {os.fsdecode(path) if isinstance(path, bytes) else path!r}"
     elif not str(error.strerror or "").startswith(what):
         what += f": {_shortened(error)}"
     remedy = kind.remedy

@@ -35,9 +35,13 @@ class _PlainLines:
             line = f"{self._label}: {self.n}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Says how long it took, once all went well."""
         seconds = time.monotonic() - self._start
         print(f"{self._label}: {self.n}/{self._total} {self._unit} in {seconds:.1f} s", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Says nothing: where the work failed, its error is the last line."""
 
 
 _current: Any = None
@@ -58,6 +62,8 @@ def progress(label: str, total: int, unit: str = "images") -> Iterator[None]:
         yield
         if not shown.n:  # the work was done in other processes, which count for themselves
             shown.update(total)
+        if isinstance(shown, _PlainLines):
+            shown.finish()
     finally:
         _current = None
         shown.close()
