@@ -22,6 +22,7 @@ AIRFLOW_BIN := $(AIRFLOW_VENV)/bin
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "PYTHON= names the Python of a new environment, 3.11, 3.12 or 3.13; VENV= and AIRFLOW_VENV= name its folder"
 
 # Two installations into one environment at a time would disturb each other.
 .NOTPARALLEL:
