@@ -13,7 +13,8 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "assets",
         help="fetch and verify Xception weights and spaCy vectors, verify the pretrained captioner",
-        description="Fetches what is missing or damaged in the cache ($CAPTIONER_CACHE, else ~/.cache/captioner).",
+        description="Fetches what is missing or damaged in the cache ($CAPTIONER_CACHE, else ~/.cache/captioner); "
+        "other commands fetch what they lack by themselves, unless CAPTIONER_OFFLINE=1.",
     )
     parser.add_argument(
         "--extra", action="append", default=[], choices=EXTRAS, help="also fetch what this optional encoder needs"
