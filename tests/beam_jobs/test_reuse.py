@@ -103,7 +103,9 @@ def test_captions_are_found_again_by_the_bytes(photos, run, model_dir):
 
 
 @pytest.mark.parametrize(
-    "change", [{"reuse": False}, {"beam_width": 2}, {"backbone": "xception-mirrored"}], ids=lambda change: next(iter(change))
+    "change",
+    [{"reuse": False}, {"beam_width": 2}, {"backbone": "xception-mirrored"}],
+    ids=lambda change: next(iter(change)),
 )
 def test_nothing_is_taken_over_from_a_run_made_otherwise(photos, run, model_dir, change):
     caption(photos, run, model_dir)
