@@ -308,17 +308,21 @@ def _classified(entry: os.DirEntry[bytes], relative: bytes, real_root: bytes, pa
         return SkippedEntry(image_id, LINK)
     if reason is None and not entry.is_file():
         reason = SPECIAL
-    if reason is None and entry.name[-4:].lower() == b".png" and outputs.is_own_picture(_first_bytes(entry.path)):
+    if (
+        reason is None
+        and entry.name[-4:].lower() == b".png"
+        and outputs.is_own_picture(_first_bytes(entry.path, _OWN_PICTURE_BYTES))
+    ):
         reason = OWN
     return SkippedEntry(image_id, reason) if reason else ImageRef(image_id, _uri(entry.path))
 
 
 def _is_own_folder(folder: bytes) -> bool:
     """Returns whether captioner made a folder that is no user's images: a run or a model, as its marker says."""
+    first_line = _first_bytes(os.path.join(folder, outputs.MARKER.encode()), _OWN_MARKER_BYTES).partition(b"\n")[0]
     try:
-        with open(os.path.join(folder, outputs.MARKER.encode()), "rb") as file:
-            header: Any = json.loads(file.read(_OWN_MARKER_BYTES).partition(b"\n")[0])
-    except (OSError, ValueError):
+        header: Any = json.loads(first_line)
+    except ValueError:
         return False
     return (
         isinstance(header, dict)
@@ -327,14 +331,16 @@ def _is_own_folder(folder: bytes) -> bool:
     )
 
 
-def _first_bytes(path: bytes) -> bytes:
+def _first_bytes(path: bytes, count: int) -> bytes:
+    """Returns the first bytes of a file; none where it can't be read, which reading it as an image says."""
     try:
+        # Without O_NONBLOCK, a pipe would never open
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            return os.read(descriptor, _OWN_PICTURE_BYTES)
+            return os.read(descriptor, count)
         finally:
             os.close(descriptor)
-    except OSError:  # reading it as an image says why
+    except OSError:
         return b""
 
 

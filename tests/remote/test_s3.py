@@ -166,7 +166,7 @@ def test_folders_that_are_not_there_are_one_line(s3, model_dir, load_models):
             caption(images, ROOT, model_dir, load_models, "none")
     with pytest.raises(CaptionerError, match="can't be reached"):
         caption("nosuch://place/photos", ROOT, model_dir, load_models, "none")
-    with pytest.raises(CaptionerError, match="no folder from a file; mount it"):
+    with pytest.raises(CaptionerError, match="speak hdfs; mount the file system"):
         caption("hdfs://place/photos", ROOT, model_dir, load_models, "none")
 
 
