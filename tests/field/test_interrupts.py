@@ -115,6 +115,7 @@ def interrupt_and_complete(name, count, longest_s, images, tmp_path):
     assert verify(str(root / RUN_DIRS.get(name, "runs/run"))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["run", "job"])
 def test_a_program_interrupted_at_random_moments_is_completed_by_the_next_call(name, images, tmp_path):
