@@ -12,10 +12,10 @@ from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import COLLECTION, collection_of_run, collection_of_table
 from captioner_core.layout import RunLayout
-from captioner_core.options import COMBINED, MatchOptions
+from captioner_core.options import COMBINED, JOINT_ENCODERS, MatchOptions, SimilarityOptions
 from captioner_core.places import check_place
 from captioner_core.shown import visible
-from captioner_core.tables import check_captions_table, check_one_model
+from captioner_core.tables import check_captions_table, check_features_table, check_one_model, check_splits
 from captioner_core.text_encoders.base import JointEncoder, TextEncoder
 
 _DECIDE_SCORES = ("threshold", "top_k", "encoder", "rank_by", "index_splits")
@@ -64,24 +64,37 @@ def plan_inputs(options: MatchOptions, encoder: TextEncoder, unfinished: Unfinis
       CaptionerError: a table is missing or of another kind, two models or encoders are mixed, or the run to
         update was matched otherwise.
     """
-    if options.rank_by == COMBINED and not isinstance(encoder, JointEncoder):
-        raise CaptionerError(
-            f"--rank-by {COMBINED} needs images and captions in one space, which encoder {encoder.name!r} has not; "
-            "choose --encoder learned"
-        )
+    if not isinstance(encoder, JointEncoder):
+        check_rank_by(options)
     given = MatchInputs(_plain(options.captions), _plain(options.index), _plain(options.features), None)
     inputs = _updated(options, encoder, given) if options.update else given
     for uri in (*inputs.captions, *inputs.index, *inputs.features):  # an earlier run's manifest may name others' tables
         check_place("table", uri)
     just_made = {unfinished.layout.table(layout.CAPTIONS)} if unfinished else set()
+    check_splits(options.index_splits)
     for uri in {*inputs.captions, *inputs.index} - just_made:
         check_captions_table(uri)
+    for uri in inputs.features:
+        check_features_table(uri)
     check_one_model((*inputs.captions, *inputs.index))
     collections = {uri: collection_of_table(uri) for uri in (*inputs.captions, *inputs.index, *inputs.features)}
     if unfinished:
         own = collection_of_run(unfinished.manifest, unfinished.layout.run_dir)
         collections.update(dict.fromkeys(just_made & collections.keys(), own))
     return dataclasses.replace(inputs, collections=collections)
+
+
+def check_rank_by(options: SimilarityOptions) -> None:
+    """Refuses ``--rank-by combined`` with an encoder that has no place for images.
+
+    Raises:
+      CaptionerError: the encoder's space is of captions alone.
+    """
+    if options.rank_by == COMBINED and options.encoder not in JOINT_ENCODERS:
+        raise CaptionerError(
+            f"--rank-by {COMBINED} needs images and captions in one space, which encoder {options.encoder!r} has not; "
+            f"choose --encoder {JOINT_ENCODERS[0]}"
+        )
 
 
 def _updated(options: MatchOptions, encoder: TextEncoder, given: MatchInputs) -> MatchInputs:

@@ -27,6 +27,7 @@ DEFAULT_EPOCHS = 15
 DEFAULT_RUN_ID = "run"
 PRETRAINED = "pretrained"  # the model that comes with the package
 ENCODERS = ("learned", "spacy-content", "spacy-mean", "tfidf", "minilm")
+JOINT_ENCODERS = ("learned",)  # which put images and captions into one space
 BACKBONES = ("xception", "xception-mirrored")
 PRECISIONS = ("float32", "bfloat16")
 PRECISION_CHOICES = ("auto", *PRECISIONS)

@@ -15,7 +15,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.identity import collection_of_table, image_keys
 from captioner_core.matching import RECORDS, CaptionIndex, ImageFacts, one_chunk
 from captioner_core.schemas import FEATURE_DIM, HUMAN
-from captioner_core.splits import canonical_split
+from captioner_core.splits import SPLIT_NAMES, canonical_split
 from captioner_core.table_columns import one_caption_a_row, readable_table, split_column, text_column
 from captioner_core.text_encoders import load_encoder
 from captioner_core.text_encoders.base import JointEncoder, TextEncoder
@@ -24,6 +24,7 @@ SHA256 = "image_sha256"
 INPUTS = RECORDS.append(pa.field(SHA256, pa.string()))
 """Captions as they are read, by the key of their image; the digest is empty where it is not known."""
 _FEATURES_AT_ONCE = 1_024
+_FEATURE_COLUMNS = ("image_id", SHA256, "backbone", "feature")
 
 
 def check_captions_table(uri: str) -> None:
@@ -42,6 +43,29 @@ def check_captions_table(uri: str) -> None:
     folder, _, name = uri.rstrip("/").rpartition("/")
     if name == layout.CAPTIONS:
         runs.read_manifest(folder)
+
+
+def check_features_table(uri: str) -> None:
+    """Refuses, before work starts, what is not a features table.
+
+    Raises:
+      CaptionerError: nothing is there, it is not Parquet, or a column is missing.
+    """
+    names = storage.open_table(uri, "features table").schema.names
+    missing = [name for name in _FEATURE_COLUMNS if name not in names]
+    if missing:
+        raise CaptionerError(f"features table {uri!r} has no column {missing[0]!r}; name ROOT/runs/RUN_ID/features")
+
+
+def check_splits(splits: Iterable[str]) -> None:
+    """Refuses names that no split of a dataset has, which would leave the whole table out.
+
+    Raises:
+      CaptionerError: a name is not known.
+    """
+    for split in splits:
+        if canonical_split(split) is None:
+            raise CaptionerError(f"--index-splits {split!r} is no split; name {SPLIT_NAMES}")
 
 
 def check_one_model(uris: Iterable[str], model_id: str | None = None) -> None:
@@ -250,12 +274,9 @@ def _check_one_backbone(made_by: dict[str, str]) -> None:
 
 
 def _feature_batches(uri: str) -> Iterator[pa.RecordBatch]:
-    columns = ["image_id", SHA256, "backbone", "feature"]
+    check_features_table(uri)
     dataset: pads.Dataset = storage.open_table(uri, "features table")
-    missing = [name for name in columns if name not in dataset.schema.names]
-    if missing:
-        raise CaptionerError(f"features table {uri!r} has no column {missing[0]!r}; name ROOT/runs/RUN_ID/features")
-    yield from dataset.to_batches(columns=columns, batch_size=_FEATURES_AT_ONCE, batch_readahead=1)
+    yield from dataset.to_batches(columns=list(_FEATURE_COLUMNS), batch_size=_FEATURES_AT_ONCE, batch_readahead=1)
 
 
 def unit_rows(column: pa.FixedSizeListArray) -> np.ndarray:

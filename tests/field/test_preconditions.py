@@ -1,0 +1,38 @@
+"""What a later stage needs is told before the first image is read."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from captioner_cli.main import main
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (30, 20), "red").save(folder / "a.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--rank-by", "combined", "--encoder", "tfidf"), "'tfidf' has not"),
+        (("--index-splits", "trian"), "'trian' is no split"),
+        (("--features", "nowhere"), "features table 'nowhere'"),
+        (("--index", "nowhere"), "captions table 'nowhere'"),
+        (("--model", "nowhere"), "'nowhere'"),
+    ],
+    ids=["rank-by", "index-splits", "features", "index", "model"],
+)
+def test_a_run_that_could_not_be_matched_captions_nothing(images, tmp_path, capsys, monkeypatch, options, said):
+    from beam_jobs import caption_images
+
+    monkeypatch.setattr(caption_images, "run", lambda *_args, **_options: pytest.fail("captioned"))
+    assert main(["run", "--images", str(images), "--output", str(tmp_path / "out"), *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
