@@ -121,11 +121,11 @@ def print_results(options: RunOptions, manifest: dict[str, Any], report: str) ->
     run, counts = options.layout, manifest["counts"]
     matches = storage.read_table(run.table(layout.MATCHES)).slice(0, 5)
     for row in matches.to_pylist():
-        query, match = (
-            f"{row['query_image_id']!r} {row['query_caption']!r}",
-            f"{row['match_image_id']!r} {row['match_caption']!r}",
-        )
-        print(f"{row['score']:.3f}  {query}  ~  {match}")
+        query = f"{row['query_image_id']!r} {row['query_caption']!r}"
+        match = f"{row['match_image_id']!r} {row['match_caption']!r}"
+        is_of_another = row["match_collection"] != row["query_collection"]
+        of = f" of {row['match_collection']!r}" if is_of_another else ""
+        print(f"{row['score']:.3f}  {query}  ~  {match}{of}")
     for name in layout.TABLES:
         print(f"{name:14} {counts[name]:8}  {run.table(name)}")
     print(f"{'manifest':14} {'':8}  {run.manifest}")
