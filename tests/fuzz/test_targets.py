@@ -46,6 +46,6 @@ def test_an_error_that_no_documentation_names_is_a_finding(target, module, name,
 
 
 def test_a_failure_that_no_row_can_hold_is_a_finding(monkeypatch):
-    monkeypatch.setattr(images, "_unsupported", lambda data: "two\nlines")
+    monkeypatch.setattr(images, "kind_of", lambda data: "two\nlines")
     with pytest.raises(AssertionError):
         TARGETS["images"](b"hello")
