@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -24,6 +25,7 @@ from captioner_core.options import arguments_of
 from captioner_core.shown import shown_arguments
 
 _GRACE_S = 15.0
+_LOOK_EVERY_S = 0.5
 _CHECK_FAILED, _BAD_USAGE = 1, 2  # Python too ends with 1, whatever broke
 
 
@@ -108,7 +110,7 @@ def run_program(
             f"CAPTIONER_PYTHON {python!r} can't be started ({error.strerror}); name the python of an environment that "
             "has captioner installed"
         ) from error
-    with process, _ended_with_the_block(process.pid):
+    with process, _ended_with_the_block(process.pid), _ended_with_the_supervisor(process.pid):
         for line in process.stdout or process.stderr or ():
             print(line, end="", flush=True)
     _check(module, process.returncode, final)
@@ -140,6 +142,30 @@ def _ended_with_the_block(pid: int) -> Iterator[None]:
     except BaseException:  # the task's time is up, or it is interrupted: a retry must not meet the job at work
         _end(pid)
         raise
+
+
+@contextlib.contextmanager
+def _ended_with_the_supervisor(pid: int) -> Iterator[None]:
+    """Ends a program while the block runs if the process that supervises this task is gone.
+
+    Airflow then tries the task again, which must not meet the job at work. This task itself notices only
+    when it next writes to its log, and a job may print nothing for minutes.
+    """
+    supervisor = os.getppid()
+    is_done = threading.Event()
+
+    def watch() -> None:
+        while not is_done.wait(_LOOK_EVERY_S):
+            if os.getppid() != supervisor:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    _end(pid)
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_done.set()
 
 
 def _end(pid: int) -> None:

@@ -45,6 +45,7 @@ _NO_SUFFIX, _OTHER_SUFFIXES = "no suffix", "other"
 _SUFFIX = re.compile(r"\.\w{1,12}")
 _MOST_SUFFIXES_COUNTED, _MOST_SUFFIXES_STATED, _MOST_SUFFIXES_SAID = 200, 20, 5
 
+_OWN_MARKER = os.fsencode(outputs.MARKER)
 _OWN_MARKER_BYTES = 512
 _FOLDERS_WITH_IMAGES = ("dataset", "folder of images")
 _OWN_PICTURE_BYTES = 200
@@ -287,7 +288,9 @@ def _scan(folder: bytes, below: bytes) -> Iterator[tuple[os.DirEntry[bytes], byt
     """A folder's entries by name, each with its path below the root; one failure where it can't be listed."""
     try:
         with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
+            # captioner's own list of files, as in a folder of a dataset's images, is not among what a user put there
+            named = (entry for entry in scan if entry.name != _OWN_MARKER)
+            entries = sorted(named, key=lambda entry: entry.name)
         for entry in entries:  # where the file system doesn't say what an entry is, asking can fail too
             entry.is_dir(follow_symlinks=False)
     except OSError as error:
@@ -319,7 +322,7 @@ def _classified(entry: os.DirEntry[bytes], relative: bytes, real_root: bytes, pa
 
 def _is_own_folder(folder: bytes) -> bool:
     """Returns whether captioner made a folder that is no user's images: a run or a model, as its marker says."""
-    first_line = _first_bytes(os.path.join(folder, outputs.MARKER.encode()), _OWN_MARKER_BYTES).partition(b"\n")[0]
+    first_line = _first_bytes(os.path.join(folder, _OWN_MARKER), _OWN_MARKER_BYTES).partition(b"\n")[0]
     try:
         header: Any = json.loads(first_line)
     except ValueError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -113,3 +115,19 @@ def test_a_job_that_is_interrupted_leaves_no_process(python, tmp_path, monkeypat
     sleeper = int((tmp_path / "sleeper").read_text())
     # one that has ended stays a zombie where nobody asks for its exit code
     assert not psutil.pid_exists(sleeper) or psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_silent_job_ends_when_the_supervisor_of_its_task_is_killed(python, tmp_path):
+    """Airflow tries such a task again, beside a job that nobody would read."""
+    python(f"open({str(tmp_path / 'job')!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+    task = "from captioner_airflow import jobs; jobs.run_program('captioner_cli')"
+    supervise = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {task!r}])"
+    supervisor = subprocess.Popen([sys.executable, "-c", supervise])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "job").exists() or not (tmp_path / "job").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    job = psutil.Process(int((tmp_path / "job").read_text()))
+    supervisor.kill()
+    supervisor.wait()
+    job.wait(30)

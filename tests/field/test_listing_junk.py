@@ -351,3 +351,9 @@ def test_patterns_are_compiled_once_for_any_number_of_files():
     assert patterns.match("a/b.png", is_folder=False)
     assert not patterns.match("a/raw", is_folder=False)
     assert patterns.match("a/raw", is_folder=True)
+
+
+def test_the_list_of_captioners_files_is_not_told_as_passed_over(tmp_path):
+    (tmp_path / ".captioner-files").write_text('{"made_by": "captioner", "kind": "folder of images"}\n')
+    (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
+    assert [entry.image_id for entry in files.list_entries(str(tmp_path))] == ["a.png"]
