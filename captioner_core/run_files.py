@@ -256,9 +256,16 @@ def abandon_run(run: RunLayout) -> None:
 
 
 def remove_empty_folder(uri: str) -> None:
-    """Removes a local folder if nothing is in it; stores have no folders."""
+    """Removes a folder if nothing is in it.
+
+    Stores have no folders, but pyarrow's client for S3 leaves an empty object in a folder's place when
+    the last file in it is deleted.
+    """
     local = _local_path(uri)
-    if local is not None and not os.path.islink(local):
+    if local is None:
+        if not _names(uri):
+            storage.delete(uri)
+    elif not os.path.islink(local):
         with contextlib.suppress(OSError):
             os.rmdir(local)
 

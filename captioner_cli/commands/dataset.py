@@ -27,7 +27,8 @@ def register(subparsers: Any) -> None:
             "--collection",
             type=_collection,
             metavar="NAME",
-            help="name of the collection that the images belong to (default: a name made from the dataset's folder)",
+            help="name of the collection that the images belong to (default: sample, flickr8k, or else a name made "
+            "from the dataset's folder)",
         )
         kind.set_defaults(handler=handler)
         return kind

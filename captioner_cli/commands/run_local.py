@@ -87,10 +87,13 @@ class LocalOptions:
             dataset=str(dataset), features=features, output=self.model_dir, epochs=epochs, workers=self.workers
         )
 
-    def run_options(self, images: str, index: tuple[str, ...], splits: tuple[str, ...] = ()) -> RunOptions:
+    def run_options(
+        self, images: str, index: tuple[str, ...], splits: tuple[str, ...] = (), collection: str | None = None
+    ) -> RunOptions:
         """Captions and matches of the new folder against the dataset's human captions."""
         return RunOptions(
             images=images,
+            collection=collection,
             output=self.out,
             run_id=_NEW_RUN,
             model=self.model_dir,
@@ -121,6 +124,7 @@ def _run(namespace: argparse.Namespace) -> int:
     from beam_jobs import preconditions
     from captioner_cli.commands.run import caption_match_report
     from captioner_core import assets
+    from captioner_core.identity import collection_of_table
 
     _check_outputs(options)
     if options.images is not None and not Path(options.images).is_dir():
@@ -134,8 +138,10 @@ def _run(namespace: argparse.Namespace) -> int:
     images, splits = _new_folder(options, dataset)
     index = str(dataset / layout.DATASET_CAPTIONS)
     failed: CheckFailed | None = None
+    # the part of the dataset that is held back is of the dataset's collection, in whatever folder it lies
+    collection = None if options.images is not None else collection_of_table(index)
     try:
-        caption_match_report(options.run_options(str(images), (index,), splits))
+        caption_match_report(options.run_options(str(images), (index,), splits, collection))
     except CheckFailed as error:
         failed = error
     print(f"{'model':14} {'':8}  {options.model_dir}\n{'dataset':14} {'':8}  {dataset}")

@@ -63,12 +63,13 @@ def build(
       source: folder with the two zips, or with Kaggle's files; the zips are downloaded where None.
       cache: where downloads are kept.
       limit: number of images, over all splits by their shares; all where None.
-      collection: name of the collection that the images belong to; made from the folder where None.
+      collection: name of the collection that the images belong to; ``flickr8k`` where None.
 
     Raises:
       CaptionerError: a zip is missing, damaged, or holds an entry that would lie outside its folder;
         Kaggle's captions are not strictly CSV; or no image has both a file and a caption.
     """
+    collection = collection or "flickr8k"
     folder = source or _downloaded(cache)
     kaggle_images = next((folder / name for name in _KAGGLE_IMAGES if (folder / name).is_dir()), None)
     has_zips = all((folder / name).is_file() for name in (TEXT_ZIP, IMAGES_ZIP))

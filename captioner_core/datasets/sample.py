@@ -126,7 +126,8 @@ def build(
       output: the dataset folder.
       images: how many, 30 to 100,000.
       seed: another seed makes other scenes.
-      collection: name of the collection that the images belong to; made from the folder where None.
+      collection: name of the collection that the images belong to; ``sample`` where None, and of another
+        seed than 0 ``sample-SEED``, since scenes of one seed are the same in every folder.
 
     Raises:
       CaptionerError: too few or too many images, or a negative seed.
@@ -135,6 +136,7 @@ def build(
         raise CaptionerError(f"{images} images of the sample are not {_FEWEST} to {_MOST}; 800 is the default")
     if seed < 0:
         raise CaptionerError(f"--seed {seed} must be 0 or more; 0 is the default")
+    collection = collection or ("sample" if seed == 0 else f"sample-{seed}")
     licence = "Drawn and written by this program; free for any use."
     writer = DatasetWriter(output, "sample", options(images, seed), licence, collection=collection)
     written, splits = {}, {}

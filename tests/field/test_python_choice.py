@@ -233,7 +233,7 @@ class Make:
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PATH": self.path}
-        for name in ("PYTHON", "VENV", "AIRFLOW_VENV", "MAKEFLAGS"):
+        for name in ("PYTHON", "VENV", "AIRFLOW_VENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
             environment.pop(name, None)
         return subprocess.run(
             ["make", *arguments],

@@ -24,7 +24,8 @@ ROOT = f"s3://{BUCKET}/out"
 
 
 def caption(images, root, model, load, run_id="run", **options):
-    asked = CaptionOptions(images=str(images), output=str(root), run_id=run_id, model=model, **options)
+    where = {"images": str(images), "collection": "photos", "output": str(root), "run_id": run_id}
+    asked = CaptionOptions(**where, model=model, **options)
     return caption_images.run(asked, load=load)["counts"]
 
 
