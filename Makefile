@@ -8,6 +8,7 @@ TOP_K ?= 10
 WORKERS ?= 1
 SECONDS ?= 600
 FAULTS_SEED ?= 20261
+FAULTS_MOMENTS ?= 20
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -67,7 +68,7 @@ $(AIRFLOW_VENV)/airflow.stamp: requirements.lock setup.py dags/requirements.txt
 	@touch $@
 
 # Each variable reaches the program as one argument, whatever it holds.
-export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS FAULTS_SEED CLUSTER_IMAGES AIRFLOW_VENV
+export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS FAULTS_SEED FAULTS_MOMENTS CLUSTER_IMAGES AIRFLOW_VENV
 
 run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLICKR8K_DIR= LIMIT= IMAGES= OUT= THRESHOLD= TOP_K= EPOCHS= WORKERS=
 	@$(BIN)/captioner run-local --dataset "$$DATASET" --out "$$OUT" --threshold="$$THRESHOLD" --top-k="$$TOP_K" --workers="$$WORKERS" \
@@ -109,9 +110,9 @@ test-quick: $(VENV)/test.stamp  ## the tests that answer within a minute: they n
 test-cluster: $(VENV)/dev.stamp  ## tests of processes and hosts that work together
 	@$(BIN)/python -m pytest -m cluster
 
-test-faults: $(VENV)/dev.stamp  ## runs killed at any write, full disks, lost files; FAULTS_SEED=
+test-faults: $(VENV)/dev.stamp  ## runs killed or interrupted at any moment, full disks, lost files; FAULTS_SEED= FAULTS_MOMENTS=
 	@$(BIN)/captioner assets
-	@echo "test-faults: FAULTS_SEED=$$FAULTS_SEED chooses at which writes runs are killed"
+	@echo "test-faults: FAULTS_SEED=$$FAULTS_SEED chooses at which writes runs are killed and when they are interrupted"
 	@$(BIN)/python -m pytest -m faults -n 2 --dist loadfile
 
 test-airflow: $(VENV)/dev.stamp $(AIRFLOW_VENV)/airflow.stamp  ## tests of the DAGs in a real Airflow: kill -9, training, the inbox

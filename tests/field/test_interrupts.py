@@ -20,6 +20,7 @@ from tests.faults.forks import make_images
 from tests.field.programs import CAPTIONER, call, environment
 
 SEED = int(os.environ.get("FAULTS_SEED") or 20_261)
+MOMENTS = int(os.environ.get("FAULTS_MOMENTS") or 20)
 LINE = "captioner: interrupted; run it again to complete"
 PYTHON_START_S = 0.5  # Python's own start, in which signals are its own business, takes a tenth of this
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -67,7 +68,7 @@ def check(ended: Interrupted, number) -> None:
     assert "Traceback" not in ended.err
     assert "Exception" not in ended.err
     assert ended.left == []
-    assert ended.took_s < 20, "two cores may be shared by many"
+    assert ended.took_s < 60, "it hangs"
 
 
 def moments(count, longest_s, seed):
@@ -127,8 +128,8 @@ def test_a_program_interrupted_at_random_moments_is_completed_by_the_next_call(n
 @pytest.mark.parametrize(
     ("name", "longest_s"), [("run", 30), ("job", 25), ("workers", 40), ("run-local", 150)], ids=list(COMMANDS)
 )
-def test_a_program_interrupted_at_20_random_moments_is_completed_by_the_next_call(name, longest_s, images, tmp_path):
-    interrupt_and_complete(name, 20, longest_s, images, tmp_path)
+def test_a_program_interrupted_at_many_random_moments_is_completed_by_the_next_call(name, longest_s, images, tmp_path):
+    interrupt_and_complete(name, MOMENTS, longest_s, images, tmp_path)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
