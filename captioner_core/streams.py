@@ -18,7 +18,7 @@ import threading
 import time
 from typing import Any, TextIO
 
-# What TensorFlow, XLA and gRPC log at levels below an error, and complaints of theirs that mean nothing.
+# What TensorFlow, XLA, gRPC and Beam log at levels below an error, and complaints of theirs that mean nothing.
 _CHATTER = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR"
     rb"|[IW]\d{4} \d\d:\d\d:\d\d\.\d+ "
@@ -27,6 +27,8 @@ _CHATTER = re.compile(
     rb"|.*Unable to register cu\w+ factory"
     rb"|.*failed call to cuInit"
     rb"|To enable the following instructions: .*rebuild TensorFlow"
+    # Beam, in the worker processes that it starts
+    rb"|WARNING:root:(?:apitools not found|Resource module is not available)"
 )
 _PARTIAL_S = 0.2  # after which a line without its end is passed on
 _FLUSH_S = 2.0
