@@ -198,6 +198,8 @@ def started(temporary, seconds="60"):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_temporary_files_go_with_an_interrupted_process(temporary, number):
+    if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("these tests run under nohup, whose processes ignore the signal")
     with started(temporary) as process:
         (folder,) = os.listdir(temporary)
         assert folder.startswith(f"captioner-{process.pid}-")
