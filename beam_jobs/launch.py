@@ -51,7 +51,7 @@ def run_pipeline(
     """
     options = PipelineOptions(list(pipeline_args))
     standard = options.view_as(StandardOptions)
-    in_this_process = not _has_workers(options)
+    in_this_process = _runs_in_this_process(options)
     standard.runner = standard.runner or LOCAL_RUNNER
     if not any(one.startswith("--environment_cache_millis") for one in pipeline_args):
         options.view_as(PortableOptions).environment_cache_millis = _KEEP_WORKERS_MS
@@ -81,14 +81,17 @@ def check_options(options: Any, pipeline_args: Sequence[str]) -> None:
     Raises:
       CaptionerError: a path is relative, and the job is to run on a cluster.
     """
-    if PipelineOptions(list(pipeline_args)).view_as(StandardOptions).runner not in _LOCAL_RUNNERS:
+    if not runs_here(PipelineOptions(list(pipeline_args))):
         check_absolute(options)
 
 
-def _has_workers(options: PipelineOptions) -> bool:
-    """Whether a job runs in other processes than this one."""
-    runner, mode = options.view_as(StandardOptions).runner, options.view_as(DirectOptions).direct_running_mode
-    return runner not in _LOCAL_RUNNERS or mode == "multi_processing"
+def runs_here(options: PipelineOptions) -> bool:
+    """Returns whether a job runs on this machine, and not on a cluster."""
+    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+
+
+def _runs_in_this_process(options: PipelineOptions) -> bool:
+    return runs_here(options) and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
 
 
 def _raised_in_step(error: BaseException) -> BaseException:
@@ -117,8 +120,7 @@ def chosen_precision(asked: str, pipeline_args: Sequence[str]) -> str:
     """
     if asked == "auto":
         return best_precision()
-    runner = PipelineOptions(list(pipeline_args)).view_as(StandardOptions).runner
-    if runner in _LOCAL_RUNNERS:
+    if runs_here(PipelineOptions(list(pipeline_args))):
         check_precision(asked)
     return asked
 

@@ -10,13 +10,13 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_jobs.launch import runs_here
 from captioner_core import assets
 from captioner_core.errors import CaptionerError
 from captioner_core.options import RunOptions
 
-_LOCAL_RUNNERS = (None, "FnApiRunner", "DirectRunner")
 _REPORT_PACKAGES = ("jinja2", "matplotlib")
 _MINILM_PACKAGES = ("safetensors", "tokenizers")
 # encoder -> what fetches and finds its weights; the learned one asks spaCy for words that training has not seen
@@ -37,7 +37,7 @@ def check_backbone(pipeline_args: Sequence[str] = ()) -> None:
     Raises:
       CaptionerError: they are neither there nor to be had.
     """
-    if PipelineOptions(list(pipeline_args)).view_as(StandardOptions).runner in _LOCAL_RUNNERS:
+    if runs_here(PipelineOptions(list(pipeline_args))):
         assets.xception_weights()
 
 

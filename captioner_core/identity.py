@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner_core import layout, storage
+from captioner_core import layout, outputs, storage
 from captioner_core.errors import CaptionerError
 from captioner_core.listing import local_path
 from captioner_core.options import check_collection
@@ -131,7 +131,7 @@ def collection_of_table(uri: str) -> str:
     if run_dir is not None:
         manifest = _read_object(layout.join(run_dir, layout.MANIFEST))
         if manifest is not None:
-            return _collection_of_manifest(manifest, uri)
+            return collection_of_run(manifest, uri)
     if name in (layout.CAPTIONS, layout.FEATURES):
         return default_collection(uri)  # a run without its manifest; nothing else names its images
     stated = _stated(layout.join(folder, layout.DATASET_SUMMARY))
@@ -139,12 +139,21 @@ def collection_of_table(uri: str) -> str:
 
 
 def collection_of_run(manifest: Mapping[str, Any], run_dir: str) -> str:
-    """Returns the collection of a run's own images, by its manifest.
+    """Returns the collection of a run's own images.
+
+    Args:
+      manifest: of the run.
+      run_dir: the run's folder or one of its tables, for messages, and where the manifest names no images folder.
 
     Raises:
       CaptionerError: the manifest names a collection that breaks the rules.
     """
-    return _collection_of_manifest(manifest, run_dir)
+    stated = manifest.get(COLLECTION)
+    if stated is not None:
+        return _checked(stated, run_dir)
+    options = manifest.get("options")
+    images = options.get("images") if isinstance(options, dict) else None
+    return default_collection(images if isinstance(images, str) else run_dir)
 
 
 def _run_dir_of(folder: str, name: str) -> str | None:
@@ -155,15 +164,6 @@ def _run_dir_of(folder: str, name: str) -> str | None:
     return parent if table in (layout.CAPTIONS, layout.FEATURES) and parent else None
 
 
-def _collection_of_manifest(manifest: Mapping[str, Any], what: str) -> str:
-    stated = manifest.get(COLLECTION)
-    if stated is not None:
-        return _checked(stated, what)
-    options = manifest.get("options")
-    images = options.get("images") if isinstance(options, dict) else None
-    return default_collection(images if isinstance(images, str) else what)
-
-
 def _stated(uri: str) -> str | None:
     summary = _read_object(uri)
     stated = None if summary is None else summary.get(COLLECTION)
@@ -171,14 +171,8 @@ def _stated(uri: str) -> str | None:
 
 
 def _read_object(uri: str) -> dict[str, Any] | None:
-    """A JSON object; None where there is no such file, or it holds something else."""
-    if not storage.exists(uri):
-        return None
-    try:
-        value = storage.read_json(uri)
-    except ValueError:
-        return None  # whoever needs the file itself complains of it
-    return value if isinstance(value, dict) else None
+    """A JSON object; None where there is no such file, or it holds what whoever needs the file complains of."""
+    return outputs.parse_object(storage.read_bytes(uri)) if storage.exists(uri) else None
 
 
 def _checked(stated: object, where: str) -> str:

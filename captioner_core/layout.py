@@ -25,6 +25,7 @@ STAGE_TABLES = {
 }
 
 MANIFEST = "manifest.json"
+STAGING = "_staging"
 
 DATASET_IMAGES = "images"
 DATASET_CAPTIONS = "captions.parquet"
@@ -118,7 +119,7 @@ class RunLayout:
     @property
     def all_staging(self) -> str:
         """Holds what any attempt has not committed yet."""
-        return join(self.run_dir, "_staging")
+        return join(self.run_dir, STAGING)
 
     @property
     def owner(self) -> str:

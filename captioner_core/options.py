@@ -176,7 +176,14 @@ class StoreOnce(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         if option_string is not None:
-            _refuse_second(self, parser, namespace, f"{values!s:.200}")
+            given, value = _given(namespace), f"{values!s:.200}"
+            if self.dest in given:
+                name = "/".join(self.option_strings)
+                parser.error(
+                    f"{name} is given twice, as {without_secret(given[self.dest])!r} and {without_secret(value)!r}, "
+                    "and takes one value; leave one out"
+                )
+            given[self.dest] = value
         setattr(namespace, self.dest, values)
 
 
@@ -194,19 +201,6 @@ class SwitchOnce(argparse.BooleanOptionalAction):
         if before != option_string:
             parser.error(f"{before} and {option_string} are both given and contradict each other; leave one out")
         super().__call__(parser, namespace, values, option_string)
-
-
-def _refuse_second(
-    action: argparse.Action, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: str
-) -> None:
-    given = _given(namespace)
-    if action.dest in given:
-        name = "/".join(action.option_strings)
-        parser.error(
-            f"{name} is given twice, as {without_secret(given[action.dest])!r} and {without_secret(value)!r}, "
-            "and takes one value; leave one out"
-        )
-    given[action.dest] = value
 
 
 def _given(namespace: argparse.Namespace) -> dict[str, str]:

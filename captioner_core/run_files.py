@@ -23,9 +23,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
 
 KIND = "run"
-MANIFEST = "manifest.json"
 REPORT = "report/index.html"
-_STAGING = "_staging"
 _OWNER = "owner.json"
 _ATTEMPT = re.compile("[0-9a-f]{32}")
 _PART = re.compile(rf"({'|'.join(layout.TABLES)})/part-\d{{5,}}\.parquet")
@@ -100,7 +98,7 @@ def _check_local(run: RunLayout, run_dir: str) -> None:
     """Refuses links and files where the run's folders belong."""
     root = os.path.dirname(os.path.dirname(run_dir))
     outputs.check_reachable(root, "--output")
-    inside = (*layout.TABLES, "report", _STAGING)
+    inside = (*layout.TABLES, "report", layout.STAGING)
     for path in (os.path.dirname(run_dir), run_dir, *(os.path.join(run_dir, name) for name in inside)):
         if os.path.islink(path):
             raise CaptionerError(
@@ -126,7 +124,7 @@ def _own_files(run_dir: str, run_id: str) -> set[str]:
     names = [name for name in _names(run_dir) if not outputs.is_temporary_name(name, outputs.MARKER)]
     if outputs.MARKER in names:
         return _listed_files(run_dir)
-    if MANIFEST in names and _is_manifest(_read(run_dir, MANIFEST), run_id):
+    if layout.MANIFEST in names and _is_manifest(_read(run_dir, layout.MANIFEST), run_id):
         return _earlier_files(run_dir)
     if names:
         raise CaptionerError(
@@ -139,7 +137,7 @@ def _own_files(run_dir: str, run_id: str) -> set[str]:
 def _listed_files(run_dir: str) -> set[str]:
     """Returns the files that the marker lists, of those that a run can have."""
     listed = outputs.parse_marker(_read(run_dir, outputs.MARKER), KIND, f"run folder {run_dir!r}")
-    return {path for path in listed if path in (MANIFEST, REPORT) or _PART.fullmatch(path)}
+    return {path for path in listed if path in (layout.MANIFEST, REPORT) or _PART.fullmatch(path)}
 
 
 def _read(run_dir: str, name: str) -> bytes:
@@ -170,7 +168,7 @@ def _earlier_files(run_dir: str) -> set[str]:
     """Returns the files that a version without markers wrote, by their exact names."""
     folders = {folder: _names(layout.join(run_dir, folder)) for folder in (*layout.TABLES, "report")}
     paths = {f"{folder}/{name}" for folder, names in folders.items() for name in names}
-    return {MANIFEST, *(path for path in paths if path == REPORT or _PART.fullmatch(path))}
+    return {layout.MANIFEST, *(path for path in paths if path == REPORT or _PART.fullmatch(path))}
 
 
 def _check_strangers(run_dir: str, own: set[str]) -> None:
@@ -179,7 +177,7 @@ def _check_strangers(run_dir: str, own: set[str]) -> None:
     Raises:
       CaptionerError: there is one; the line names it.
     """
-    files = [MANIFEST] if MANIFEST in _names(run_dir) else []
+    files = [layout.MANIFEST] if layout.MANIFEST in _names(run_dir) else []
     for table in layout.TABLES:
         names = _names(layout.join(run_dir, table))
         files += [f"{table}/{name}" for name in names if name.endswith(".parquet") and name[0] not in "._"]
@@ -222,7 +220,7 @@ def claim_run(run: RunLayout) -> None:
         outputs.make_folders(local, f"run folder {run.run_dir!r}")
     if outputs.MARKER not in _names(run.run_dir):
         write_marker(run.run_dir, own)
-    for folder, names in ((run.run_dir, (outputs.MARKER, MANIFEST)), (run.table("report"), ("index.html",))):
+    for folder, names in ((run.run_dir, (outputs.MARKER, layout.MANIFEST)), (run.table("report"), ("index.html",))):
         for found in _names(folder):
             if any(outputs.is_temporary_name(found, name) for name in names):
                 storage.delete(layout.join(folder, found))
@@ -282,7 +280,7 @@ def list_report(run_dir: str) -> None:
     if local is not None and os.path.islink(local):
         raise in_the_way(run_dir, "report")
     if outputs.MARKER not in _names(run_dir):
-        check_report(run_dir, _earlier_files(run_dir) if _is_manifest(_read(run_dir, MANIFEST)) else set())
+        check_report(run_dir, _earlier_files(run_dir) if _is_manifest(_read(run_dir, layout.MANIFEST)) else set())
         return
     own = _listed_files(run_dir)
     check_report(run_dir, own)

@@ -222,10 +222,10 @@ def commit_stage(
     moves = [
         move for name, parts in staged.items() for move in _moves(run, name, parts, taken=own if name in kept else ())
     ]
-    new = {move.path for move in moves} | {run_files.MANIFEST}
+    new = {move.path for move in moves} | {layout.MANIFEST}
     run_files.write_marker(run.run_dir, own | new)  # before the first deletion, so that it is right at any moment
     storage.delete(run.manifest)
-    gone = {path for path in own if path.partition("/")[0] not in kept} - {run_files.MANIFEST}
+    gone = {path for path in own if path.partition("/")[0] not in kept} - {layout.MANIFEST}
     for path in sorted(gone):
         storage.delete(layout.join(run.run_dir, path))
     for name in ("report", *layout.TABLES):

@@ -196,10 +196,10 @@ def write_image_facts(
     Raises:
       CaptionerError: a table is not a features table, or two were made by different backbones.
     """
-    digests = _Digests()
+    stated: list[pa.Table] = []  # digests by key, as far as they are known
     for source in dict.fromkeys(captions):
         for table in read_records(source.uri, collection=source.collection):
-            digests.add(one_chunk(table.column("image_key")), one_chunk(table.column(SHA256)))
+            stated.append(_known_digests(table.column("image_key"), table.column(SHA256)))
     seen: set[str] = set()
     keys: list[pa.Array] = []
     sha256: list[pa.Array] = []
@@ -223,34 +223,24 @@ def write_image_facts(
                     joint.write(encoder.encode_images(rows).tobytes())
                 keys.append(batch_keys.take(new))
                 sha256.append(batch.column(SHA256).cast(pa.string()).take(new))
-                digests.add(keys[-1], sha256[-1])
+                stated.append(_known_digests(keys[-1], sha256[-1]))
+    digests = pa.concat_tables([_DIGESTS.empty_table(), *stated])  # of an image listed twice the first is found
     arrays = {
         "image_keys": _joined(keys),
         "image_sha256": _joined(sha256),
-        "digest_keys": _joined(digests.keys),
-        "digests": _joined(digests.values),
+        "digest_keys": one_chunk(digests.column("key")),
+        "digests": one_chunk(digests.column("digest")),
     }
     dims = {"vectors": FEATURE_DIM, "joint": encoder.dim}
     storage.write_arrays(layout.join(folder, "images.arrow"), arrays, dims)
 
 
-class _Digests:
-    """The digests of images' bytes by image key, the first that is stated for each."""
+_DIGESTS = pa.schema([("key", pa.string()), ("digest", pa.string())])
 
-    def __init__(self) -> None:
-        self.keys: list[pa.Array] = []
-        self.values: list[pa.Array] = []
-        self._seen: set[str] = set()
 
-    def add(self, keys: pa.Array, sha256: pa.Array) -> None:
-        """Adds the digests of some images; an empty one is not known."""
-        new = []
-        for place, (key, digest) in enumerate(zip(keys.to_pylist(), sha256.to_pylist(), strict=True)):
-            if digest and key not in self._seen:
-                self._seen.add(key)
-                new.append(place)
-        self.keys.append(keys.take(pa.array(new, pa.int64())))
-        self.values.append(sha256.take(pa.array(new, pa.int64())))
+def _known_digests(keys: pa.Array, sha256: pa.Array) -> pa.Table:
+    """Returns the digests of images by key, without those that are empty."""
+    return pa.table([keys, sha256], schema=_DIGESTS).filter(pc.field("digest") != "")
 
 
 def _joined(parts: list[pa.Array]) -> pa.Array:

@@ -28,14 +28,11 @@ from captioner_core.layout import (
     MATCH_INPUTS,
     MATCH_SUMMARY,
     MATCHES,
-    RunLayout,
 )
 from captioner_core.options import COMBINED
-from captioner_core.outputs import MARKER
 from captioner_core.schemas import FEATURE_DIM, GENERATED, HUMAN, MATCHED, NO_MATCH, SCHEMA_VERSION, TABLE_SCHEMAS
 
 _SHOWN = 5
-_STAGING = PurePosixPath(RunLayout("root", "run").all_staging).name
 _TOLERANCE = 1e-6
 _MANIFEST_FIELDS: dict[str, type] = {
     "schema_version": int,
@@ -403,9 +400,7 @@ def _check_files(run_dir: str, manifest: runs.Manifest) -> Iterator[str]:
     file_system, path = storage.resolve(run_dir)
     tables, stray = _tables_of(manifest), []
     for item in file_system.get_file_info(pafs.FileSelector(path)):
-        if item.base_name == MARKER:
-            continue
-        if item.base_name == _STAGING or item.base_name.endswith(".tmp"):
+        if item.base_name == layout.STAGING or item.base_name.endswith(".tmp"):
             stray.append(item.base_name)
         elif item.base_name in layout.TABLES and item.base_name not in tables:
             yield f"table {item.base_name} is of no stage in manifest.json"
