@@ -12,13 +12,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import caption_features, launch, preconditions
-from beam_jobs.files import (
-    ListingFile,
-    check_any_images,
-    check_not_emptied,
-    empty_folder_text,
-    write_listing,
-)
+from beam_jobs.files import ListingFile, begin_with_listing
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
@@ -132,13 +126,7 @@ def run(
     )
     decide = ("beam_width",)
     failures = failures_of(options, layout.CAPTION, also=decide, model_id=model.model_id)
-    check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
-    run_layout = runs.begin_attempt(options.layout)
-    with runs.abandoned_on_refusal(run_layout):
-        listing, counts = write_listing(options.images, run_layout, failures, options.exclude)
-        check_not_emptied(options, counts, failures)
-    if said := empty_folder_text(options.images, counts):
-        print(said, file=sys.stderr)
+    run_layout, listing, counts = begin_with_listing(options, failures)
     load = load or functools.partial(
         load_models, options.backbone, options.model, options.beam_width, options.precision
     )

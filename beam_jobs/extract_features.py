@@ -12,13 +12,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import launch, preconditions
-from beam_jobs.files import (
-    ListingFile,
-    check_any_images,
-    check_not_emptied,
-    empty_folder_text,
-    write_listing,
-)
+from beam_jobs.files import ListingFile, begin_with_listing
 from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
@@ -89,13 +83,7 @@ def run(
     # the manifest states the precision that was used
     options = dataclasses.replace(options, precision=launch.chosen_precision(options.precision, pipeline_args))
     failures = failures_of(options, layout.EXTRACT, also=("grid",))
-    check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
-    run_layout = runs.begin_attempt(options.layout)
-    with runs.abandoned_on_refusal(run_layout):
-        listing, counts = write_listing(options.images, run_layout, failures, options.exclude)
-        check_not_emptied(options, counts, failures)
-    if said := empty_folder_text(options.images, counts):
-        print(said, file=sys.stderr)
+    run_layout, listing, counts = begin_with_listing(options, failures)
     load = load or functools.partial(load_backbone, options.backbone, options.precision)
     earlier = None if failures else earlier_images(options, layout.EXTRACT, grid=options.grid)
     with progress("extract", counts.images):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import sys
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -110,7 +112,42 @@ def write_listing(
     return list(groups.items()), counts
 
 
-def check_not_emptied(options: ImageOptions, counts: ListingCounts, failures: Failures | None) -> None:
+class Listed(NamedTuple):
+    """A run's images, listed before its job begins.
+
+    Args:
+      run: the layout to stage in.
+      files: of the listing; see ``write_listing``.
+      counts: what was found.
+    """
+
+    run: RunLayout
+    files: list[ListingFile]
+    counts: ListingCounts
+
+
+def begin_with_listing(options: ImageOptions, failures: Failures | None) -> Listed:
+    """Begins an attempt at a run and lists its images; an empty folder is told on stderr.
+
+    Args:
+      options: of the job.
+      failures: list these alone.
+
+    Raises:
+      CaptionerError: the folder can't be read, holds no image that could be looked at, or would empty the run, which
+        is then as it was; or captioner may not write to the run's folder.
+    """
+    check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
+    run = runs.begin_attempt(options.layout)
+    with runs.abandoned_on_refusal(run):
+        files, counts = write_listing(options.images, run, failures, options.exclude)
+        _check_not_emptied(options, counts, failures)
+    if counts.is_empty:
+        print(f"images folder {options.images!r} is empty, so the run has no image", file=sys.stderr)
+    return Listed(run, files, counts)
+
+
+def _check_not_emptied(options: ImageOptions, counts: ListingCounts, failures: Failures | None) -> None:
     """Refuses to replace a run that has images by an empty one; see ``runs.check_not_emptied``.
 
     Args:
@@ -160,13 +197,6 @@ def check_any_images(folder: str, exclude: Sequence[str] = (), *, allow_empty: b
             f"images folder {folder!r} holds no image that could be looked at, only {counts.passed_over_text()}; "
             "name the folder of the images, or convert them to JPEG"
         )
-
-
-def empty_folder_text(folder: str, counts: ListingCounts) -> str | None:
-    """Returns a line that says that a folder is empty; None where it is not."""
-    if not counts.is_empty:
-        return None
-    return f"images folder {folder!r} is empty, so the run has no image"
 
 
 def list_entries(folder: str, exclude: Sequence[str] = ()) -> Iterator[Entry]:

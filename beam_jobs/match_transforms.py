@@ -15,10 +15,8 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from captioner_core import layout, storage
-from captioner_core.identity import image_keys, split_keys
+from captioner_core.identity import MATCH_KEY, QUERY_KEY, image_keys, split_keys, with_keys
 from captioner_core.matching import (
-    MATCH_KEY,
-    QUERY_KEY,
     RECORDS,
     Answers,
     CaptionSet,
@@ -37,7 +35,6 @@ from captioner_core.matching import (
     one_chunk,
     open_caption_set,
     parting,
-    with_keys,
     write_caption_set,
 )
 from captioner_core.progress import advance

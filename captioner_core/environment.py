@@ -13,14 +13,13 @@ from pathlib import Path
 from captioner_core import temporary
 from captioner_core.cache import cache_dir
 from captioner_core.errors import CaptionerError
+from captioner_core.streams import BEAM_CHATTER
 
 LEAST_MEMORY = 1 << 30
 """Bytes of address space without which not even the libraries that read tables can be loaded."""
 TENSORFLOW_MEMORY = 4 << 30
 """Bytes of address space that TensorFlow needs with Beam and the networks loaded: 3.3 GiB on a machine of two cores."""
 _ALL_OF_OWNER = 0o700
-# Beam on Google's clients, which local runs don't have, and on an import that its own model manager needs
-_SAID_ON_EVERY_START = ("apitools not found", "Resource module is not available")
 
 
 def check() -> None:
@@ -70,9 +69,13 @@ def quiet_libraries() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    logging.getLogger().addFilter(lambda record: not str(record.msg).startswith(_SAID_ON_EVERY_START))
+    logging.getLogger().addFilter(_is_worth_saying)  # once, however often it is added
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(BEAM_CHATTER)
 
 
 def _address_space() -> int | None:

@@ -29,6 +29,14 @@ COLLECTION = "collection"
 """The field of ``manifest.json`` and of ``dataset.json`` that states the collection of the own images."""
 COLLECTIONS = "collections"
 """The field of ``manifest.json`` that lists the collections that were matched; earlier versions wrote none."""
+IMAGE_KEY, QUERY_KEY, MATCH_KEY, BEST_MATCH_KEY = "image_key", "query_key", "match_key", "best_match_key"
+"""The columns that ``with_keys`` adds."""
+_KEYED = (
+    (IMAGE_KEY, "image_id", COLLECTION),
+    (QUERY_KEY, "query_image_id", "query_collection"),
+    (MATCH_KEY, "match_image_id", "match_collection"),
+    (BEST_MATCH_KEY, "best_match_image_id", "best_match_collection"),
+)
 _SEPARATOR = "\0"
 _DIGEST_LENGTH = 8
 _READABLE_LENGTH = 80
@@ -69,6 +77,20 @@ def split_keys(keys: pa.Array) -> ImageIdentities:
     # The last separator counts: a stranger's image id may hold a NUL, a collection never does.
     parts = pc.split_pattern(keys, _SEPARATOR, max_splits=1, reverse=True)
     return ImageIdentities(pc.list_element(parts, 0), pc.list_element(parts, 1))
+
+
+def with_keys(table: pa.Table, own: str = "") -> pa.Table:
+    """Returns a table with a column of keys, such as ``query_key``, for each column of image ids.
+
+    Args:
+      table: rows of a run's table.
+      own: the collection of images for which the table has no column that names it.
+    """
+    for key, ids, collection in _KEYED:
+        if ids in table.column_names:
+            collections = table.column(collection) if collection in table.column_names else own
+            table = table.append_column(key, image_keys(table.column(ids), collections))
+    return table
 
 
 def default_collection(images: str) -> str:

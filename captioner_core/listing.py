@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote_from_bytes
 
 from captioner_core import outputs
 from captioner_core.errors import CaptionerError, ImageError
@@ -370,9 +370,7 @@ def _uri(path: bytes) -> str:
 
 def local_path(image_uri: str) -> bytes:
     """The path that ``image_uri`` of a local image stands for."""
-    if image_uri.startswith("file://"):
-        return unquote_to_bytes(image_uri.removeprefix("file://"))
-    return os.fsencode(image_uri)
+    return os.fsencode(local_path_of(image_uri))
 
 
 def read_bytes(image_uri: str, max_bytes: int, folder: str | None = None) -> bytes:

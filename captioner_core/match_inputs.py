@@ -16,7 +16,7 @@ from captioner_core.options import COMBINED, JOINT_ENCODERS, MatchOptions, Simil
 from captioner_core.places import check_place
 from captioner_core.shown import visible
 from captioner_core.tables import check_captions_table, check_features_table, check_one_model, check_splits
-from captioner_core.text_encoders.base import JointEncoder, TextEncoder
+from captioner_core.text_encoders.base import TextEncoder
 
 _DECIDE_SCORES = ("threshold", "top_k", "encoder", "rank_by", "index_splits")
 
@@ -64,18 +64,12 @@ def plan_inputs(options: MatchOptions, encoder: TextEncoder, unfinished: Unfinis
       CaptionerError: a table is missing or of another kind, two models or encoders are mixed, or the run to
         update was matched otherwise.
     """
-    if not isinstance(encoder, JointEncoder):
-        check_rank_by(options)
     given = MatchInputs(_plain(options.captions), _plain(options.index), _plain(options.features), None)
     inputs = _updated(options, encoder, given) if options.update else given
     for uri in (*inputs.captions, *inputs.index, *inputs.features):  # an earlier run's manifest may name others' tables
         check_place("table", uri)
     just_made = {unfinished.layout.table(layout.CAPTIONS)} if unfinished else set()
-    check_splits(options.index_splits)
-    for uri in {*inputs.captions, *inputs.index} - just_made:
-        check_captions_table(uri)
-    for uri in inputs.features:
-        check_features_table(uri)
+    check_matching(options, {*inputs.captions, *inputs.index} - just_made, inputs.features)
     check_one_model((*inputs.captions, *inputs.index))
     collections = {uri: collection_of_table(uri) for uri in (*inputs.captions, *inputs.index, *inputs.features)}
     if unfinished:
@@ -84,17 +78,28 @@ def plan_inputs(options: MatchOptions, encoder: TextEncoder, unfinished: Unfinis
     return dataclasses.replace(inputs, collections=collections)
 
 
-def check_rank_by(options: SimilarityOptions) -> None:
-    """Refuses ``--rank-by combined`` with an encoder that has no place for images.
+def check_matching(options: SimilarityOptions, captions: Iterable[str], features: Iterable[str]) -> None:
+    """Refuses, before work starts, what could not be matched.
+
+    Args:
+      options: of the match.
+      captions: captions tables, of either side.
+      features: features tables.
 
     Raises:
-      CaptionerError: the encoder's space is of captions alone.
+      CaptionerError: a table is missing or of another kind, a split is not known, or ``--rank-by combined`` is
+        asked of an encoder whose space has no place for images.
     """
     if options.rank_by == COMBINED and options.encoder not in JOINT_ENCODERS:
         raise CaptionerError(
             f"--rank-by {COMBINED} needs images and captions in one space, which encoder {options.encoder!r} has not; "
             f"choose --encoder {JOINT_ENCODERS[0]}"
         )
+    check_splits(options.index_splits)
+    for uri in captions:
+        check_captions_table(uri)
+    for uri in features:
+        check_features_table(uri)
 
 
 def _updated(options: MatchOptions, encoder: TextEncoder, given: MatchInputs) -> MatchInputs:

@@ -25,7 +25,7 @@ from typing import Any
 from uuid import uuid4
 
 from captioner_core.errors import CaptionerError
-from captioner_core.places import stays_below
+from captioner_core.places import is_remote, local_path_of, stays_below
 from captioner_core.plain_json import parse_json
 
 MARKER = ".captioner-files"
@@ -221,10 +221,7 @@ def _is_same_file(one: str, other: str) -> bool:
 
 def _local_path(place: str) -> str | None:
     """Returns the path of a local input; None for a URI of a store."""
-    scheme, is_uri, rest = place.partition("://")
-    if not is_uri:
-        return place
-    return rest if scheme.lower() == "file" else None
+    return None if is_remote(place) else local_path_of(place)
 
 
 Adopt = Callable[[Path], "set[str] | None"]

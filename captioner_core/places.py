@@ -102,6 +102,12 @@ def _expanded(text: str) -> str:
     return expanded
 
 
+def is_remote(place: str) -> bool:
+    """Returns whether a path or URI names something other than local files."""
+    scheme, is_uri, _ = place.partition("://")
+    return bool(is_uri) and scheme.lower() != "file"
+
+
 def local_path_of(place: str) -> str:
     """Returns the path that a ``file:`` URI stands for; a path comes back as it is.
 
@@ -179,7 +185,7 @@ def allowed_roots() -> tuple[str, ...] | None:
             raise CaptionerError(f"{ROOTS} names {root!r}, which must be an absolute path or a URI; mend the variable")
     if not named:
         raise CaptionerError(f"{ROOTS} is set and names no folder; name some, or unset it to allow all")
-    return tuple(_prefix(root) if _is_remote(root) else os.path.realpath(_local(root)) for root in named)
+    return tuple(_prefix(root) if is_remote(root) else os.path.realpath(_local(root)) for root in named)
 
 
 def path_below(folder: str | os.PathLike[str], image_id: str) -> bytes | None:
@@ -208,7 +214,7 @@ def stays_below(name: str) -> bool:
 def _is_below_one(place: str, roots: tuple[str, ...]) -> bool:
     # one reader of a URI takes %2e for a dot and another doesn't: both readings must be allowed
     readings = {place, unquote(place)} if "://" in place else {place}
-    if _is_remote(place):
+    if is_remote(place):
         # ".." means one thing to an object store and another to a file system; an endpoint in a query is another server
         plain = not any(re.search(r"[?#\0]|(^|/)\.\.(/|$)", reading) for reading in readings)
         return plain and all(any(_starts(_prefix(reading), root) for root in roots) for reading in readings)
@@ -218,11 +224,6 @@ def _is_below_one(place: str, roots: tuple[str, ...]) -> bool:
 
 def _starts(place: str, root: str) -> bool:
     return place == root or place.startswith(root.rstrip("/") + "/")
-
-
-def _is_remote(place: str) -> bool:
-    scheme, is_uri, _ = place.partition("://")
-    return bool(is_uri) and scheme.lower() != "file"
 
 
 def _local(place: str) -> str:

@@ -88,10 +88,7 @@ def is_in_folder(place: str, folder: str) -> bool:
 
 def _local_path(uri: str) -> str | None:
     """Returns the local path of a URI; None for one in a store."""
-    if storage.is_remote(uri):
-        return None
-    file_system, path = storage.resolve(uri)
-    return path if isinstance(file_system, pafs.LocalFileSystem) else None
+    return None if storage.is_remote(uri) else storage.resolve(uri)[1]
 
 
 def _check_local(run: RunLayout, run_dir: str) -> None:

@@ -29,6 +29,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.junk import is_passed_by_readers
 from captioner_core.layout import join
 from captioner_core.places import check_scheme, local_path_of
+from captioner_core.places import is_remote as is_remote
 from captioner_core.plain_json import parse_json
 
 _SAID = b"captioner"  # under which a file of arrays keeps its facts
@@ -83,11 +84,6 @@ def _google(bucket: str) -> pafs.FileSystem:
 
 _STORES = {"s3": _s3, "gs": _google}
 _CONNECT_S, _REQUEST_S, _ATTEMPTS = 10, 60, 4
-
-
-def is_remote(uri: str) -> bool:
-    """Returns whether a URI names something other than local files."""
-    return "://" in uri and not uri.lower().startswith("file:")
 
 
 def exists(uri: str) -> bool:

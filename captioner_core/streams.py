@@ -18,6 +18,9 @@ import threading
 import time
 from typing import Any, TextIO
 
+BEAM_CHATTER = ("apitools not found", "Resource module is not available")
+"""How Beam begins to speak of Google's clients, which local runs don't have, and of an import that its own model
+manager needs, on every start."""
 # What TensorFlow, XLA, gRPC and Beam log at levels below an error, and complaints of theirs that mean nothing.
 _CHATTER = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR"
@@ -28,7 +31,7 @@ _CHATTER = re.compile(
     rb"|.*failed call to cuInit"
     rb"|To enable the following instructions: .*rebuild TensorFlow"
     # Beam, in the worker processes that it starts
-    rb"|WARNING:root:(?:apitools not found|Resource module is not available)"
+    rb"|WARNING:root:(?:" + "|".join(BEAM_CHATTER).encode() + rb")"
 )
 _PARTIAL_S = 0.2  # after which a line without its end is passed on
 _FLUSH_S = 2.0

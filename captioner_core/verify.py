@@ -15,7 +15,7 @@ from pyarrow import fs as pafs
 
 from captioner_core import layout, runs, storage
 from captioner_core.errors import CaptionerError
-from captioner_core.identity import COLLECTIONS, collection_of_run, image_key
+from captioner_core.identity import COLLECTIONS, collection_of_run, with_keys
 from captioner_core.junk import is_passed_by_readers
 from captioner_core.layout import (
     CAPTION,
@@ -128,6 +128,7 @@ def _tables_of(manifest: runs.Manifest) -> list[str]:
 def _read_tables(run_dir: str, manifest: runs.Manifest, say: Callable[[str], None]) -> Tables:
     """The tables of the run's stages, without their vectors; one that is not as it should be is said and left out."""
     tables: Tables = {}
+    own = collection_of_run(manifest, run_dir) if COLLECTIONS in manifest else ""
     for name in _tables_of(manifest):
         uri = layout.join(run_dir, name)
         parts = storage.list_parts(uri)
@@ -145,7 +146,7 @@ def _read_tables(run_dir: str, manifest: runs.Manifest, say: Callable[[str], Non
             for breach in dict.fromkeys(breaches):
                 say(breach)
             continue
-        tables[name] = frame = _with_keys(table.to_pandas(), manifest, run_dir)
+        tables[name] = frame = with_keys(table, own).to_pandas()
         if (frame.run_id != manifest["run_id"]).any() or (frame.schema_version != SCHEMA_VERSION).any():
             say(f"table {name}: run_id or schema_version differs from the manifest's")
     return tables
@@ -155,19 +156,6 @@ def _expected(name: str, manifest: runs.Manifest) -> list[pa.Field]:
     """Returns the columns that a table must have."""
     names_collections = COLLECTIONS in manifest
     return [field for field in TABLE_SCHEMAS[name] if names_collections or field.name not in _COLLECTION_COLUMNS]
-
-
-def _with_keys(frame: pd.DataFrame, manifest: runs.Manifest, run_dir: str) -> pd.DataFrame:
-    """Adds what identifies an image across collections: a column ``..._key`` beside each column of image ids."""
-    own = collection_of_run(manifest, run_dir) if COLLECTIONS in manifest else ""
-    sides = {"image": "collection", "query": "query_collection", "match": "match_collection"}
-    for side, column in {**sides, "best_match": "best_match_collection"}.items():
-        ids = "image_id" if side == "image" else f"{side}_image_id"
-        if ids in frame:
-            collections = frame[column] if column in frame else [own] * len(frame)
-            pairs = zip(frame[ids], collections, strict=True)
-            frame[f"{side}_key"] = [None if image_id is None else image_key(image_id, name) for image_id, name in pairs]
-    return frame
 
 
 def _check_part(name: str, part: str, expected: Iterable[pa.Field]) -> Iterator[str]:

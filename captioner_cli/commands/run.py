@@ -64,28 +64,17 @@ def check_inputs(options: RunOptions) -> None:
     """
     from beam_jobs.files import check_any_images
     from captioner_core import layout
-    from captioner_core.match_inputs import check_rank_by
+    from captioner_core.match_inputs import check_matching
     from captioner_core.model.folder import model_id_of
     from captioner_core.run_files import check_inputs_apart, check_report, check_run_output
-    from captioner_core.tables import (
-        check_captions_table,
-        check_features_table,
-        check_one_model,
-        check_splits,
-        models_of,
-    )
+    from captioner_core.tables import check_one_model, models_of
 
     run = options.layout
     check_report(run.run_dir, check_run_output(run, {"--images": [options.images], "--model": [options.model]}))
     own = (run.table(layout.CAPTIONS), run.table(layout.FEATURES))
     check_inputs_apart(run, {"--index": options.index, "--features": options.features}, own)
     check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
-    check_rank_by(options)
-    check_splits(options.index_splits)
-    for uri in options.index:
-        check_captions_table(uri)
-    for uri in options.features:
-        check_features_table(uri)
+    check_matching(options, options.index, options.features)
     model_id = model_id_of(options.model)
     if models_of(options.index):
         check_one_model(options.index, model_id)

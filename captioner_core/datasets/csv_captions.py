@@ -58,6 +58,20 @@ class _Columns(NamedTuple):
     split: int | None
 
 
+class CaptionsByImage(NamedTuple):
+    """What a CSV file says of each image.
+
+    Args:
+      captions: image id to its captions, in their order.
+      splits: image id to its split; by the id alone where the file names none.
+      empty: number of records without an image or without a caption.
+    """
+
+    captions: dict[str, list[str]]
+    splits: dict[str, str]
+    empty: int
+
+
 class _Record(NamedTuple):
     """The fields of one record, and the lines that it takes, from 1.
 
@@ -90,6 +104,19 @@ def build(
         that is not known or an image in two splits, or an id leaves its folder.
     """
     options = {"dataset": "csv", "csv": str(csv_file), "images": str(images), "limit": limit}
+    found = read_captions(csv_file)
+    read = {"--csv": [csv_file], "--images": [images]}
+    writer = DatasetWriter(output, "csv", options, inputs=read, collection=collection)
+    writer.left_out["lines without image or caption"] = found.empty
+    return import_images(writer, images, found.captions, found.splits, limit)
+
+
+def read_captions(csv_file: Path) -> CaptionsByImage:
+    """Returns the captions of a CSV file by image.
+
+    Raises:
+      CaptionerError: see ``read_records``; or an image is in two splits, or its id leaves its folder.
+    """
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}
     first_lines: dict[str, int] = {}
@@ -108,10 +135,7 @@ def build(
                 f"{splits[image_id]!r} on line {first_line}; put all its captions into one"
             )
         captions.setdefault(image_id, []).append(record.caption)
-    read = {"--csv": [csv_file], "--images": [images]}
-    writer = DatasetWriter(output, "csv", options, inputs=read, collection=collection)
-    writer.left_out["lines without image or caption"] = empty
-    return import_images(writer, images, captions, splits, limit)
+    return CaptionsByImage(captions, splits, empty)
 
 
 def read_records(path: Path) -> list[CaptionRecord]:

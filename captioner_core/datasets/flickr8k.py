@@ -16,10 +16,8 @@ from captioner_core.datasets.base import (
     describe_no_pair,
     import_images,
     limited,
-    safe_image_id,
-    split_by_hash,
 )
-from captioner_core.datasets.csv_captions import read_records
+from captioner_core.datasets.csv_captions import read_captions
 from captioner_core.datasets.source_text import decode_source, split_lines
 from captioner_core.downloads import DownloadError, download, locked
 from captioner_core.errors import CaptionerError
@@ -126,30 +124,23 @@ def _build(writer: DatasetWriter, text: zipfile.ZipFile, images: zipfile.ZipFile
 def _build_from_kaggle(
     output: Path, folder: Path, images: Path, limit: int | None, collection: str | None
 ) -> DatasetSummary:
-    captions: dict[str, list[str]] = {}
-    empty = 0
-    for record in read_records(folder / _KAGGLE_CAPTIONS):
-        if not record.image_id or not record.caption:
-            empty += 1
-            continue
-        image_id = safe_image_id(record.image_id, f"{_KAGGLE_CAPTIONS}, line {record.line}: image")
-        captions.setdefault(image_id, []).append(record.caption)
+    found = read_captions(folder / _KAGGLE_CAPTIONS)
     lists = {split: folder / name for split, name in _LISTS.items() if (folder / name).is_file()}
     splits: dict[str, str] = {}
     for split, path in lists.items():
         for image_id in _listed(path.read_bytes(), path.name):
             splits.setdefault(image_id, split)
     if not lists:
-        splits = {image_id: split_by_hash(image_id) for image_id in captions}
+        splits = found.splits
     # Figures on splits that are not Flickr8k's own don't compare with the literature's: the name says so.
     name = "flickr8k" if lists else "flickr8k-kaggle"
     read = {"--source": [images, folder / _KAGGLE_CAPTIONS]}
     writer = DatasetWriter(output, name, options(limit), _LICENCE, inputs=read, collection=collection)
     for missing in [list_name for split, list_name in _LISTS.items() if lists and split not in lists]:
         writer.left_out[f"missing list {missing}"] = 1
-    writer.left_out["lines without image or caption"] = empty
-    writer.left_out["images in no list"] = sum(1 for image_id in captions if image_id not in splits)
-    listed = {image_id: texts for image_id, texts in captions.items() if image_id in splits}
+    writer.left_out["lines without image or caption"] = found.empty
+    listed = {image_id: texts for image_id, texts in found.captions.items() if image_id in splits}
+    writer.left_out["images in no list"] = len(found.captions) - len(listed)
     return import_images(writer, images, listed, splits, limit)
 
 

@@ -20,11 +20,9 @@ from captioner_core.matching.facts import ImageFacts
 from captioner_core.matching.index import CaptionIndex, Query
 from captioner_core.matching.queries import Groups, group_images
 from captioner_core.matching.rows import answer_rows, caption_group_rows
-from captioner_core.matching.update import MATCH_KEY, QUERY_KEY, answers_to_redo, earlier_answers, with_keys
+from captioner_core.matching.update import answers_to_redo, earlier_answers
 
 __all__ = [
-    "MATCH_KEY",
-    "QUERY_KEY",
     "RECORDS",
     "Answers",
     "CaptionIndex",
@@ -45,6 +43,5 @@ __all__ = [
     "no_answers",
     "one_chunk",
     "open_caption_set",
-    "with_keys",
     "write_caption_set",
 ]

@@ -7,24 +7,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner_core.identity import image_keys
+from captioner_core.identity import BEST_MATCH_KEY, MATCH_KEY, QUERY_KEY
 from captioner_core.matching.answers import BEST, ORDER, Answers
 from captioner_core.matching.caption_set import CaptionSet, one_chunk, places_in
 from captioner_core.matching.queries import Groups
 from captioner_core.schemas import GENERATED
-
-QUERY_KEY, MATCH_KEY, BEST_MATCH_KEY = "query_key", "match_key", "best_match_key"
-"""Columns of image keys, which ``with_keys`` adds to rows of ``match_summary`` and ``matches``."""
-_SIDES = {QUERY_KEY: "query", MATCH_KEY: "match", BEST_MATCH_KEY: "best_match"}
-
-
-def with_keys(table: pa.Table) -> pa.Table:
-    """Returns rows of ``match_summary`` or ``matches`` with a column of keys for each image that they name."""
-    for name, side in _SIDES.items():
-        if f"{side}_image_id" in table.column_names:
-            keys = image_keys(table.column(f"{side}_image_id"), table.column(f"{side}_collection"))
-            table = table.append_column(name, keys)
-    return table
 
 
 def answers_to_redo(summary: pa.Table, matches: pa.Table, gone: pa.Array) -> pa.Array:

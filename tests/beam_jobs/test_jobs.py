@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from beam_jobs import caption_images, extract_features, match_captions
+from beam_jobs import caption_images, extract_features, files, match_captions
 from beam_jobs.files import write_listing
 from beam_jobs.handlers import CaptioningModels
 from captioner_core import runs, storage
@@ -121,7 +121,7 @@ def test_a_promotion_meanwhile_changes_no_caption(photos, run, model_dir, tmp_pa
         promote(str(models), "new")
         return write_listing(*given)
 
-    monkeypatch.setattr(caption_images, "write_listing", promoting)
+    monkeypatch.setattr(files, "write_listing", promoting)
     monkeypatch.setattr(caption_images, "load_models", _load_as_named)
     options = CaptionOptions(images=str(photos), output=run.root, model=str(models))
     manifest = caption_images.run(options)

@@ -12,8 +12,9 @@ from spacy.vocab import Vocab
 
 from captioner_core import assets
 from captioner_core.errors import CaptionerError
-from captioner_core.options import ENCODERS
+from captioner_core.options import ENCODERS, JOINT_ENCODERS
 from captioner_core.text_encoders import load_encoder
+from captioner_core.text_encoders.base import JointEncoder
 from captioner_core.text_encoders.calibration import CURVE_EDGES
 from captioner_core.text_encoders.learned import SHIPPED, Learned
 
@@ -30,6 +31,11 @@ TEXTS = [
 @pytest.fixture(scope="module", params=ENCODERS)
 def encoder(request):
     return load_encoder(request.param)
+
+
+def test_options_know_which_encoders_have_a_place_for_images(encoder):
+    """A run is refused by the option's value, before an encoder is loaded."""
+    assert isinstance(encoder, JointEncoder) == (encoder.name in JOINT_ENCODERS)
 
 
 def test_shape_and_unit_rows(encoder):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from beam_jobs import extract_features
+from beam_jobs import extract_features, files
 from captioner_core import layout, listing, storage
 from captioner_core.errors import ImageError
 from captioner_core.layout import RunLayout
@@ -146,14 +146,14 @@ def disturb(monkeypatch, moment, fault, target):
             pending.pop()(target)
 
     if moment == LISTED:
-        write_listing = extract_features.write_listing
+        write_listing = files.write_listing
 
         def listed(*arguments):
             found = write_listing(*arguments)
             strike()
             return found
 
-        monkeypatch.setattr(extract_features, "write_listing", listed)
+        monkeypatch.setattr(files, "write_listing", listed)
     elif moment == OPENED:
         check_below = listing._check_below
 

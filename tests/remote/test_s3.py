@@ -139,13 +139,15 @@ def test_keys_that_are_no_paths_are_failures(s3, photos, model_dir, load_models)
 
 
 def test_an_image_that_vanishes_after_it_was_listed_is_one_failure(prefix, s3, model_dir, load_models, monkeypatch):
+    write_listing = files.write_listing
+
     def listing(*given):
-        listed = files.write_listing(*given)
+        listed = write_listing(*given)
         key = f"{prefix.removeprefix(f's3://{BUCKET}/')}/red/picture 0.png"
         client(s3).delete_object(Bucket=BUCKET, Key=key)
         return listed
 
-    monkeypatch.setattr(caption_images, "write_listing", listing)
+    monkeypatch.setattr(files, "write_listing", listing)
     counts = caption(prefix, ROOT, model_dir, load_models, "vanished")
     assert (counts["captions"], counts["failures"]) == (11, 3)
     failed = rows(f"{ROOT}/runs/vanished", "failures").set_index("image_id").error_type
