@@ -290,6 +290,11 @@ TABLE_SCHEMAS: Mapping[str, pa.Schema] = {
 }
 
 
+COLLECTION_COLUMNS = frozenset(
+    {"query_collection", "match_collection", "best_match_collection", "collection", "collections"}
+)
+"""Columns that runs matched by earlier versions lack: there an image is named by its id alone."""
+
 _EVERY_TABLE = ("run_id", "schema_version")
 _TEXT_BYTES = 64
 

@@ -30,7 +30,16 @@ from captioner_core.layout import (
     MATCHES,
 )
 from captioner_core.options import COMBINED
-from captioner_core.schemas import FEATURE_DIM, GENERATED, HUMAN, MATCHED, NO_MATCH, SCHEMA_VERSION, TABLE_SCHEMAS
+from captioner_core.schemas import (
+    COLLECTION_COLUMNS,
+    FEATURE_DIM,
+    GENERATED,
+    HUMAN,
+    MATCHED,
+    NO_MATCH,
+    SCHEMA_VERSION,
+    TABLE_SCHEMAS,
+)
 
 _SHOWN = 5
 _TOLERANCE = 1e-6
@@ -43,10 +52,6 @@ _MANIFEST_FIELDS: dict[str, type] = {
     "versions": dict,
 }
 _FEATURE_TYPES = (pa.list_(pa.float32(), FEATURE_DIM), pa.list_(pa.float16(), FEATURE_DIM))
-# Runs matched by earlier versions lack these, and the manifest's collections: there an id alone names an image.
-_COLLECTION_COLUMNS = frozenset(
-    {"query_collection", "match_collection", "best_match_collection", "collection", "collections"}
-)
 # No rule reads these, and they are most of the bytes
 _UNREAD = ("feature", "image_uri", "model_id", "backbone", "match_caption", "error_message")
 
@@ -155,7 +160,7 @@ def _read_tables(run_dir: str, manifest: runs.Manifest, say: Callable[[str], Non
 def _expected(name: str, manifest: runs.Manifest) -> list[pa.Field]:
     """Returns the columns that a table must have."""
     names_collections = COLLECTIONS in manifest
-    return [field for field in TABLE_SCHEMAS[name] if names_collections or field.name not in _COLLECTION_COLUMNS]
+    return [field for field in TABLE_SCHEMAS[name] if names_collections or field.name not in COLLECTION_COLUMNS]
 
 
 def _check_part(name: str, part: str, expected: Iterable[pa.Field]) -> Iterator[str]:

@@ -32,8 +32,10 @@ from captioner_core.options import PRETRAINED
 from captioner_core.places import is_allowed
 from captioner_core.report import plots
 from captioner_core.report.pictures import CARD_SIDE, MATCH_SIDE, Gallery, ImageFinder, Picture, among
-from captioner_core.schemas import MATCHED
+from captioner_core.schemas import COLLECTION_COLUMNS, MATCHED
 from captioner_core.shown import visible
+
+T = TypeVar("T")
 
 MAX_FAILURES = 200
 MAX_COMMON = 10
@@ -63,8 +65,6 @@ _MATCH_COLUMNS = (
     "image_text_score",
     "is_duplicate",
 )
-# Tables of earlier versions lack these; their images are told by their ids alone.
-_COLLECTION_COLUMNS = frozenset({"query_collection", "match_collection", "best_match_collection"})
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,8 @@ def write_report(run_dir: str, *, max_images: int = 100) -> str:
 
 def _has_pictures(uri: str) -> bool:
     """Returns whether a report is there that shows pictures."""
-    file_system, path = storage.resolve(uri)
     try:
-        with file_system.open_input_stream(path) as stream:
-            return _PICTURE.encode() in stream.read()
+        return _PICTURE.encode() in storage.read_bytes(uri)
     except FileNotFoundError:
         return False
 
@@ -219,17 +217,18 @@ class _Run:
         table = self.table(name)
         if table is not None:
             there = [column for column in columns if column in table.schema.names]
-            missing = [column for column in columns if column not in there and column not in _COLLECTION_COLUMNS]
+            missing = [column for column in columns if column not in there and column not in COLLECTION_COLUMNS]
             if missing:
                 raise CaptionerError(f"run {self.run_dir!r}: {name} has no column {missing[0]!r}; run it again")
             chosen = None if ids is None else among(table, columns[0], ids)
             yield from table.to_batches(columns=there, filter=chosen)
 
     def rows(self, name: str, columns: Sequence[str], ids: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        absent = dict.fromkeys(_COLLECTION_COLUMNS.intersection(columns))
+        absent = dict.fromkeys(COLLECTION_COLUMNS.intersection(columns))
         for batch in self.batches(name, columns, ids):
             yield from ({**absent, **row} for row in batch.to_pylist())
 
+    @functools.cached_property
     def own_collection(self) -> str | None:
         """The collection of the images that the run captioned; None where its matches name no collections."""
         matched = self.table(layout.MATCH_SUMMARY)
@@ -243,9 +242,6 @@ class _Run:
         listed = [self.options.get(name) for name in ("index", "captions")]
         tables = [uri for uris in listed if isinstance(uris, list) for uri in uris if isinstance(uri, str)]
         return [*tables, layout.join(self.run_dir, layout.CAPTIONS)]
-
-
-T = TypeVar("T")
 
 
 class _ImageName(NamedTuple):
@@ -273,7 +269,7 @@ def _images(run: _Run, captioned: bool) -> set[_ImageName]:
     if not captioned:
         rows = run.rows(layout.MATCH_SUMMARY, ("query_image_id", "query_collection"))
         return {_ImageName(row["query_image_id"], row["query_collection"]) for row in rows}
-    own = run.own_collection()
+    own = run.own_collection
     return {_ImageName(row["image_id"], own) for row in run.rows(layout.CAPTIONS, ("image_id",))}
 
 
@@ -319,7 +315,7 @@ def _plot(amount: int, draw: Callable[..., str], *data: Any) -> Markup | None:
 
 def _cards(run: _Run, shown: Sequence[_ImageName], gallery: Gallery) -> list[Card]:
     ids = [image.image_id for image in shown]
-    own = run.own_collection()
+    own = run.own_collection
     captions = {_ImageName(row["image_id"], own): row for row in run.rows(layout.CAPTIONS, _CAPTION_COLUMNS, ids)}
     summaries = {_query(row): row for row in run.rows(layout.MATCH_SUMMARY, _SUMMARY_COLUMNS, ids)}
     matches: dict[_ImageName, list[dict[str, Any]]] = {}
