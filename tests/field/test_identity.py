@@ -30,14 +30,9 @@ from captioner_core.identity import collection_of_images, collection_of_table, d
 from captioner_core.model.folder import model_id_of
 from captioner_core.model.generate import GeneratedCaption
 from captioner_core.verify import verify
+from tests.beam_jobs.conftest import COLOURS
 from tests.fakes import FakeBackbone
 
-COLOURS = {
-    "red": (220, 30, 30),
-    "green": (30, 200, 40),
-    "blue": (20, 40, 220),
-    "grey": (128, 128, 128),
-}
 CAPTIONS = {
     "red": "a dog runs on the grass",
     "green": "two children play in the water",
