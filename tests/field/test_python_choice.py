@@ -81,7 +81,7 @@ def tools_path(folder: Path) -> str:
 
 
 def choose(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": path}
+    environment = {"PATH": path}
     return subprocess.run(["/bin/sh", str(CHOOSE), *arguments], env=environment, capture_output=True, text=True)
 
 
@@ -225,19 +225,19 @@ def checkout(tmp_path, request):
 
 
 class Make:
-    """Runs make in a checkout with only the given folders on PATH."""
+    """Runs make in a checkout with only the given folders on PATH.
+
+    Nothing else of the tests' own environment reaches it, such as PYTHON or INSTALL_WITH.
+    """
 
     def __init__(self, checkout: Path, path: str) -> None:
         self.checkout = checkout
         self.path = path
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PATH": self.path}
-        for name in ("PYTHON", "VENV", "AIRFLOW_VENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
-            environment.pop(name, None)
         return subprocess.run(
             ["make", *arguments],
-            env=environment,
+            env={"PATH": self.path},
             capture_output=True,
             text=True,
             cwd=self.checkout,
@@ -381,7 +381,7 @@ def test_a_real_environment_is_completed_after_an_interrupted_installation(tmp_p
     arguments = ["--no-index", "--find-links", str(tmp_path), "thing"]
     command = ["sh", str(INSTALL), str(venv), sys.executable, *arguments]
     # Neither a user's modules nor a user's settings of pip take part.
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PIP_USER": "1"}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "PIP_USER": "1"}
 
     def install() -> None:
         subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment)
