@@ -12,13 +12,14 @@ import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions, StandardOptions
 
-from captioner_core import program, runs
+from captioner_core import runs
 from captioner_core.backbones.precision import best_precision, check_precision
 from captioner_core.cli import OneLineParser, guarded, start
-from captioner_core.error_lines import describe
 from captioner_core.errors import CheckFailed, JobFailed
 from captioner_core.layout import RunLayout
 from captioner_core.options import add_arguments, check_absolute, from_namespace
+from captioner_core.process import program
+from captioner_core.process.error_lines import describe
 from captioner_core.shown import shown_arguments
 
 # What DirectRunner comes down to on one machine, named outright: DirectRunner first looks

@@ -292,7 +292,7 @@ def _unpack_xception(fetched: Path, folder: Path) -> None:
     Raises:
       ValueError: the tensors don't fit the network, or their number is wrong.
     """
-    from captioner_core.tensorflow_setup import keras
+    from captioner_core.process.tensorflow_setup import keras
 
     target = folder / _XCEPTION_FILE
     network = keras.applications.Xception(weights=None, include_top=False, input_shape=(299, 299, 3))

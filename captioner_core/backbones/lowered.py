@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.tensorflow_setup import keras, tf
+from captioner_core.process.tensorflow_setup import keras, tf
 
 layers = keras.layers
 Array = npt.NDArray[np.float32]

@@ -43,7 +43,7 @@ def _processor_flags() -> set[str]:
 def _gpu_capability() -> tuple[int, int]:
     """Of the least GPU that TensorFlow uses; (0, 0) where it uses none."""
     # slow to load, and needed only where the processor alone does not decide
-    from captioner_core.tensorflow_setup import tf
+    from captioner_core.process.tensorflow_setup import tf
 
     found = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     return min((details.get("compute_capability", (0, 0)) for details in found), default=(0, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from captioner_core.tensorflow_setup import tf
+from captioner_core.process.tensorflow_setup import tf
 from captioner_core.text import END, PAD, START, UNKNOWN
 
 # step(words [batch, beams], state) -> log-probabilities [batch, beams, vocabulary], state;

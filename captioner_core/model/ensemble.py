@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from captioner_core.model.captioner import Captioner, ImageState
 from captioner_core.model.config import CaptionerConfig
-from captioner_core.tensorflow_setup import tf
+from captioner_core.process.tensorflow_setup import tf
 
 _LEAST = 1e-37  # probabilities below it would have no logarithm
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from captioner_core import assets
 from captioner_core.errors import CaptionerError
-from captioner_core.tensorflow_setup import tf
+from captioner_core.process.tensorflow_setup import tf
 from captioner_core.text_encoders.calibration import shipped_calibration
 
 _MOST_TOKENS = 128

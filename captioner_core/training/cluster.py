@@ -88,7 +88,7 @@ def _from_slurm(environ: Mapping[str, str]) -> Cluster:
         expand_tasks_per_node,
     )
 
-    from captioner_core import tensorflow_setup  # noqa: F401  first, so that TensorFlow is set up as everywhere
+    from captioner_core.process import tensorflow_setup  # noqa: F401  first, so that TensorFlow is set up as everywhere
 
     try:
         hosts = expand_hostlist(environ["SLURM_STEP_NODELIST"])

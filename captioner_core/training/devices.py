@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.tensorflow_setup import tf
+from captioner_core.process.tensorflow_setup import tf
 from captioner_core.training.cluster import Cluster
 
 

@@ -24,7 +24,7 @@ from captioner_core import outputs
 from captioner_core.errors import CheckFailed
 from captioner_core.model.folder import is_earlier_folder
 from captioner_core.options import TrainEncoderOptions
-from captioner_core.tensorflow_setup import keras, tf
+from captioner_core.process.tensorflow_setup import keras, tf
 from captioner_core.text import tokenize
 from captioner_core.text_encoders.calibration import Calibration
 from captioner_core.text_encoders.learned import CONFIG, FORMAT_VERSION, MODEL_CARD, WEIGHTS, WORDS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from captioner_core.options import TrainOptions
-from captioner_core.tensorflow_setup import keras
+from captioner_core.process.tensorflow_setup import keras
 
 WEIGHT_DECAY = 1e-4
 WARMUP_SHARE = 0.05

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from captioner_core.tensorflow_setup import tf
+from captioner_core.process.tensorflow_setup import tf
 from captioner_core.training.loop import EpochResult
 
 

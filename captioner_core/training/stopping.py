@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from captioner_core import interrupts
 from captioner_core.errors import CaptionerError
+from captioner_core.process import interrupts
 
 PATIENCE_S = 10.0
 """For a batch and its checkpoint. What takes longer, such as tracing the first step, is not worth waiting for."""

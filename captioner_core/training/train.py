@@ -193,7 +193,7 @@ def _fit_and_save(
 ) -> str:
     from captioner_core.model.captioner import Captioner
     from captioner_core.model.folder import save_model
-    from captioner_core.tensorflow_setup import keras, tf
+    from captioner_core.process.tensorflow_setup import keras, tf
     from captioner_core.training.loop import Trainer
     from captioner_core.training.progress import EpochLog
     from captioner_core.training.stopping import stop_on_signals

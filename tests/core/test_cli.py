@@ -12,7 +12,8 @@ import pytest
 
 SWALLOWS = """
 import sys, time
-from captioner_core import cli, program
+from captioner_core import cli
+from captioner_core.process import program
 program.begin()
 
 def work():
@@ -29,7 +30,8 @@ sys.exit(cli.guarded(work, "work"))
 
 IGNORES = """
 import sys, time
-from captioner_core import cli, program
+from captioner_core import cli
+from captioner_core.process import program
 program.begin()
 
 class Finalized:

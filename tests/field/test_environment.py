@@ -111,7 +111,7 @@ def test_a_full_stderr_hides_the_line_and_not_the_exit_code():
 
 SAYS_MUCH = """
 import os, sys
-from captioner_core import program
+from captioner_core.process import program
 program.begin()
 
 def work():
@@ -174,7 +174,7 @@ def test_nothing_is_left_in_the_temporary_folder(run_dir, temporary):
 
 HOLDS_FILES = """
 import os, subprocess, sys, tempfile, time
-from captioner_core import program
+from captioner_core.process import program
 program.begin()
 
 def work():
@@ -305,7 +305,7 @@ def test_little_address_space_is_one_line(run_dir):
 def test_too_little_address_space_for_tensorflow_is_one_line():
     code = (
         "import sys; from captioner_core import program; program.begin()\n"
-        "def work():\n    import captioner_core.tensorflow_setup\n    return 0\n"
+        "def work():\n    import captioner_core.process.tensorflow_setup\n    return 0\n"
         "sys.exit(program.guarded(work, 'work'))"
     )
     ended = call(["sh", "-c", 'ulimit -v 3000000; exec "$@"', "sh", sys.executable, "-P", "-c", code])
@@ -322,7 +322,7 @@ def test_a_current_folder_that_is_gone_is_one_line(run_dir, tmp_path):
 
 TELLS_SETTINGS = """
 import json
-from captioner_core.tensorflow_setup import keras
+from captioner_core.process.tensorflow_setup import keras
 print(json.dumps({"backend": keras.config.backend(), "image_data_format": keras.config.image_data_format(),
                   "floatx": keras.config.floatx(), "epsilon": keras.config.epsilon()}))
 """
@@ -351,7 +351,7 @@ def test_keras_loaded_with_another_backend_is_refused():
         "import sys, types; keras = sys.modules['keras'] = types.ModuleType('keras');"
         "keras.config = types.SimpleNamespace(backend=lambda: 'torch');"
         "sys.modules['tensorflow'] = types.ModuleType('tensorflow');"
-        "from captioner_core import program; program.begin(); import captioner_core.tensorflow_setup"
+        "from captioner_core import program; program.begin(); import captioner_core.process.tensorflow_setup"
     )
     one_line(python(code), 2, "'torch'", "KERAS_BACKEND")
 
@@ -367,4 +367,4 @@ def test_tensorflow_is_imported_in_one_place():
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.strip().startswith(("import tensorflow", "import keras", "from keras"))
     ]
-    assert set(found) == {"captioner_core/tensorflow_setup.py"}
+    assert set(found) == {"captioner_core/process/tensorflow_setup.py"}

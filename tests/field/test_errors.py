@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from captioner_core import error_lines
-from captioner_core.error_lines import BAD_INPUT, TRY_AGAIN, describe
 from captioner_core.errors import CaptionerError, CheckFailed, JobFailed
+from captioner_core.process import error_lines
+from captioner_core.process.error_lines import BAD_INPUT, TRY_AGAIN, describe
 from tests.faults.forks import make_images
 from tests.field.programs import captioner, python
 from tests.runs import make_run
@@ -100,7 +100,7 @@ def test_a_full_temporary_folder_names_its_variable(monkeypatch):
 
 FAILS = """
 import sys
-from captioner_core import program
+from captioner_core.process import program
 program.begin()
 
 def work():
@@ -215,7 +215,7 @@ def test_an_output_that_can_not_be_a_folder_is_one_line(images, tmp_path, kind):
 
 STEP = """
 import sys
-from captioner_core import program
+from captioner_core.process import program
 program.begin()
 import apache_beam as beam
 import pyarrow as pa

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from captioner_core import interrupts
+from captioner_core.process import interrupts
 from captioner_core.verify import verify
 from tests.faults.forks import make_images
 from tests.field.programs import CAPTIONER, call, environment
@@ -154,7 +154,7 @@ def test_imports_and_options_are_interrupted_in_one_line(module, number, tmp_pat
 
 WORK = """
 import ctypes, os, sys, threading, time
-from captioner_core import program
+from captioner_core.process import program
 program.begin()
 
 class Finalized:

@@ -150,14 +150,14 @@ def save_traceback(error: BaseException) -> str | None:
 
 
 def _folders() -> Sequence[Path]:
-    from captioner_core import temporary
     from captioner_core.cache import cache_dir
+    from captioner_core.process import temporary_folder
 
     usable = []
     with contextlib.suppress(CaptionerError):
         usable.append(cache_dir() / "errors")
     with contextlib.suppress(OSError):
-        usable.append(Path(temporary.base()))
+        usable.append(Path(temporary_folder.base()))
     return usable
 
 

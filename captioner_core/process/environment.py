@@ -10,10 +10,10 @@ import sys
 import warnings
 from pathlib import Path
 
-from captioner_core import temporary
 from captioner_core.cache import cache_dir
 from captioner_core.errors import CaptionerError
-from captioner_core.streams import BEAM_CHATTER
+from captioner_core.process import temporary_folder
+from captioner_core.process.streams import BEAM_CHATTER
 
 LEAST_MEMORY = 1 << 30
 """Bytes of address space without which not even the libraries that read tables can be loaded."""
@@ -45,7 +45,7 @@ def check() -> None:
     if umask & _ALL_OF_OWNER:
         raise CaptionerError(f"umask {umask:04o} keeps you from files that you make; set another, such as umask 0022")
     check_memory(LEAST_MEMORY)
-    temporary.begin()
+    temporary_folder.begin()
     _settle_matplotlib()
 
 
@@ -110,7 +110,7 @@ def _own_folder() -> Path:
     with contextlib.suppress(CaptionerError):
         if _is_writable(cache_dir()):
             return cache_dir()
-    return temporary.begin()
+    return temporary_folder.begin()
 
 
 def _is_writable(folder: Path) -> bool:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from captioner_core import interrupts, streams
+from captioner_core.process import interrupts, streams
 
 _STDOUT_FAILED = 1
 _SCRIPT = "captioner"
@@ -38,7 +38,7 @@ def begin() -> None:
     interrupts.install()
     streams.take_over()
     interrupts.on_exit(_remove_temporary)
-    from captioner_core import environment
+    from captioner_core.process import environment
 
     environment.quiet_libraries()
     sys.excepthook, threading.excepthook = _say_uncaught, _say_uncaught_in_thread
@@ -76,7 +76,7 @@ def check_environment() -> None:
       CaptionerError: no work can go well in this environment; see ``environment.check``.
     """
     if _Program.is_own:
-        from captioner_core import environment
+        from captioner_core.process import environment
 
         environment.check()
 
@@ -96,7 +96,7 @@ def _report(error: BaseException, prog: str) -> int:
     if isinstance(error, KeyboardInterrupt):
         print(interrupts.LINE, file=sys.stderr, flush=True)
         return interrupts.exit_code()
-    from captioner_core.error_lines import describe, describe_unforeseen, print_line
+    from captioner_core.process.error_lines import describe, describe_unforeseen, print_line
 
     try:
         return print_line(prog, describe(error) or describe_unforeseen(error))
@@ -112,9 +112,9 @@ def _interrupted() -> int:
 
 
 def _remove_temporary() -> None:
-    from captioner_core import temporary
+    from captioner_core.process import temporary_folder
 
-    temporary.remove()
+    temporary_folder.remove()
 
 
 def _end() -> None:
@@ -150,7 +150,7 @@ def _say_unraisable(
             before(ignored)
         elif ignored.exc_value is not None:
             # the program goes on: what is worth knowing is kept, and nothing is said
-            from captioner_core.error_lines import save_traceback
+            from captioner_core.process.error_lines import save_traceback
 
             save_traceback(ignored.exc_value)
 

@@ -19,6 +19,6 @@ def begin_if_main() -> None:
         return
     # held back until they can be handled
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    from captioner_core import program
+    from captioner_core.process import program
 
     program.begin()

@@ -1,7 +1,7 @@
 """TensorFlow and Keras as captioner uses them, whatever the user's own settings for Keras are.
 
 Every module that needs them imports them from here and nowhere else:
-``from captioner_core.tensorflow_setup import keras, tf``.
+``from captioner_core.process.tensorflow_setup import keras, tf``.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 import sys
 from collections.abc import Iterator
 
-from captioner_core.environment import TENSORFLOW_MEMORY, check_memory, quiet_libraries
 from captioner_core.errors import CaptionerError
+from captioner_core.process.environment import TENSORFLOW_MEMORY, check_memory, quiet_libraries
 
 _BACKEND = "tensorflow"
 _SETTINGS = {"KERAS_BACKEND": _BACKEND, "KERAS_HOME": f"{os.devnull}/keras"}  # no folder is, so no file is read
