@@ -13,13 +13,13 @@ from beam_jobs import launch
 from beam_jobs.handlers import FeatureCaptionHandler
 from beam_jobs.transforms import WriteTable
 from captioner_core import layout, runs, storage
+from captioner_core.console.progress import progress
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import collection_of_run
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import LoadedModel, load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions
-from captioner_core.progress import progress
 from captioner_core.reuse import feature_row
 from captioner_core.schemas import FeatureRow
 

@@ -17,6 +17,7 @@ from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
 from captioner_core import layout, runs
 from captioner_core.backbones.base import load_backbone
+from captioner_core.console.progress import progress
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import COLLECTION, collection_of_images
 from captioner_core.layout import RunLayout
@@ -24,7 +25,6 @@ from captioner_core.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions
-from captioner_core.progress import progress
 from captioner_core.registry import resolve_model
 from captioner_core.reuse import EarlierImages, caption_row, earlier_images, failures_of
 from captioner_core.run_files import check_run_output

@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 
 from captioner_core import runs
 from captioner_core.backbones.precision import best_precision, check_precision
-from captioner_core.cli import OneLineParser, guarded, start
+from captioner_core.console.arguments import OneLineParser, guarded, start
 from captioner_core.errors import CheckFailed, JobFailed
 from captioner_core.layout import RunLayout
 from captioner_core.options import add_arguments, check_absolute, from_namespace

@@ -26,10 +26,10 @@ from beam_jobs.match_transforms import (
 )
 from beam_jobs.transforms import WriteRows
 from captioner_core import layout, runs, storage
+from captioner_core.console.progress import progress
 from captioner_core.identity import COLLECTIONS
 from captioner_core.match_inputs import MatchInputs, Unfinished, plan_inputs
 from captioner_core.options import COMBINED, MatchOptions
-from captioner_core.progress import progress
 from captioner_core.run_files import check_inputs_apart, check_run_output, is_same_place
 from captioner_core.tables import TableSource, features_beside, write_image_facts
 from captioner_core.text_encoders import TextEncoder, load_encoder

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from captioner_core import layout, storage
+from captioner_core.console.progress import advance
 from captioner_core.identity import MATCH_KEY, QUERY_KEY, image_keys, split_keys, with_keys
 from captioner_core.matching import (
     RECORDS,
@@ -37,7 +38,6 @@ from captioner_core.matching import (
     parting,
     write_caption_set,
 )
-from captioner_core.progress import advance
 from captioner_core.schemas import row_schema
 from captioner_core.tables import INPUTS, open_image_facts, read_records
 from captioner_core.text_encoders import TextEncoder, load_encoder

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from captioner_core.cli import quiet_libraries
+from captioner_core.console.arguments import quiet_libraries
 
 quiet_libraries()
 

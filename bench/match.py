@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from captioner_core.cli import quiet_libraries
+from captioner_core.console.arguments import quiet_libraries
 
 quiet_libraries()
 

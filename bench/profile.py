@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from captioner_core.cli import quiet_libraries
+from captioner_core.console.arguments import quiet_libraries
 
 quiet_libraries()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from captioner_core.cli import quiet_libraries
+from captioner_core.console.arguments import quiet_libraries
 
 quiet_libraries()
 

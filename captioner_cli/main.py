@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import captioner_core
-from captioner_core.cli import OneLineParser, guarded, start
+from captioner_core.console.arguments import OneLineParser, guarded, start
 from captioner_core.process import program
 from captioner_core.shown import shown_arguments
 

@@ -35,7 +35,7 @@ def _run(namespace: argparse.Namespace) -> int:
         print("ok: options, images folder, model and index")
     elif options.plan:
         from beam_jobs.forecast import forecast
-        from captioner_core.cli import seconds_since_start
+        from captioner_core.console.arguments import seconds_since_start
 
         options = with_current_model(options)
         check_inputs(options)

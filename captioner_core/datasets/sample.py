@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from captioner_core.console.progress import advance, progress
 from captioner_core.datasets.base import DatasetSummary, DatasetWriter
 from captioner_core.datasets.sample_drawing import COLOURS, OBJECTS, SETTINGS, draw_scene
 from captioner_core.errors import CaptionerError
-from captioner_core.progress import advance, progress
 from captioner_core.text import tokenize
 
 DEFAULT_IMAGES = 800

@@ -5,7 +5,7 @@ With TF_CONFIG, in a Kubernetes Indexed Job or under Slurm it is one of several 
 
 import sys
 
-from captioner_core.cli import run_command
+from captioner_core.console.arguments import run_command
 from captioner_core.options import TrainOptions
 from captioner_core.training.train import train
 

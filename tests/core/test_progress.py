@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from captioner_core import progress as shown
-from captioner_core.progress import advance, hidden, progress
+from captioner_core.console import progress as shown
+from captioner_core.console.progress import advance, hidden, progress
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from beam_jobs import extract_features
 from beam_jobs.launch import check_pipeline_args
 from captioner_cli.main import main, make_parser
 from captioner_core import storage
-from captioner_core.cli import OneLineParser
+from captioner_core.console.arguments import OneLineParser
 from captioner_core.errors import CaptionerError
 from captioner_core.inbox import look
 from captioner_core.listing import list_images

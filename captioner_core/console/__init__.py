@@ -1,0 +1,1 @@
+"""Command lines: parsing of arguments and progress bars."""
