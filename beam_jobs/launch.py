@@ -20,7 +20,7 @@ from captioner_core.layout import RunLayout
 from captioner_core.options import add_arguments, check_absolute, from_namespace
 from captioner_core.process import program
 from captioner_core.process.error_lines import describe
-from captioner_core.shown import shown_arguments
+from captioner_core.security.redaction import shown_arguments
 
 # What DirectRunner comes down to on one machine, named outright: DirectRunner first looks
 # for another engine on the network, so its results would depend on where it runs.

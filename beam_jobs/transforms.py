@@ -20,9 +20,9 @@ from captioner_core.console.progress import advance
 from captioner_core.errors import ImageError
 from captioner_core.layout import RunLayout
 from captioner_core.options import ImageLimits
-from captioner_core.places import local_path_of
 from captioner_core.reuse import EarlierImages, Group, feature_row
 from captioner_core.schemas import DECODING, TABLE_SCHEMAS, FailureRow, FeatureRow, ImageRef, Row, as_table
+from captioner_core.security.allowed_roots import local_path_of
 
 FAILED = "failed"
 KNOWN = "known"

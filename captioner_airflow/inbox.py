@@ -11,7 +11,7 @@ from captioner_airflow.forms import form_of
 from captioner_airflow.jobs import ask_command
 from captioner_core.errors import CaptionerError
 from captioner_core.options import InboxOptions, arguments_of
-from captioner_core.shown import visible
+from captioner_core.security.redaction import visible
 
 _CAPTION_FOLDER = "caption_folder"
 _MOST = 1000  # tasks that Airflow makes of one list at most, [core] max_map_length, are 1024; the rest comes next time

@@ -22,7 +22,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import arguments_of
-from captioner_core.shown import shown_arguments
+from captioner_core.security.redaction import shown_arguments
 
 _GRACE_S = 15.0
 _LOOK_EVERY_S = 0.5

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import captioner_core
 from captioner_core.console.arguments import OneLineParser, guarded, start
 from captioner_core.process import program
-from captioner_core.shown import shown_arguments
+from captioner_core.security.redaction import shown_arguments
 
 COMMANDS = (
     "assets",

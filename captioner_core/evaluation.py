@@ -22,7 +22,7 @@ from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.listing import read_bytes
 from captioner_core.model.folder import record_metrics
 from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
-from captioner_core.places import path_below
+from captioner_core.security.allowed_roots import path_below
 from captioner_core.text import single_line, tokenize
 from captioner_core.training.dataset import open_features, read_grids
 

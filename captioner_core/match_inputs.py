@@ -13,8 +13,8 @@ from captioner_core.errors import CaptionerError
 from captioner_core.identity import COLLECTION, collection_of_run, collection_of_table
 from captioner_core.layout import RunLayout
 from captioner_core.options import COMBINED, JOINT_ENCODERS, MatchOptions, SimilarityOptions
-from captioner_core.places import check_place
-from captioner_core.shown import visible
+from captioner_core.security.allowed_roots import check_place
+from captioner_core.security.redaction import visible
 from captioner_core.tables import check_captions_table, check_features_table, check_one_model, check_splits
 from captioner_core.text_encoders.base import TextEncoder
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.archives import check_members
+from captioner_core.security.archives import check_members
 
 MAX_TENSORS = 4096
 MAX_TENSOR_BYTES = 4 << 30  # of all tensors of an archive

@@ -9,8 +9,8 @@ from typing import Any
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import check_collection
-from captioner_core.places import check_place, place_argument, plain_place
-from captioner_core.shown import visible
+from captioner_core.security.allowed_roots import check_place, place_argument, plain_place
+from captioner_core.security.redaction import visible
 
 
 def register(subparsers: Any) -> None:

@@ -20,7 +20,7 @@ from captioner_core.options import (
     option,
     place_option,
 )
-from captioner_core.shown import visible
+from captioner_core.security.redaction import visible
 
 if TYPE_CHECKING:
     from captioner_core.model.folder import LoadedModel

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from captioner_core.options import InboxOptions, add_arguments, from_namespace
-from captioner_core.shown import visible
+from captioner_core.security.redaction import visible
 
 
 def register(subparsers: Any) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from captioner_core.places import place_argument
+from captioner_core.security.allowed_roots import place_argument
 
 
 def register(subparsers: Any) -> None:

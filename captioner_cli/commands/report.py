@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from captioner_core.places import place_argument
+from captioner_core.security.allowed_roots import place_argument
 
 
 def register(subparsers: Any) -> None:

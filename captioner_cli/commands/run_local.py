@@ -29,7 +29,7 @@ from captioner_core.options import (
     option,
     place_option,
 )
-from captioner_core.shown import visible
+from captioner_core.security.redaction import visible
 
 _DATASET_RUN, _NEW_RUN = "dataset", "new"
 _MADE_HERE = ("sample", "flickr8k")

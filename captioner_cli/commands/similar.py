@@ -18,7 +18,7 @@ from captioner_core.options import (
     place_option,
     threshold_option,
 )
-from captioner_core.places import place_argument
+from captioner_core.security.allowed_roots import place_argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(SimilarOptions, namespace)
     from captioner_core.identity import collection_of_table
     from captioner_core.schemas import MatchRow
-    from captioner_core.shown import visible
+    from captioner_core.security.redaction import visible
     from captioner_core.similar import SimilarImageFinder, check_picture, write_picture
     from captioner_core.tables import check_captions_table
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from captioner_core.places import place_argument
-from captioner_core.shown import visible
+from captioner_core.security.allowed_roots import place_argument
+from captioner_core.security.redaction import visible
 
 
 def register(subparsers: Any) -> None:

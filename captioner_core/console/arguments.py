@@ -13,7 +13,7 @@ from captioner_core.options import StoreOnce, add_arguments, from_namespace
 from captioner_core.process import interrupts, program
 from captioner_core.process.environment import quiet_libraries
 from captioner_core.process.program import guarded
-from captioner_core.shown import visible
+from captioner_core.security.redaction import visible
 
 __all__ = ["OneLineParser", "end_with_launcher", "guarded", "quiet_libraries", "run_command", "start"]
 

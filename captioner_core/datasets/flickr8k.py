@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from captioner_core.archives import check_members
 from captioner_core.datasets.base import (
     DatasetSummary,
     DatasetWriter,
@@ -21,6 +20,7 @@ from captioner_core.datasets.csv_captions import read_captions
 from captioner_core.datasets.source_text import decode_source, split_lines
 from captioner_core.downloads import DownloadError, download, locked
 from captioner_core.errors import CaptionerError
+from captioner_core.security.archives import check_members
 from captioner_core.text import single_line
 
 IMAGES_ZIP = "Flickr8k_Dataset.zip"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import captioner_core
 from captioner_core.errors import CaptionerError
-from captioner_core.shown import shown_arguments, visible
+from captioner_core.security.redaction import shown_arguments, visible
 
 DEBUG = "CAPTIONER_DEBUG"
 """Environment variable that has tracebacks printed instead of saved."""

@@ -29,11 +29,11 @@ from captioner_core.errors import CaptionerError
 from captioner_core.identity import collection_of_run
 from captioner_core.model.folder import METRICS, model_path
 from captioner_core.options import PRETRAINED
-from captioner_core.places import is_allowed
 from captioner_core.report import plots
 from captioner_core.report.pictures import CARD_SIDE, MATCH_SIDE, Gallery, ImageFinder, Picture, among
 from captioner_core.schemas import COLLECTION_COLUMNS, MATCHED
-from captioner_core.shown import visible
+from captioner_core.security.allowed_roots import is_allowed
+from captioner_core.security.redaction import visible
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from captioner_core import decoders, layout, storage
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.identity import collection_of_table
 from captioner_core.image_ids import file_name_of
-from captioner_core.places import is_allowed, path_below, stays_below
+from captioner_core.security.allowed_roots import is_allowed, path_below, stays_below
 
 CARD_SIDE = 320
 MATCH_SIDE = 160

@@ -27,9 +27,9 @@ from captioner_core.options import (
     TrainEncoderOptions,
     TrainOptions,
 )
-from captioner_core.places import ROOTS, check_place, is_allowed
 from captioner_core.report.pictures import ImageFinder, thumbnail
-from captioner_core.shown import has_secret, shown_arguments, without_secret
+from captioner_core.security.allowed_roots import ROOTS, check_place, is_allowed
+from captioner_core.security.redaction import has_secret, shown_arguments, without_secret
 from tests.fakes import HashedWords
 from tests.runs import change_manifest, draw_picture, make_run
 

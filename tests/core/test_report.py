@@ -31,7 +31,7 @@ from captioner_core.report import pictures, write_report
 from captioner_core.report.page import spread
 from captioner_core.report.pictures import Gallery, ImageFinder, path_below, thumbnail
 from captioner_core.report.plots import Epoch, ScoreCounts, score_histogram, training_curve
-from captioner_core.shown import visible
+from captioner_core.security.redaction import visible
 from tests.runs import change_manifest, draw_picture, make_run, write_dataset, write_table
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

@@ -32,9 +32,9 @@ from captioner_core.listing import (
     passed_over_lines,
 )
 from captioner_core.options import ExtractOptions
-from captioner_core.places import path_below
 from captioner_core.runs import read_manifest
 from captioner_core.schemas import ImageRef
+from captioner_core.security.allowed_roots import path_below
 from captioner_core.verify import verify
 from tests.fakes import FakeBackbone
 from tests.image_files import encoded, picture, png_chunk

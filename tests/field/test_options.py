@@ -18,9 +18,9 @@ from captioner_core.inbox import look
 from captioner_core.listing import list_images
 from captioner_core.matching import CaptionIndex, Query, make_records
 from captioner_core.options import ExtractOptions, InboxOptions, MatchOptions, RunOptions, add_arguments, from_namespace
-from captioner_core.places import local_path_of, place_argument, plain_place
 from captioner_core.runs import read_manifest
 from captioner_core.schemas import GENERATED, MATCHED, NO_MATCH
+from captioner_core.security.allowed_roots import local_path_of, place_argument, plain_place
 from captioner_core.verify import verify
 from tests.fakes import FakeBackbone, HashedWords
 from tests.image_files import encoded, picture

@@ -13,7 +13,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from captioner_core.errors import CaptionerError
 from captioner_core.image_ids import file_name_of
-from captioner_core.shown import has_secret, without_secret
+from captioner_core.security.redaction import has_secret, without_secret
 
 ROOTS = "CAPTIONER_ROOTS"
 """Names the variable: folders and URI prefixes, one a line or with commas between them."""

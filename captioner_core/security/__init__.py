@@ -1,0 +1,1 @@
+"""What keeps untrusted input in bounds: allowed roots, redaction of secrets, checked archives."""
