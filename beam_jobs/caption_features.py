@@ -12,10 +12,11 @@ from apache_beam.ml.inference.base import RunInference
 from beam_jobs import launch
 from beam_jobs.handlers import FeatureCaptionHandler
 from beam_jobs.transforms import WriteTable
-from captioner_core import layout, runs, storage
+from captioner_core import layout, runs
 from captioner_core.console.progress import progress
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import collection_of_run
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import LoadedModel, load_model
 from captioner_core.model.generate import CaptionGenerator

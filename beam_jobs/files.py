@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from captioner_core import runs, storage
+from captioner_core import runs
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.image_ids import image_id_of
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout, join
 from captioner_core.listing import (
     Entry,

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from beam_jobs import files, launch, match_captions
 from beam_jobs.caption_images import INPUT_SIZE, load_models
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
-from captioner_core import decoders, images, layout, runs, storage
-from captioner_core.ahead import in_order
+from captioner_core import decoders, images, layout, runs
 from captioner_core.console.progress import hidden
 from captioner_core.errors import ImageError
+from captioner_core.io import storage
+from captioner_core.io.ordered_map import in_order
 from captioner_core.listing import ListingCounts, SkippedEntry, local_path
 from captioner_core.matching import Search, group_images, kept_rows, make_caption_set, make_records
 from captioner_core.options import RunOptions

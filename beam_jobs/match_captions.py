@@ -25,9 +25,10 @@ from beam_jobs.match_transforms import (
     SearchSets,
 )
 from beam_jobs.transforms import WriteRows
-from captioner_core import layout, runs, storage
+from captioner_core import layout, runs
 from captioner_core.console.progress import progress
 from captioner_core.identity import COLLECTIONS
+from captioner_core.io import storage
 from captioner_core.match_inputs import MatchInputs, Unfinished, plan_inputs
 from captioner_core.options import COMBINED, MatchOptions
 from captioner_core.run_files import check_inputs_apart, check_run_output, is_same_place

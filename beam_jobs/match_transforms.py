@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from captioner_core import layout, storage
+from captioner_core import layout
 from captioner_core.console.progress import advance
 from captioner_core.identity import MATCH_KEY, QUERY_KEY, image_keys, split_keys, with_keys
+from captioner_core.io import storage
 from captioner_core.matching import (
     RECORDS,
     Answers,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from captioner_core import storage
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.runs import check_owner, stage_parts
 from captioner_core.schemas import Row, row_bytes, rows_as_table

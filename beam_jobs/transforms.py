@@ -14,10 +14,11 @@ from apache_beam.metrics import Metrics
 
 from beam_jobs.files import ListingFile, read_bytes, read_listing
 from beam_jobs.parquet import MakeTables, WriteParquet
-from captioner_core import decoders, images, storage
-from captioner_core.ahead import in_order
+from captioner_core import decoders, images
 from captioner_core.console.progress import advance
 from captioner_core.errors import ImageError
+from captioner_core.io import storage
+from captioner_core.io.ordered_map import in_order
 from captioner_core.layout import RunLayout
 from captioner_core.options import ImageLimits
 from captioner_core.reuse import EarlierImages, Group, feature_row

@@ -19,8 +19,9 @@ quiet_libraries()
 
 import numpy as np  # noqa: E402
 
-from captioner_core import images, layout, storage  # noqa: E402
+from captioner_core import images, layout  # noqa: E402
 from captioner_core.backbones import load_backbone  # noqa: E402
+from captioner_core.io import storage  # noqa: E402
 from captioner_core.model.folder import load_model  # noqa: E402
 from captioner_core.model.generate import CaptionGenerator  # noqa: E402
 from captioner_core.options import PRECISIONS, PRETRAINED  # noqa: E402

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote_from_bytes
 
-from captioner_core import outputs
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.image_ids import image_id_of
 from captioner_core.images import IMAGE_SUFFIXES
+from captioner_core.io import outputs
 from captioner_core.junk import is_junk_file, is_junk_folder
 from captioner_core.schemas import LISTING, FailureRow, ImageRef
 from captioner_core.security.allowed_roots import local_path_of

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from captioner_core import layout, runs, storage
+from captioner_core import layout, runs
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import COLLECTION, collection_of_run, collection_of_table
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.options import COMBINED, JOINT_ENCODERS, MatchOptions, SimilarityOptions
 from captioner_core.security.allowed_roots import check_place

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from captioner_core import layout, runs, storage
+from captioner_core import layout, runs
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from captioner_core.options import ImageOptions
 from captioner_core.schemas import (
     CAPTIONS_SCHEMA,

@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from captioner_core import layout, outputs, storage
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
+from captioner_core.io import outputs, storage
 from captioner_core.layout import RunLayout
 
 KIND = "run"

@@ -25,8 +25,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from captioner_core import layout, run_files, storage
+from captioner_core import layout, run_files
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.schemas import SCHEMA_VERSION
 

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from captioner_core import decoders, images, outputs
+from captioner_core import decoders, images
 from captioner_core.backbones.base import load_backbone
 from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.io import outputs
 from captioner_core.listing import read_bytes
 from captioner_core.matching import CaptionIndex, Query
 from captioner_core.model.folder import load_model

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioner_core.errors import CaptionerError
+from captioner_core.io.storage import first_line, is_remote
 from captioner_core.splits import SPLIT_NAMES, canonical_split
-from captioner_core.storage import first_line, is_remote
 
 _IS_LIST = (
     pa.types.is_list,

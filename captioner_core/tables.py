@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from captioner_core import layout, runs, storage
+from captioner_core import layout, runs
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import collection_of_table, image_keys
+from captioner_core.io import storage
 from captioner_core.matching import RECORDS, CaptionIndex, ImageFacts, one_chunk
 from captioner_core.schemas import FEATURE_DIM, HUMAN
 from captioner_core.splits import SPLIT_NAMES, canonical_split

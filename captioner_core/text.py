@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
-from captioner_core.plain_json import parse_json
+from captioner_core.io.json_text import parse_json
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import outputs
 from captioner_core.errors import CaptionerError
+from captioner_core.io import outputs
 from captioner_core.tables import read_captions
 from captioner_core.text_encoders.base import TextEncoder
 from captioner_core.text_encoders.calibration import CURVE_EDGES

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from captioner_core import layout, storage
+from captioner_core import layout
+from captioner_core.io import storage
 
 _ORDER = {
     layout.MATCHES: ["query_image_id", "query_collection", "rank"],

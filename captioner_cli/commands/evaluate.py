@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from captioner_core import outputs
 from captioner_core.errors import CaptionerError
+from captioner_core.io import outputs
 from captioner_core.options import (
     PRETRAINED,
     add_arguments,
@@ -124,7 +124,7 @@ def _check_output(options: EvaluateOptions, output: str) -> None:
     Raises:
       CaptionerError: it is an input, or exists and captioner did not make it, or cannot be written.
     """
-    from captioner_core import storage
+    from captioner_core.io import storage
 
     if not storage.is_remote(output):
         read = {"--model": [options.model], "--dataset": [options.dataset]}
@@ -142,7 +142,7 @@ def _is_figures(data: bytes) -> bool:
 
 
 def _write(output: str, figures: Mapping[str, Any]) -> None:
-    from captioner_core import storage
+    from captioner_core.io import storage
 
     if storage.is_remote(output):
         storage.write_json(output, figures)

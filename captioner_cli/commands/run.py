@@ -104,7 +104,8 @@ def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ())
 
 def print_results(options: RunOptions, manifest: dict[str, Any], report: str) -> None:
     """Shows a few rows, names every output path, and says what was passed over."""
-    from captioner_core import layout, storage
+    from captioner_core import layout
+    from captioner_core.io import storage
     from captioner_core.listing import passed_over_lines
 
     run, counts = options.layout, manifest["counts"]

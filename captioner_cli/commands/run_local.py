@@ -157,8 +157,8 @@ def _check_outputs(options: LocalOptions) -> None:
     Raises:
       CaptionerError: one holds files that captioner did not make, or an input, or cannot be written to.
     """
-    from captioner_core import outputs
     from captioner_core.datasets import check_dataset_output, check_split_output
+    from captioner_core.io import outputs
     from captioner_core.run_files import check_run_output
     from captioner_core.training.train import check_train_outputs
 
@@ -221,7 +221,8 @@ def _make_dataset(options: LocalOptions) -> Path:
 
 def _extract(options: LocalOptions, dataset: Path) -> None:
     from beam_jobs import extract_features, launch
-    from captioner_core import runs, storage
+    from captioner_core import runs
+    from captioner_core.io import storage
 
     asked = options.extract_options(dataset)
     asked = dataclasses.replace(asked, precision=launch.chosen_precision(asked.precision, ()))
@@ -236,7 +237,7 @@ def _extract(options: LocalOptions, dataset: Path) -> None:
 
 
 def _train(options: LocalOptions, dataset: Path) -> None:
-    from captioner_core import storage
+    from captioner_core.io import storage
     from captioner_core.model.folder import CONFIG, METRICS
     from captioner_core.training.train import train, training_fingerprint
 

@@ -23,14 +23,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from captioner_core import layout, outputs, storage
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
+from captioner_core.io import outputs, storage
+from captioner_core.io.json_text import parse_json
+from captioner_core.io.tensors import MAX_TENSOR_BYTES, StoredTensors
 from captioner_core.model.card import model_card
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.options import PRETRAINED
-from captioner_core.plain_json import parse_json
 from captioner_core.security.allowed_roots import local_path_of
-from captioner_core.tensors import MAX_TENSOR_BYTES, StoredTensors
 from captioner_core.text import Vocabulary
 
 if TYPE_CHECKING:

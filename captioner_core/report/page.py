@@ -24,9 +24,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from markupsafe import Markup
 
-from captioner_core import layout, run_files, runs, storage
+from captioner_core import layout, run_files, runs
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import collection_of_run
+from captioner_core.io import storage
 from captioner_core.model.folder import METRICS, model_path
 from captioner_core.options import PRETRAINED
 from captioner_core.report import plots

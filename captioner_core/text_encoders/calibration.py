@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import outputs
 from captioner_core.errors import CaptionerError
+from captioner_core.io import outputs
 from captioner_core.options import ENCODERS
 
 AGREED_SCORE = 0.9

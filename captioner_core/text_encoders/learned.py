@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
-from captioner_core.plain_json import parse_json
-from captioner_core.tensors import StoredTensors
+from captioner_core.io.json_text import parse_json
+from captioner_core.io.tensors import StoredTensors
 from captioner_core.text_encoders.calibration import Calibration
 from captioner_core.text_encoders.word_tables import sum_words
 

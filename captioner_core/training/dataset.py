@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from captioner_core import layout, storage
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from captioner_core.model.captioner import attended_cells
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.table_columns import (

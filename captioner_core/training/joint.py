@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import outputs
 from captioner_core.errors import CheckFailed
+from captioner_core.io import outputs
 from captioner_core.model.folder import is_earlier_folder
 from captioner_core.options import TrainEncoderOptions
 from captioner_core.process.tensorflow_setup import keras, tf

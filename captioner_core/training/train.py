@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captioner_core import layout, outputs, storage
+from captioner_core import layout
 from captioner_core.errors import CaptionerError, CheckFailed
+from captioner_core.io import outputs, storage
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import check_model_output
 from captioner_core.options import TrainOptions

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow.compute as pc
 
-from captioner_core import storage
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from captioner_core.options import TrainEncoderOptions, given_options
 from captioner_core.tables import unit_rows
 from captioner_core.text_encoders.base import load_encoder

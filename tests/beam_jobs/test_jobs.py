@@ -14,8 +14,9 @@ import pytest
 from beam_jobs import caption_images, extract_features, files, match_captions
 from beam_jobs.files import write_listing
 from beam_jobs.handlers import CaptioningModels
-from captioner_core import runs, storage
+from captioner_core import runs
 from captioner_core.errors import CaptionerError, CheckFailed
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.model.captioner import Captioner
 from captioner_core.model.folder import load_model, save_model

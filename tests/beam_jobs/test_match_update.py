@@ -11,8 +11,9 @@ import pytest
 
 from beam_jobs import match_captions
 from captioner_cli.main import main
-from captioner_core import runs, storage
+from captioner_core import runs
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model
 from captioner_core.options import MatchOptions

@@ -12,8 +12,9 @@ import pytest
 
 from beam_jobs import files, launch, parquet
 from beam_jobs.transforms import WriteTable
-from captioner_core import layout, runs, storage
+from captioner_core import layout, runs
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.schemas import (
     CELL_DIM,

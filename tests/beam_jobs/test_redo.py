@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from beam_jobs import caption_features, match_captions
-from captioner_core import storage
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import MatchOptions

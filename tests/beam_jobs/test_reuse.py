@@ -11,7 +11,7 @@ from PIL import Image
 
 from beam_jobs import caption_images, extract_features
 from beam_jobs.handlers import CaptioningModels
-from captioner_core import storage
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator

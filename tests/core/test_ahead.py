@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from captioner_core.ahead import in_order
+from captioner_core.io.ordered_map import in_order
 
 
 def test_results_come_in_the_order_of_the_items():

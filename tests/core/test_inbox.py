@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pyarrow import fs as pafs
 
 from captioner_cli.main import main
-from captioner_core import layout, storage
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.inbox import DONE, READY, WAITING, InboxFolder, _LocalInbox, _RemoteInbox, look
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout, run_id_of
 from captioner_core.options import InboxOptions
 

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner_cli.commands import report as command
-from captioner_core import schemas, storage
+from captioner_core import schemas
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from captioner_core.report import page as page_module
 from captioner_core.report import pictures, write_report
 from captioner_core.report.page import spread

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from captioner_core import layout, run_files, runs, storage
+from captioner_core import layout, run_files, runs
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.schemas import CAPTIONS_SCHEMA, FAILURES_SCHEMA, FEATURES_SCHEMA
 

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner_cli.main import main
-from captioner_core import layout, storage
+from captioner_core import layout
+from captioner_core.io import storage
 from captioner_core.schemas import TABLE_SCHEMAS
 from captioner_core.verify import verify
 from tests.runs import make_run

@@ -28,7 +28,7 @@ import captioner_cli.main
 import captioner_core.report
 from beam_jobs import caption_images, match_captions
 from beam_jobs.handlers import CaptioningModels
-from captioner_core import storage
+from captioner_core.io import storage
 from captioner_core.model.generate import GeneratedCaption
 from tests.fakes import FakeBackbone
 from tests.runs import MODEL_ID, caption_of

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from beam_jobs import caption_images, match_captions
-from captioner_core import layout, storage
+from captioner_core import layout
 from captioner_core.console.arguments import guarded
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.options import CaptionOptions, MatchOptions
 from captioner_core.verify import verify

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner_cli.main import main
-from captioner_core import storage
 from captioner_core.datasets import csv_captions
 from captioner_core.datasets.csv_captions import read_records
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from tests.image_files import encoded, picture
 
 JPEG = encoded(picture(), "JPEG")

@@ -9,9 +9,9 @@ import zipfile
 import pytest
 
 from captioner_cli.main import main
-from captioner_core import storage
 from captioner_core.datasets import coco, csv_captions, flickr8k
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from tests.image_files import encoded, picture
 
 JPEG = encoded(picture(), "JPEG")

@@ -25,8 +25,9 @@ from PIL import Image
 from beam_jobs import caption_images
 from beam_jobs.handlers import CaptioningModels
 from captioner_cli.main import main
-from captioner_core import runs, storage
+from captioner_core import runs
 from captioner_core.identity import collection_of_images, collection_of_table, default_collection
+from captioner_core.io import storage
 from captioner_core.model.folder import model_id_of
 from captioner_core.model.generate import GeneratedCaption
 from captioner_core.verify import verify

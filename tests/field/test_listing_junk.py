@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pyarrow import fs as pafs
 
 from beam_jobs import extract_features, files
-from captioner_core import storage
 from captioner_core.datasets import csv_captions
 from captioner_core.datasets.base import safe_image_id
 from captioner_core.errors import CaptionerError
 from captioner_core.image_ids import file_name_of, image_id_of
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.listing import (
     EXCLUDED,

@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioner_core import evaluation, outputs, storage
+from captioner_core import evaluation
 from captioner_core.datasets import csv_captions, link_split, sample
 from captioner_core.errors import CaptionerError
+from captioner_core.io import outputs, storage
 from captioner_core.layout import RunLayout
 from captioner_core.model.captioner import Captioner
 from captioner_core.model.config import CaptionerConfig

@@ -14,9 +14,10 @@ from PIL import Image
 
 from beam_jobs import caption_images, extract_features, match_captions
 from captioner_cli.main import main
-from captioner_core import layout, outputs, runs, storage
+from captioner_core import layout, runs
 from captioner_core.datasets import csv_captions, is_built, link_split, sample
 from captioner_core.errors import CaptionerError
+from captioner_core.io import outputs, storage
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import export_model, load_model
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from captioner_core import storage
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.verify import verify
 from tests.beam_jobs.conftest import model_dir  # noqa: F401  a fixture

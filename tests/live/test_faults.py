@@ -5,7 +5,8 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from captioner_core import layout, storage
+from captioner_core import layout
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.verify import verify
 from tests.live.airflow import wait_until

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from captioner_core import storage
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.runs import read_manifest
 from captioner_core.verify import verify

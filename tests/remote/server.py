@@ -15,7 +15,7 @@ from pathlib import Path
 
 import boto3
 
-from captioner_core import storage
+from captioner_core.io import storage
 from tests.ports import free_port
 
 BUCKET = "some-bucket"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import caption_images, extract_features, files, match_captions
-from captioner_core import layout, runs, storage
+from captioner_core import layout, runs
 from captioner_core.errors import CaptionerError
+from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model, model_id_of
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions

@@ -25,7 +25,7 @@ from typing import Any
 from uuid import uuid4
 
 from captioner_core.errors import CaptionerError
-from captioner_core.plain_json import parse_json
+from captioner_core.io.json_text import parse_json
 from captioner_core.security.allowed_roots import is_remote, local_path_of, stays_below
 
 MARKER = ".captioner-files"

@@ -1,0 +1,1 @@
+"""Reading and writing: storage, output folders, JSON, tensors."""
