@@ -13,9 +13,9 @@ from pathlib import Path
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.launch import runs_here
-from captioner_core import assets
 from captioner_core.errors import CaptionerError
 from captioner_core.options import RunOptions
+from captioner_core.weights import assets
 
 _REPORT_PACKAGES = ("jinja2", "matplotlib")
 _MINILM_PACKAGES = ("safetensors", "tokenizers")

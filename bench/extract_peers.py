@@ -20,7 +20,7 @@ def keras_averages() -> Any:
     """Keras's Xception with our weights, up to its averages."""
     import keras
 
-    from captioner_core import assets
+    from captioner_core.weights import assets
 
     network = keras.applications.Xception(weights=None, include_top=False, pooling="avg", input_shape=(SIDE, SIDE, 3))
     network.load_weights(assets.xception_weights())

@@ -202,7 +202,7 @@ def _spacy(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> 
     import spacy
     from spacy.vocab import Vocab
 
-    from captioner_core import assets
+    from captioner_core.weights import assets
 
     language = spacy.blank("en", vocab=Vocab().from_disk(assets.spacy_vocab()))
     start = time.perf_counter()

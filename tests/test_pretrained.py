@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner_cli.main import main
-from captioner_core.assets import cache_dir
 from captioner_core.datasets import flickr8k, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.model import folder
@@ -19,6 +18,7 @@ from captioner_core.model.folder import check_pretrained, load_model
 from captioner_core.options import PRETRAINED
 from captioner_core.runs import read_manifest
 from captioner_core.verify import verify
+from captioner_core.weights.assets import cache_dir
 
 
 def test_it_is_whole_and_small():

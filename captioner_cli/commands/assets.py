@@ -23,8 +23,8 @@ def register(subparsers: Any) -> None:
 
 
 def _run(namespace: argparse.Namespace) -> int:
-    from captioner_core import assets
     from captioner_core.model.folder import check_pretrained
+    from captioner_core.weights import assets
 
     for asset in (*assets.ASSETS, *(assets.EXTRA_ASSETS[name] for name in namespace.extra)):
         folder, fetched = assets.ensure(asset)

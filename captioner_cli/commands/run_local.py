@@ -123,8 +123,8 @@ def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(LocalOptions, namespace)
     from beam_jobs import preconditions
     from captioner_cli.commands.run import caption_match_report
-    from captioner_core import assets
     from captioner_core.identity import collection_of_table
+    from captioner_core.weights import assets
 
     _check_outputs(options)
     if options.images is not None and not Path(options.images).is_dir():
@@ -200,8 +200,8 @@ def _sample_images(options: LocalOptions) -> int:
 
 
 def _make_dataset(options: LocalOptions) -> Path:
-    from captioner_core import assets
     from captioner_core.datasets import flickr8k, sample
+    from captioner_core.weights import assets
 
     target = _dataset_folder(options)
     if options.dataset == "sample":

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import assets
 from captioner_core.errors import CaptionerError
 from captioner_core.process.tensorflow_setup import tf
 from captioner_core.text_encoders.calibration import shipped_calibration
+from captioner_core.weights import assets
 
 _MOST_TOKENS = 128
 _BATCH = 64

@@ -10,9 +10,9 @@ import zipfile
 
 import pytest
 
-from captioner_core import assets
-from captioner_core.assets import Asset, Source
 from captioner_core.errors import CaptionerError
+from captioner_core.weights import assets
+from captioner_core.weights.assets import Asset, Source
 
 CONTENT = b"weights"
 

@@ -8,13 +8,14 @@ import pytest
 
 from beam_jobs import launch
 from captioner_cli.main import main
-from captioner_core import assets, images
+from captioner_core import images
 from captioner_core.backbones import load_backbone
 from captioner_core.backbones import precision as precisions
 from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
 from captioner_core.options import BACKBONES, PRECISIONS
 from captioner_core.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
+from captioner_core.weights import assets
 
 
 @pytest.fixture(scope="module", params=BACKBONES)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from captioner_core.downloads import DownloadError, download, locked
+from captioner_core.weights.downloads import DownloadError, download, locked
 
 DATA = bytes(range(256)) * 4000
 SHA256 = ("sha256", hashlib.sha256(DATA).hexdigest())

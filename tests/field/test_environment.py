@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner_core import assets
+from captioner_core.weights import assets
 from tests.field.programs import as_nobody, call, captioner, environment, in_shell, python
 from tests.runs import make_run
 

@@ -306,7 +306,7 @@ def test_run_local_looks_at_all_its_folders_before_anything_else(tmp_path, capsy
     mine = tmp_path / "project" / taken
     mine.mkdir(parents=True)
     (mine / "mine.txt").write_text("mine")
-    monkeypatch.setattr("captioner_core.assets.ensure", lambda asset: pytest.fail("work was begun"))
+    monkeypatch.setattr("captioner_core.weights.assets.ensure", lambda asset: pytest.fail("work was begun"))
     before = snapshot(tmp_path)
     refused(["run-local", "--out", f"{tmp_path}/project"], capsys, "'mine.txt'", "did not make")
     assert snapshot(tmp_path) == before
@@ -558,7 +558,7 @@ def test_a_report_of_somebody_else_is_not_replaced(photos, tmp_path, capsys):
 
 
 def test_a_users_folder_in_the_cache_is_not_replaced(tmp_path, monkeypatch):
-    from captioner_core import assets
+    from captioner_core.weights import assets
 
     monkeypatch.setenv("CAPTIONER_CACHE", str(tmp_path))
     mine = tmp_path / assets.XCEPTION.name

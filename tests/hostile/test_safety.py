@@ -23,7 +23,7 @@ import pytest
 from beam_jobs import extract_features
 from captioner_airflow import jobs, local
 from captioner_cli.main import main
-from captioner_core import assets, schemas
+from captioner_core import schemas
 from captioner_core.datasets import coco, csv_captions, flickr8k, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.evaluation import caption_split
@@ -40,6 +40,7 @@ from captioner_core.schemas import ImageRef
 from captioner_core.security.archives import check_members
 from captioner_core.security.redaction import SECRET_NAME, visible
 from captioner_core.text import Vocabulary
+from captioner_core.weights import assets
 from tests.core.test_report import Page
 from tests.fakes import FakeBackbone
 from tests.runs import draw_picture, make_run, write_dataset
