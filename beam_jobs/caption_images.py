@@ -20,8 +20,8 @@ from captioner_core.backbones.base import load_backbone
 from captioner_core.console.progress import progress
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import COLLECTION, collection_of_images
+from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.layout import RunLayout
-from captioner_core.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions

@@ -19,8 +19,8 @@ from captioner_core import layout, runs
 from captioner_core.backbones.base import Backbone, load_backbone
 from captioner_core.console.progress import progress
 from captioner_core.identity import COLLECTION, collection_of_images
+from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.layout import RunLayout
-from captioner_core.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.options import ExtractOptions
 from captioner_core.reuse import EarlierImages, earlier_images, failures_of
 from captioner_core.run_files import check_run_output

@@ -15,10 +15,8 @@ from pyarrow import fs as pafs
 
 from captioner_core import runs
 from captioner_core.errors import CaptionerError, ImageError
-from captioner_core.image_ids import image_id_of
-from captioner_core.io import storage
-from captioner_core.layout import RunLayout, join
-from captioner_core.listing import (
+from captioner_core.images.image_ids import image_id_of
+from captioner_core.images.listing import (
     Entry,
     ListingCounts,
     PathPatterns,
@@ -27,7 +25,9 @@ from captioner_core.listing import (
     skipped_file,
     skipped_folder,
 )
-from captioner_core.listing import read_bytes as read_local_bytes
+from captioner_core.images.listing import read_bytes as read_local_bytes
+from captioner_core.io import storage
+from captioner_core.layout import RunLayout, join
 from captioner_core.options import ImageOptions
 from captioner_core.reuse import Failures
 from captioner_core.schemas import LISTING, FailureRow, ImageRef

@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 from beam_jobs import files, launch, match_captions
 from beam_jobs.caption_images import INPUT_SIZE, load_models
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
-from captioner_core import decoders, images, layout, runs
+from captioner_core import layout, runs
 from captioner_core.console.progress import hidden
 from captioner_core.errors import ImageError
+from captioner_core.images import decoder_pool, decoding
+from captioner_core.images.listing import ListingCounts, SkippedEntry, local_path
 from captioner_core.io import storage
 from captioner_core.io.ordered_map import in_order
-from captioner_core.listing import ListingCounts, SkippedEntry, local_path
 from captioner_core.matching import Search, group_images, kept_rows, make_caption_set, make_records
 from captioner_core.options import RunOptions
 from captioner_core.report import write_report
@@ -139,7 +140,7 @@ def forecast(
     captions = [image.caption.caption for image in made]
     caption_s, pair_s = _match_seconds(load_encoder(options.encoder), captions, options)
     return Forecast(
-        images=counts.images,
+        decoding=counts.images,
         passed_over=counts.passed_over,
         read_bytes=total if total is not None else round(float(np.mean(sizes or [0])) * counts.images),
         exact=total is not None,
@@ -187,19 +188,19 @@ def _captioned(
     size = handler.batch_elements_kwargs()["max_batch_size"]
     sizes: list[int] = []
 
-    def decode(ref: ImageRef) -> images.DecodedImage | None:
+    def decode(ref: ImageRef) -> decoding.DecodedImage | None:
         try:
             data = files.read_bytes(ref.image_uri, options.limits.max_bytes, options.images)
             sizes.append(len(data))
-            pixels, width, height = decoders.decode(
+            pixels, width, height = decoder_pool.decode(
                 data, size=INPUT_SIZE, max_pixels=options.limits.max_pixels, max_seconds=options.limits.max_seconds
             )
         except ImageError:
             return None
-        return images.DecodedImage(ref, hashlib.sha256(data).hexdigest(), width, height, pixels)
+        return decoding.DecodedImage(ref, hashlib.sha256(data).hexdigest(), width, height, pixels)
 
     made: list[CaptionedImage] = []
-    batch: list[images.DecodedImage] = []
+    batch: list[decoding.DecodedImage] = []
     taken: list[float] = []
     before, since = time.perf_counter(), 0
     for number, image in enumerate(in_order(decode, sample, ahead=size), 1):
@@ -245,7 +246,7 @@ def _finish_seconds(made: Sequence[CaptionedImage], options: RunOptions) -> floa
                 pq.write_table(table, stream)
             runs.stage_parts(place, name, "part", [part])
         asked = dataclasses.asdict(run.caption_options())
-        counts = ListingCounts(images=len(made)).as_manifest()
+        counts = ListingCounts(decoding=len(made)).as_manifest()
         manifest = runs.commit_stage(
             place,
             runs.new_manifest(run.layout),

@@ -13,7 +13,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from captioner_core.backbones.base import Backbone
 from captioner_core.console.progress import advance
-from captioner_core.images import DecodedImage
+from captioner_core.images.decoding import DecodedImage
 from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
 from captioner_core.schemas import GENERATED, CaptionRow, FeatureRow
 

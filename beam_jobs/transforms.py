@@ -14,9 +14,9 @@ from apache_beam.metrics import Metrics
 
 from beam_jobs.files import ListingFile, read_bytes, read_listing
 from beam_jobs.parquet import MakeTables, WriteParquet
-from captioner_core import decoders, images
 from captioner_core.console.progress import advance
 from captioner_core.errors import ImageError
+from captioner_core.images import decoder_pool, decoding
 from captioner_core.io import storage
 from captioner_core.io.ordered_map import in_order
 from captioner_core.layout import RunLayout
@@ -80,7 +80,7 @@ class DecodeImages(beam.PTransform):
 
     def expand(
         self, refs: beam.PCollection[list[ImageRef]]
-    ) -> tuple[beam.PCollection[images.DecodedImage], beam.PCollection[KnownImage], beam.PCollection[FailureRow]]:
+    ) -> tuple[beam.PCollection[decoding.DecodedImage], beam.PCollection[KnownImage], beam.PCollection[FailureRow]]:
         # a worker may have been started in another folder
         folder = self.folder if storage.is_remote(self.folder) else os.path.abspath(local_path_of(self.folder))
         decode = _DecodeImages(folder, self.size, self.limits, self.earlier)
@@ -106,7 +106,7 @@ class _DecodeImages(beam.DoFn):
 
     def process(self, refs: Sequence[ImageRef]) -> Iterable[Any]:
         for outcome in in_order(self._decode, refs, ahead=_IMAGES_AHEAD):
-            if isinstance(outcome, images.DecodedImage):
+            if isinstance(outcome, decoding.DecodedImage):
                 self._decoded.inc()
                 yield outcome
             elif isinstance(outcome, FailureRow):
@@ -116,19 +116,19 @@ class _DecodeImages(beam.DoFn):
             else:
                 yield beam.pvalue.TaggedOutput(KNOWN, outcome)
 
-    def _decode(self, ref: ImageRef) -> images.DecodedImage | KnownImage | FailureRow:
+    def _decode(self, ref: ImageRef) -> decoding.DecodedImage | KnownImage | FailureRow:
         try:
             data = read_bytes(ref.image_uri, self._limits.max_bytes, self._folder)
             sha256 = hashlib.sha256(data).hexdigest()
             if self._earlier is not None and (found := self._earlier.find(sha256, self._limits.max_pixels)):
                 group, row = found
                 return group, (row, ref, sha256)
-            pixels, width, height = decoders.decode(
+            pixels, width, height = decoder_pool.decode(
                 data, size=self._size, max_pixels=self._limits.max_pixels, max_seconds=self._limits.max_seconds
             )
         except ImageError as error:
             return FailureRow(DECODING, ref.image_id, ref.image_uri, error.error_type, error.message)
-        return images.DecodedImage(ref, sha256, width, height, pixels)
+        return decoding.DecodedImage(ref, sha256, width, height, pixels)
 
 
 @dataclass

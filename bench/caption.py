@@ -22,9 +22,9 @@ import numpy as np  # noqa: E402
 
 from bench.timing import compare  # noqa: E402
 from bench.tutorial import tutorial_model  # noqa: E402
-from captioner_core import images  # noqa: E402
 from captioner_core.backbones import load_backbone  # noqa: E402
 from captioner_core.datasets import sample  # noqa: E402
+from captioner_core.images import decoding  # noqa: E402
 from captioner_core.model.folder import load_model  # noqa: E402
 from captioner_core.model.generate import CaptionGenerator  # noqa: E402
 from captioner_core.options import PRETRAINED  # noqa: E402
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         sample.build(Path(folder), images=asked.images)
         files = sorted(Path(folder, "images").iterdir())
-        pixels = np.stack([images.decode(file.read_bytes())[0] for file in files])
+        pixels = np.stack([decoding.decode(file.read_bytes())[0] for file in files])
     features, grid = load_backbone("xception").features(pixels)
     model = load_model(PRETRAINED)
     generators = {width: CaptionGenerator(model, width) for width in WIDTHS}

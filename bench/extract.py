@@ -29,10 +29,10 @@ import tensorflow as tf  # noqa: E402
 from beam_jobs import extract_features  # noqa: E402
 from bench import extract_peers  # noqa: E402
 from bench.timing import compare  # noqa: E402
-from captioner_core import images  # noqa: E402
 from captioner_core.backbones import Backbone, load_backbone  # noqa: E402
 from captioner_core.datasets import sample  # noqa: E402
 from captioner_core.errors import CaptionerError  # noqa: E402
+from captioner_core.images import decoding  # noqa: E402
 from captioner_core.options import PRECISIONS, ExtractOptions  # noqa: E402
 
 COUNT, ROUNDS, BATCH = 512, 5, 32
@@ -101,7 +101,7 @@ def _peers(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
 
 
 def _ours(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
-    decoded = np.stack([images.decode(file.read_bytes())[0] for file in sorted(folder.iterdir())])
+    decoded = np.stack([decoding.decode(file.read_bytes())[0] for file in sorted(folder.iterdir())])
     ways: dict[str, Callable[[], object]] = {}
     for precision in PRECISIONS:
         try:
@@ -112,7 +112,7 @@ def _ours(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
         ways[f"our network, {precision}, pixels in memory"] = functools.partial(_network_alone, backbone, decoded)
         for grid in (False, True):
             options = ExtractOptions(
-                images=str(folder), output=str(output), batch_size=BATCH, precision=precision, grid=grid, reuse=False
+                decoding=str(folder), output=str(output), batch_size=BATCH, precision=precision, grid=grid, reuse=False
             )
             name = f"our whole job, {precision}, {'with' if grid else 'no'} grid"
             ways[name] = functools.partial(extract_features.run, options)

@@ -19,8 +19,9 @@ quiet_libraries()
 
 import numpy as np  # noqa: E402
 
-from captioner_core import images, layout  # noqa: E402
+from captioner_core import layout  # noqa: E402
 from captioner_core.backbones import load_backbone  # noqa: E402
+from captioner_core.images import decoding  # noqa: E402
 from captioner_core.io import storage  # noqa: E402
 from captioner_core.model.folder import load_model  # noqa: E402
 from captioner_core.model.generate import CaptionGenerator  # noqa: E402
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     grid_cosines: list[float] = []
     same = 0
     for start in range(0, len(files), BATCH):
-        pixels = np.stack([images.decode(file.read_bytes())[0] for file in files[start : start + BATCH]])
+        pixels = np.stack([decoding.decode(file.read_bytes())[0] for file in files[start : start + BATCH]])
         (exact, exact_grid), (near, near_grid) = (backbone.features(pixels) for backbone in backbones)
         cosines += _cosines(exact, near)
         grid_cosines += _cosines(exact_grid, near_grid)

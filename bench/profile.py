@@ -28,7 +28,6 @@ import tensorflow as tf  # noqa: E402
 
 from beam_jobs import caption_images, files  # noqa: E402
 from beam_jobs.handlers import CaptionedImage, CaptionHandler  # noqa: E402
-from captioner_core import images  # noqa: E402
 from captioner_core.backbones.precision import best_precision  # noqa: E402
 from captioner_core.backbones.xception import FIRST_REDUCED, keras_network  # noqa: E402
 from captioner_core.model.captioner import attended_cells  # noqa: E402
@@ -66,9 +65,9 @@ def _profile(folder: Path, output: Path) -> None:
     _, listing_least = _timed(lambda: [entry.name for entry in os.scandir(folder)])
     data, reading = _timed(lambda: [files.read_bytes(ref.image_uri, 1 << 28, str(folder)) for ref in refs])
     _, reading_least = _timed(lambda: [Path(ref.image_uri).read_bytes() for ref in refs])
-    decoded, decoding = _timed(lambda: [images.decode(one) for one in data])
+    decoded, decoding = _timed(lambda: [decoding.decode(one) for one in data])
     pictures = [
-        images.DecodedImage(ref, "0" * 64, width, height, pixels)
+        decoding.DecodedImage(ref, "0" * 64, width, height, pixels)
         for ref, (pixels, width, height) in zip(refs, decoded, strict=True)
     ]
     batches = [pictures[first : first + BATCH] for first in range(0, count, BATCH)]
@@ -79,7 +78,7 @@ def _profile(folder: Path, output: Path) -> None:
     rows = [row for batch in batches[:2] for row in handler.run_inference(batch, models)]
     rows = (rows * (count // len(rows) + 1))[:count]
     written, writing = _timed(lambda: _write(rows))
-    options = CaptionOptions(images=str(folder), output=str(output), batch_size=BATCH, reuse=False)
+    options = CaptionOptions(decoding=str(folder), output=str(output), batch_size=BATCH, reuse=False)
     _, whole = _timed(lambda: caption_images.run(options))
     singles, halves = _operations()
     rate32, rate16 = _peak(tf.float32), _peak(tf.bfloat16)

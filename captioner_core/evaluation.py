@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import decoders, images, java_metrics, layout
+from captioner_core import java_metrics, layout
 from captioner_core.backbones.base import Backbone
 from captioner_core.errors import CaptionerError, ImageError
-from captioner_core.listing import read_bytes
+from captioner_core.images import decoder_pool, decoding
+from captioner_core.images.listing import read_bytes
 from captioner_core.model.folder import record_metrics
 from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
 from captioner_core.security.allowed_roots import path_below
@@ -63,7 +64,7 @@ def _pixels(folder: Path, image_id: str, size: int) -> npt.NDArray[np.uint8]:
     if path is None:
         raise CaptionerError(f"image id {image_id!r} leads out of {str(folder)!r}; mend the dataset's captions.parquet")
     try:
-        return decoders.decode(read_bytes(os.fsdecode(path), images.DEFAULT_MAX_BYTES), size=size)[0]
+        return decoder_pool.decode(read_bytes(os.fsdecode(path), decoding.DEFAULT_MAX_BYTES), size=size)[0]
     except ImageError as error:
         raise CaptionerError(
             f"image {image_id!r} of {str(folder)!r} can't be used: {error.message}; take it out of the dataset"

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 
 from captioner_core import layout
 from captioner_core.errors import CaptionerError
+from captioner_core.images.listing import local_path
 from captioner_core.io import outputs, storage
-from captioner_core.listing import local_path
 from captioner_core.options import check_collection
 
 COLLECTION = "collection"

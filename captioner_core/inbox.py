@@ -18,10 +18,18 @@ from pyarrow import fs as pafs
 
 from captioner_core import layout
 from captioner_core.errors import CaptionerError
+from captioner_core.images.junk import is_junk_folder
+from captioner_core.images.listing import (
+    JUNK,
+    Entry,
+    ListingCounts,
+    PathPatterns,
+    SkippedEntry,
+    list_images,
+    skipped_file,
+)
 from captioner_core.io import storage
-from captioner_core.junk import is_junk_folder
 from captioner_core.layout import RunLayout
-from captioner_core.listing import JUNK, Entry, ListingCounts, PathPatterns, SkippedEntry, list_images, skipped_file
 from captioner_core.options import InboxOptions
 from captioner_core.schemas import ImageRef
 

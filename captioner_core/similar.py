@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from captioner_core import decoders, images
 from captioner_core.backbones.base import load_backbone
 from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.images import decoder_pool, decoding
+from captioner_core.images.listing import read_bytes
 from captioner_core.io import outputs
-from captioner_core.listing import read_bytes
 from captioner_core.matching import CaptionIndex, Query
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
@@ -81,8 +81,8 @@ class SimilarImageFinder:
           CaptionerError: the file can't be used as an image.
         """
         try:
-            data = read_bytes(path, images.DEFAULT_MAX_BYTES)
-            pixels, _, _ = decoders.decode(data, size=self._backbone.input_size)
+            data = read_bytes(path, decoding.DEFAULT_MAX_BYTES)
+            pixels, _, _ = decoder_pool.decode(data, size=self._backbone.input_size)
         except ImageError as error:
             raise CaptionerError(f"image {path!r} can't be used: {error.message}") from error
         (caption,) = self._generator.generate(*self._backbone.features(pixels[np.newaxis]))

@@ -16,8 +16,8 @@ from pyarrow import fs as pafs
 from captioner_core import layout, runs
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import COLLECTIONS, collection_of_run, with_keys
+from captioner_core.images.junk import is_passed_by_readers
 from captioner_core.io import storage
-from captioner_core.junk import is_passed_by_readers
 from captioner_core.layout import (
     CAPTION,
     CAPTION_GROUPS,

@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from captioner_core import images
 from captioner_core.datasets import coco, csv_captions, flickr8k
 from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.images import decoding
 from captioner_core.model.folder import CONFIG, METRICS, VOCABULARY, WEIGHTS, check_model, model_id_of
 from tests.image_files import encoded, picture
 
@@ -30,14 +30,14 @@ SEPARATOR = b"\0"  # between a model's files: no JSON holds it, and the weights 
 def decode_image(data: bytes) -> None:
     """An image's bytes, for captioning and as a thumbnail."""
     try:
-        pixels, width, height = images.decode(data, size=_SIDE, max_pixels=_MOST_PIXELS)
+        pixels, width, height = decoding.decode(data, size=_SIDE, max_pixels=_MOST_PIXELS)
         assert pixels.shape == (_SIDE, _SIDE, 3)
         assert pixels.dtype == np.uint8
         assert width * height >= 1
     except ImageError as error:
         _check_failure(error)
     try:
-        _, (width, height) = images.thumbnail(data, _SIDE, max_pixels=_MOST_PIXELS)
+        _, (width, height) = decoding.thumbnail(data, _SIDE, max_pixels=_MOST_PIXELS)
         assert 1 <= width <= _SIDE
         assert 1 <= height <= _SIDE
     except ImageError as error:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from captioner_core.decoder_process import (
+from captioner_core.images.decoder_worker import (
     READY,
     USUAL_MEMORY,
     _go_first_when_memory_is_short,

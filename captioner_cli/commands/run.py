@@ -105,8 +105,8 @@ def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ())
 def print_results(options: RunOptions, manifest: dict[str, Any], report: str) -> None:
     """Shows a few rows, names every output path, and says what was passed over."""
     from captioner_core import layout
+    from captioner_core.images.listing import passed_over_lines
     from captioner_core.io import storage
-    from captioner_core.listing import passed_over_lines
 
     run, counts = options.layout, manifest["counts"]
     matches = storage.read_table(run.table(layout.MATCHES)).slice(0, 5)

@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _pictures(files: Sequence[Path]) -> Iterator[npt.NDArray[np.float32]]:
-    from captioner_core import images
     from captioner_core.backbones.xception import scaled
+    from captioner_core.images import decoding
 
     chosen = files[:: max(1, len(files) // _IMAGES)][:_IMAGES]
     for start in range(0, len(chosen), _BATCH):
-        pixels = np.stack([images.decode(file.read_bytes())[0] for file in chosen[start : start + _BATCH]])
+        pixels = np.stack([decoding.decode(file.read_bytes())[0] for file in chosen[start : start + _BATCH]])
         yield np.asarray(scaled(pixels.astype(np.float32)))
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.identity import default_collection
-from captioner_core.image_ids import file_name_of, path_of, with_slashes
+from captioner_core.images.image_ids import file_name_of, path_of, with_slashes
 from captioner_core.io import outputs
 from captioner_core.io.json_text import parse_json
 from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
@@ -406,7 +406,7 @@ def _is_file_below(path: Path, root: Path) -> bool:
 
 
 def _image_ids(images: Path) -> Iterator[str]:
-    from captioner_core.listing import list_images
+    from captioner_core.images.listing import list_images
     from captioner_core.schemas import ImageRef
 
     for entry in list_images(str(images)):

@@ -17,7 +17,7 @@ from captioner_core.datasets.base import (
 )
 from captioner_core.datasets.source_text import decode_source
 from captioner_core.errors import CaptionerError
-from captioner_core.images import IMAGE_SUFFIXES
+from captioner_core.images.decoding import IMAGE_SUFFIXES
 from captioner_core.splits import SPLIT_NAMES, canonical_split
 from captioner_core.text import single_line
 

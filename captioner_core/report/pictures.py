@@ -24,10 +24,11 @@ import pyarrow.dataset as pads
 from markupsafe import Markup
 from pyarrow import fs as pafs
 
-from captioner_core import decoders, layout
+from captioner_core import layout
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.identity import collection_of_table
-from captioner_core.image_ids import file_name_of
+from captioner_core.images import decoder_pool
+from captioner_core.images.image_ids import file_name_of
 from captioner_core.io import storage
 from captioner_core.security.allowed_roots import is_allowed, path_below, stays_below
 
@@ -99,7 +100,7 @@ def thumbnail(location: Location, side: int) -> tuple[bytes, tuple[int, int]] | 
     try:
         with _open(location) as stream:
             data = stream.read(MAX_BYTES + 1)  # it may have grown
-        return decoders.thumbnail(data, side, max_pixels=MAX_PIXELS) if len(data) <= MAX_BYTES else None
+        return decoder_pool.thumbnail(data, side, max_pixels=MAX_PIXELS) if len(data) <= MAX_BYTES else None
     except (ImageError, CaptionerError, OSError, ValueError, pa.ArrowException):  # ValueError: a NUL in the path
         return None
 
@@ -189,7 +190,7 @@ class ImageFinder:
             return None
         if storage.is_remote(uri):
             return uri if _host(uri) in self._hosts else None
-        from captioner_core.listing import local_path
+        from captioner_core.images.listing import local_path
 
         try:
             return os.fsencode(local_path(uri))

@@ -12,7 +12,7 @@ import re
 from urllib.parse import unquote, unquote_to_bytes
 
 from captioner_core.errors import CaptionerError
-from captioner_core.image_ids import file_name_of
+from captioner_core.images.image_ids import file_name_of
 from captioner_core.security.redaction import has_secret, without_secret
 
 ROOTS = "CAPTIONER_ROOTS"

@@ -53,7 +53,7 @@ def test_failures_alone_are_looked_at_again(photos, run, model_dir, job):
 
 def test_a_folder_that_could_not_be_listed_is_listed_again(photos, run, monkeypatch):
     """What is in it was never seen, so it stands in no table."""
-    from captioner_core import listing
+    from captioner_core.images import listing
 
     scan = listing._scan
 

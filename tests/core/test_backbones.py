@@ -8,11 +8,11 @@ import pytest
 
 from beam_jobs import launch
 from captioner_cli.main import main
-from captioner_core import images
 from captioner_core.backbones import load_backbone
 from captioner_core.backbones import precision as precisions
 from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
+from captioner_core.images import decoding
 from captioner_core.options import BACKBONES, PRECISIONS
 from captioner_core.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 from captioner_core.weights import assets
@@ -89,7 +89,7 @@ def test_an_unknown_name():
 @pytest.mark.skipif(precisions.best_precision() != "bfloat16", reason="no bfloat16 in this processor")
 def test_bfloat16_stays_near_float32(pixels, tmp_path):
     sample.build(tmp_path, images=30)
-    drawn = [images.decode(file.read_bytes())[0] for file in sorted((tmp_path / "images").iterdir())[:8]]
+    drawn = [decoding.decode(file.read_bytes())[0] for file in sorted((tmp_path / "images").iterdir())[:8]]
     pictures = np.stack([pixels[0], *drawn])
     exact, near = (load_backbone("xception", name).features(pictures)[0] for name in PRECISIONS)
     cosines = (exact * near).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)

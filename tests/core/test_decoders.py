@@ -15,26 +15,26 @@ import psutil
 import pytest
 from PIL import Image
 
-from captioner_core import decoders, images
 from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.images import decoder_pool, decoding
 from tests.image_files import bad_files, encoded, good_files, picture
 
 
 @pytest.fixture
 def stand_in(monkeypatch):
     """Decoders that do what they are told."""
-    monkeypatch.setattr(decoders, "_COMMAND", (sys.executable, "-m", "tests.decoder_stand_in"))
-    monkeypatch.setattr(decoders, "_idle", queue.LifoQueue())
+    monkeypatch.setattr(decoder_pool, "_COMMAND", (sys.executable, "-m", "tests.decoder_stand_in"))
+    monkeypatch.setattr(decoder_pool, "_idle", queue.LifoQueue())
 
 
 def pid():
     """Of the decoder that would be used next, by the stand-in's word."""
-    return decoders.decode(b"hello", size=4)[1]
+    return decoder_pool.decode(b"hello", size=4)[1]
 
 
 def test_pictures_are_the_same_as_in_this_process():
     for name, data in good_files().items():
-        here, there = images.decode(data), decoders.decode(data)
+        here, there = decoding.decode(data), decoder_pool.decode(data)
         np.testing.assert_array_equal(there[0], here[0], err_msg=name)
         assert there[1:] == here[1:], name
 
@@ -42,16 +42,16 @@ def test_pictures_are_the_same_as_in_this_process():
 def test_failures_are_the_same_as_in_this_process():
     for name, (data, _) in bad_files().items():
         with pytest.raises(ImageError) as here:
-            images.decode(data)
+            decoding.decode(data)
         with pytest.raises(ImageError) as there:
-            decoders.decode(data)
+            decoder_pool.decode(data)
         assert (there.value.error_type, there.value.message) == (here.value.error_type, here.value.message), name
 
 
 def test_an_image_that_takes_too_long_is_ended_and_the_next_is_decoded(stand_in):
     first = pid()
     with pytest.raises(ImageError, match=r"more than the 0\.3 s that --max-seconds") as raised:
-        decoders.decode(b"hang", max_seconds=0.3)
+        decoder_pool.decode(b"hang", max_seconds=0.3)
     assert raised.value.error_type == "timed_out"
     assert not psutil.pid_exists(first)
     assert pid() != first
@@ -64,7 +64,7 @@ def test_an_image_that_takes_too_long_is_ended_and_the_next_is_decoded(stand_in)
 def test_a_decoder_that_breaks_is_a_failure_and_the_next_image_gets_another(stand_in, does, said):
     first = pid()
     with pytest.raises(ImageError, match=said) as raised:
-        decoders.decode(does.encode())
+        decoder_pool.decode(does.encode())
     assert raised.value.error_type == "decoder_crashed"
     assert not psutil.pid_exists(first)
     assert pid() != first
@@ -79,7 +79,7 @@ def test_a_decoder_killed_while_it_waits_is_no_images_failure(stand_in):
 
 def test_a_decoder_that_the_kernel_ends_for_memory_says_so(stand_in):
     with pytest.raises(ImageError, match="SIGKILL") as raised:
-        decoders.decode(b"starve")
+        decoder_pool.decode(b"starve")
     assert raised.value.error_type == "too_much_memory"
 
 
@@ -97,9 +97,9 @@ def test_the_clock_ends_decoders_of_a_worker_that_holds_alarms_back(held):
 
 def test_decoders_that_cannot_start_are_no_images_failure(stand_in, monkeypatch):
     """An installation that is broken must not make a whole folder look broken."""
-    monkeypatch.setattr(decoders, "_COMMAND", (sys.executable, "-c", "import nothing_of_this_name"))
+    monkeypatch.setattr(decoder_pool, "_COMMAND", (sys.executable, "-c", "import nothing_of_this_name"))
     with pytest.raises(CaptionerError, match=r"can't be started: .* exit code 1; run it"):
-        decoders.decode(b"hello")
+        decoder_pool.decode(b"hello")
 
 
 def test_no_module_is_imported_from_the_current_folder(tmp_path):
@@ -118,15 +118,15 @@ def test_the_kernel_ends_a_decoder_before_its_worker(stand_in):
     score = Path(f"/proc/{os.getpid()}/oom_score_adj")
     if not score.exists():
         pytest.skip("no Linux")
-    decoders.decode(b"hello")
-    decoder = decoders._idle.get_nowait()
-    decoders._idle.put(decoder)
+    decoder_pool.decode(b"hello")
+    decoder = decoder_pool._idle.get_nowait()
+    decoder_pool._idle.put(decoder)
     assert int(Path(f"/proc/{decoder._process.pid}/oom_score_adj").read_text()) > int(score.read_text())
 
 
 def test_half_an_answer_is_none(stand_in):
     with pytest.raises(ImageError) as raised:
-        decoders.decode(b"half")
+        decoder_pool.decode(b"half")
     assert raised.value.error_type == "decoder_crashed"
 
 
@@ -134,7 +134,7 @@ def test_one_large_image_at_a_time_and_small_ones_side_by_side(stand_in, tmp_pat
     """Each may take gigabytes; as many at once as there are threads would be more than there is."""
     log = tmp_path / "log"
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(decoders.decode, [f"large {log}".encode()] * 8))
+        list(threads.map(decoder_pool.decode, [f"large {log}".encode()] * 8))
         assert len(set(threads.map(lambda _: pid(), range(64)))) > 1
     assert log.read_text().split() == ["in", "out"] * 8
 
@@ -144,15 +144,15 @@ def test_an_image_that_needs_too_much_memory_is_a_failure():
     huge = encoded(Image.new("RGB", (9000, 9000)), "PNG", compress_level=1)
     limited = "import sys; from captioner_core import decoder_process as d; d.LARGE_MEMORY = 300 << 20; "
     limited += "d.USUAL_MEMORY = 200 << 20; sys.exit(d.main())"
-    command, decoders._COMMAND = decoders._COMMAND, (sys.executable, "-c", limited)
-    idle, decoders._idle = decoders._idle, queue.LifoQueue()
+    command, decoder_pool._COMMAND = decoder_pool._COMMAND, (sys.executable, "-c", limited)
+    idle, decoder_pool._idle = decoder_pool._idle, queue.LifoQueue()
     try:
         with pytest.raises(ImageError) as raised:
-            decoders.decode(huge)
+            decoder_pool.decode(huge)
         assert raised.value.error_type == "too_much_memory"
-        assert decoders.decode(encoded(picture(), "PNG"))[1:] == (64, 48)
+        assert decoder_pool.decode(encoded(picture(), "PNG"))[1:] == (64, 48)
     finally:
-        decoders._COMMAND, decoders._idle = command, idle
+        decoder_pool._COMMAND, decoder_pool._idle = command, idle
 
 
 def test_decoders_end_with_a_worker_that_is_killed():
@@ -174,7 +174,7 @@ def test_decoders_end_with_a_worker_that_is_killed():
 
 def test_a_decoder_needs_little_to_start():
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, captioner_core.decoder_process; print(*sys.modules)"],
+        [sys.executable, "-c", "import sys, captioner_core.images.decoder_worker; print(*sys.modules)"],
         capture_output=True,
         text=True,
         check=True,

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from captioner_core import images
 from captioner_core.errors import ImageError
-from captioner_core.images import decode
+from captioner_core.images import decoding
+from captioner_core.images.decoding import decode
 from tests.image_files import bad_files, encoded, good_files, picture
 
 GOOD, BAD = good_files(), bad_files()
@@ -144,9 +144,9 @@ def test_a_large_jpeg_is_decoded_at_reduced_scale_and_looks_the_same(orientation
     exif[ExifTags.Base.Orientation] = orientation
     data = io.BytesIO()
     photo.save(data, "JPEG", quality=95, exif=exif)
-    loaded, turn = [], images._turn_upright
-    monkeypatch.setattr(images, "_turn_upright", lambda image: loaded.append(image.size) or turn(image))
-    pixels, width, height = images.decode(data.getvalue())
+    loaded, turn = [], decoding._turn_upright
+    monkeypatch.setattr(decoding, "_turn_upright", lambda image: loaded.append(image.size) or turn(image))
+    pixels, width, height = decoding.decode(data.getvalue())
     assert loaded == [(1200, 900)]
     assert (width, height) == ((2400, 1800) if orientation == 1 else (1800, 2400))
     whole = photo if orientation == 1 else photo.transpose(Image.Transpose.ROTATE_270)

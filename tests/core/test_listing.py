@@ -6,7 +6,7 @@ from functools import reduce
 import pytest
 
 from captioner_core.errors import CaptionerError, ImageError
-from captioner_core.listing import ListingCounts, SkippedEntry, list_images, local_path, read_bytes
+from captioner_core.images.listing import ListingCounts, SkippedEntry, list_images, local_path, read_bytes
 from captioner_core.schemas import FailureRow, ImageRef
 from tests.image_files import PASSED_OVER, make_hostile_folder
 

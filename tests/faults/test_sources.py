@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from beam_jobs import extract_features, files
-from captioner_core import layout, listing
+from captioner_core import layout
 from captioner_core.errors import ImageError
+from captioner_core.images import listing
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.options import ExtractOptions

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
-from captioner_core import decoders, images
 from captioner_core.errors import ImageError
-from captioner_core.images import decode
+from captioner_core.images import decoder_pool, decoding
+from captioner_core.images.decoding import decode
 from tests.image_files import encoded, picture, png_chunk
 
 PNG = encoded(picture(), "PNG")
@@ -143,11 +143,11 @@ def test_a_jpeg_that_lacks_its_later_scans_still_fails_as_truncated():
 def test_a_large_jpeg_without_its_end_marker_is_decoded_in_a_decoder_process():
     """Such an image is decoded several times, and room for a large one is asked for once."""
     whole = encoded(photo((4800, 3600)), "JPEG", quality=60)
-    pixels, *size = decoders.decode(whole)
-    mended, *size_of_mended = decoders.decode(whole[:-2])
+    pixels, *size = decoder_pool.decode(whole)
+    mended, *size_of_mended = decoder_pool.decode(whole[:-2])
     np.testing.assert_array_equal(mended, pixels)
     assert size == size_of_mended == [4800, 3600]
-    assert decoders.thumbnail(whole[:-2], 64) == decoders.thumbnail(whole, 64)
+    assert decoder_pool.thumbnail(whole[:-2], 64) == decoder_pool.thumbnail(whole, 64)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_file_that_is_no_image_is_named_as_what_it_is(name):
 def test_avif_is_no_heic_and_is_named_where_pillow_lacks_it(monkeypatch):
     avif = encoded(picture(), "AVIF")
     assert decode(avif)[1:] == (64, 48)
-    monkeypatch.setattr(images.features, "check", lambda name: False)
+    monkeypatch.setattr(decoding.features, "check", lambda name: False)
     failure = failure_of(avif[:40])
     assert (failure.error_type, "AVIF" in failure.message) == ("unsupported_format", True)
 

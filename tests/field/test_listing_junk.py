@@ -16,10 +16,8 @@ from beam_jobs import extract_features, files
 from captioner_core.datasets import csv_captions
 from captioner_core.datasets.base import safe_image_id
 from captioner_core.errors import CaptionerError
-from captioner_core.image_ids import file_name_of, image_id_of
-from captioner_core.io import storage
-from captioner_core.layout import RunLayout
-from captioner_core.listing import (
+from captioner_core.images.image_ids import file_name_of, image_id_of
+from captioner_core.images.listing import (
     EXCLUDED,
     JUNK,
     LINK,
@@ -31,6 +29,8 @@ from captioner_core.listing import (
     local_path,
     passed_over_lines,
 )
+from captioner_core.io import storage
+from captioner_core.layout import RunLayout
 from captioner_core.options import ExtractOptions
 from captioner_core.runs import read_manifest
 from captioner_core.schemas import ImageRef

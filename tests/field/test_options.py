@@ -13,9 +13,9 @@ from beam_jobs.launch import check_pipeline_args
 from captioner_cli.main import main, make_parser
 from captioner_core.console.arguments import OneLineParser
 from captioner_core.errors import CaptionerError
+from captioner_core.images.listing import list_images
 from captioner_core.inbox import look
 from captioner_core.io import storage
-from captioner_core.listing import list_images
 from captioner_core.matching import CaptionIndex, Query, make_records
 from captioner_core.options import ExtractOptions, InboxOptions, MatchOptions, RunOptions, add_arguments, from_namespace
 from captioner_core.runs import read_manifest

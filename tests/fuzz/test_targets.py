@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from captioner_core import images
 from captioner_core.datasets import csv_captions
+from captioner_core.images import decoding
 from captioner_core.model import folder
 from fuzz.seeds import FOUND, found, seeds
 from fuzz.targets import TARGETS
@@ -34,7 +34,7 @@ def test_what_was_found_stays_mended(target, path):
 
 @pytest.mark.parametrize(
     ("target", "module", "name"),
-    [("images", images, "decode"), ("datasets", csv_captions, "read_records"), ("models", folder, "_check_weights")],
+    [("images", decoding, "decode"), ("datasets", csv_captions, "read_records"), ("models", folder, "_check_weights")],
 )
 def test_an_error_that_no_documentation_names_is_a_finding(target, module, name, monkeypatch):
     def broken(*args, **kwargs):
@@ -46,6 +46,6 @@ def test_an_error_that_no_documentation_names_is_a_finding(target, module, name,
 
 
 def test_a_failure_that_no_row_can_hold_is_a_finding(monkeypatch):
-    monkeypatch.setattr(images, "kind_of", lambda data: "two\nlines")
+    monkeypatch.setattr(decoding, "kind_of", lambda data: "two\nlines")
     with pytest.raises(AssertionError):
         TARGETS["images"](b"hello")

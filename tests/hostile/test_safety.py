@@ -27,10 +27,10 @@ from captioner_core import schemas
 from captioner_core.datasets import coco, csv_captions, flickr8k, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.evaluation import caption_split
+from captioner_core.images.listing import list_images
 from captioner_core.io import storage
 from captioner_core.io.json_text import parse_json
 from captioner_core.io.tensors import StoredTensors
-from captioner_core.listing import list_images
 from captioner_core.model.captioner import Captioner
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.ensemble import make_captioner

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from captioner_core.errors import ImageError
-from captioner_core.file_kinds import is_avif, kind_of, raw_kind_of_tiff
-from captioner_core.image_repair import with_end_marker, without_optional_parts
+from captioner_core.images.file_kinds import is_avif, kind_of, raw_kind_of_tiff
+from captioner_core.images.repair import with_end_marker, without_optional_parts
 
 if TYPE_CHECKING:  # decoder processes, which start often, do without pyarrow
     from captioner_core.schemas import ImageRef

@@ -22,12 +22,12 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import images
-from captioner_core.decoder_process import READY
 from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.images import decoding
+from captioner_core.images.decoder_worker import READY
 
 # -P: with -m alone Python would import modules from the current folder, which may be one of strangers' files
-_COMMAND = (sys.executable, "-P", "-m", "captioner_core.decoder_process")
+_COMMAND = (sys.executable, "-P", "-m", "captioner_core.images.decoder_worker")
 # several at once of what may take gigabytes each is more than a machine may have
 _one_large = threading.Lock()
 _HEADER_BYTES = 65_536
@@ -40,8 +40,8 @@ def decode(
     data: bytes,
     *,
     size: int = 299,
-    max_pixels: int = images.DEFAULT_MAX_PIXELS,
-    max_seconds: float = images.DEFAULT_MAX_SECONDS,
+    max_pixels: int = decoding.DEFAULT_MAX_PIXELS,
+    max_seconds: float = decoding.DEFAULT_MAX_SECONDS,
 ) -> tuple[npt.NDArray[np.uint8], int, int]:
     """Decodes as ``images.decode`` does, in another process; safe from any thread.
 
@@ -71,8 +71,8 @@ def thumbnail(
     data: bytes,
     side: int,
     *,
-    max_pixels: int = images.DEFAULT_MAX_PIXELS,
-    max_seconds: float = images.DEFAULT_MAX_SECONDS,
+    max_pixels: int = decoding.DEFAULT_MAX_PIXELS,
+    max_seconds: float = decoding.DEFAULT_MAX_SECONDS,
 ) -> tuple[bytes, tuple[int, int]]:
     """Makes a thumbnail as ``images.thumbnail`` does, in another process; see ``decode``.
 

@@ -1,4 +1,4 @@
-"""A process that decodes one image after another for ``decoders``: ``python -m captioner_core.decoder_process``.
+"""A process that decodes one image after another for ``decoders``: ``python -m captioner_core.images.decoder_worker``.
 
 Bytes that anyone may have made meet Pillow here and nowhere else, with a clock and a limit to
 memory that the kernel keeps. First goes ``{"ready": true}`` to stdout. On stdin comes a line of
@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import IO, Any
 
-from captioner_core import images
 from captioner_core.errors import ImageError
+from captioner_core.images import decoding
 
 USUAL_MEMORY = 1 << 30
 """Bytes of address space, Python's and Pillow's own 0.1 GB included.
@@ -76,9 +76,9 @@ def _made(
     asked: dict[str, Any], data: bytes, large: Callable[[], AbstractContextManager[None]]
 ) -> tuple[bytes, int, int]:
     if asked["make"] == "thumbnail":
-        jpeg, (width, height) = images.thumbnail(data, asked["size"], max_pixels=asked["max_pixels"], large=large)
+        jpeg, (width, height) = decoding.thumbnail(data, asked["size"], max_pixels=asked["max_pixels"], large=large)
         return jpeg, width, height
-    pixels, width, height = images.decode(data, size=asked["size"], max_pixels=asked["max_pixels"], large=large)
+    pixels, width, height = decoding.decode(data, size=asked["size"], max_pixels=asked["max_pixels"], large=large)
     return pixels.tobytes(), width, height
 
 
