@@ -12,16 +12,17 @@ from apache_beam.ml.inference.base import RunInference
 from beam_jobs import launch
 from beam_jobs.handlers import FeatureCaptionHandler
 from beam_jobs.transforms import WriteTable
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.console.progress import progress
 from captioner_core.errors import CaptionerError
-from captioner_core.identity import collection_of_run
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import LoadedModel, load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions
-from captioner_core.reuse import feature_row
+from captioner_core.runs import commits
+from captioner_core.runs.identity import collection_of_run
+from captioner_core.runs.reuse import feature_row
 from captioner_core.schemas import FeatureRow
 
 Place = tuple[str, int]
@@ -58,7 +59,7 @@ def _read(place: Place) -> Iterator[FeatureRow]:
         yield feature_row(table, row, image_id, image_uri, sha256)
 
 
-def run(options: CaptionOptions, pipeline_args: Sequence[str] = (), *, complete: bool = True) -> runs.Manifest:
+def run(options: CaptionOptions, pipeline_args: Sequence[str] = (), *, complete: bool = True) -> commits.Manifest:
     """Captions what this run's extract stage found, and commits the captions beside its features and failures.
 
     Args:
@@ -77,7 +78,7 @@ def run(options: CaptionOptions, pipeline_args: Sequence[str] = (), *, complete:
     model = load_model(options.model)  # a bad model shows before work starts
     extracted = _extracted(options, model)
     beam_width = options.beam_width or model.config.beam_width
-    run_layout = runs.begin_attempt(options.layout)
+    run_layout = commits.begin_attempt(options.layout)
     parts = storage.list_parts(run_layout.table(layout.FEATURES))
     places = [(part, group) for part in parts for group in range(storage.row_group_count(part))]
     load = functools.partial(load_generator, options.model, beam_width)
@@ -85,7 +86,7 @@ def run(options: CaptionOptions, pipeline_args: Sequence[str] = (), *, complete:
         launch.run_pipeline(
             lambda pipeline: build(pipeline, run_layout, places, options.batch_size, load), pipeline_args, run_layout
         )
-    manifest = runs.commit_stage(
+    manifest = commits.commit_stage(
         run_layout,
         extracted,
         layout.CAPTION,
@@ -100,9 +101,9 @@ def run(options: CaptionOptions, pipeline_args: Sequence[str] = (), *, complete:
     return manifest
 
 
-def _extracted(options: CaptionOptions, model: LoadedModel) -> runs.Manifest:
+def _extracted(options: CaptionOptions, model: LoadedModel) -> commits.Manifest:
     """What the run's manifest says of its extract stage."""
-    manifest = runs.read_manifest(options.layout.run_dir)
+    manifest = commits.read_manifest(options.layout.run_dir)
     made = manifest["options"]
     run = f"run {options.layout.run_dir!r}"
     if layout.EXTRACT not in manifest["stages"] or not made.get("grid"):
@@ -126,7 +127,7 @@ def _extracted(options: CaptionOptions, model: LoadedModel) -> runs.Manifest:
             f"model {options.model!r} was trained on features of {model.config.backbone!r}, and {run} has those of "
             f"{found.pop()!r}; extract with the --backbone that it was trained with"
         )
-    return runs.manifest_of_stages(manifest, (layout.EXTRACT,))
+    return commits.manifest_of_stages(manifest, (layout.EXTRACT,))
 
 
 def _backbones(run: RunLayout) -> set[str]:

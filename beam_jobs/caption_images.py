@@ -15,19 +15,20 @@ from beam_jobs import caption_features, launch, preconditions
 from beam_jobs.files import ListingFile, begin_with_listing
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.backbones.base import load_backbone
 from captioner_core.console.progress import progress
 from captioner_core.errors import CaptionerError
-from captioner_core.identity import COLLECTION, collection_of_images
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions
 from captioner_core.registry import resolve_model
-from captioner_core.reuse import EarlierImages, caption_row, earlier_images, failures_of
-from captioner_core.run_files import check_run_output
+from captioner_core.runs import commits
+from captioner_core.runs.identity import COLLECTION, collection_of_images
+from captioner_core.runs.reuse import EarlierImages, caption_row, earlier_images, failures_of
+from captioner_core.runs.run_files import check_run_output
 from captioner_core.schemas import FeatureRow
 
 INPUT_SIZE = 299
@@ -91,7 +92,7 @@ def run(
     load: Callable[[], CaptioningModels] | None = None,
     *,
     complete: bool = True,
-) -> runs.Manifest:
+) -> commits.Manifest:
     """Captions and commits a folder.
 
     Args:
@@ -135,9 +136,9 @@ def run(
         counted = launch.run_pipeline(
             lambda pipeline: build(pipeline, options, run_layout, listing, load, earlier), pipeline_args, run_layout
         )
-    manifest = runs.commit_stage(
+    manifest = commits.commit_stage(
         run_layout,
-        runs.new_manifest(run_layout),
+        commits.new_manifest(run_layout),
         layout.CAPTION,
         wall_time_s=time.monotonic() - start,
         options=dataclasses.asdict(options),

@@ -15,15 +15,16 @@ from beam_jobs import launch, preconditions
 from beam_jobs.files import ListingFile, begin_with_listing
 from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.backbones.base import Backbone, load_backbone
 from captioner_core.console.progress import progress
-from captioner_core.identity import COLLECTION, collection_of_images
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.layout import RunLayout
 from captioner_core.options import ExtractOptions
-from captioner_core.reuse import EarlierImages, earlier_images, failures_of
-from captioner_core.run_files import check_run_output
+from captioner_core.runs import commits
+from captioner_core.runs.identity import COLLECTION, collection_of_images
+from captioner_core.runs.reuse import EarlierImages, earlier_images, failures_of
+from captioner_core.runs.run_files import check_run_output
 from captioner_core.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, FeatureRow
 
 INPUT_SIZE = 299
@@ -60,7 +61,7 @@ def _same(features: FeatureRow, earlier: EarlierImages) -> FeatureRow:
 
 def run(
     options: ExtractOptions, pipeline_args: Sequence[str] = (), load: Callable[[], Backbone] | None = None
-) -> runs.Manifest:
+) -> commits.Manifest:
     """Extracts and commits the features of a folder.
 
     Args:
@@ -90,9 +91,9 @@ def run(
         counted = launch.run_pipeline(
             lambda pipeline: build(pipeline, options, run_layout, listing, load, earlier), pipeline_args, run_layout
         )
-    manifest = runs.commit_stage(
+    manifest = commits.commit_stage(
         run_layout,
-        runs.new_manifest(run_layout),
+        commits.new_manifest(run_layout),
         layout.EXTRACT,
         wall_time_s=time.monotonic() - start,
         options=dataclasses.asdict(options),

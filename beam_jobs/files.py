@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from captioner_core import runs
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images.image_ids import image_id_of
 from captioner_core.images.listing import (
@@ -29,7 +28,8 @@ from captioner_core.images.listing import read_bytes as read_local_bytes
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout, join
 from captioner_core.options import ImageOptions
-from captioner_core.reuse import Failures
+from captioner_core.runs import commits
+from captioner_core.runs.reuse import Failures
 from captioner_core.schemas import LISTING, FailureRow, ImageRef
 
 _LISTING_SCHEMA = pa.schema([(field.name, pa.string()) for field in dataclasses.fields(FailureRow)])
@@ -139,8 +139,8 @@ def begin_with_listing(options: ImageOptions, failures: Failures | None) -> List
         is then as it was; or captioner may not write to the run's folder.
     """
     check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
-    run = runs.begin_attempt(options.layout)
-    with runs.abandoned_on_refusal(run):
+    run = commits.begin_attempt(options.layout)
+    with commits.abandoned_on_refusal(run):
         files, counts = write_listing(options.images, run, failures, options.exclude)
         _check_not_emptied(options, counts, failures)
     if counts.is_empty:
@@ -162,7 +162,7 @@ def _check_not_emptied(options: ImageOptions, counts: ListingCounts, failures: F
     found = counts.images
     if failures is not None:
         found = sum(1 for _ in itertools.islice(_images_in(options.images, options.exclude), 1))
-    runs.check_not_emptied(options.layout, options.images, found, allow_empty=options.allow_empty)
+    commits.check_not_emptied(options.layout, options.images, found, allow_empty=options.allow_empty)
 
 
 def _images_in(folder: str, exclude: Sequence[str]) -> Iterator[Entry]:

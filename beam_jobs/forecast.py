@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from beam_jobs import files, launch, match_captions
 from beam_jobs.caption_images import INPUT_SIZE, load_models
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.console.progress import hidden
 from captioner_core.errors import ImageError
 from captioner_core.images import decoder_pool, decoding
@@ -28,6 +28,7 @@ from captioner_core.io.ordered_map import in_order
 from captioner_core.matching import Search, group_images, kept_rows, make_caption_set, make_records
 from captioner_core.options import RunOptions
 from captioner_core.report import write_report
+from captioner_core.runs import commits
 from captioner_core.schemas import (
     FEATURE_DIM,
     GENERATED,
@@ -234,7 +235,7 @@ def _finish_seconds(made: Sequence[CaptionedImage], options: RunOptions) -> floa
     """What matching and reporting the sample takes, which is what they take at least."""
     with tempfile.TemporaryDirectory() as output:
         run = dataclasses.replace(options, output=output, index=(), plan=False)
-        place = runs.begin_attempt(run.layout)
+        place = commits.begin_attempt(run.layout)
         rows: dict[str, Sequence[Row]] = {
             layout.CAPTIONS: [one.caption for one in made],
             layout.FEATURES: [one.features for one in made],
@@ -244,12 +245,12 @@ def _finish_seconds(made: Sequence[CaptionedImage], options: RunOptions) -> floa
             part = layout.join(place.staged_table(name), "part.parquet")
             with storage.output_stream(part) as stream:
                 pq.write_table(table, stream)
-            runs.stage_parts(place, name, "part", [part])
+            commits.stage_parts(place, name, "part", [part])
         asked = dataclasses.asdict(run.caption_options())
         counts = ListingCounts(decoding=len(made)).as_manifest()
-        manifest = runs.commit_stage(
+        manifest = commits.commit_stage(
             place,
-            runs.new_manifest(run.layout),
+            commits.new_manifest(run.layout),
             layout.CAPTION,
             wall_time_s=0.0,
             options=asked,

@@ -12,7 +12,6 @@ import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions, StandardOptions
 
-from captioner_core import runs
 from captioner_core.backbones.precision import best_precision, check_precision
 from captioner_core.console.arguments import OneLineParser, guarded, start
 from captioner_core.errors import CheckFailed, JobFailed
@@ -20,6 +19,7 @@ from captioner_core.layout import RunLayout
 from captioner_core.options import add_arguments, check_absolute, from_namespace
 from captioner_core.process import program
 from captioner_core.process.error_lines import describe
+from captioner_core.runs import commits
 from captioner_core.security.redaction import shown_arguments
 
 # What DirectRunner comes down to on one machine, named outright: DirectRunner first looks
@@ -63,7 +63,7 @@ def run_pipeline(
         with beam.Pipeline(options=options) as pipeline:
             build(pipeline)
     except Exception as error:
-        runs.check_owner(run)  # files that another process removed are missed in many ways
+        commits.check_owner(run)  # files that another process removed are missed in many ways
         if not in_this_process and isinstance(error, RuntimeError | grpc.RpcError):
             raise JobFailed(
                 f"the job failed on {standard.runner} ({_cause(error)}); its logs say more, run it again to complete"

@@ -25,13 +25,14 @@ from beam_jobs.match_transforms import (
     SearchSets,
 )
 from beam_jobs.transforms import WriteRows
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.console.progress import progress
-from captioner_core.identity import COLLECTIONS
 from captioner_core.io import storage
 from captioner_core.match_inputs import MatchInputs, Unfinished, plan_inputs
 from captioner_core.options import COMBINED, MatchOptions
-from captioner_core.run_files import check_inputs_apart, check_run_output, is_same_place
+from captioner_core.runs import commits
+from captioner_core.runs.identity import COLLECTIONS
+from captioner_core.runs.run_files import check_inputs_apart, check_run_output, is_same_place
 from captioner_core.tables import TableSource, features_beside, write_image_facts
 from captioner_core.text_encoders import TextEncoder, load_encoder
 
@@ -59,8 +60,8 @@ def build(pipeline: beam.Pipeline, run: layout.RunLayout, plan: MatchPlan) -> No
 
 
 def run(
-    options: MatchOptions, pipeline_args: Sequence[str] = (), manifest: runs.Manifest | None = None
-) -> runs.Manifest:
+    options: MatchOptions, pipeline_args: Sequence[str] = (), manifest: commits.Manifest | None = None
+) -> commits.Manifest:
     """Matches and commits.
 
     Args:
@@ -84,16 +85,16 @@ def run(
     encoder = load_encoder(options.encoder)
     inputs = plan_inputs(options, encoder, unfinished=Unfinished(run_layout, manifest) if manifest else None)
     if manifest is None:
-        manifest = runs.manifest_to_extend(run_layout, inputs.captions)
+        manifest = commits.manifest_to_extend(run_layout, inputs.captions)
         is_kept = bool(manifest["stages"])
         own = (run_layout.table(layout.CAPTIONS), run_layout.table(layout.FEATURES)) if is_kept else ()
         read = {"--captions": inputs.captions, "--index": inputs.index, "--features": inputs.features}
         check_inputs_apart(run_layout, read, own)
-    run_layout = runs.begin_attempt(run_layout)
+    run_layout = commits.begin_attempt(run_layout)
     plan = _plan(options, inputs, encoder, run_layout)
     with progress("match", _row_count(inputs.captions), "captions"):
         launch.run_pipeline(lambda pipeline: build(pipeline, run_layout, plan), pipeline_args, run_layout)
-    return runs.commit_stage(
+    return commits.commit_stage(
         run_layout,
         manifest,
         layout.MATCH,

@@ -16,7 +16,6 @@ from apache_beam.metrics import Metrics
 
 from captioner_core import layout
 from captioner_core.console.progress import advance
-from captioner_core.identity import MATCH_KEY, QUERY_KEY, image_keys, split_keys, with_keys
 from captioner_core.io import storage
 from captioner_core.matching import (
     RECORDS,
@@ -39,6 +38,7 @@ from captioner_core.matching import (
     parting,
     write_caption_set,
 )
+from captioner_core.runs.identity import MATCH_KEY, QUERY_KEY, image_keys, split_keys, with_keys
 from captioner_core.schemas import row_schema
 from captioner_core.tables import INPUTS, open_image_facts, read_records
 from captioner_core.text_encoders import TextEncoder, load_encoder

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
-from captioner_core.identity import COLLECTION, collection_of_run, collection_of_table
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.options import COMBINED, JOINT_ENCODERS, MatchOptions, SimilarityOptions
+from captioner_core.runs import commits
+from captioner_core.runs.identity import COLLECTION, collection_of_run, collection_of_table
 from captioner_core.security.allowed_roots import check_place
 from captioner_core.security.redaction import visible
 from captioner_core.tables import check_captions_table, check_features_table, check_one_model, check_splits
@@ -50,7 +51,7 @@ class Unfinished(NamedTuple):
     """A run that has just been captioned and is about to be matched, and the manifest that it will have."""
 
     layout: RunLayout
-    manifest: runs.Manifest
+    manifest: commits.Manifest
 
 
 def plan_inputs(options: MatchOptions, encoder: TextEncoder, unfinished: Unfinished | None = None) -> MatchInputs:
@@ -106,7 +107,7 @@ def check_matching(options: SimilarityOptions, captions: Iterable[str], features
 def _updated(options: MatchOptions, encoder: TextEncoder, given: MatchInputs) -> MatchInputs:
     """What the earlier run read, without what is dropped and with what is given."""
     earlier = str(options.update).rstrip("/")
-    manifest = runs.read_manifest(earlier)
+    manifest = commits.read_manifest(earlier)
     if layout.MATCH not in manifest["stages"] or not storage.list_parts(layout.join(earlier, layout.MATCH_INPUTS)):
         raise CaptionerError(f"--update {earlier!r} is a run without matches to go on from; match without --update")
     before = manifest["options"]

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
-from captioner_core.identity import collection_of_table, image_keys
 from captioner_core.io import storage
 from captioner_core.matching import RECORDS, CaptionIndex, ImageFacts, one_chunk
+from captioner_core.runs import commits
+from captioner_core.runs.identity import collection_of_table, image_keys
 from captioner_core.schemas import FEATURE_DIM, HUMAN
 from captioner_core.splits import SPLIT_NAMES, canonical_split
 from captioner_core.table_columns import one_caption_a_row, readable_table, split_column, text_column
@@ -43,7 +44,7 @@ def check_captions_table(uri: str) -> None:
         )
     folder, _, name = uri.rstrip("/").rpartition("/")
     if name == layout.CAPTIONS:
-        runs.read_manifest(folder)
+        commits.read_manifest(folder)
 
 
 def check_features_table(uri: str) -> None:

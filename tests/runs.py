@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from captioner_core import layout, schemas
-from captioner_core.identity import collection_of_table, default_collection
 from captioner_core.layout import RunLayout
+from captioner_core.runs.identity import collection_of_table, default_collection
 from captioner_core.schemas import (
     GENERATED,
     HUMAN,

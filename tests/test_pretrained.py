@@ -16,8 +16,8 @@ from captioner_core.errors import CaptionerError
 from captioner_core.model import folder
 from captioner_core.model.folder import check_pretrained, load_model
 from captioner_core.options import PRETRAINED
-from captioner_core.runs import read_manifest
-from captioner_core.verify import verify
+from captioner_core.runs.commits import read_manifest
+from captioner_core.runs.verify import verify
 from captioner_core.weights.assets import cache_dir
 
 

@@ -27,7 +27,7 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(InboxOptions, namespace)
-    from captioner_core.inbox import look
+    from captioner_core.runs.inbox import look
 
     folders = look(options)
     if options.json:

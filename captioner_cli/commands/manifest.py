@@ -21,7 +21,7 @@ def register(subparsers: Any) -> None:
 
 
 def _run(namespace: argparse.Namespace) -> int:
-    from captioner_core.runs import read_manifest
+    from captioner_core.runs.commits import read_manifest
 
     print(json.dumps(read_manifest(namespace.run_dir), indent=2))  # in ASCII: no control character reaches a terminal
     return 0

@@ -66,7 +66,7 @@ def check_inputs(options: RunOptions) -> None:
     from captioner_core import layout
     from captioner_core.match_inputs import check_matching
     from captioner_core.model.folder import model_id_of
-    from captioner_core.run_files import check_inputs_apart, check_report, check_run_output
+    from captioner_core.runs.run_files import check_inputs_apart, check_report, check_run_output
     from captioner_core.tables import check_one_model, models_of
 
     run = options.layout

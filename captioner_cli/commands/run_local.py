@@ -123,7 +123,7 @@ def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(LocalOptions, namespace)
     from beam_jobs import preconditions
     from captioner_cli.commands.run import caption_match_report
-    from captioner_core.identity import collection_of_table
+    from captioner_core.runs.identity import collection_of_table
     from captioner_core.weights import assets
 
     _check_outputs(options)
@@ -159,7 +159,7 @@ def _check_outputs(options: LocalOptions) -> None:
     """
     from captioner_core.datasets import check_dataset_output, check_split_output
     from captioner_core.io import outputs
-    from captioner_core.run_files import check_run_output
+    from captioner_core.runs.run_files import check_run_output
     from captioner_core.training.train import check_train_outputs
 
     outputs.check_reachable(options.out, "--out")
@@ -221,15 +221,15 @@ def _make_dataset(options: LocalOptions) -> Path:
 
 def _extract(options: LocalOptions, dataset: Path) -> None:
     from beam_jobs import extract_features, launch
-    from captioner_core import runs
     from captioner_core.io import storage
+    from captioner_core.runs import commits
 
     asked = options.extract_options(dataset)
     asked = dataclasses.replace(asked, precision=launch.chosen_precision(asked.precision, ()))
     if storage.exists(asked.layout.manifest):
         manifest = Path(asked.layout.manifest)
         recorded = json.loads(json.dumps(dataclasses.asdict(asked)))  # as a manifest has it: tuples are lists
-        same = runs.read_manifest(asked.layout.run_dir)["options"] == recorded
+        same = commits.read_manifest(asked.layout.run_dir)["options"] == recorded
         if same and manifest.stat().st_mtime >= (dataset / layout.DATASET_CAPTIONS).stat().st_mtime:
             _say(f"extract: features of {asked.images} are there, {asked.layout.run_dir}")
             return
@@ -271,7 +271,7 @@ def _new_folder(options: LocalOptions, dataset: Path) -> tuple[Path, tuple[str, 
 
 
 def _verify(options: LocalOptions) -> None:
-    from captioner_core.verify import verify
+    from captioner_core.runs.verify import verify
 
     run = layout.RunLayout(options.out, _NEW_RUN)
     breaches = verify(run.run_dir)

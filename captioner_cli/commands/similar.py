@@ -59,7 +59,7 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(SimilarOptions, namespace)
-    from captioner_core.identity import collection_of_table
+    from captioner_core.runs.identity import collection_of_table
     from captioner_core.schemas import MatchRow
     from captioner_core.security.redaction import visible
     from captioner_core.similar import SimilarImageFinder, check_picture, write_picture

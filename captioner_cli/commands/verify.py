@@ -21,13 +21,13 @@ def register(subparsers: Any) -> None:
 
 
 def _run(namespace: argparse.Namespace) -> int:
-    from captioner_core import runs
-    from captioner_core.verify import verify
+    from captioner_core.runs import commits
+    from captioner_core.runs.verify import verify
 
     breaches = verify(namespace.run_dir)
     for breach in breaches:
         print(visible(f"breach: {breach}"))
     if not breaches:
-        counts = runs.read_manifest(namespace.run_dir)["counts"]
+        counts = commits.read_manifest(namespace.run_dir)["counts"]
         print(f"ok: {', '.join(f'{count} {name}' for name, count in counts.items())}")
     return 1 if breaches else 0

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 from captioner_core import layout
 from captioner_core.errors import CaptionerError
-from captioner_core.identity import default_collection
 from captioner_core.images.image_ids import file_name_of, path_of, with_slashes
 from captioner_core.io import outputs
 from captioner_core.io.json_text import parse_json
+from captioner_core.runs.identity import default_collection
 from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 from captioner_core.security.archives import is_outside
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioner_core.errors import CaptionerError
-from captioner_core.identity import image_key
 from captioner_core.io import storage
 from captioner_core.matching.outline import Outline, make_outline
+from captioner_core.runs.identity import image_key
 from captioner_core.schemas import GENERATED, HUMAN
 from captioner_core.text_encoders.base import TextEncoder
 

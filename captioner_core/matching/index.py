@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from captioner_core.identity import image_key
 from captioner_core.matching.answers import Search, kept_rows
 from captioner_core.matching.caption_set import RECORDS, make_caption_set
 from captioner_core.matching.facts import ImageFacts
 from captioner_core.matching.queries import group_images
 from captioner_core.matching.rows import answer_rows
+from captioner_core.runs.identity import image_key
 from captioner_core.schemas import GENERATED
 from captioner_core.text_encoders.base import TextEncoder
 

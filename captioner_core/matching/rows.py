@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioner_core import layout
-from captioner_core.identity import split_keys
 from captioner_core.matching.answers import ORDER, Answers, spread
 from captioner_core.matching.caption_set import CaptionSet, Places, one_chunk, source_names
 from captioner_core.matching.facts import ImageFacts
 from captioner_core.matching.queries import Groups
+from captioner_core.runs.identity import split_keys
 from captioner_core.schemas import MATCHED, NO_MATCH, row_schema
 from captioner_core.text_encoders.base import JointEncoder, TextEncoder
 

@@ -7,10 +7,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner_core.identity import BEST_MATCH_KEY, MATCH_KEY, QUERY_KEY
 from captioner_core.matching.answers import BEST, ORDER, Answers
 from captioner_core.matching.caption_set import CaptionSet, one_chunk, places_in
 from captioner_core.matching.queries import Groups
+from captioner_core.runs.identity import BEST_MATCH_KEY, MATCH_KEY, QUERY_KEY
 from captioner_core.schemas import GENERATED
 
 

@@ -24,14 +24,15 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from markupsafe import Markup
 
-from captioner_core import layout, run_files, runs
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
-from captioner_core.identity import collection_of_run
 from captioner_core.io import storage
 from captioner_core.model.folder import METRICS, model_path
 from captioner_core.options import PRETRAINED
 from captioner_core.report import plots
 from captioner_core.report.pictures import CARD_SIDE, MATCH_SIDE, Gallery, ImageFinder, Picture, among
+from captioner_core.runs import commits, run_files
+from captioner_core.runs.identity import collection_of_run
 from captioner_core.schemas import COLLECTION_COLUMNS, MATCHED
 from captioner_core.security.allowed_roots import is_allowed
 from captioner_core.security.redaction import visible
@@ -157,7 +158,7 @@ def write_report(run_dir: str, *, max_images: int = 100) -> str:
     """
     if max_images < 0:
         raise CaptionerError(f"--max-images {max_images} must be 0 or more; 100 is the default")
-    manifest = runs.read_manifest(run_dir)
+    manifest = commits.read_manifest(run_dir)
     run = _Run(run_dir, manifest)
     values = _collect(run, max_images)
     page = _render(values)
@@ -183,7 +184,7 @@ def _has_pictures(uri: str) -> bool:
 class _Run:
     """The tables and the manifest of a finished run, whatever is missing from either."""
 
-    def __init__(self, run_dir: str, manifest: runs.Manifest) -> None:
+    def __init__(self, run_dir: str, manifest: commits.Manifest) -> None:
         self.run_dir = run_dir
         self.manifest = manifest
         self.counts = {name: n for name, n in self.facts("counts").items() if isinstance(n, int)}

@@ -14,7 +14,6 @@ import pytest
 from beam_jobs import caption_images, extract_features, files, match_captions
 from beam_jobs.files import write_listing
 from beam_jobs.handlers import CaptioningModels
-from captioner_core import runs
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout
@@ -23,8 +22,9 @@ from captioner_core.model.folder import load_model, save_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.registry import promote
+from captioner_core.runs import commits
+from captioner_core.runs.verify import verify
 from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, TABLE_SCHEMAS, DatasetCaptionRow, rows_as_table
-from captioner_core.verify import verify
 from tests.fakes import FakeBackbone
 
 
@@ -150,7 +150,7 @@ def test_an_empty_folder_is_an_empty_run(tmp_path, run, model_dir, load_models):
     )
     options = MatchOptions(captions=(run.table("captions"),), output=run.root, index=(run.table("captions"),))
     match_captions.run(options)
-    assert runs.read_manifest(run.run_dir)["counts"]["match_summary"] == 0
+    assert commits.read_manifest(run.run_dir)["counts"]["match_summary"] == 0
     assert verify(run.run_dir) == []
 
 

@@ -11,14 +11,14 @@ import pytest
 
 from beam_jobs import match_captions
 from captioner_cli.main import main
-from captioner_core import runs
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model
 from captioner_core.options import MatchOptions
+from captioner_core.runs import commits
+from captioner_core.runs.verify import verify
 from captioner_core.schemas import CAPTIONS_SCHEMA, CaptionRow, rows_as_table
-from captioner_core.verify import verify
 
 WORDS = ("dog", "cat", "man", "woman", "red", "blue", "green", "grass", "water", "street", "runs", "sits", "plays")
 WORDS += ("jumps", "two", "three", "old", "young")
@@ -191,7 +191,7 @@ def test_what_does_not_fit_the_earlier_run_is_refused(tmp_path, first, change, l
 def test_two_encoders_are_refused_by_their_fingerprints(tmp_path, first):
     match(tmp_path, "run", captions=(first,), index=(first,))
     run = RunLayout(str(tmp_path / "root"), "run")
-    manifest = runs.read_manifest(run.run_dir)
+    manifest = commits.read_manifest(run.run_dir)
     ours = manifest["encoder"]["fingerprint"]
     storage.write_json(run.manifest, {**manifest, "encoder": {"name": "learned", "fingerprint": "learned/other"}})
     with pytest.raises(CaptionerError, match=f"(?s)'learned/other'.*{ours!r}"):
@@ -208,7 +208,7 @@ def test_a_run_with_captions_of_its_own_is_not_updated_with_others_in_place(tmp_
     run = RunLayout(str(tmp_path / "root"), "run")
     own = write_captions(tmp_path / "root" / "runs" / "run" / "captions" / "part-00000.parquet", captions_of(0, ["a"]))
     own = run.table("captions")
-    manifest = runs.new_manifest(run)
+    manifest = commits.new_manifest(run)
     storage.write_json(run.manifest, {**manifest, "stages": {"caption": {"wall_time_s": 1}}})
     match(tmp_path, "run", captions=(own,), index=(own,))
     with pytest.raises(CaptionerError, match="captions of its own"):

@@ -13,8 +13,8 @@ from captioner_core.io import storage
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import MatchOptions
-from captioner_core.runs import read_manifest
-from captioner_core.verify import verify
+from captioner_core.runs.commits import read_manifest
+from captioner_core.runs.verify import verify
 from tests.beam_jobs.test_reuse import SEEN, assert_same_tables, caption, extract, frame, run
 
 __all__ = ["run"]

@@ -16,7 +16,7 @@ from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions, ExtractOptions
-from captioner_core.verify import verify
+from captioner_core.runs.verify import verify
 from tests.fakes import FakeBackbone
 
 SEEN: list[int] = []

@@ -15,7 +15,7 @@ from beam_jobs import caption_images, extract_features, match_captions
 from captioner_core import layout
 from captioner_core.datasets import flickr8k, sample
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
-from captioner_core.verify import verify
+from captioner_core.runs.verify import verify
 from tests.cluster.flink import REPOSITORY, FlinkCluster, Missing
 from tests.same_tables import assert_same_tables
 

@@ -11,7 +11,7 @@ from beam_jobs import caption_images, match_captions
 from captioner_core import layout
 from captioner_core.datasets import sample
 from captioner_core.options import CaptionOptions, MatchOptions
-from captioner_core.verify import verify
+from captioner_core.runs.verify import verify
 from tests.cluster.fetched import Missing
 from tests.cluster.flink import REPOSITORY
 from tests.cluster.spark import spark_arguments, spark_environment

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from captioner_core.errors import CaptionerError
-from captioner_core.identity import image_keys
 from captioner_core.matching import (
     CaptionIndex,
     ImageFacts,
@@ -35,6 +34,7 @@ from captioner_core.matching import (
 from captioner_core.matching import (
     queries as grouping,
 )
+from captioner_core.runs.identity import image_keys
 from captioner_core.schemas import GENERATED, HUMAN, MATCHED, NO_MATCH
 from tests.fakes import HashedWords
 

@@ -8,17 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from captioner_core import layout, run_files, runs
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout
+from captioner_core.runs import commits, run_files
 from captioner_core.schemas import CAPTIONS_SCHEMA, FAILURES_SCHEMA, FEATURES_SCHEMA
 
 SCHEMAS = {layout.CAPTIONS: CAPTIONS_SCHEMA, layout.FAILURES: FAILURES_SCHEMA, layout.FEATURES: FEATURES_SCHEMA}
 
 
 def stage_captions(run, ids, parts=1):
-    run = runs.begin_attempt(run)
+    run = commits.begin_attempt(run)
     for name in layout.STAGE_TABLES[layout.CAPTION]:
         for part in range(parts):
             rows = [i for n, i in enumerate(ids) if n % parts == part] if name == layout.CAPTIONS else []
@@ -34,12 +35,12 @@ def stage_table(run, name, ids, file_name="part.parquet"):
     file_system.create_dir(folder)
     part = layout.join(run.staged_table(name), file_name)
     pq.write_table(table, part)
-    runs.stage_parts(run, name, "part", [*runs.staged_parts(run, name), part])
+    commits.stage_parts(run, name, "part", [*commits.staged_parts(run, name), part])
 
 
 def commit(run, **changes):
-    return runs.commit_stage(
-        run, runs.new_manifest(run), layout.CAPTION, wall_time_s=1.0, options={"images": "in"}, **changes
+    return commits.commit_stage(
+        run, commits.new_manifest(run), layout.CAPTION, wall_time_s=1.0, options={"images": "in"}, **changes
     )
 
 
@@ -54,7 +55,7 @@ def run(tmp_path):
 
 def test_commit_counts_the_rows_and_leaves_no_staging(run):
     commit(stage_captions(run, ["a", "b", "c"], parts=2), counts={"images_found": 3})
-    manifest = runs.read_manifest(run.run_dir)
+    manifest = commits.read_manifest(run.run_dir)
     assert manifest["counts"] == {"images_found": 3, "captions": 3, "features": 0, "failures": 0}
     assert manifest["options"]["images"] == "in"
     assert sorted(captions(run)) == ["a", "b", "c"]
@@ -71,7 +72,7 @@ def test_work_cut_off_before_the_commit_changes_nothing(run):
     commit(stage_captions(run, ["a"]))
     stage_captions(run, ["b"])  # and then the process dies
     assert captions(run) == ["a"]
-    assert runs.read_manifest(run.run_dir)["counts"]["captions"] == 1
+    assert commits.read_manifest(run.run_dir)["counts"]["captions"] == 1
     commit(stage_captions(run, ["c"]))
     assert captions(run) == ["c"]
 
@@ -103,7 +104,7 @@ def test_a_commit_cut_off_anywhere_is_never_read_as_complete(run, monkeypatch, c
                 assert captions(run) == ["old"]
             else:
                 with pytest.raises(CaptionerError, match="not complete"):
-                    runs.read_manifest(run.run_dir)
+                    commits.read_manifest(run.run_dir)
     commit(stage_captions(run, ["new1", "new2"]))
     assert captions(run) == ["new1", "new2"]
 
@@ -124,14 +125,14 @@ def test_a_stage_redone_withdraws_what_came_of_it(run):
 def test_no_manifest_until_the_last_stage(run):
     manifest = commit(stage_captions(run, ["a"]), complete=False)
     assert not storage.exists(run.manifest)
-    runs.finish(run, manifest)
-    assert runs.read_manifest(run.run_dir)["stages"].keys() == {"caption"}
+    commits.finish(run, manifest)
+    assert commits.read_manifest(run.run_dir)["stages"].keys() == {"caption"}
 
 
 def test_of_two_that_write_one_run_the_later_one_commits(run):
     """An orphan of a killed task goes on while its retry has begun: neither's rows may mix."""
     first = stage_captions(run, ["orphan"])
-    second = runs.begin_attempt(run)
+    second = commits.begin_attempt(run)
     stage_table(first, layout.CAPTIONS, ["orphan"])  # which goes on writing
     with pytest.raises(CaptionerError, match=r"begun anew by process \d+ on .*two --run-id"):
         commit(first)
@@ -155,9 +156,9 @@ def test_rows_added_stand_beside_those_kept(run):
 def test_a_stage_that_writes_some_tables_leaves_the_others(run):
     commit(stage_captions(run, ["a"]))
     before = storage.list_parts(run.table(layout.FAILURES))
-    manifest = runs.read_manifest(run.run_dir)
+    manifest = commits.read_manifest(run.run_dir)
     attempt = stage_captions(run, ["b"])
-    runs.commit_stage(
+    commits.commit_stage(
         attempt,
         {**manifest, "stages": {layout.EXTRACT: {}}},
         layout.CAPTION,

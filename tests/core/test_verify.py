@@ -12,8 +12,8 @@ import pytest
 from captioner_cli.main import main
 from captioner_core import layout
 from captioner_core.io import storage
+from captioner_core.runs.verify import verify
 from captioner_core.schemas import TABLE_SCHEMAS
-from captioner_core.verify import verify
 from tests.runs import make_run
 
 

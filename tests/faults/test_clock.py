@@ -16,7 +16,7 @@ from beam_jobs import caption_images, match_captions
 from captioner_core import layout
 from captioner_core.layout import RunLayout
 from captioner_core.options import CaptionOptions, MatchOptions
-from captioner_core.verify import verify
+from captioner_core.runs.verify import verify
 from tests.beam_jobs.conftest import load_models, model_dir, photos  # noqa: F401  fixtures
 from tests.faults.forks import make_images
 from tests.same_tables import assert_same_tables

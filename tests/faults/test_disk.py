@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from captioner_core.layout import RunLayout
-from captioner_core.verify import verify
+from captioner_core.runs.verify import verify
 from tests.faults.forks import IMAGES, make_images
 from tests.same_tables import assert_same_tables
 

@@ -9,10 +9,11 @@ import signal
 
 import pytest
 
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.layout import RunLayout
-from captioner_core.verify import verify
+from captioner_core.runs import commits
+from captioner_core.runs.verify import verify
 from tests.faults.forks import IMAGES, make_images
 from tests.same_tables import assert_same_tables
 
@@ -62,10 +63,10 @@ def state(run):
     """``None`` where readers see no complete run, else its manifest; whatever else would be a breach."""
     if not os.path.exists(run.manifest):
         with pytest.raises(CaptionerError, match="is missing or not complete"):
-            runs.read_manifest(run.run_dir)
+            commits.read_manifest(run.run_dir)
         return None
     assert [breach for breach in verify(run.run_dir) if "left over from work cut off" not in breach] == []
-    return runs.read_manifest(run.run_dir)
+    return commits.read_manifest(run.run_dir)
 
 
 @pytest.mark.parametrize("replaces", [False, True], ids=["first", "again"])

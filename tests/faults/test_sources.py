@@ -18,7 +18,7 @@ from captioner_core.images import listing
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.options import ExtractOptions
-from captioner_core.verify import verify
+from captioner_core.runs.verify import verify
 from tests.fakes import FakeBackbone
 from tests.same_tables import assert_same_tables, rows
 

@@ -10,7 +10,7 @@ from captioner_core.console.arguments import guarded
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.options import CaptionOptions, MatchOptions
-from captioner_core.verify import verify
+from captioner_core.runs.verify import verify
 from tests.beam_jobs.conftest import load_models, model_dir, photos  # noqa: F401  fixtures
 from tests.remote.server import BUCKET, Cable, keys, reached_at, s3_server, upload
 from tests.same_tables import assert_same_tables

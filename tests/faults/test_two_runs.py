@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from captioner_core import runs
 from captioner_core.layout import RunLayout
-from captioner_core.verify import verify
+from captioner_core.runs import commits
+from captioner_core.runs.verify import verify
 from tests.faults.forks import IMAGES, Forks, make_images
 from tests.same_tables import assert_same_tables
 
@@ -65,6 +65,6 @@ def test_one_name_for_two(forks, others, undisturbed, tmp_path, wait_s):
             assert "was begun anew by process" in said.splitlines()[-1]
     run = RunLayout(str(tmp_path), "run").run_dir
     assert verify(run) == []
-    winner = [str(folder) for folder, _ in undisturbed].index(runs.read_manifest(run)["options"]["images"])
+    winner = [str(folder) for folder, _ in undisturbed].index(commits.read_manifest(run)["options"]["images"])
     assert outcomes[winner][0] == 0
     assert_same_tables(run, undisturbed[winner][1])

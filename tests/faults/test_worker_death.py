@@ -13,7 +13,7 @@ import pytest
 
 from captioner_core import layout
 from captioner_core.layout import RunLayout
-from captioner_core.verify import verify
+from captioner_core.runs.verify import verify
 from tests.faults.forks import make_images
 from tests.same_tables import assert_same_tables
 

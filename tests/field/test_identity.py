@@ -25,12 +25,12 @@ from PIL import Image
 from beam_jobs import caption_images
 from beam_jobs.handlers import CaptioningModels
 from captioner_cli.main import main
-from captioner_core import runs
-from captioner_core.identity import collection_of_images, collection_of_table, default_collection
 from captioner_core.io import storage
 from captioner_core.model.folder import model_id_of
 from captioner_core.model.generate import GeneratedCaption
-from captioner_core.verify import verify
+from captioner_core.runs import commits
+from captioner_core.runs.identity import collection_of_images, collection_of_table, default_collection
+from captioner_core.runs.verify import verify
 from tests.beam_jobs.conftest import COLOURS
 from tests.fakes import FakeBackbone
 
@@ -189,7 +189,7 @@ def test_without_names_given_equal_folder_names_are_still_two_collections(days):
         command = ["run", "--images", str(photos), "--output", str(days / "out"), "--run-id", day]
         index = ["--index", str(days / "out/runs/day1/captions")] if day == "day2" else []
         assert main([*command, *index]) == 0
-        collections.append(runs.read_manifest(str(days / "out/runs" / day))["collection"])
+        collections.append(commits.read_manifest(str(days / "out/runs" / day))["collection"])
     assert len(set(collections)) == 2
     assert all(name.startswith("photos-") for name in collections)
     text = matches_of(days / "out/runs/day2")
@@ -315,7 +315,7 @@ def test_captions_of_features_keep_their_collection(days, capsys):
     assert main(["caption", *where, "--from-features", "--collection", "other"]) == 2
     assert "'day1'" in capsys.readouterr().err
     assert main(["caption", *where, "--from-features"]) == 0
-    assert runs.read_manifest(str(days / "out/runs/r"))["collection"] == "day1"
+    assert commits.read_manifest(str(days / "out/runs/r"))["collection"] == "day1"
 
 
 def test_a_dataset_and_a_run_over_its_images_are_one_collection(tmp_path):

@@ -11,11 +11,11 @@ from pyarrow import fs as pafs
 
 from captioner_cli.main import main
 from captioner_core.errors import CaptionerError
-from captioner_core.inbox import READY, WAITING, _RemoteInbox, look
 from captioner_core.io import storage
 from captioner_core.options import InboxOptions
 from captioner_core.report import write_report
-from captioner_core.verify import verify
+from captioner_core.runs.inbox import READY, WAITING, _RemoteInbox, look
+from captioner_core.runs.verify import verify
 from tests.image_files import encoded, picture
 from tests.runs import make_run
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from captioner_core.process import interrupts
-from captioner_core.verify import verify
+from captioner_core.runs.verify import verify
 from tests.faults.forks import make_images
 from tests.field.programs import CAPTIONER, call, environment
 

@@ -14,14 +14,14 @@ from captioner_cli.main import main, make_parser
 from captioner_core.console.arguments import OneLineParser
 from captioner_core.errors import CaptionerError
 from captioner_core.images.listing import list_images
-from captioner_core.inbox import look
 from captioner_core.io import storage
 from captioner_core.matching import CaptionIndex, Query, make_records
 from captioner_core.options import ExtractOptions, InboxOptions, MatchOptions, RunOptions, add_arguments, from_namespace
-from captioner_core.runs import read_manifest
+from captioner_core.runs.commits import read_manifest
+from captioner_core.runs.inbox import look
+from captioner_core.runs.verify import verify
 from captioner_core.schemas import GENERATED, MATCHED, NO_MATCH
 from captioner_core.security.allowed_roots import local_path_of, place_argument, plain_place
-from captioner_core.verify import verify
 from tests.fakes import FakeBackbone, HashedWords
 from tests.image_files import encoded, picture
 from tests.runs import make_run

@@ -14,7 +14,7 @@ from PIL import Image
 
 from beam_jobs import caption_images, extract_features, match_captions
 from captioner_cli.main import main
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.datasets import csv_captions, is_built, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage
@@ -22,8 +22,9 @@ from captioner_core.layout import RunLayout
 from captioner_core.model.folder import export_model, load_model
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.report import write_report
+from captioner_core.runs import commits
+from captioner_core.runs.verify import verify
 from captioner_core.similar import SimilarImages, write_picture
-from captioner_core.verify import verify
 from tests.fakes import FakeBackbone
 from tests.field.snapshots import assert_unchanged, snapshot
 from tests.image_files import encoded, picture
@@ -540,7 +541,7 @@ def test_a_runs_own_captions_are_matched_in_place_however_they_are_spelled(
     monkeypatch.chdir(tmp_path)
     captions = ("runs/../runs/run/captions",)
     match_captions.run(MatchOptions(captions=captions, index=captions, output=str(tmp_path), encoder="tfidf"))
-    assert set(runs.read_manifest(run.run_dir)["stages"]) == {layout.CAPTION, layout.MATCH}
+    assert set(commits.read_manifest(run.run_dir)["stages"]) == {layout.CAPTION, layout.MATCH}
     assert verify(run.run_dir) == []
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout
-from captioner_core.verify import verify
+from captioner_core.runs.verify import verify
 from tests.beam_jobs.conftest import model_dir  # noqa: F401  a fixture
 from tests.hostile.inputs import FORMATS, hostile_files
 from tests.image_files import encoded, picture

@@ -8,7 +8,7 @@ import pytest
 from captioner_core import layout
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout
-from captioner_core.verify import verify
+from captioner_core.runs.verify import verify
 from tests.live.airflow import wait_until
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]

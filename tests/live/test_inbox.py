@@ -11,8 +11,8 @@ import time
 import pytest
 from PIL import Image
 
-from captioner_core.runs import read_manifest
-from captioner_core.verify import verify
+from captioner_core.runs.commits import read_manifest
+from captioner_core.runs.verify import verify
 from tests.live.airflow import wait_until
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import caption_images, extract_features, files, match_captions
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model, model_id_of
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.report import write_report
-from captioner_core.verify import verify
+from captioner_core.runs import commits
+from captioner_core.runs.verify import verify
 from tests.fakes import FakeBackbone
 from tests.remote.server import BUCKET, client, keys, reached_at, upload
 from tests.same_tables import assert_same_tables, rows
@@ -50,7 +51,7 @@ def test_a_run_in_a_store_has_the_rows_of_one_in_folders(prefix, photos, tmp_pat
     run, local = RunLayout(ROOT, "run"), RunLayout(str(tmp_path), "run")
     assert verify(run.run_dir) == []
     assert_same_tables(run.run_dir, local.run_dir)
-    assert runs.read_manifest(run.run_dir)["counts"] == runs.read_manifest(local.run_dir)["counts"]
+    assert commits.read_manifest(run.run_dir)["counts"] == commits.read_manifest(local.run_dir)["counts"]
     found = storage.read_table(run.table(layout.CAPTIONS)).to_pylist()
     assert {row["image_uri"] for row in found} == {f"{prefix}/{row['image_id']}" for row in found}
     assert not [key for key in keys(s3, "out/runs/run/_staging") if not key.endswith("/")], "nothing is left over"
@@ -157,11 +158,11 @@ def test_an_image_that_vanishes_after_it_was_listed_is_one_failure(prefix, s3, m
 
 
 def test_the_one_that_began_last_owns_a_run(s3):
-    first = runs.begin_attempt(RunLayout(ROOT, "two"))
-    second = runs.begin_attempt(RunLayout(ROOT, "two"))
-    runs.check_owner(second)
+    first = commits.begin_attempt(RunLayout(ROOT, "two"))
+    second = commits.begin_attempt(RunLayout(ROOT, "two"))
+    commits.check_owner(second)
     with pytest.raises(CaptionerError, match="begun anew by"):
-        runs.check_owner(first)
+        commits.check_owner(first)
 
 
 def test_folders_that_are_not_there_are_one_line(s3, model_dir, load_models):

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
-from captioner_core.identity import COLLECTIONS, collection_of_run, with_keys
 from captioner_core.images.junk import is_passed_by_readers
 from captioner_core.io import storage
 from captioner_core.layout import (
@@ -31,6 +30,8 @@ from captioner_core.layout import (
     MATCHES,
 )
 from captioner_core.options import COMBINED
+from captioner_core.runs import commits
+from captioner_core.runs.identity import COLLECTIONS, collection_of_run, with_keys
 from captioner_core.schemas import (
     COLLECTION_COLUMNS,
     FEATURE_DIM,
@@ -72,7 +73,7 @@ def verify(run_dir: str) -> list[str]:
     if file_system.get_file_info(path).type != pafs.FileType.Directory:
         raise CaptionerError(f"run {run_dir!r} is not a folder; name ROOT/runs/RUN_ID")
     try:
-        manifest = runs.read_manifest(run_dir)
+        manifest = commits.read_manifest(run_dir)
     except CaptionerError as error:
         return [str(error)]
     breaches = list(_check_manifest(manifest, PurePosixPath(path).name))
@@ -85,7 +86,7 @@ def verify(run_dir: str) -> list[str]:
     return [*breaches, *_check_files(run_dir, manifest)]
 
 
-def _check_manifest(manifest: runs.Manifest, folder: str) -> Iterator[str]:
+def _check_manifest(manifest: commits.Manifest, folder: str) -> Iterator[str]:
     """Invariant 5, but for the counts."""
     for name, kind in _MANIFEST_FIELDS.items():
         if not isinstance(manifest.get(name), kind):
@@ -113,7 +114,7 @@ def _check_manifest(manifest: runs.Manifest, folder: str) -> Iterator[str]:
         yield from _check_match_facts(manifest)
 
 
-def _check_match_facts(manifest: runs.Manifest) -> Iterator[str]:
+def _check_match_facts(manifest: commits.Manifest) -> Iterator[str]:
     encoder = manifest.get("encoder")
     if not (isinstance(encoder, dict) and encoder.get("name") and encoder.get("fingerprint")):
         yield "manifest.json has no encoder with name and fingerprint"
@@ -126,12 +127,12 @@ def _is_number(value: Any, low: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= low
 
 
-def _tables_of(manifest: runs.Manifest) -> list[str]:
+def _tables_of(manifest: commits.Manifest) -> list[str]:
     written = {table for stage in manifest["stages"] for table in layout.STAGE_TABLES.get(stage, ())}
     return [name for name in layout.TABLES if name in written]
 
 
-def _read_tables(run_dir: str, manifest: runs.Manifest, say: Callable[[str], None]) -> Tables:
+def _read_tables(run_dir: str, manifest: commits.Manifest, say: Callable[[str], None]) -> Tables:
     """The tables of the run's stages, without their vectors; one that is not as it should be is said and left out."""
     tables: Tables = {}
     own = collection_of_run(manifest, run_dir) if COLLECTIONS in manifest else ""
@@ -158,7 +159,7 @@ def _read_tables(run_dir: str, manifest: runs.Manifest, say: Callable[[str], Non
     return tables
 
 
-def _expected(name: str, manifest: runs.Manifest) -> list[pa.Field]:
+def _expected(name: str, manifest: commits.Manifest) -> list[pa.Field]:
     """Returns the columns that a table must have."""
     names_collections = COLLECTIONS in manifest
     return [field for field in TABLE_SCHEMAS[name] if names_collections or field.name not in COLLECTION_COLUMNS]
@@ -220,7 +221,7 @@ def _no_sha256(values: pd.Series[Any]) -> pd.Series[Any]:
     return ~values.str.fullmatch("[0-9a-f]{64}").astype(bool)
 
 
-def _check_counts(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+def _check_counts(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     """Invariant 5: counts."""
     for name, frame in tables.items():
         counted = manifest["counts"].get(name)
@@ -228,7 +229,7 @@ def _check_counts(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
             yield f"manifest.json counts {counted} {name}, the table has {len(frame)} rows"
 
 
-def _check_images(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+def _check_images(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     """Invariant 1: an image found is a caption (or its features, where that was all that was asked) or a failure."""
     stages = manifest["stages"]
     if not {CAPTION, EXTRACT} & stages.keys() or FAILURES not in tables:
@@ -252,7 +253,7 @@ def _check_images(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
         yield from _some("captions: image_sha256 is not that of features", both.image_id[differs])
 
 
-def _check_features(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+def _check_features(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     if FEATURES not in tables:
         return
     frame = tables[FEATURES]
@@ -263,7 +264,7 @@ def _check_features(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     yield from _broken(FEATURES, frame.image_id, rules)
 
 
-def _check_captions(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+def _check_captions(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     if CAPTIONS not in tables:
         return
     frame = tables[CAPTIONS]
@@ -278,7 +279,7 @@ def _check_captions(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     yield from _broken(CAPTIONS, frame.image_id, rules)
 
 
-def _check_summary(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+def _check_summary(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     """Invariant 2: one summary row for each captioned image, its counts those of its matches."""
     if MATCH_SUMMARY not in tables:
         return
@@ -304,7 +305,7 @@ def _check_summary(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     yield from _broken(MATCH_SUMMARY, keys, rules)
 
 
-def _check_best(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+def _check_best(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     """The summary's best match is the match of rank 1; without one, nothing reached the threshold."""
     if MATCH_SUMMARY not in tables or MATCHES not in tables:
         return
@@ -321,7 +322,7 @@ def _check_best(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
         yield from _some(what, none.query_key[reached])
 
 
-def _check_matches(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+def _check_matches(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     """Invariant 3, row by row."""
     if MATCHES not in tables:
         return
@@ -343,7 +344,7 @@ def _check_matches(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     yield from _broken(MATCHES, frame.query_key, rules)
 
 
-def _check_ranks(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+def _check_ranks(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     """Invariant 3: ranks 1…n by falling rank_score, which is the score but with --rank-by; ties by match_image_id."""
     if MATCHES not in tables:
         return
@@ -359,7 +360,7 @@ def _check_ranks(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
     yield from _some("matches: equal scores are not in order of match_image_id", query[1:][untied])
 
 
-def _check_groups(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+def _check_groups(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     """Every image that asks is in one group of images with the same captions."""
     if CAPTION_GROUPS not in tables:
         return
@@ -373,7 +374,7 @@ def _check_groups(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
         yield f"caption_groups: {groups.n_images.sum()} images, but match_summary has {len(tables[MATCH_SUMMARY])}"
 
 
-def _check_inputs(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
+def _check_inputs(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     """The images that asked are those that were answered, and none matched that was not there."""
     if MATCH_INPUTS not in tables:
         return
@@ -385,7 +386,7 @@ def _check_inputs(tables: Tables, manifest: runs.Manifest) -> Iterator[str]:
         yield from _some("match_inputs: match is not listed", set(tables[MATCHES].match_key) - sides["index"])
 
 
-def _check_files(run_dir: str, manifest: runs.Manifest) -> Iterator[str]:
+def _check_files(run_dir: str, manifest: commits.Manifest) -> Iterator[str]:
     """Nothing unfinished, and no table of a stage that is not in the manifest.
 
     What readers pass over is passed over, such as ``.DS_Store`` and ``_SUCCESS``; what captioner itself leaves behind

@@ -17,10 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from captioner_core import layout, runs
+from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.options import ImageOptions
+from captioner_core.runs import commits
 from captioner_core.schemas import (
     CAPTIONS_SCHEMA,
     FEATURES_GRID_SCHEMA,
@@ -256,10 +257,10 @@ def _otherwise(options: ImageOptions, stage: str, also: Sequence[str], model_id:
     """How the finished run of that name was made otherwise than it would be now; None where it was not."""
     run = options.layout
     try:
-        manifest = runs.read_manifest(run.run_dir)
+        manifest = commits.read_manifest(run.run_dir)
         if stage not in manifest["stages"]:
             return f"without a stage {stage!r}"
-        if manifest["versions"] != runs.new_manifest(run)["versions"]:
+        if manifest["versions"] != commits.new_manifest(run)["versions"]:
             return "by other versions"
         for name in (*_DECIDE_FEATURES, *also):
             made, asked = _recorded(options, manifest, name), getattr(options, name)
@@ -272,7 +273,7 @@ def _otherwise(options: ImageOptions, stage: str, also: Sequence[str], model_id:
     return None
 
 
-def _recorded(options: ImageOptions, manifest: runs.Manifest, name: str) -> Any:
+def _recorded(options: ImageOptions, manifest: commits.Manifest, name: str) -> Any:
     """Returns an option's value that a manifest states; of an option that came later, its default."""
     default = next(field.default for field in dataclasses.fields(options) if field.name == name)
     return manifest["options"].get(name, list(default) if isinstance(default, tuple) else None)
@@ -284,7 +285,7 @@ def _other_limit(options: ImageOptions) -> str | None:
     A higher limit changes nothing for images within the lower one. Failures beyond the lower one have to be looked at
     again.
     """
-    made = runs.read_manifest(options.layout.run_dir)["options"]
+    made = commits.read_manifest(options.layout.run_dir)["options"]
     for name, error_type in _LIMITS.items():
         limit, asked = made.get(name), getattr(options, name)
         is_looked_at = not options.failed_for or error_type in options.failed_for
