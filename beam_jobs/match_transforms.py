@@ -38,9 +38,9 @@ from captioner_core.matching import (
     parting,
     write_caption_set,
 )
+from captioner_core.matching.loading import INPUTS, open_image_facts, read_records
 from captioner_core.runs.identity import MATCH_KEY, QUERY_KEY, image_keys, split_keys, with_keys
 from captioner_core.schemas import row_schema
-from captioner_core.tables import INPUTS, open_image_facts, read_records
 from captioner_core.text_encoders import TextEncoder, load_encoder
 
 INDEX, QUERY = "index", "query"

@@ -19,12 +19,12 @@ from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import read_bytes
 from captioner_core.io import outputs
 from captioner_core.matching import CaptionIndex, Query
+from captioner_core.matching.loading import load_index
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.registry import resolve_model
 from captioner_core.report.pictures import ImageFinder, Location, thumbnail
 from captioner_core.schemas import MatchRow
-from captioner_core.tables import load_index
 
 _SIDE, _GAP, _TEXT_SIZE, _LINES, _LINE_CHARACTERS = 260, 16, 15, 4, 33
 _INK, _FAINT = "#1f2328", "#59636e"

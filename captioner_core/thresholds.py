@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs
-from captioner_core.tables import read_captions
+from captioner_core.matching.loading import read_captions
 from captioner_core.text_encoders.base import TextEncoder
 from captioner_core.text_encoders.calibration import CURVE_EDGES
 

@@ -64,10 +64,10 @@ def check_inputs(options: RunOptions) -> None:
     """
     from beam_jobs.files import check_any_images
     from captioner_core import layout
-    from captioner_core.match_inputs import check_matching
+    from captioner_core.matching.inputs import check_matching
+    from captioner_core.matching.loading import check_one_model, models_of
     from captioner_core.model.folder import model_id_of
     from captioner_core.runs.run_files import check_inputs_apart, check_report, check_run_output
-    from captioner_core.tables import check_one_model, models_of
 
     run = options.layout
     check_report(run.run_dir, check_run_output(run, {"--images": [options.images], "--model": [options.model]}))

@@ -43,7 +43,7 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(ThresholdsOptions, namespace)
-    from captioner_core.tables import check_captions_table
+    from captioner_core.matching.loading import check_captions_table
     from captioner_core.text_encoders import load_encoder
     from captioner_core.thresholds import check_plot, draw_thresholds, threshold_rows
 

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
+from captioner_core.matching.loading import unit_rows
 from captioner_core.options import TrainEncoderOptions, given_options
-from captioner_core.tables import unit_rows
 from captioner_core.text_encoders.base import load_encoder
 from captioner_core.text_encoders.calibration import Calibration, fit_calibration
 from captioner_core.text_encoders.judging import judge_pairs

@@ -15,7 +15,7 @@ from captioner_cli.commands.similar import SimilarOptions
 from captioner_cli.commands.thresholds import ThresholdsOptions
 from captioner_cli.main import main
 from captioner_core.errors import CaptionerError
-from captioner_core.match_inputs import plan_inputs
+from captioner_core.matching.inputs import plan_inputs
 from captioner_core.options import (
     CaptionOptions,
     ExtractOptions,
