@@ -15,12 +15,10 @@ from beam_jobs import caption_features, launch, preconditions
 from beam_jobs.files import ListingFile, begin_with_listing
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
-from captioner_core import layout
 from captioner_core.backbones.base import load_backbone
 from captioner_core.console.progress import progress
 from captioner_core.errors import CaptionerError
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
-from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions
@@ -29,7 +27,9 @@ from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTION, collection_of_images
 from captioner_core.runs.reuse import EarlierImages, caption_row, earlier_images, failures_of
 from captioner_core.runs.run_files import check_run_output
-from captioner_core.schemas import FeatureRow
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import FeatureRow
 
 INPUT_SIZE = 299
 

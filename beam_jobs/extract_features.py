@@ -15,17 +15,17 @@ from beam_jobs import launch, preconditions
 from beam_jobs.files import ListingFile, begin_with_listing
 from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
-from captioner_core import layout
 from captioner_core.backbones.base import Backbone, load_backbone
 from captioner_core.console.progress import progress
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
-from captioner_core.layout import RunLayout
 from captioner_core.options import ExtractOptions
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTION, collection_of_images
 from captioner_core.runs.reuse import EarlierImages, earlier_images, failures_of
 from captioner_core.runs.run_files import check_run_output
-from captioner_core.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, FeatureRow
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, FeatureRow
 
 INPUT_SIZE = 299
 

@@ -26,11 +26,11 @@ from captioner_core.images.listing import (
 )
 from captioner_core.images.listing import read_bytes as read_local_bytes
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout, join
 from captioner_core.options import ImageOptions
 from captioner_core.runs import commits
 from captioner_core.runs.reuse import Failures
-from captioner_core.schemas import LISTING, FailureRow, ImageRef
+from captioner_core.tables.layout import RunLayout, join
+from captioner_core.tables.schemas import LISTING, FailureRow, ImageRef
 
 _LISTING_SCHEMA = pa.schema([(field.name, pa.string()) for field in dataclasses.fields(FailureRow)])
 _GROUP_ROWS = 256  # what a worker takes at once

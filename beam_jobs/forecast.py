@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from beam_jobs import files, launch, match_captions
 from beam_jobs.caption_images import INPUT_SIZE, load_models
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
-from captioner_core import layout
 from captioner_core.console.progress import hidden
 from captioner_core.errors import ImageError
 from captioner_core.images import decoder_pool, decoding
@@ -29,7 +28,8 @@ from captioner_core.matching import Search, group_images, kept_rows, make_captio
 from captioner_core.options import RunOptions
 from captioner_core.report import write_report
 from captioner_core.runs import commits
-from captioner_core.schemas import (
+from captioner_core.tables import layout
+from captioner_core.tables.schemas import (
     FEATURE_DIM,
     GENERATED,
     TABLE_SCHEMAS,

@@ -15,7 +15,7 @@ from captioner_core.backbones.base import Backbone
 from captioner_core.console.progress import advance
 from captioner_core.images.decoding import DecodedImage
 from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
-from captioner_core.schemas import GENERATED, CaptionRow, FeatureRow
+from captioner_core.tables.schemas import GENERATED, CaptionRow, FeatureRow
 
 _LOGGER = logging.getLogger(__name__)
 

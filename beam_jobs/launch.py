@@ -15,12 +15,12 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from captioner_core.backbones.precision import best_precision, check_precision
 from captioner_core.console.arguments import OneLineParser, guarded, start
 from captioner_core.errors import CheckFailed, JobFailed
-from captioner_core.layout import RunLayout
 from captioner_core.options import add_arguments, check_absolute, from_namespace
 from captioner_core.process import program
 from captioner_core.process.error_lines import describe
 from captioner_core.runs import commits
 from captioner_core.security.redaction import shown_arguments
+from captioner_core.tables.layout import RunLayout
 
 # What DirectRunner comes down to on one machine, named outright: DirectRunner first looks
 # for another engine on the network, so its results would depend on where it runs.

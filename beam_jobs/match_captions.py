@@ -25,7 +25,6 @@ from beam_jobs.match_transforms import (
     SearchSets,
 )
 from beam_jobs.transforms import WriteRows
-from captioner_core import layout
 from captioner_core.console.progress import progress
 from captioner_core.io import storage
 from captioner_core.matching.inputs import MatchInputs, Unfinished, plan_inputs
@@ -34,6 +33,7 @@ from captioner_core.options import COMBINED, MatchOptions
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTIONS
 from captioner_core.runs.run_files import check_inputs_apart, check_run_output, is_same_place
+from captioner_core.tables import layout
 from captioner_core.text_encoders import TextEncoder, load_encoder
 
 _ABOUT = "Captions to tables of similar images."

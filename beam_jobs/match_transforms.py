@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from captioner_core import layout
 from captioner_core.console.progress import advance
 from captioner_core.io import storage
 from captioner_core.matching import (
@@ -40,7 +39,8 @@ from captioner_core.matching import (
 )
 from captioner_core.matching.loading import INPUTS, open_image_facts, read_records
 from captioner_core.runs.identity import MATCH_KEY, QUERY_KEY, image_keys, split_keys, with_keys
-from captioner_core.schemas import row_schema
+from captioner_core.tables import layout
+from captioner_core.tables.schemas import row_schema
 from captioner_core.text_encoders import TextEncoder, load_encoder
 
 INDEX, QUERY = "index", "query"

@@ -13,9 +13,9 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.runs.commits import check_owner, stage_parts
-from captioner_core.schemas import Row, row_bytes, rows_as_table
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import Row, row_bytes, rows_as_table
 
 # Readers work on files in parallel and row groups at a time: Parquet's own advice is large files, and
 # row groups that a reader can hold (https://parquet.apache.org/docs/file-format/configurations/).

@@ -19,11 +19,11 @@ from captioner_core.errors import ImageError
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.io import storage
 from captioner_core.io.ordered_map import in_order
-from captioner_core.layout import RunLayout
 from captioner_core.options import ImageLimits
 from captioner_core.runs.reuse import EarlierImages, Group, feature_row
-from captioner_core.schemas import DECODING, TABLE_SCHEMAS, FailureRow, FeatureRow, ImageRef, Row, as_table
 from captioner_core.security.allowed_roots import local_path_of
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import DECODING, TABLE_SCHEMAS, FailureRow, FeatureRow, ImageRef, Row, as_table
 
 FAILED = "failed"
 KNOWN = "known"

@@ -29,7 +29,7 @@ from PIL import Image
 
 from captioner_core.backbones import load_backbone
 from captioner_core.backbones.precision import best_precision
-from captioner_core.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
+from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 
 MADE, PHOTOGRAPHS = (1, 1_000, 10_000, 100_000), (1, 1_000, 8_000)
 _ROUNDS, _SHORT = 5, 1_000  # runs of folders so small that a run's luck shows; medians count

@@ -26,7 +26,7 @@ from captioner_core.datasets import sample  # noqa: E402
 from captioner_core.model.captioner import Captioner  # noqa: E402
 from captioner_core.model.config import CaptionerConfig  # noqa: E402
 from captioner_core.options import TrainOptions  # noqa: E402
-from captioner_core.schemas import CELL_DIM, FEATURE_DIM  # noqa: E402
+from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM  # noqa: E402
 from captioner_core.text import Vocabulary  # noqa: E402
 from captioner_core.training.dataset import FeatureStore, encode_captions  # noqa: E402
 from captioner_core.training.devices import find_place  # noqa: E402

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from captioner_core.schemas import FEATURE_DIM
+from captioner_core.tables.schemas import FEATURE_DIM
 
 UNITS = 256
 

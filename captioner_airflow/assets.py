@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk import Asset, get_current_context
 
 from captioner_airflow.jobs import counts_of
-from captioner_core import layout
+from captioner_core.tables import layout
 
 FEATURES = Asset("captioner_features")
 CAPTIONS = Asset("captioner_captions")

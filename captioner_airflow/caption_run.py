@@ -7,10 +7,10 @@ from typing import Any
 from airflow.sdk import Context, Param
 
 from captioner_airflow.forms import FilledForm, form_of, runner_field
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
-from captioner_core.layout import run_id_of
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions, RunOptions
+from captioner_core.tables import layout
+from captioner_core.tables.layout import run_id_of
 
 
 def caption_form() -> dict[str, Param]:

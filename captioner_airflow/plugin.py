@@ -46,8 +46,8 @@ def _read_report(dag_id: str, run_id: str) -> str | None:
     from airflow.sdk import ObjectStoragePath
     from airflow.utils.session import create_session
 
-    from captioner_core.layout import RunLayout
     from captioner_core.security.allowed_roots import is_allowed
+    from captioner_core.tables.layout import RunLayout
 
     with create_session() as session:
         asked = XComModel.get_many(run_id=run_id, dag_ids=dag_id, task_ids="report", key="return_value", limit=1)

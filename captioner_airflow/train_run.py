@@ -10,9 +10,9 @@ from airflow.sdk import Param
 
 from captioner_airflow.forms import FilledForm, form_of, runner_field
 from captioner_airflow.launchers import LAUNCHERS
-from captioner_core import layout
-from captioner_core.layout import join, run_id_of
 from captioner_core.options import ExtractOptions, GateOptions, TrainOptions
+from captioner_core.tables import layout
+from captioner_core.tables.layout import join, run_id_of
 
 _BUILT = ("sample", "flickr8k")
 _TRAINING = ("epochs", "reinforce_epochs", "batch_size", "learning_rate", "dropout", "seed", "workers")

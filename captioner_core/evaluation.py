@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import java_metrics, layout
+from captioner_core import java_metrics
 from captioner_core.backbones.base import Backbone
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import decoder_pool, decoding
@@ -24,6 +24,7 @@ from captioner_core.images.listing import read_bytes
 from captioner_core.model.folder import record_metrics
 from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
 from captioner_core.security.allowed_roots import path_below
+from captioner_core.tables import layout
 from captioner_core.text import single_line, tokenize
 from captioner_core.training.dataset import open_features, read_grids
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from captioner_core.errors import IMAGE_ERRORS, CaptionerError
-from captioner_core.layout import RunLayout
 from captioner_core.security.allowed_roots import check_place, plain_place
 from captioner_core.security.redaction import without_secret
+from captioner_core.tables.layout import RunLayout
 
 DEFAULT_ENCODER = "learned"
 DEFAULT_EPOCHS = 15

@@ -22,11 +22,11 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import storage
 from captioner_core.model.folder import CONFIG, METRICS, check_model
 from captioner_core.options import PRETRAINED
+from captioner_core.tables import layout
 
 POINTER = layout.CURRENT_MODEL
 POINTER_VERSION = 1

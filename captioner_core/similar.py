@@ -24,7 +24,7 @@ from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
 from captioner_core.registry import resolve_model
 from captioner_core.report.pictures import ImageFinder, Location, thumbnail
-from captioner_core.schemas import MatchRow
+from captioner_core.tables.schemas import MatchRow
 
 _SIDE, _GAP, _TEXT_SIZE, _LINES, _LINE_CHARACTERS = 260, 16, 15, 4, 33
 _INK, _FAINT = "#1f2328", "#59636e"

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from captioner_core import layout, schemas
-from captioner_core.layout import RunLayout
 from captioner_core.runs.identity import collection_of_table, default_collection
-from captioner_core.schemas import (
+from captioner_core.tables import layout, schemas
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import (
     GENERATED,
     HUMAN,
     MATCHED,

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from captioner_core import layout
 from captioner_core.io import storage
+from captioner_core.tables import layout
 
 _ORDER = {
     layout.MATCHES: ["query_image_id", "query_collection", "rank"],

@@ -10,7 +10,7 @@ import pytest
 RULES = [
     ("captioner_core", {"tensorflow", "apache_beam", "airflow", "spacy", "numpy", "PIL"}),
     ("captioner_core.options", {"tensorflow", "apache_beam", "airflow", "numpy", "pyarrow"}),
-    ("captioner_core.layout", {"tensorflow", "apache_beam", "airflow", "numpy", "pyarrow"}),
+    ("captioner_core.tables.layout", {"tensorflow", "apache_beam", "airflow", "numpy", "pyarrow"}),
     ("captioner_core.matching", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.runs.verify", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.images", {"tensorflow", "apache_beam", "airflow", "spacy"}),

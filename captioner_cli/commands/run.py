@@ -63,11 +63,11 @@ def check_inputs(options: RunOptions) -> None:
         model is missing; a table is missing or no captions table, or its captions are by another model.
     """
     from beam_jobs.files import check_any_images
-    from captioner_core import layout
     from captioner_core.matching.inputs import check_matching
     from captioner_core.matching.loading import check_one_model, models_of
     from captioner_core.model.folder import model_id_of
     from captioner_core.runs.run_files import check_inputs_apart, check_report, check_run_output
+    from captioner_core.tables import layout
 
     run = options.layout
     check_report(run.run_dir, check_run_output(run, {"--images": [options.images], "--model": [options.model]}))
@@ -89,8 +89,8 @@ def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ())
     """
     from beam_jobs import caption_images, match_captions, preconditions
     from beam_jobs.launch import check_failures
-    from captioner_core import layout
     from captioner_core.report import write_report
+    from captioner_core.tables import layout
 
     options = with_current_model(options)
     check_inputs(options)
@@ -104,9 +104,9 @@ def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ())
 
 def print_results(options: RunOptions, manifest: dict[str, Any], report: str) -> None:
     """Shows a few rows, names every output path, and says what was passed over."""
-    from captioner_core import layout
     from captioner_core.images.listing import passed_over_lines
     from captioner_core.io import storage
+    from captioner_core.tables import layout
 
     run, counts = options.layout, manifest["counts"]
     matches = storage.read_table(run.table(layout.MATCHES)).slice(0, 5)

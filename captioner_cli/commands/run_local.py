@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.options import (
     DEFAULT_ENCODER,
@@ -30,6 +29,7 @@ from captioner_core.options import (
     place_option,
 )
 from captioner_core.security.redaction import visible
+from captioner_core.tables import layout
 
 _DATASET_RUN, _NEW_RUN = "dataset", "new"
 _MADE_HERE = ("sample", "flickr8k")

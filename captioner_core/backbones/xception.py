@@ -11,7 +11,7 @@ from captioner_core.backbones.lowered import FrozenNetwork, LoweredNetwork
 from captioner_core.backbones.means import load_means
 from captioner_core.backbones.precision import check_precision
 from captioner_core.process.tensorflow_setup import keras, tf
-from captioner_core.schemas import GRID_CELLS, GRID_SIDE
+from captioner_core.tables.schemas import GRID_CELLS, GRID_SIDE
 from captioner_core.weights import assets
 
 _FIRST_AFTER = ("block14_sepconv1", "block5_sepconv1_act")  # the layers that take what blocks 13 and 4 end with

@@ -20,14 +20,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.images.image_ids import file_name_of, path_of, with_slashes
 from captioner_core.io import outputs
 from captioner_core.io.json_text import parse_json
 from captioner_core.runs.identity import default_collection
-from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 from captioner_core.security.archives import is_outside
+from captioner_core.tables import layout
+from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 
 SPLITS = DatasetCaptionRow.SPLITS
 DATASET, IMAGES = "dataset", "folder of images"
@@ -407,7 +407,7 @@ def _is_file_below(path: Path, root: Path) -> bool:
 
 def _image_ids(images: Path) -> Iterator[str]:
     from captioner_core.images.listing import list_images
-    from captioner_core.schemas import ImageRef
+    from captioner_core.tables.schemas import ImageRef
 
     for entry in list_images(str(images)):
         if isinstance(entry, ImageRef):

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 from captioner_core.datasets.base import DatasetSummary, DatasetWriter, import_images, safe_image_id
 from captioner_core.errors import CaptionerError
 from captioner_core.io.json_text import parse_json
-from captioner_core.splits import SPLIT_NAMES, canonical_split
+from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
 from captioner_core.text import single_line
 
 _Id = int | float | str

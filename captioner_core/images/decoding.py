@@ -20,7 +20,7 @@ from captioner_core.images.file_kinds import is_avif, kind_of, raw_kind_of_tiff
 from captioner_core.images.repair import with_end_marker, without_optional_parts
 
 if TYPE_CHECKING:  # decoder processes, which start often, do without pyarrow
-    from captioner_core.schemas import ImageRef
+    from captioner_core.tables.schemas import ImageRef
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp"),

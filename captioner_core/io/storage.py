@@ -28,9 +28,9 @@ from pyarrow import fs as pafs
 from captioner_core.errors import CaptionerError
 from captioner_core.images.junk import is_passed_by_readers
 from captioner_core.io.json_text import parse_json
-from captioner_core.layout import join
 from captioner_core.security.allowed_roots import check_scheme, local_path_of
 from captioner_core.security.allowed_roots import is_remote as is_remote
+from captioner_core.tables.layout import join
 
 _SAID = b"captioner"  # under which a file of arrays keeps its facts
 

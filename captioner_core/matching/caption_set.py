@@ -15,7 +15,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.matching.outline import Outline, make_outline
 from captioner_core.runs.identity import image_key
-from captioner_core.schemas import GENERATED, HUMAN
+from captioner_core.tables.schemas import GENERATED, HUMAN
 from captioner_core.text_encoders.base import TextEncoder
 
 RECORDS = pa.schema([("image_key", pa.string()), ("caption", pa.string()), ("source", pa.string())])

@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.matching.loading import check_captions_table, check_features_table, check_one_model, check_splits
 from captioner_core.options import COMBINED, JOINT_ENCODERS, MatchOptions, SimilarityOptions
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTION, collection_of_run, collection_of_table
 from captioner_core.security.allowed_roots import check_place
 from captioner_core.security.redaction import visible
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
 from captioner_core.text_encoders.base import TextEncoder
 
 _DECIDE_SCORES = ("threshold", "top_k", "encoder", "rank_by", "index_splits")

@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.matching import RECORDS, CaptionIndex, ImageFacts, one_chunk
 from captioner_core.runs import commits
 from captioner_core.runs.identity import collection_of_table, image_keys
-from captioner_core.schemas import FEATURE_DIM, HUMAN
-from captioner_core.splits import SPLIT_NAMES, canonical_split
-from captioner_core.table_columns import one_caption_a_row, readable_table, split_column, text_column
+from captioner_core.tables import layout
+from captioner_core.tables.columns import one_caption_a_row, readable_table, split_column, text_column
+from captioner_core.tables.schemas import FEATURE_DIM, HUMAN
+from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
 from captioner_core.text_encoders import load_encoder
 from captioner_core.text_encoders.base import JointEncoder, TextEncoder
 

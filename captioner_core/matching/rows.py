@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner_core import layout
 from captioner_core.matching.answers import ORDER, Answers, spread
 from captioner_core.matching.caption_set import CaptionSet, Places, one_chunk, source_names
 from captioner_core.matching.facts import ImageFacts
 from captioner_core.matching.queries import Groups
 from captioner_core.runs.identity import split_keys
-from captioner_core.schemas import MATCHED, NO_MATCH, row_schema
+from captioner_core.tables import layout
+from captioner_core.tables.schemas import MATCHED, NO_MATCH, row_schema
 from captioner_core.text_encoders.base import JointEncoder, TextEncoder
 
 _GROUP_IDS = 20  # image ids named of a group

@@ -11,7 +11,7 @@ from captioner_core.matching.answers import BEST, ORDER, Answers
 from captioner_core.matching.caption_set import CaptionSet, one_chunk, places_in
 from captioner_core.matching.queries import Groups
 from captioner_core.runs.identity import BEST_MATCH_KEY, MATCH_KEY, QUERY_KEY
-from captioner_core.schemas import GENERATED
+from captioner_core.tables.schemas import GENERATED
 
 
 def answers_to_redo(summary: pa.Table, matches: pa.Table, gone: pa.Array) -> pa.Array:

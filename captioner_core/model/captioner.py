@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.process.tensorflow_setup import keras, tf
-from captioner_core.schemas import GRID_CELLS
+from captioner_core.tables.schemas import GRID_CELLS
 
 _DROP_FIRST, _DROP_CELLS, _DROP_EMBEDDING, _DROP_OUTPUT = range(4)
 

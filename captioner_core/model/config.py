@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from captioner_core.errors import CaptionerError
-from captioner_core.schemas import CELL_DIM, GRID_CELLS
+from captioner_core.tables.schemas import CELL_DIM, GRID_CELLS
 
 FORMAT_VERSION = 3
 

@@ -23,7 +23,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage
 from captioner_core.io.json_text import parse_json
@@ -32,6 +31,7 @@ from captioner_core.model.card import model_card
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.options import PRETRAINED
 from captioner_core.security.allowed_roots import local_path_of
+from captioner_core.tables import layout
 from captioner_core.text import Vocabulary
 
 if TYPE_CHECKING:

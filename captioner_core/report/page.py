@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from markupsafe import Markup
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.model.folder import METRICS, model_path
@@ -33,9 +32,10 @@ from captioner_core.report import plots
 from captioner_core.report.pictures import CARD_SIDE, MATCH_SIDE, Gallery, ImageFinder, Picture, among
 from captioner_core.runs import commits, run_files
 from captioner_core.runs.identity import collection_of_run
-from captioner_core.schemas import COLLECTION_COLUMNS, MATCHED
 from captioner_core.security.allowed_roots import is_allowed
 from captioner_core.security.redaction import visible
+from captioner_core.tables import layout
+from captioner_core.tables.schemas import COLLECTION_COLUMNS, MATCHED
 
 T = TypeVar("T")
 

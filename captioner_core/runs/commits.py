@@ -25,12 +25,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.runs import run_files
-from captioner_core.schemas import SCHEMA_VERSION
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import SCHEMA_VERSION
 
 Manifest = dict[str, Any]
 

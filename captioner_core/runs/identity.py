@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.images.listing import local_path
 from captioner_core.io import outputs, storage
 from captioner_core.options import check_collection
+from captioner_core.tables import layout
 
 COLLECTION = "collection"
 """The field of ``manifest.json`` and of ``dataset.json`` that states the collection of the own images."""

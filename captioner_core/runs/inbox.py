@@ -16,7 +16,6 @@ from typing import Protocol
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.images.junk import is_junk_folder
 from captioner_core.images.listing import (
@@ -29,9 +28,10 @@ from captioner_core.images.listing import (
     skipped_file,
 )
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.options import InboxOptions
-from captioner_core.schemas import ImageRef
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import ImageRef
 
 DONE, READY, WAITING = "done", "ready", "waiting"
 

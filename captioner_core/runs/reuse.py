@@ -17,12 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.options import ImageOptions
 from captioner_core.runs import commits
-from captioner_core.schemas import (
+from captioner_core.tables import layout
+from captioner_core.tables.schemas import (
     CAPTIONS_SCHEMA,
     FEATURES_GRID_SCHEMA,
     FEATURES_SCHEMA,

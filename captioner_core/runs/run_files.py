@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage
-from captioner_core.layout import RunLayout
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
 
 KIND = "run"
 REPORT = "report/index.html"

@@ -13,11 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.images.junk import is_passed_by_readers
 from captioner_core.io import storage
-from captioner_core.layout import (
+from captioner_core.options import COMBINED
+from captioner_core.runs import commits
+from captioner_core.runs.identity import COLLECTIONS, collection_of_run, with_keys
+from captioner_core.tables import layout
+from captioner_core.tables.layout import (
     CAPTION,
     CAPTION_GROUPS,
     CAPTIONS,
@@ -29,10 +32,7 @@ from captioner_core.layout import (
     MATCH_SUMMARY,
     MATCHES,
 )
-from captioner_core.options import COMBINED
-from captioner_core.runs import commits
-from captioner_core.runs.identity import COLLECTIONS, collection_of_run, with_keys
-from captioner_core.schemas import (
+from captioner_core.tables.schemas import (
     COLLECTION_COLUMNS,
     FEATURE_DIM,
     GENERATED,

@@ -11,11 +11,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from captioner_core import layout
 from captioner_core.errors import CheckFailed
 from captioner_core.io import storage
 from captioner_core.model.folder import METRICS
 from captioner_core.options import TrainOptions, arguments_of
+from captioner_core.tables import layout
 from captioner_core.training.cluster import Cluster
 from captioner_core.training.stopping import PATIENCE_S, StopRequest, stop_on_signals
 

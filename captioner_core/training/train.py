@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import outputs, storage
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import check_model_output
 from captioner_core.options import TrainOptions
+from captioner_core.tables import layout
 from captioner_core.text import Vocabulary
 from captioner_core.training.checkpoint import is_checkpoint, temporary_path
 from captioner_core.training.dataset import (

@@ -16,8 +16,8 @@ from beam_jobs.files import write_listing
 from beam_jobs.match_transforms import INDEX, QUERY, MatchPlan
 from captioner_core.backbones.base import load_backbone
 from captioner_core.errors import CaptionerError
-from captioner_core.layout import RunLayout
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
+from captioner_core.tables.layout import RunLayout
 
 # Dataflow refuses a job of more than 10 MB, and every engine sends the graph to every worker
 MOST_BYTES = 300_000

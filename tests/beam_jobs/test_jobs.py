@@ -16,7 +16,6 @@ from beam_jobs.files import write_listing
 from beam_jobs.handlers import CaptioningModels
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.model.captioner import Captioner
 from captioner_core.model.folder import load_model, save_model
 from captioner_core.model.generate import CaptionGenerator
@@ -24,7 +23,8 @@ from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.registry import promote
 from captioner_core.runs import commits
 from captioner_core.runs.verify import verify
-from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, TABLE_SCHEMAS, DatasetCaptionRow, rows_as_table
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, TABLE_SCHEMAS, DatasetCaptionRow, rows_as_table
 from tests.fakes import FakeBackbone
 
 

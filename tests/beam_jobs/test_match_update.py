@@ -13,12 +13,12 @@ from beam_jobs import match_captions
 from captioner_cli.main import main
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model
 from captioner_core.options import MatchOptions
 from captioner_core.runs import commits
 from captioner_core.runs.verify import verify
-from captioner_core.schemas import CAPTIONS_SCHEMA, CaptionRow, rows_as_table
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import CAPTIONS_SCHEMA, CaptionRow, rows_as_table
 
 WORDS = ("dog", "cat", "man", "woman", "red", "blue", "green", "grass", "water", "street", "runs", "sits", "plays")
 WORDS += ("jumps", "two", "three", "old", "young")

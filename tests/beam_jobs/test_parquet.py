@@ -12,12 +12,12 @@ import pytest
 
 from beam_jobs import files, launch, parquet
 from beam_jobs.transforms import WriteTable
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.runs import commits
-from captioner_core.schemas import (
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import (
     CELL_DIM,
     FEATURE_DIM,
     FEATURES_GRID_SCHEMA,

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import caption_images, extract_features, match_captions
-from captioner_core import layout
 from captioner_core.datasets import flickr8k, sample
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.runs.verify import verify
+from captioner_core.tables import layout
 from tests.cluster.flink import REPOSITORY, FlinkCluster, Missing
 from tests.same_tables import assert_same_tables
 

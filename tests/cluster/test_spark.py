@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from beam_jobs import caption_images, match_captions
-from captioner_core import layout
 from captioner_core.datasets import sample
 from captioner_core.options import CaptionOptions, MatchOptions
 from captioner_core.runs.verify import verify
+from captioner_core.tables import layout
 from tests.cluster.fetched import Missing
 from tests.cluster.flink import REPOSITORY
 from tests.cluster.spark import spark_arguments, spark_environment

@@ -14,7 +14,7 @@ from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
 from captioner_core.images import decoding
 from captioner_core.options import BACKBONES, PRECISIONS
-from captioner_core.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
+from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 from captioner_core.weights import assets
 
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pyarrow import fs as pafs
 
 from captioner_cli.main import main
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout, run_id_of
 from captioner_core.options import InboxOptions
 from captioner_core.runs.inbox import DONE, READY, WAITING, InboxFolder, _LocalInbox, _RemoteInbox, look
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout, run_id_of
 
 HOUR_S = 3600.0
 names = st.text(max_size=300) | st.text("ab .-_/é", max_size=12)

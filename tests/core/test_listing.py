@@ -7,7 +7,7 @@ import pytest
 
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images.listing import ListingCounts, SkippedEntry, list_images, local_path, read_bytes
-from captioner_core.schemas import FailureRow, ImageRef
+from captioner_core.tables.schemas import FailureRow, ImageRef
 from tests.image_files import PASSED_OVER, make_hostile_folder
 
 

@@ -35,7 +35,7 @@ from captioner_core.matching import (
     queries as grouping,
 )
 from captioner_core.runs.identity import image_keys
-from captioner_core.schemas import GENERATED, HUMAN, MATCHED, NO_MATCH
+from captioner_core.tables.schemas import GENERATED, HUMAN, MATCHED, NO_MATCH
 from tests.fakes import HashedWords
 
 WORDS = ("dog", "cat", "red", "blue", "two", "x")  # "x" is a word that the encoder doesn't know

@@ -5,7 +5,6 @@ import argparse
 import pytest
 
 from captioner_core.errors import CaptionerError
-from captioner_core.layout import RunLayout
 from captioner_core.options import (
     CaptionOptions,
     ExtractOptions,
@@ -18,6 +17,7 @@ from captioner_core.options import (
     add_arguments,
     from_namespace,
 )
+from captioner_core.tables.layout import RunLayout
 from captioner_core.training.launcher import worker_arguments
 
 GOOD = {

@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner_cli.commands import report as command
-from captioner_core import schemas
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.report import page as page_module
@@ -33,6 +32,7 @@ from captioner_core.report.page import spread
 from captioner_core.report.pictures import Gallery, ImageFinder, path_below, thumbnail
 from captioner_core.report.plots import Epoch, ScoreCounts, score_histogram, training_curve
 from captioner_core.security.redaction import visible
+from captioner_core.tables import schemas
 from tests.runs import change_manifest, draw_picture, make_run, write_dataset, write_table
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.runs import commits, run_files
-from captioner_core.schemas import CAPTIONS_SCHEMA, FAILURES_SCHEMA, FEATURES_SCHEMA
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import CAPTIONS_SCHEMA, FAILURES_SCHEMA, FEATURES_SCHEMA
 
 SCHEMAS = {layout.CAPTIONS: CAPTIONS_SCHEMA, layout.FAILURES: FAILURES_SCHEMA, layout.FEATURES: FEATURES_SCHEMA}
 

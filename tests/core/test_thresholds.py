@@ -10,7 +10,7 @@ from captioner_cli.main import main
 from captioner_core import thresholds
 from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
-from captioner_core.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
+from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 from captioner_core.text_encoders.calibration import CURVE_EDGES, Calibration
 from captioner_core.thresholds import threshold_rows
 from tests.fakes import HashedWords

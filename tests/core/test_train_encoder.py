@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner_cli.main import main
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.options import TrainEncoderOptions
-from captioner_core.schemas import (
+from captioner_core.tables import layout
+from captioner_core.tables.schemas import (
     DATASET_CAPTIONS_SCHEMA,
     FEATURE_DIM,
     FEATURES_SCHEMA,

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner_cli.main import main
-from captioner_core import layout
 from captioner_core.io import storage
 from captioner_core.runs.verify import verify
-from captioner_core.schemas import TABLE_SCHEMAS
+from captioner_core.tables import layout
+from captioner_core.tables.schemas import TABLE_SCHEMAS
 from tests.runs import make_run
 
 

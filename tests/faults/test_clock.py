@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from beam_jobs import caption_images, match_captions
-from captioner_core import layout
-from captioner_core.layout import RunLayout
 from captioner_core.options import CaptionOptions, MatchOptions
 from captioner_core.runs.verify import verify
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
 from tests.beam_jobs.conftest import load_models, model_dir, photos  # noqa: F401  fixtures
 from tests.faults.forks import make_images
 from tests.same_tables import assert_same_tables

@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-from captioner_core.layout import RunLayout
 from captioner_core.runs.verify import verify
+from captioner_core.tables.layout import RunLayout
 from tests.faults.forks import IMAGES, make_images
 from tests.same_tables import assert_same_tables
 

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from beam_jobs import extract_features, files
-from captioner_core import layout
 from captioner_core.errors import ImageError
 from captioner_core.images import listing
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.options import ExtractOptions
 from captioner_core.runs.verify import verify
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
 from tests.fakes import FakeBackbone
 from tests.same_tables import assert_same_tables, rows
 

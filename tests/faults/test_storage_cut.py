@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from beam_jobs import caption_images, match_captions
-from captioner_core import layout
 from captioner_core.console.arguments import guarded
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.options import CaptionOptions, MatchOptions
 from captioner_core.runs.verify import verify
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
 from tests.beam_jobs.conftest import load_models, model_dir, photos  # noqa: F401  fixtures
 from tests.remote.server import BUCKET, Cable, keys, reached_at, s3_server, upload
 from tests.same_tables import assert_same_tables

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from captioner_core.layout import RunLayout
 from captioner_core.runs import commits
 from captioner_core.runs.verify import verify
+from captioner_core.tables.layout import RunLayout
 from tests.faults.forks import IMAGES, Forks, make_images
 from tests.same_tables import assert_same_tables
 

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from captioner_core import layout
-from captioner_core.layout import RunLayout
 from captioner_core.runs.verify import verify
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
 from tests.faults.forks import make_images
 from tests.same_tables import assert_same_tables
 

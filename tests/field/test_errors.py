@@ -221,7 +221,7 @@ import apache_beam as beam
 import pyarrow as pa
 from beam_jobs import launch
 from captioner_core import runs
-from captioner_core.layout import RunLayout
+from captioner_core.tables.layout import RunLayout
 
 def fail(item):
     {what}

@@ -30,12 +30,12 @@ from captioner_core.images.listing import (
     passed_over_lines,
 )
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.options import ExtractOptions
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.verify import verify
-from captioner_core.schemas import ImageRef
 from captioner_core.security.allowed_roots import path_below
+from captioner_core.tables.layout import RunLayout
+from captioner_core.tables.schemas import ImageRef
 from tests.fakes import FakeBackbone
 from tests.image_files import encoded, picture, png_chunk
 

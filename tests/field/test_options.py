@@ -20,8 +20,8 @@ from captioner_core.options import ExtractOptions, InboxOptions, MatchOptions, R
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.inbox import look
 from captioner_core.runs.verify import verify
-from captioner_core.schemas import GENERATED, MATCHED, NO_MATCH
 from captioner_core.security.allowed_roots import local_path_of, place_argument, plain_place
+from captioner_core.tables.schemas import GENERATED, MATCHED, NO_MATCH
 from tests.fakes import FakeBackbone, HashedWords
 from tests.image_files import encoded, picture
 from tests.runs import make_run

@@ -24,12 +24,12 @@ from captioner_core import evaluation
 from captioner_core.datasets import csv_captions, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage
-from captioner_core.layout import RunLayout
 from captioner_core.model.captioner import Captioner
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import export_model, save_model
 from captioner_core.report import write_report
 from captioner_core.similar import SimilarImages, write_picture
+from captioner_core.tables.layout import RunLayout
 from captioner_core.text import Vocabulary
 from captioner_core.text_encoders.calibration import Calibration
 from captioner_core.thresholds import ThresholdRow, draw_thresholds

@@ -14,17 +14,17 @@ from PIL import Image
 
 from beam_jobs import caption_images, extract_features, match_captions
 from captioner_cli.main import main
-from captioner_core import layout
 from captioner_core.datasets import csv_captions, is_built, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage
-from captioner_core.layout import RunLayout
 from captioner_core.model.folder import export_model, load_model
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.report import write_report
 from captioner_core.runs import commits
 from captioner_core.runs.verify import verify
 from captioner_core.similar import SimilarImages, write_picture
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
 from tests.fakes import FakeBackbone
 from tests.field.snapshots import assert_unchanged, snapshot
 from tests.image_files import encoded, picture

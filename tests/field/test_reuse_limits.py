@@ -9,9 +9,9 @@ import pytest
 
 from beam_jobs import extract_features
 from captioner_core.errors import CaptionerError
-from captioner_core.layout import RunLayout
 from captioner_core.options import ExtractOptions
 from captioner_core.runs.verify import verify
+from captioner_core.tables.layout import RunLayout
 from tests.fakes import FakeBackbone
 from tests.image_files import encoded, picture
 from tests.same_tables import assert_same_tables

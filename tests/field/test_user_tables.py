@@ -9,7 +9,7 @@ import pytest
 
 from captioner_cli.main import main
 from captioner_core.errors import CaptionerError
-from captioner_core.table_columns import one_caption_a_row, split_column, text_column, vector_column
+from captioner_core.tables.columns import one_caption_a_row, split_column, text_column, vector_column
 from captioner_core.training.dataset import open_features, read_captions_by_split, read_grids
 
 IDS = ["b.jpg", "a.jpg", "b.jpg", "c.jpg"]

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.runs.verify import verify
+from captioner_core.tables.layout import RunLayout
 from tests.beam_jobs.conftest import model_dir  # noqa: F401  a fixture
 from tests.hostile.inputs import FORMATS, hostile_files
 from tests.image_files import encoded, picture

@@ -23,7 +23,6 @@ import pytest
 from beam_jobs import extract_features
 from captioner_airflow import jobs, local
 from captioner_cli.main import main
-from captioner_core import schemas
 from captioner_core.datasets import coco, csv_captions, flickr8k, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.evaluation import caption_split
@@ -36,9 +35,10 @@ from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.ensemble import make_captioner
 from captioner_core.model.folder import MAX_BYTES, check_model, load_model, model_id_of, save_model
 from captioner_core.options import ExtractOptions
-from captioner_core.schemas import ImageRef
 from captioner_core.security.archives import check_members
 from captioner_core.security.redaction import SECRET_NAME, visible
+from captioner_core.tables import schemas
+from captioner_core.tables.schemas import ImageRef
 from captioner_core.text import Vocabulary
 from captioner_core.weights import assets
 from tests.core.test_report import Page

@@ -5,10 +5,10 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from captioner_core import layout
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.runs.verify import verify
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
 from tests.live.airflow import wait_until
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]

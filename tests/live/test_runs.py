@@ -8,9 +8,9 @@ import subprocess
 import pytest
 
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.verify import verify
+from captioner_core.tables.layout import RunLayout
 from tests.live.airflow import AIRFLOW_PYTHON, wait_until
 from tests.live.conftest import SCENES
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import caption_images, extract_features, files, match_captions
-from captioner_core import layout
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.layout import RunLayout
 from captioner_core.model.folder import load_model, model_id_of
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.report import write_report
 from captioner_core.runs import commits
 from captioner_core.runs.verify import verify
+from captioner_core.tables import layout
+from captioner_core.tables.layout import RunLayout
 from tests.fakes import FakeBackbone
 from tests.remote.server import BUCKET, client, keys, reached_at, upload
 from tests.same_tables import assert_same_tables, rows

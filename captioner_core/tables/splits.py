@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from captioner_core.schemas import DatasetCaptionRow
+from captioner_core.tables.schemas import DatasetCaptionRow
 
 _ALIASES = {
     **{name: name for name in DatasetCaptionRow.SPLITS},

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from captioner_core import layout
+from captioner_core.tables import layout
 
 SCHEMA_VERSION = 1
 FEATURE_DIM = 2048

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io.storage import first_line, is_remote
-from captioner_core.splits import SPLIT_NAMES, canonical_split
+from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
 
 _IS_LIST = (
     pa.types.is_list,

@@ -1,0 +1,1 @@
+"""Tables: the paths, schemas and columns of every table of a run."""
