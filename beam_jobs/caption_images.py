@@ -21,8 +21,8 @@ from captioner_core.errors import CaptionerError
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
+from captioner_core.models.registry import resolve_model
 from captioner_core.options import CaptionOptions
-from captioner_core.registry import resolve_model
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTION, collection_of_images
 from captioner_core.runs.reuse import EarlierImages, caption_row, earlier_images, failures_of

@@ -22,7 +22,7 @@ from captioner_core.matching import CaptionIndex, Query
 from captioner_core.matching.loading import load_index
 from captioner_core.model.folder import load_model
 from captioner_core.model.generate import CaptionGenerator
-from captioner_core.registry import resolve_model
+from captioner_core.models.registry import resolve_model
 from captioner_core.report.pictures import ImageFinder, Location, thumbnail
 from captioner_core.tables.schemas import MatchRow
 

@@ -15,7 +15,7 @@ RULES = [
     ("captioner_core.runs.verify", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.images", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.datasets", {"tensorflow", "apache_beam", "airflow", "spacy"}),
-    ("captioner_core.registry", {"tensorflow", "apache_beam", "airflow", "spacy"}),
+    ("captioner_core.models.registry", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.runs.inbox", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.report", {"tensorflow", "apache_beam", "airflow", "spacy", "matplotlib"}),
     ("captioner_core.training.loop", {"apache_beam", "airflow", "spacy"}),

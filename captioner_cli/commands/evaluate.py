@@ -78,7 +78,7 @@ def _run(namespace: argparse.Namespace) -> int:
     from captioner_core.evaluation import has_java, record, references_fingerprint, reliability, score
     from captioner_core.java_metrics import check_java
     from captioner_core.model.folder import load_model
-    from captioner_core.registry import resolve_model
+    from captioner_core.models.registry import resolve_model
     from captioner_core.training.dataset import check_same_images, read_captions_by_split
 
     if options.output:

@@ -70,7 +70,7 @@ def register(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(ExportOptions, namespace)
     from captioner_core.model.folder import export_model
-    from captioner_core.registry import resolve_model
+    from captioner_core.models.registry import resolve_model
 
     folders = [resolve_model(model) for model in options.model]
     model_id = export_model(folders, options.output, options.beam_width, options.length_penalty, options.joint_weight)

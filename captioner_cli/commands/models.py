@@ -21,7 +21,7 @@ def register(subparsers: Any) -> None:
 
 
 def _run(namespace: argparse.Namespace) -> int:
-    from captioner_core.registry import PROMOTE, KnownModel, list_models, read_pointer
+    from captioner_core.models.registry import PROMOTE, KnownModel, list_models, read_pointer
 
     pointer = read_pointer(namespace.models)
     models = list_models(namespace.models)

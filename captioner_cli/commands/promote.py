@@ -24,7 +24,7 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(PromoteOptions, namespace)
-    from captioner_core.registry import model_name, promote, undo
+    from captioner_core.models.registry import model_name, promote, undo
 
     if options.model is None:
         print(f"{undo(options.models)!r} is the current model again")

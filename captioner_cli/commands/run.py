@@ -50,7 +50,7 @@ def with_current_model(options: RunOptions) -> RunOptions:
 
     Taken before anything is checked, so that what is checked is what captions.
     """
-    from captioner_core.registry import resolve_model
+    from captioner_core.models.registry import resolve_model
 
     return dataclasses.replace(options, model=resolve_model(options.model))
 

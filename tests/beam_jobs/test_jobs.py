@@ -19,8 +19,8 @@ from captioner_core.io import storage
 from captioner_core.model.captioner import Captioner
 from captioner_core.model.folder import load_model, save_model
 from captioner_core.model.generate import CaptionGenerator
+from captioner_core.models.registry import promote
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
-from captioner_core.registry import promote
 from captioner_core.runs import commits
 from captioner_core.runs.verify import verify
 from captioner_core.tables.layout import RunLayout

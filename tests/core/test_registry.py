@@ -21,8 +21,7 @@ from captioner_core.evaluation import references_fingerprint
 from captioner_core.io import storage
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import _model_id, check_model
-from captioner_core.options import PRETRAINED
-from captioner_core.registry import (
+from captioner_core.models.registry import (
     current_model,
     gate,
     list_models,
@@ -32,6 +31,7 @@ from captioner_core.registry import (
     resolve_model,
     undo,
 )
+from captioner_core.options import PRETRAINED
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow
 from captioner_core.text import Vocabulary
 from captioner_core.training.train import train
