@@ -35,7 +35,7 @@ from captioner_core.model.folder import load_model  # noqa: E402
 from captioner_core.model.generate import CaptionSearch  # noqa: E402
 from captioner_core.options import PRETRAINED, CaptionOptions  # noqa: E402
 from captioner_core.tables.schemas import CAPTIONS_SCHEMA, FEATURES_SCHEMA, ImageRef, rows_as_table  # noqa: E402
-from captioner_core.text import PAD  # noqa: E402
+from captioner_core.text.vocabulary import PAD  # noqa: E402
 
 COUNT, BATCH, SIDE = 512, 32, 4096
 

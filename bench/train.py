@@ -27,7 +27,7 @@ from captioner_core.model.captioner import Captioner  # noqa: E402
 from captioner_core.model.config import CaptionerConfig  # noqa: E402
 from captioner_core.options import TrainOptions  # noqa: E402
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM  # noqa: E402
-from captioner_core.text import Vocabulary  # noqa: E402
+from captioner_core.text.vocabulary import Vocabulary  # noqa: E402
 from captioner_core.training.dataset import FeatureStore, encode_captions  # noqa: E402
 from captioner_core.training.devices import find_place  # noqa: E402
 from captioner_core.training.loop import Split, Trainer  # noqa: E402

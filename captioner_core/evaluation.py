@@ -25,7 +25,7 @@ from captioner_core.model.folder import record_metrics
 from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
 from captioner_core.security.allowed_roots import path_below
 from captioner_core.tables import layout
-from captioner_core.text import single_line, tokenize
+from captioner_core.text.vocabulary import single_line, tokenize
 from captioner_core.training.dataset import open_features, read_grids
 
 _BATCH = 32

@@ -13,7 +13,7 @@ import numpy as np
 
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import CONFIG, METRICS, VOCABULARY, WEIGHTS, save_model
-from captioner_core.text import Vocabulary
+from captioner_core.text.vocabulary import Vocabulary
 from fuzz.targets import SEPARATOR, archive, flickr8k_text
 from tests.image_files import bad_files, encoded, good_files, picture
 

@@ -12,7 +12,7 @@ from captioner_core.datasets.base import DatasetSummary, DatasetWriter, import_i
 from captioner_core.errors import CaptionerError
 from captioner_core.io.json_text import parse_json
 from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
-from captioner_core.text import single_line
+from captioner_core.text.vocabulary import single_line
 
 _Id = int | float | str
 _HALVES = re.compile("[\ud800-\udfff]")

@@ -19,7 +19,7 @@ from captioner_core.datasets.source_text import decode_source
 from captioner_core.errors import CaptionerError
 from captioner_core.images.decoding import IMAGE_SUFFIXES
 from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
-from captioner_core.text import single_line
+from captioner_core.text.vocabulary import single_line
 
 _IMAGE_COLUMNS = ("image_id", "image", "file_name", "filename", "image_name")
 _CAPTION_COLUMNS = ("caption", "comment")

@@ -20,7 +20,7 @@ from captioner_core.datasets.csv_captions import read_captions
 from captioner_core.datasets.source_text import decode_source, split_lines
 from captioner_core.errors import CaptionerError
 from captioner_core.security.archives import check_members
-from captioner_core.text import single_line
+from captioner_core.text.vocabulary import single_line
 from captioner_core.weights.downloads import DownloadError, download, locked
 
 IMAGES_ZIP = "Flickr8k_Dataset.zip"

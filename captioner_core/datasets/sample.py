@@ -16,7 +16,7 @@ from captioner_core.console.progress import advance, progress
 from captioner_core.datasets.base import DatasetSummary, DatasetWriter
 from captioner_core.datasets.sample_drawing import COLOURS, OBJECTS, SETTINGS, draw_scene
 from captioner_core.errors import CaptionerError
-from captioner_core.text import tokenize
+from captioner_core.text.vocabulary import tokenize
 
 DEFAULT_IMAGES = 800
 CAPTIONS_EACH = 5

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from captioner_core.process.tensorflow_setup import tf
-from captioner_core.text import END, PAD, START, UNKNOWN
+from captioner_core.text.vocabulary import END, PAD, START, UNKNOWN
 
 # step(words [batch, beams], state) -> log-probabilities [batch, beams, vocabulary], state;
 # every tensor of the state is [batch, beams, ...]

@@ -32,7 +32,7 @@ from captioner_core.model.config import CaptionerConfig
 from captioner_core.options import PRETRAINED
 from captioner_core.security.allowed_roots import local_path_of
 from captioner_core.tables import layout
-from captioner_core.text import Vocabulary
+from captioner_core.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from captioner_core.model.captioner import Captioner

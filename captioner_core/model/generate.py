@@ -15,7 +15,7 @@ from captioner_core.model.decoding import Hypotheses, Step, beam_search, sample
 from captioner_core.model.ensemble import Ensemble, EnsembleState
 from captioner_core.model.folder import LoadedModel
 from captioner_core.process.tensorflow_setup import tf
-from captioner_core.text import PAD
+from captioner_core.text.vocabulary import PAD
 from captioner_core.text_encoders.base import JointEncoder
 from captioner_core.text_encoders.learned import Learned
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.text import tokenize
+from captioner_core.text.vocabulary import tokenize
 
 _BLOCK_VALUES = 400_000  # of sums held at once, so that they stay near the processor: 3 MB
 

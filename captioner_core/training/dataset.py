@@ -31,7 +31,7 @@ from captioner_core.tables.columns import (
     text_column,
     vector_column,
 )
-from captioner_core.text import PAD, Vocabulary, single_line
+from captioner_core.text.vocabulary import PAD, Vocabulary, single_line
 
 TRAIN, DEV = "train", "dev"
 _INDEX = "caption_index"

@@ -25,7 +25,7 @@ from captioner_core.io import outputs
 from captioner_core.model.folder import is_earlier_folder
 from captioner_core.options import TrainEncoderOptions
 from captioner_core.process.tensorflow_setup import keras, tf
-from captioner_core.text import tokenize
+from captioner_core.text.vocabulary import tokenize
 from captioner_core.text_encoders.calibration import Calibration
 from captioner_core.text_encoders.learned import CONFIG, FORMAT_VERSION, MODEL_CARD, WEIGHTS, WORDS
 from captioner_core.text_encoders.spacy_vectors import load_vectors

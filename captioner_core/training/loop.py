@@ -23,7 +23,7 @@ from captioner_core.model.decoding import unwritten
 from captioner_core.model.generate import CaptionSearch, draw_captions
 from captioner_core.options import TrainOptions
 from captioner_core.process.tensorflow_setup import tf
-from captioner_core.text import PAD
+from captioner_core.text.vocabulary import PAD
 from captioner_core.training.checkpoint import NO_SCORE, TrainingState, load_checkpoint, save_checkpoint
 from captioner_core.training.dataset import Captions, FeatureStore
 from captioner_core.training.devices import Place

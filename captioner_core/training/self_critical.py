@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.text import END, START, Vocabulary, tokenize
+from captioner_core.text.vocabulary import END, START, Vocabulary, tokenize
 from captioner_core.training.rewards import BleuReward, CiderReward, RecallReward, Reward
 
 # What samples are judged by, with its weight

@@ -19,7 +19,7 @@ from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import check_model_output
 from captioner_core.options import TrainOptions
 from captioner_core.tables import layout
-from captioner_core.text import Vocabulary
+from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.training.checkpoint import is_checkpoint, temporary_path
 from captioner_core.training.dataset import (
     DEV,

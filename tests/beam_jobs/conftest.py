@@ -10,7 +10,7 @@ from beam_jobs.handlers import CaptioningModels
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import load_model, save_model
 from captioner_core.model.generate import CaptionGenerator
-from captioner_core.text import Vocabulary
+from captioner_core.text.vocabulary import Vocabulary
 from tests.fakes import FakeBackbone
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (20, 40, 220), "grey": (128, 128, 128)}

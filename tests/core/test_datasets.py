@@ -16,7 +16,7 @@ from captioner_core.datasets import base, coco, csv_captions, flickr8k, is_built
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA
-from captioner_core.text import tokenize
+from captioner_core.text.vocabulary import tokenize
 from tests.image_files import encoded, picture
 
 JPEG = encoded(picture(), "JPEG")

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from captioner_core.model.decoding import beam_search, sample, unwritten
-from captioner_core.text import END, PAD, START, UNKNOWN
+from captioner_core.text.vocabulary import END, PAD, START, UNKNOWN
 
 WORDS = 6  # four special ones, 4 and 5
 MAX_WORDS = 4

@@ -13,7 +13,7 @@ from captioner_core.model.captioner import Captioner, ImageState, attended_cells
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import export_model, load_model, save_model
 from captioner_core.model.generate import CaptionGenerator, CaptionSearch
-from captioner_core.text import Vocabulary
+from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.text_encoders.learned import Learned
 
 

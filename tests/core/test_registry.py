@@ -33,7 +33,7 @@ from captioner_core.models.registry import (
 )
 from captioner_core.options import PRETRAINED
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow
-from captioner_core.text import Vocabulary
+from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.training.train import train
 from tests.core.test_training import options, source, write  # noqa: F401  source is a fixture
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from captioner_core.text import END, PAD, START, Vocabulary
+from captioner_core.text.vocabulary import END, PAD, START, Vocabulary
 from captioner_core.training.self_critical import CaptionReward, advantages, begun
 from captioner_core.training.train import train
 from tests.core.test_training import history, options, source  # noqa: F401  source is a fixture

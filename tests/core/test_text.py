@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner_core.errors import CaptionerError
-from captioner_core.text import END, PAD, SPECIAL_WORDS, START, UNKNOWN, Vocabulary, tokenize
+from captioner_core.text.vocabulary import END, PAD, SPECIAL_WORDS, START, UNKNOWN, Vocabulary, tokenize
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from captioner_core.model.folder import export_model, save_model
 from captioner_core.report import write_report
 from captioner_core.similar import SimilarImages, write_picture
 from captioner_core.tables.layout import RunLayout
-from captioner_core.text import Vocabulary
+from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.text_encoders.calibration import Calibration
 from captioner_core.thresholds import ThresholdRow, draw_thresholds
 from captioner_core.training.joint import save_encoder

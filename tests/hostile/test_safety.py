@@ -39,7 +39,7 @@ from captioner_core.security.archives import check_members
 from captioner_core.security.redaction import SECRET_NAME, visible
 from captioner_core.tables import schemas
 from captioner_core.tables.schemas import ImageRef
-from captioner_core.text import Vocabulary
+from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.weights import assets
 from tests.core.test_report import Page
 from tests.fakes import FakeBackbone

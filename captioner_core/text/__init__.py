@@ -1,0 +1,1 @@
+"""Text: tokens, the vocabulary, and encoders of captions."""
