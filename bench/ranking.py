@@ -19,7 +19,7 @@ quiet_libraries()
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
-from captioner_core.evaluation import caption_features  # noqa: E402
+from captioner_core.analysis.caption_metrics import caption_features  # noqa: E402
 from captioner_core.matching import CaptionIndex, ImageFacts, Query, make_records  # noqa: E402
 from captioner_core.model.folder import load_model  # noqa: E402
 from captioner_core.model.generate import CaptionGenerator  # noqa: E402

@@ -21,9 +21,9 @@ quiet_libraries()
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
+from captioner_core.analysis.similar_images import SimilarImageFinder, write_picture  # noqa: E402
 from captioner_core.io import storage  # noqa: E402
 from captioner_core.options import DEFAULT_ENCODER, PRETRAINED  # noqa: E402
-from captioner_core.similar import SimilarImageFinder, write_picture  # noqa: E402
 from captioner_core.tables import layout  # noqa: E402
 
 IMAGES = 12

@@ -59,10 +59,10 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(SimilarOptions, namespace)
+    from captioner_core.analysis.similar_images import SimilarImageFinder, check_picture, write_picture
     from captioner_core.matching.loading import check_captions_table
     from captioner_core.runs.identity import collection_of_table
     from captioner_core.security.redaction import visible
-    from captioner_core.similar import SimilarImageFinder, check_picture, write_picture
     from captioner_core.tables.schemas import MatchRow
 
     check_picture(options.output, {"the image": [namespace.image], "--index": options.index})

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner_cli.main import main
-from captioner_core import evaluation
+from captioner_core.analysis import caption_metrics
+from captioner_core.analysis.caption_metrics import score
 from captioner_core.errors import CaptionerError
-from captioner_core.evaluation import score
 from captioner_core.model.generate import GeneratedCaption
 from captioner_core.training.dataset import read_captions_by_split
 from captioner_core.training.train import train
@@ -33,7 +33,7 @@ def test_the_references_themselves_score_one():
 
 def test_bleu_counts_words_by_hand(monkeypatch):
     """ "a dog runs here" has three of its four words in the reference, and the brevity penalty is exp(1 - 5/4)."""
-    monkeypatch.setattr(evaluation, "has_java", lambda: False)
+    monkeypatch.setattr(caption_metrics, "has_java", lambda: False)
     scores = score({"x": "a dog runs here"}, {"x": ["a dog runs very fast"]}).corpus
     assert scores["BLEU-1"] == pytest.approx(0.75 * 2.718281828 ** (1 - 5 / 4), rel=1e-4)
 
@@ -55,7 +55,7 @@ def test_nothing_to_score_against_is_refused(hypotheses, references):
 
 def test_reliability_goes_from_the_least_likely_to_the_likeliest():
     captions = {f"{n:02d}": GeneratedCaption("a b", -3.0 * (n + 1), 2) for n in range(10)}
-    fifths = evaluation.reliability(captions, {image_id: float(10 - int(image_id)) for image_id in captions})
+    fifths = caption_metrics.reliability(captions, {image_id: float(10 - int(image_id)) for image_id in captions})
     assert [fifth["images"] for fifth in fifths] == [2] * 5
     assert fifths[-1]["word_probability"] == pytest.approx((math.exp(-1) + math.exp(-2)) / 2, abs=1e-4)
     assert [fifth["cider"] for fifth in fifths] == [1.5, 3.5, 5.5, 7.5, 9.5]
@@ -74,7 +74,7 @@ def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):  # noqa: 
     assert [one["beam_width"] for one in metrics["evaluations"]] == [1, 2], "the same again replaces"
     assert figures["images"] == 4
     captions = read_captions_by_split(str(source / "dataset"))["dev"]
-    assert figures["references"] == evaluation.references_fingerprint(captions, figures["tokenizer"], "dev")
+    assert figures["references"] == caption_metrics.references_fingerprint(captions, figures["tokenizer"], "dev")
     card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
     assert card.count("| dev | 4 |") == 2
     assert f"{figures['scores']['CIDEr']:.3f}" in card

@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner_cli.main import main
-from captioner_core import thresholds
+from captioner_core.analysis import thresholds
+from captioner_core.analysis.thresholds import threshold_rows
 from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 from captioner_core.text_encoders.calibration import CURVE_EDGES, Calibration
-from captioner_core.thresholds import threshold_rows
 from tests.fakes import HashedWords
 
 PRECISION = tuple(np.linspace(0, 0.9, len(CURVE_EDGES) - 1).round(3).tolist())

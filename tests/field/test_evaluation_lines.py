@@ -10,7 +10,7 @@ from pycocoevalcap.meteor import meteor
 from pycocoevalcap.tokenizer import ptbtokenizer
 
 from captioner_cli.main import main
-from captioner_core import evaluation, java_metrics
+from captioner_core.analysis import caption_metrics, java_metrics
 from captioner_core.errors import CaptionerError
 
 SEPARATORS = {
@@ -71,20 +71,20 @@ def without_meteor(monkeypatch):
 @pytest.mark.parametrize("side", ["references", "hypotheses"])
 @pytest.mark.parametrize("java", [pytest.param(True, marks=needs_java), False], ids=["java", "no java"])
 def test_a_line_separator_scores_as_a_space(separator, side, java, monkeypatch, without_meteor):
-    monkeypatch.setattr(evaluation, "has_java", lambda: java)
-    expected = evaluation.score(HYPOTHESES, REFERENCES)
+    monkeypatch.setattr(caption_metrics, "has_java", lambda: java)
+    expected = caption_metrics.score(HYPOTHESES, REFERENCES)
     hypotheses = separated_hypotheses(separator) if side == "hypotheses" else HYPOTHESES
     references = separated_references(separator) if side == "references" else REFERENCES
-    assert evaluation.score(hypotheses, references) == expected
+    assert caption_metrics.score(hypotheses, references) == expected
 
 
 @needs_java
 def test_meteor_is_given_the_same_tokens_for_any_separator(monkeypatch):
     given = []
     monkeypatch.setattr(java_metrics, "meteor", lambda *captions: given.append(captions) or 0.0)
-    evaluation.score(HYPOTHESES, REFERENCES)
+    caption_metrics.score(HYPOTHESES, REFERENCES)
     for separator in ("\r\n", "\f", "\u2028"):
-        evaluation.score(separated_hypotheses(separator), separated_references(separator))
+        caption_metrics.score(separated_hypotheses(separator), separated_references(separator))
     assert all(captions == given[0] for captions in given)
 
 
@@ -132,9 +132,9 @@ def test_empty_captions_and_field_separators_shift_nothing_in_meteor():
 
 @pytest.mark.parametrize("java", [pytest.param(True, marks=needs_java), False], ids=["java", "no java"])
 def test_references_without_a_word_are_refused(java, monkeypatch):
-    monkeypatch.setattr(evaluation, "has_java", lambda: java)
+    monkeypatch.setattr(caption_metrics, "has_java", lambda: java)
     with pytest.raises(CaptionerError, match="no reference holds a word"):
-        evaluation.score({"a": "a dog"}, {"a": [".", "\n"]})
+        caption_metrics.score({"a": "a dog"}, {"a": [".", "\n"]})
 
 
 @needs_java
@@ -142,7 +142,7 @@ def test_scoring_writes_nothing_beside_the_jars(without_meteor):
     """A file made there changes the folder's time, even where it is removed again."""
     folders = [Path(module.__file__).parent for module in (ptbtokenizer, meteor)]
     before = [folder.stat().st_mtime_ns for folder in folders]
-    evaluation.score(HYPOTHESES, REFERENCES)
+    caption_metrics.score(HYPOTHESES, REFERENCES)
     assert [folder.stat().st_mtime_ns for folder in folders] == before
 
 

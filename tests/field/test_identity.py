@@ -271,14 +271,14 @@ def test_similar_finds_the_copy_in_the_other_folder(days, capsys, monkeypatch):
 
 
 def _fake_similar(monkeypatch):
-    from captioner_core import similar
+    from captioner_core.analysis import similar_images
 
     class Model:
         config = type("Config", (), {"backbone": FakeBackbone.name})
 
-    monkeypatch.setattr(similar, "load_model", lambda _folder: Model())
-    monkeypatch.setattr(similar, "load_backbone", lambda _name: FakeBackbone())
-    monkeypatch.setattr(similar, "CaptionGenerator", lambda _model: ColourCaptioner())
+    monkeypatch.setattr(similar_images, "load_model", lambda _folder: Model())
+    monkeypatch.setattr(similar_images, "load_backbone", lambda _name: FakeBackbone())
+    monkeypatch.setattr(similar_images, "CaptionGenerator", lambda _model: ColourCaptioner())
 
 
 def test_folders_of_an_inbox_are_collections_of_their_own(days, capsys):

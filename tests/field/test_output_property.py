@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioner_core import evaluation
+from captioner_core.analysis import caption_metrics
+from captioner_core.analysis.similar_images import SimilarImages, write_picture
+from captioner_core.analysis.thresholds import ThresholdRow, draw_thresholds
 from captioner_core.datasets import csv_captions, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage
@@ -28,11 +30,9 @@ from captioner_core.model.captioner import Captioner
 from captioner_core.model.config import CaptionerConfig
 from captioner_core.model.folder import export_model, save_model
 from captioner_core.report import write_report
-from captioner_core.similar import SimilarImages, write_picture
 from captioner_core.tables.layout import RunLayout
 from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.text_encoders.calibration import Calibration
-from captioner_core.thresholds import ThresholdRow, draw_thresholds
 from captioner_core.training.joint import save_encoder
 from tests.core.test_runs import commit, stage_captions
 from tests.field.snapshots import assert_unchanged, snapshot
@@ -137,7 +137,7 @@ def recorded(here: Path) -> None:
     if not (here / "out").exists():
         model(here)
     figures = {"model_id": "m", "split": "dev", "beam_width": 1, "dataset": "d", "images": 1, "scores": {}}
-    evaluation.record(str(here / "out"), {**figures, "tokenizer": "none", "references": "r", "reliability": []})
+    caption_metrics.record(str(here / "out"), {**figures, "tokenizer": "none", "references": "r", "reliability": []})
 
 
 def encoder(here: Path) -> None:

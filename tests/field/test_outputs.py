@@ -14,6 +14,7 @@ from PIL import Image
 
 from beam_jobs import caption_images, extract_features, match_captions
 from captioner_cli.main import main
+from captioner_core.analysis.similar_images import SimilarImages, write_picture
 from captioner_core.datasets import csv_captions, is_built, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage
@@ -22,7 +23,6 @@ from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.report import write_report
 from captioner_core.runs import commits
 from captioner_core.runs.verify import verify
-from captioner_core.similar import SimilarImages, write_picture
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from tests.fakes import FakeBackbone
@@ -382,7 +382,7 @@ def test_a_picture_of_captioners_is_known_and_replaced(tmp_path):
 
 @pytest.mark.parametrize("name", ["plot.svg", "plot.png", "PLOT.PNG"])
 def test_a_plot_of_captioners_is_known_and_replaced(tmp_path, name):
-    from captioner_core.thresholds import ThresholdRow, check_plot, draw_thresholds
+    from captioner_core.analysis.thresholds import ThresholdRow, check_plot, draw_thresholds
 
     target = str(tmp_path / name)
     for _ in range(2):

@@ -23,9 +23,9 @@ import pytest
 from beam_jobs import extract_features
 from captioner_airflow import jobs, local
 from captioner_cli.main import main
+from captioner_core.analysis.caption_metrics import caption_split
 from captioner_core.datasets import coco, csv_captions, flickr8k, link_split, sample
 from captioner_core.errors import CaptionerError
-from captioner_core.evaluation import caption_split
 from captioner_core.images.listing import list_images
 from captioner_core.io import storage
 from captioner_core.io.json_text import parse_json

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core import java_metrics
+from captioner_core.analysis import java_metrics
 from captioner_core.backbones.base import Backbone
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import decoder_pool, decoding

@@ -1,0 +1,1 @@
+"""Analyses of results: caption metrics, thresholds, and similar images."""
