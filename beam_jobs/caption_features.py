@@ -12,11 +12,11 @@ from apache_beam.ml.inference.base import RunInference
 from beam_jobs import launch
 from beam_jobs.handlers import FeatureCaptionHandler
 from beam_jobs.transforms import WriteTable
+from captioner_core.captioning.generator import CaptionGenerator
+from captioner_core.captioning.saved_model import LoadedModel, load_model
 from captioner_core.console.progress import progress
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.model.folder import LoadedModel, load_model
-from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions
 from captioner_core.runs import commits
 from captioner_core.runs.identity import collection_of_run

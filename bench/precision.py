@@ -20,10 +20,10 @@ quiet_libraries()
 import numpy as np  # noqa: E402
 
 from captioner_core.backbones import load_backbone  # noqa: E402
+from captioner_core.captioning.generator import CaptionGenerator  # noqa: E402
+from captioner_core.captioning.saved_model import load_model  # noqa: E402
 from captioner_core.images import decoding  # noqa: E402
 from captioner_core.io import storage  # noqa: E402
-from captioner_core.model.folder import load_model  # noqa: E402
-from captioner_core.model.generate import CaptionGenerator  # noqa: E402
 from captioner_core.options import PRECISIONS, PRETRAINED  # noqa: E402
 from captioner_core.tables import layout  # noqa: E402
 

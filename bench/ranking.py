@@ -20,9 +20,9 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
 from captioner_core.analysis.caption_metrics import caption_features  # noqa: E402
+from captioner_core.captioning.generator import CaptionGenerator  # noqa: E402
+from captioner_core.captioning.saved_model import load_model  # noqa: E402
 from captioner_core.matching import CaptionIndex, ImageFacts, Query, make_records  # noqa: E402
-from captioner_core.model.folder import load_model  # noqa: E402
-from captioner_core.model.generate import CaptionGenerator  # noqa: E402
 from captioner_core.options import PRETRAINED  # noqa: E402
 from captioner_core.text_encoders import load_encoder  # noqa: E402
 from captioner_core.text_encoders.base import JointEncoder  # noqa: E402

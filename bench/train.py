@@ -22,9 +22,9 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from bench.tutorial import UNITS, tutorial_model  # noqa: E402
+from captioner_core.captioning.config import CaptionerConfig  # noqa: E402
+from captioner_core.captioning.network import Captioner  # noqa: E402
 from captioner_core.datasets import sample  # noqa: E402
-from captioner_core.model.captioner import Captioner  # noqa: E402
-from captioner_core.model.config import CaptionerConfig  # noqa: E402
 from captioner_core.options import TrainOptions  # noqa: E402
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM  # noqa: E402
 from captioner_core.text.vocabulary import Vocabulary  # noqa: E402

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from captioner_core.model.config import CaptionerConfig
-from captioner_core.model.folder import CONFIG, METRICS, VOCABULARY, WEIGHTS, save_model
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.saved_model import CONFIG, METRICS, VOCABULARY, WEIGHTS, save_model
 from captioner_core.text.vocabulary import Vocabulary
 from fuzz.targets import SEPARATOR, archive, flickr8k_text
 from tests.image_files import bad_files, encoded, good_files, picture
@@ -63,7 +63,7 @@ def _datasets() -> Iterator[bytes]:
 
 def _models() -> Iterator[bytes]:
     """The smallest captioner there is, as it is saved and as it is shipped."""
-    from captioner_core.model.captioner import Captioner
+    from captioner_core.captioning.network import Captioner
 
     vocabulary = Vocabulary.from_captions(["dog"])
     config = CaptionerConfig(

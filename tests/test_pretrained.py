@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner_cli.main import main
+from captioner_core.captioning import saved_model
+from captioner_core.captioning.saved_model import check_pretrained, load_model
 from captioner_core.datasets import flickr8k, sample
 from captioner_core.errors import CaptionerError
-from captioner_core.model import folder
-from captioner_core.model.folder import check_pretrained, load_model
 from captioner_core.options import PRETRAINED
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.verify import verify
@@ -37,7 +37,7 @@ def test_it_is_whole_and_small():
 def test_damage_is_said(tmp_path, monkeypatch):
     copy = tmp_path / PRETRAINED
     shutil.copytree(check_pretrained()[0], copy)
-    monkeypatch.setattr(folder, "model_path", lambda _: copy)
+    monkeypatch.setattr(saved_model, "model_path", lambda _: copy)
     words = json.loads((copy / "vocabulary.json").read_text(encoding="utf-8"))
     (copy / "vocabulary.json").write_text(json.dumps([*words[:-2], words[-1], words[-2]]), encoding="utf-8")
     with pytest.raises(CaptionerError, match="install captioner again"):

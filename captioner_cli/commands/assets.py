@@ -23,7 +23,7 @@ def register(subparsers: Any) -> None:
 
 
 def _run(namespace: argparse.Namespace) -> int:
-    from captioner_core.model.folder import check_pretrained
+    from captioner_core.captioning.saved_model import check_pretrained
     from captioner_core.weights import assets
 
     for asset in (*assets.ASSETS, *(assets.EXTRA_ASSETS[name] for name in namespace.extra)):

@@ -23,8 +23,8 @@ from captioner_core.options import (
 from captioner_core.security.redaction import visible
 
 if TYPE_CHECKING:
-    from captioner_core.model.folder import LoadedModel
-    from captioner_core.model.generate import GeneratedCaption
+    from captioner_core.captioning.generator import GeneratedCaption
+    from captioner_core.captioning.saved_model import LoadedModel
 
 
 _FIGURES = {
@@ -77,7 +77,7 @@ def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(EvaluateOptions, namespace)
     from captioner_core.analysis.caption_metrics import has_java, record, references_fingerprint, reliability, score
     from captioner_core.analysis.java_metrics import check_java
-    from captioner_core.model.folder import load_model
+    from captioner_core.captioning.saved_model import load_model
     from captioner_core.models.registry import resolve_model
     from captioner_core.training.dataset import check_same_images, read_captions_by_split
 
@@ -154,8 +154,8 @@ def _write(output: str, figures: Mapping[str, Any]) -> None:
 def _captions(options: EvaluateOptions, model: LoadedModel, image_ids: list[str]) -> dict[str, GeneratedCaption]:
     from captioner_core.analysis.caption_metrics import caption_features, caption_split
     from captioner_core.backbones import load_backbone
+    from captioner_core.captioning.generator import CaptionGenerator
     from captioner_core.console.progress import advance, progress
-    from captioner_core.model.generate import CaptionGenerator
 
     generator = CaptionGenerator(model, options.beam_width)
     if options.features:

@@ -69,7 +69,7 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(ExportOptions, namespace)
-    from captioner_core.model.folder import export_model
+    from captioner_core.captioning.saved_model import export_model
     from captioner_core.models.registry import resolve_model
 
     folders = [resolve_model(model) for model in options.model]

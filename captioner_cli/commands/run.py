@@ -63,9 +63,9 @@ def check_inputs(options: RunOptions) -> None:
         model is missing; a table is missing or no captions table, or its captions are by another model.
     """
     from beam_jobs.files import check_any_images
+    from captioner_core.captioning.saved_model import model_id_of
     from captioner_core.matching.inputs import check_matching
     from captioner_core.matching.loading import check_one_model, models_of
-    from captioner_core.model.folder import model_id_of
     from captioner_core.runs.run_files import check_inputs_apart, check_report, check_run_output
     from captioner_core.tables import layout
 

@@ -237,8 +237,8 @@ def _extract(options: LocalOptions, dataset: Path) -> None:
 
 
 def _train(options: LocalOptions, dataset: Path) -> None:
+    from captioner_core.captioning.saved_model import CONFIG, METRICS
     from captioner_core.io import storage
-    from captioner_core.model.folder import CONFIG, METRICS
     from captioner_core.training.train import train, training_fingerprint
 
     asked = options.train_options(dataset)

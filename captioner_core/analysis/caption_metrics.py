@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from captioner_core.analysis import java_metrics
 from captioner_core.backbones.base import Backbone
+from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
+from captioner_core.captioning.saved_model import record_metrics
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import read_bytes
-from captioner_core.model.folder import record_metrics
-from captioner_core.model.generate import CaptionGenerator, GeneratedCaption
 from captioner_core.security.allowed_roots import path_below
 from captioner_core.tables import layout
 from captioner_core.text.vocabulary import single_line, tokenize

@@ -14,14 +14,14 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from captioner_core.backbones.base import load_backbone
+from captioner_core.captioning.generator import CaptionGenerator
+from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import read_bytes
 from captioner_core.io import outputs
 from captioner_core.matching import CaptionIndex, Query
 from captioner_core.matching.loading import load_index
-from captioner_core.model.folder import load_model
-from captioner_core.model.generate import CaptionGenerator
 from captioner_core.models.registry import resolve_model
 from captioner_core.report.pictures import ImageFinder, Location, thumbnail
 from captioner_core.tables.schemas import MatchRow

@@ -22,9 +22,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs as pafs
 
+from captioner_core.captioning.saved_model import CONFIG, METRICS, check_model
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import storage
-from captioner_core.model.folder import CONFIG, METRICS, check_model
 from captioner_core.options import PRETRAINED
 from captioner_core.tables import layout
 

@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from markupsafe import Markup
 
+from captioner_core.captioning.saved_model import METRICS, model_path
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.model.folder import METRICS, model_path
 from captioner_core.options import PRETRAINED
 from captioner_core.report import plots
 from captioner_core.report.pictures import CARD_SIDE, MATCH_SIDE, Gallery, ImageFinder, Picture, among

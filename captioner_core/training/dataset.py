@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.network import attended_cells
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.model.captioner import attended_cells
-from captioner_core.model.config import CaptionerConfig
 from captioner_core.tables import layout
 from captioner_core.tables.columns import (
     is_view,

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from captioner_core.captioning.saved_model import is_earlier_folder
 from captioner_core.errors import CheckFailed
 from captioner_core.io import outputs
-from captioner_core.model.folder import is_earlier_folder
 from captioner_core.options import TrainEncoderOptions
 from captioner_core.process.tensorflow_setup import keras, tf
 from captioner_core.text.vocabulary import tokenize

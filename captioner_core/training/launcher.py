@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Sequence
 
+from captioner_core.captioning.saved_model import METRICS
 from captioner_core.errors import CheckFailed
 from captioner_core.io import storage
-from captioner_core.model.folder import METRICS
 from captioner_core.options import TrainOptions, arguments_of
 from captioner_core.tables import layout
 from captioner_core.training.cluster import Cluster

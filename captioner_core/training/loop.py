@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from captioner_core.captioning.beam_search import unwritten
+from captioner_core.captioning.generator import CaptionSearch, draw_captions
+from captioner_core.captioning.network import Captioner
 from captioner_core.errors import CheckFailed
-from captioner_core.model.captioner import Captioner
-from captioner_core.model.decoding import unwritten
-from captioner_core.model.generate import CaptionSearch, draw_captions
 from captioner_core.options import TrainOptions
 from captioner_core.process.tensorflow_setup import tf
 from captioner_core.text.vocabulary import PAD

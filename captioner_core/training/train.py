@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.saved_model import check_model_output
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import outputs, storage
-from captioner_core.model.config import CaptionerConfig
-from captioner_core.model.folder import check_model_output
 from captioner_core.options import TrainOptions
 from captioner_core.tables import layout
 from captioner_core.text.vocabulary import Vocabulary
@@ -192,8 +192,8 @@ def _fit_and_save(
     work: outputs.OutputFolder | None,
     start: float,
 ) -> str:
-    from captioner_core.model.captioner import Captioner
-    from captioner_core.model.folder import save_model
+    from captioner_core.captioning.network import Captioner
+    from captioner_core.captioning.saved_model import save_model
     from captioner_core.process.tensorflow_setup import keras, tf
     from captioner_core.training.loop import Trainer
     from captioner_core.training.progress import EpochLog

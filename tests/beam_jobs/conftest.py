@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from beam_jobs.handlers import CaptioningModels
-from captioner_core.model.config import CaptionerConfig
-from captioner_core.model.folder import load_model, save_model
-from captioner_core.model.generate import CaptionGenerator
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.generator import CaptionGenerator
+from captioner_core.captioning.saved_model import load_model, save_model
 from captioner_core.text.vocabulary import Vocabulary
 from tests.fakes import FakeBackbone
 
@@ -39,7 +39,7 @@ def model_dir(tmp_path_factory):
     config = CaptionerConfig(
         backbone=FakeBackbone.name, vocabulary_size=len(vocabulary), units=32, embedding_dim=16, heads=2, max_words=6
     )
-    from captioner_core.model.captioner import Captioner
+    from captioner_core.captioning.network import Captioner
 
     folder = tmp_path_factory.mktemp("models") / "model"
     save_model(str(folder), Captioner(config, seed=1), vocabulary, {"history": []})

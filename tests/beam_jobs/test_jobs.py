@@ -14,11 +14,11 @@ import pytest
 from beam_jobs import caption_images, extract_features, files, match_captions
 from beam_jobs.files import write_listing
 from beam_jobs.handlers import CaptioningModels
+from captioner_core.captioning.generator import CaptionGenerator
+from captioner_core.captioning.network import Captioner
+from captioner_core.captioning.saved_model import load_model, save_model
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import storage
-from captioner_core.model.captioner import Captioner
-from captioner_core.model.folder import load_model, save_model
-from captioner_core.model.generate import CaptionGenerator
 from captioner_core.models.registry import promote
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.runs import commits

@@ -11,9 +11,9 @@ import pytest
 
 from beam_jobs import match_captions
 from captioner_cli.main import main
+from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.model.folder import load_model
 from captioner_core.options import MatchOptions
 from captioner_core.runs import commits
 from captioner_core.runs.verify import verify

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from beam_jobs import caption_features, match_captions
+from captioner_core.captioning.generator import CaptionGenerator
+from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.model.folder import load_model
-from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import MatchOptions
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.verify import verify

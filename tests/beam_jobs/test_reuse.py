@@ -11,9 +11,9 @@ from PIL import Image
 
 from beam_jobs import caption_images, extract_features
 from beam_jobs.handlers import CaptioningModels
+from captioner_core.captioning.generator import CaptionGenerator
+from captioner_core.captioning.saved_model import load_model
 from captioner_core.io import storage
-from captioner_core.model.folder import load_model
-from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import CaptionOptions, ExtractOptions
 from captioner_core.runs.verify import verify
 from captioner_core.tables.layout import RunLayout

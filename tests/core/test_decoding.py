@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from captioner_core.model.decoding import beam_search, sample, unwritten
+from captioner_core.captioning.beam_search import beam_search, sample, unwritten
 from captioner_core.text.vocabulary import END, PAD, START, UNKNOWN
 
 WORDS = 6  # four special ones, 4 and 5

@@ -12,8 +12,8 @@ import pytest
 from captioner_cli.main import main
 from captioner_core.analysis import caption_metrics
 from captioner_core.analysis.caption_metrics import score
+from captioner_core.captioning.generator import GeneratedCaption
 from captioner_core.errors import CaptionerError
-from captioner_core.model.generate import GeneratedCaption
 from captioner_core.training.dataset import read_captions_by_split
 from captioner_core.training.train import train
 from tests.core.test_training import options, source  # noqa: F401  source is a fixture

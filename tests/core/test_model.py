@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.generator import CaptionGenerator, CaptionSearch
+from captioner_core.captioning.network import Captioner, ImageState, attended_cells
+from captioner_core.captioning.saved_model import export_model, load_model, save_model
 from captioner_core.errors import CaptionerError
-from captioner_core.model.captioner import Captioner, ImageState, attended_cells
-from captioner_core.model.config import CaptionerConfig
-from captioner_core.model.folder import export_model, load_model, save_model
-from captioner_core.model.generate import CaptionGenerator, CaptionSearch
 from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.text_encoders.learned import Learned
 

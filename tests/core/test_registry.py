@@ -17,10 +17,10 @@ from pyarrow import fs as pafs
 from captioner_cli.commands import run as run_command
 from captioner_cli.main import main
 from captioner_core.analysis.caption_metrics import references_fingerprint
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.saved_model import _model_id, check_model
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import storage
-from captioner_core.model.config import CaptionerConfig
-from captioner_core.model.folder import _model_id, check_model
 from captioner_core.models.registry import (
     current_model,
     gate,

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from captioner_core.captioning.generator import CaptionGenerator
+from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError, CheckFailed
-from captioner_core.model.folder import load_model
-from captioner_core.model.generate import CaptionGenerator
 from captioner_core.options import TrainOptions
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import (

@@ -28,8 +28,8 @@ import captioner_cli.main
 import captioner_core.report
 from beam_jobs import caption_images, match_captions
 from beam_jobs.handlers import CaptioningModels
+from captioner_core.captioning.generator import GeneratedCaption
 from captioner_core.io import storage
-from captioner_core.model.generate import GeneratedCaption
 from tests.fakes import FakeBackbone
 from tests.runs import MODEL_ID, caption_of
 

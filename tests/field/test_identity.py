@@ -25,9 +25,9 @@ from PIL import Image
 from beam_jobs import caption_images
 from beam_jobs.handlers import CaptioningModels
 from captioner_cli.main import main
+from captioner_core.captioning.generator import GeneratedCaption
+from captioner_core.captioning.saved_model import model_id_of
 from captioner_core.io import storage
-from captioner_core.model.folder import model_id_of
-from captioner_core.model.generate import GeneratedCaption
 from captioner_core.runs import commits
 from captioner_core.runs.identity import collection_of_images, collection_of_table, default_collection
 from captioner_core.runs.verify import verify

@@ -23,12 +23,12 @@ from PIL import Image
 from captioner_core.analysis import caption_metrics
 from captioner_core.analysis.similar_images import SimilarImages, write_picture
 from captioner_core.analysis.thresholds import ThresholdRow, draw_thresholds
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.network import Captioner
+from captioner_core.captioning.saved_model import export_model, save_model
 from captioner_core.datasets import csv_captions, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage
-from captioner_core.model.captioner import Captioner
-from captioner_core.model.config import CaptionerConfig
-from captioner_core.model.folder import export_model, save_model
 from captioner_core.report import write_report
 from captioner_core.tables.layout import RunLayout
 from captioner_core.text.vocabulary import Vocabulary

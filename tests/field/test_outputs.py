@@ -15,10 +15,10 @@ from PIL import Image
 from beam_jobs import caption_images, extract_features, match_captions
 from captioner_cli.main import main
 from captioner_core.analysis.similar_images import SimilarImages, write_picture
+from captioner_core.captioning.saved_model import export_model, load_model
 from captioner_core.datasets import csv_captions, is_built, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage
-from captioner_core.model.folder import export_model, load_model
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.report import write_report
 from captioner_core.runs import commits

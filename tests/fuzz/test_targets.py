@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from captioner_core.captioning import saved_model
 from captioner_core.datasets import csv_captions
 from captioner_core.images import decoding
-from captioner_core.model import folder
 from fuzz.seeds import FOUND, found, seeds
 from fuzz.targets import TARGETS
 
@@ -34,7 +34,11 @@ def test_what_was_found_stays_mended(target, path):
 
 @pytest.mark.parametrize(
     ("target", "module", "name"),
-    [("images", decoding, "decode"), ("datasets", csv_captions, "read_records"), ("models", folder, "_check_weights")],
+    [
+        ("images", decoding, "decode"),
+        ("datasets", csv_captions, "read_records"),
+        ("models", saved_model, "_check_weights"),
+    ],
 )
 def test_an_error_that_no_documentation_names_is_a_finding(target, module, name, monkeypatch):
     def broken(*args, **kwargs):

@@ -24,16 +24,16 @@ from beam_jobs import extract_features
 from captioner_airflow import jobs, local
 from captioner_cli.main import main
 from captioner_core.analysis.caption_metrics import caption_split
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.ensemble import make_captioner
+from captioner_core.captioning.network import Captioner
+from captioner_core.captioning.saved_model import MAX_BYTES, check_model, load_model, model_id_of, save_model
 from captioner_core.datasets import coco, csv_captions, flickr8k, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.images.listing import list_images
 from captioner_core.io import storage
 from captioner_core.io.json_text import parse_json
 from captioner_core.io.tensors import StoredTensors
-from captioner_core.model.captioner import Captioner
-from captioner_core.model.config import CaptionerConfig
-from captioner_core.model.ensemble import make_captioner
-from captioner_core.model.folder import MAX_BYTES, check_model, load_model, model_id_of, save_model
 from captioner_core.options import ExtractOptions
 from captioner_core.security.archives import check_members
 from captioner_core.security.redaction import SECRET_NAME, visible

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import caption_images, extract_features, files, match_captions
+from captioner_core.captioning.saved_model import load_model, model_id_of
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.model.folder import load_model, model_id_of
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.report import write_report
 from captioner_core.runs import commits

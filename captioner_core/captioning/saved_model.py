@@ -23,20 +23,20 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.model_card import model_card
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage
 from captioner_core.io.json_text import parse_json
 from captioner_core.io.tensors import MAX_TENSOR_BYTES, StoredTensors
-from captioner_core.model.card import model_card
-from captioner_core.model.config import CaptionerConfig
 from captioner_core.options import PRETRAINED
 from captioner_core.security.allowed_roots import local_path_of
 from captioner_core.tables import layout
 from captioner_core.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from captioner_core.model.captioner import Captioner
-    from captioner_core.model.ensemble import Ensemble
+    from captioner_core.captioning.ensemble import Ensemble
+    from captioner_core.captioning.network import Captioner
 
 WEIGHTS = "weights.npz"
 VOCABULARY = "vocabulary.json"
@@ -179,7 +179,7 @@ def load_model(folder: str) -> LoadedModel:
     Raises:
       CaptionerError: a file is missing or damaged, or weights, words and sizes don't fit.
     """
-    from captioner_core.model.ensemble import make_captioner
+    from captioner_core.captioning.ensemble import make_captioner
 
     path = model_path(folder)
     config, vocabulary = _config_and_words(folder, path)

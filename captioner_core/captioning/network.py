@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.model.config import CaptionerConfig
+from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.process.tensorflow_setup import keras, tf
 from captioner_core.tables.schemas import GRID_CELLS
 

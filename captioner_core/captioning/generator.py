@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from captioner_core.captioning.beam_search import Hypotheses, Step, beam_search, sample
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.ensemble import Ensemble, EnsembleState
+from captioner_core.captioning.network import Captioner, ImageState, attended_cells
+from captioner_core.captioning.saved_model import LoadedModel
 from captioner_core.errors import CaptionerError
-from captioner_core.model.captioner import Captioner, ImageState, attended_cells
-from captioner_core.model.config import CaptionerConfig
-from captioner_core.model.decoding import Hypotheses, Step, beam_search, sample
-from captioner_core.model.ensemble import Ensemble, EnsembleState
-from captioner_core.model.folder import LoadedModel
 from captioner_core.process.tensorflow_setup import tf
 from captioner_core.text.vocabulary import PAD
 from captioner_core.text_encoders.base import JointEncoder

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from captioner_core.model.captioner import Captioner, ImageState
-from captioner_core.model.config import CaptionerConfig
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.network import Captioner, ImageState
 from captioner_core.process.tensorflow_setup import tf
 
 _LEAST = 1e-37  # probabilities below it would have no logarithm

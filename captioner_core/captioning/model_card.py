@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from captioner_core.model.config import CaptionerConfig
+from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.options import TrainOptions, given_options
 
 _METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
