@@ -64,7 +64,7 @@ setup(
         "captioner_airflow": ["launchers/*.yaml"],
         "captioner_core": [
             "py.typed",
-            "backbones/*.npz",
+            "features/*.npz",
             "report/*.html.j2",
             "pretrained/*",
             "pretrained_encoder/*",

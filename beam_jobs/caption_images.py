@@ -15,11 +15,11 @@ from beam_jobs import caption_features, launch, preconditions
 from beam_jobs.files import ListingFile, begin_with_listing
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
-from captioner_core.backbones.base import load_backbone
 from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.console.progress import progress
 from captioner_core.errors import CaptionerError
+from captioner_core.features.base import load_backbone
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import CaptionOptions

@@ -15,8 +15,8 @@ from beam_jobs import launch, preconditions
 from beam_jobs.files import ListingFile, begin_with_listing
 from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
-from captioner_core.backbones.base import Backbone, load_backbone
 from captioner_core.console.progress import progress
+from captioner_core.features.base import Backbone, load_backbone
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.options import ExtractOptions
 from captioner_core.runs import commits

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
-from captioner_core.backbones.base import Backbone
 from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 from captioner_core.console.progress import advance
+from captioner_core.features.base import Backbone
 from captioner_core.images.decoding import DecodedImage
 from captioner_core.tables.schemas import GENERATED, CaptionRow, FeatureRow
 

@@ -12,9 +12,9 @@ import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions, StandardOptions
 
-from captioner_core.backbones.precision import best_precision, check_precision
 from captioner_core.console.arguments import OneLineParser, guarded, start
 from captioner_core.errors import CheckFailed, JobFailed
+from captioner_core.features.precision import best_precision, check_precision
 from captioner_core.options import add_arguments, check_absolute, from_namespace
 from captioner_core.process import program
 from captioner_core.process.error_lines import describe

@@ -22,10 +22,10 @@ import numpy as np  # noqa: E402
 
 from bench.timing import compare  # noqa: E402
 from bench.tutorial import tutorial_model  # noqa: E402
-from captioner_core.backbones import load_backbone  # noqa: E402
 from captioner_core.captioning.generator import CaptionGenerator  # noqa: E402
 from captioner_core.captioning.saved_model import load_model  # noqa: E402
 from captioner_core.datasets import sample  # noqa: E402
+from captioner_core.features import load_backbone  # noqa: E402
 from captioner_core.images import decoding  # noqa: E402
 from captioner_core.options import PRETRAINED  # noqa: E402
 

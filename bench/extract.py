@@ -29,9 +29,9 @@ import tensorflow as tf  # noqa: E402
 from beam_jobs import extract_features  # noqa: E402
 from bench import extract_peers  # noqa: E402
 from bench.timing import compare  # noqa: E402
-from captioner_core.backbones import Backbone, load_backbone  # noqa: E402
 from captioner_core.datasets import sample  # noqa: E402
 from captioner_core.errors import CaptionerError  # noqa: E402
+from captioner_core.features import Backbone, load_backbone  # noqa: E402
 from captioner_core.images import decoding  # noqa: E402
 from captioner_core.options import PRECISIONS, ExtractOptions  # noqa: E402
 

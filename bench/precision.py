@@ -19,9 +19,9 @@ quiet_libraries()
 
 import numpy as np  # noqa: E402
 
-from captioner_core.backbones import load_backbone  # noqa: E402
 from captioner_core.captioning.generator import CaptionGenerator  # noqa: E402
 from captioner_core.captioning.saved_model import load_model  # noqa: E402
+from captioner_core.features import load_backbone  # noqa: E402
 from captioner_core.images import decoding  # noqa: E402
 from captioner_core.io import storage  # noqa: E402
 from captioner_core.options import PRECISIONS, PRETRAINED  # noqa: E402

@@ -28,11 +28,11 @@ import tensorflow as tf  # noqa: E402
 
 from beam_jobs import caption_images, files  # noqa: E402
 from beam_jobs.handlers import CaptionedImage, CaptionHandler  # noqa: E402
-from captioner_core.backbones.precision import best_precision  # noqa: E402
-from captioner_core.backbones.xception import FIRST_REDUCED, keras_network  # noqa: E402
 from captioner_core.captioning.generator import CaptionSearch  # noqa: E402
 from captioner_core.captioning.network import attended_cells  # noqa: E402
 from captioner_core.captioning.saved_model import load_model  # noqa: E402
+from captioner_core.features.precision import best_precision  # noqa: E402
+from captioner_core.features.xception import FIRST_REDUCED, keras_network  # noqa: E402
 from captioner_core.options import PRETRAINED, CaptionOptions  # noqa: E402
 from captioner_core.tables.schemas import CAPTIONS_SCHEMA, FEATURES_SCHEMA, ImageRef, rows_as_table  # noqa: E402
 from captioner_core.text.vocabulary import PAD  # noqa: E402

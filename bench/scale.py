@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from captioner_core.backbones import load_backbone
-from captioner_core.backbones.precision import best_precision
+from captioner_core.features import load_backbone
+from captioner_core.features.precision import best_precision
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 
 MADE, PHOTOGRAPHS = (1, 1_000, 10_000, 100_000), (1, 1_000, 8_000)

@@ -153,9 +153,9 @@ def _write(output: str, figures: Mapping[str, Any]) -> None:
 
 def _captions(options: EvaluateOptions, model: LoadedModel, image_ids: list[str]) -> dict[str, GeneratedCaption]:
     from captioner_core.analysis.caption_metrics import caption_features, caption_split
-    from captioner_core.backbones import load_backbone
     from captioner_core.captioning.generator import CaptionGenerator
     from captioner_core.console.progress import advance, progress
+    from captioner_core.features import load_backbone
 
     generator = CaptionGenerator(model, options.beam_width)
     if options.features:

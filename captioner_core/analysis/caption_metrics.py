@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.analysis import java_metrics
-from captioner_core.backbones.base import Backbone
 from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 from captioner_core.captioning.saved_model import record_metrics
 from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.features.base import Backbone
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import read_bytes
 from captioner_core.security.allowed_roots import path_below

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from captioner_core.backbones.base import load_backbone
 from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.features.base import load_backbone
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import read_bytes
 from captioner_core.io import outputs

@@ -14,8 +14,8 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 from beam_jobs import caption_images, extract_features, match_captions
 from beam_jobs.files import write_listing
 from beam_jobs.match_transforms import INDEX, QUERY, MatchPlan
-from captioner_core.backbones.base import load_backbone
 from captioner_core.errors import CaptionerError
+from captioner_core.features.base import load_backbone
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.tables.layout import RunLayout
 

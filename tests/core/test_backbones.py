@@ -8,10 +8,10 @@ import pytest
 
 from beam_jobs import launch
 from captioner_cli.main import main
-from captioner_core.backbones import load_backbone
-from captioner_core.backbones import precision as precisions
 from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
+from captioner_core.features import load_backbone
+from captioner_core.features import precision as precisions
 from captioner_core.images import decoding
 from captioner_core.options import BACKBONES, PRECISIONS
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS

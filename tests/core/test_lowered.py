@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from captioner_core.backbones.lowered import FrozenNetwork, LoweredNetwork, channel_means
+from captioner_core.features.lowered import FrozenNetwork, LoweredNetwork, channel_means
 
 SIDE = 12
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from captioner_core.backbones.base import load_backbone
 from captioner_core.errors import CaptionerError
+from captioner_core.features.base import load_backbone
 from captioner_core.text_encoders.base import load_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ NUMPY = {"np.load", "numpy.load", "np.save", "np.savez", "np.savez_compressed"}
 # modules whose names stand in tables of the file itself
 MAY_IMPORT_BY_NAME = {
     "captioner_cli/main.py",
-    "captioner_core/backbones/base.py",
+    "captioner_core/features/base.py",
     "captioner_core/text_encoders/base.py",
 }
 

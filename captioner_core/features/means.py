@@ -2,7 +2,7 @@
 
 ``xception_means.npz`` comes with the package; this made it, from photographs of Flickr8k's training split:
 
-    python -m captioner_core.backbones.means --images DIR
+    python -m captioner_core.features.means --images DIR
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.backbones.lowered import ChannelMeans, channel_means
+from captioner_core.features.lowered import ChannelMeans, channel_means
 
 _FILE = Path(__file__).with_name("xception_means.npz")
 _IMAGES, _BATCH = 256, 8
@@ -32,7 +32,7 @@ def load_means() -> ChannelMeans:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the file."""
-    from captioner_core.backbones.xception import keras_network
+    from captioner_core.features.xception import keras_network
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs, none that one is judged by")
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _pictures(files: Sequence[Path]) -> Iterator[npt.NDArray[np.float32]]:
-    from captioner_core.backbones.xception import scaled
+    from captioner_core.features.xception import scaled
     from captioner_core.images import decoding
 
     chosen = files[:: max(1, len(files) // _IMAGES)][:_IMAGES]

@@ -12,8 +12,8 @@ from captioner_core.errors import CaptionerError
 
 # name -> module and class; imported when asked for, since they load TensorFlow
 _BACKBONES = {
-    "xception": ("captioner_core.backbones.xception", "Xception"),
-    "xception-mirrored": ("captioner_core.backbones.xception", "MirroredXception"),
+    "xception": ("captioner_core.features.xception", "Xception"),
+    "xception-mirrored": ("captioner_core.features.xception", "MirroredXception"),
 }
 
 

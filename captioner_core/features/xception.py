@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.backbones.lowered import FrozenNetwork, LoweredNetwork
-from captioner_core.backbones.means import load_means
-from captioner_core.backbones.precision import check_precision
+from captioner_core.features.lowered import FrozenNetwork, LoweredNetwork
+from captioner_core.features.means import load_means
+from captioner_core.features.precision import check_precision
 from captioner_core.process.tensorflow_setup import keras, tf
 from captioner_core.tables.schemas import GRID_CELLS, GRID_SIDE
 from captioner_core.weights import assets

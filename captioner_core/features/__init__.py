@@ -1,5 +1,5 @@
 """Networks that turn pictures into features; a new one is one file and one entry here."""
 
-from captioner_core.backbones.base import Backbone, load_backbone
+from captioner_core.features.base import Backbone, load_backbone
 
 __all__ = ["Backbone", "load_backbone"]
