@@ -68,7 +68,7 @@ setup(
             "report/*.html.j2",
             "pretrained/*",
             "pretrained_encoder/*",
-            "text_encoders/*.json",
+            "text/encoders/*.json",
         ],
     },
     install_requires=[

@@ -38,7 +38,7 @@ from captioner_core.tables.schemas import (
     Row,
     rows_as_table,
 )
-from captioner_core.text_encoders import TextEncoder, load_encoder
+from captioner_core.text.encoders import TextEncoder, load_encoder
 
 _SAMPLE = 64  # images
 _TIMED_CAPTIONS = 2_048  # against as many, to learn what a pair costs

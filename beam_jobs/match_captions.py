@@ -34,7 +34,7 @@ from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTIONS
 from captioner_core.runs.run_files import check_inputs_apart, check_run_output, is_same_place
 from captioner_core.tables import layout
-from captioner_core.text_encoders import TextEncoder, load_encoder
+from captioner_core.text.encoders import TextEncoder, load_encoder
 
 _ABOUT = "Captions to tables of similar images."
 _QUERY_CAPTIONS = 8_192  # asked in one piece of work

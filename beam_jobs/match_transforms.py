@@ -41,7 +41,7 @@ from captioner_core.matching.loading import INPUTS, open_image_facts, read_recor
 from captioner_core.runs.identity import MATCH_KEY, QUERY_KEY, image_keys, split_keys, with_keys
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import row_schema
-from captioner_core.text_encoders import TextEncoder, load_encoder
+from captioner_core.text.encoders import TextEncoder, load_encoder
 
 INDEX, QUERY = "index", "query"
 """The two sides."""

@@ -20,9 +20,9 @@ import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
 from captioner_core.options import ENCODERS  # noqa: E402
-from captioner_core.text_encoders import load_encoder  # noqa: E402
-from captioner_core.text_encoders.base import JointEncoder, TextEncoder  # noqa: E402
-from captioner_core.text_encoders.judging import judge_pairs  # noqa: E402
+from captioner_core.text.encoders import load_encoder  # noqa: E402
+from captioner_core.text.encoders.base import JointEncoder, TextEncoder  # noqa: E402
+from captioner_core.text.encoders.judging import judge_pairs  # noqa: E402
 from captioner_core.training.dataset import DEV, read_captions_by_split  # noqa: E402
 from captioner_core.training.train_encoder import read_features  # noqa: E402
 

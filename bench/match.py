@@ -39,7 +39,7 @@ from captioner_core.matching import (  # noqa: E402
     make_records,
 )
 from captioner_core.matching.outline import make_outline  # noqa: E402
-from captioner_core.text_encoders import TextEncoder, load_encoder  # noqa: E402
+from captioner_core.text.encoders import TextEncoder, load_encoder  # noqa: E402
 
 CAPTIONS, REPEATED, TOP_K, THRESHOLD, ROUNDS = 40_000, 1_000, 10, 0.9, 5
 ROWS = (10_000, 100_000, 1_000_000)
@@ -138,7 +138,7 @@ def made_captions(count: int, distinct: int, seed: int = 0) -> list[str]:
 def _counts() -> dict[str, int]:
     from importlib import resources
 
-    from captioner_core.text_encoders.learned import SHIPPED, WORDS
+    from captioner_core.text.encoders.learned import SHIPPED, WORDS
 
     text = (resources.files("captioner_core") / SHIPPED / WORDS).read_text(encoding="utf-8")
     counts: dict[str, int] = json.loads(text)["words"]

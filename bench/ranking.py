@@ -24,8 +24,8 @@ from captioner_core.captioning.generator import CaptionGenerator  # noqa: E402
 from captioner_core.captioning.saved_model import load_model  # noqa: E402
 from captioner_core.matching import CaptionIndex, ImageFacts, Query, make_records  # noqa: E402
 from captioner_core.options import PRETRAINED  # noqa: E402
-from captioner_core.text_encoders import load_encoder  # noqa: E402
-from captioner_core.text_encoders.base import JointEncoder  # noqa: E402
+from captioner_core.text.encoders import load_encoder  # noqa: E402
+from captioner_core.text.encoders.base import JointEncoder  # noqa: E402
 from captioner_core.training.dataset import DEV, read_captions_by_split  # noqa: E402
 from captioner_core.training.train_encoder import read_features  # noqa: E402
 

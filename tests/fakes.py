@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
+from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.vocabulary import tokenize
-from captioner_core.text_encoders.calibration import Calibration
 
 
 class FakeBackbone:

@@ -20,7 +20,7 @@ RULES = [
     ("captioner_core.report", {"tensorflow", "apache_beam", "airflow", "spacy", "matplotlib"}),
     ("captioner_core.training.loop", {"apache_beam", "airflow", "spacy"}),
     ("captioner_core.captioning.generator", {"apache_beam", "airflow", "spacy"}),
-    ("captioner_core.text_encoders.spacy_content", {"apache_beam", "airflow", "tensorflow"}),
+    ("captioner_core.text.encoders.spacy_content", {"apache_beam", "airflow", "tensorflow"}),
     ("beam_jobs.match_captions", {"airflow", "tensorflow"}),
     *(
         (

@@ -45,9 +45,9 @@ def register(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(CalibrateOptions, namespace)
     from captioner_core.io.outputs import check_output_file, parse_object, replacing
-    from captioner_core.text_encoders import load_encoder
-    from captioner_core.text_encoders.calibration import fit_calibration, is_calibrations
-    from captioner_core.text_encoders.judging import judge_pairs
+    from captioner_core.text.encoders import load_encoder
+    from captioner_core.text.encoders.calibration import fit_calibration, is_calibrations
+    from captioner_core.text.encoders.judging import judge_pairs
     from captioner_core.training.dataset import read_captions_by_split
 
     check_output_file(options.output, is_own=is_calibrations, inputs={"--dataset": [options.dataset]})

@@ -45,7 +45,7 @@ def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(ThresholdsOptions, namespace)
     from captioner_core.analysis.thresholds import check_plot, draw_thresholds, threshold_rows
     from captioner_core.matching.loading import check_captions_table
-    from captioner_core.text_encoders import load_encoder
+    from captioner_core.text.encoders import load_encoder
 
     check_plot(options.output, {"--captions": [options.captions]})
     check_captions_table(options.captions)

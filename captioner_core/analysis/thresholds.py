@@ -12,8 +12,8 @@ import numpy.typing as npt
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs
 from captioner_core.matching.loading import read_captions
-from captioner_core.text_encoders.base import TextEncoder
-from captioner_core.text_encoders.calibration import CURVE_EDGES
+from captioner_core.text.encoders.base import TextEncoder
+from captioner_core.text.encoders.calibration import CURVE_EDGES
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(11))
 MOST_ASKED = 2_000

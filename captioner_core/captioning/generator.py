@@ -15,9 +15,9 @@ from captioner_core.captioning.network import Captioner, ImageState, attended_ce
 from captioner_core.captioning.saved_model import LoadedModel
 from captioner_core.errors import CaptionerError
 from captioner_core.process.tensorflow_setup import tf
+from captioner_core.text.encoders.base import JointEncoder
+from captioner_core.text.encoders.learned import Learned
 from captioner_core.text.vocabulary import PAD
-from captioner_core.text_encoders.base import JointEncoder
-from captioner_core.text_encoders.learned import Learned
 
 
 @dataclass(frozen=True, slots=True)

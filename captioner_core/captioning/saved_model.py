@@ -430,7 +430,7 @@ def export_model(
 
 
 def _joint_fingerprint(backbone: str) -> str:
-    from captioner_core.text_encoders.learned import Learned
+    from captioner_core.text.encoders.learned import Learned
 
     encoder = Learned()
     if encoder.backbone != backbone:

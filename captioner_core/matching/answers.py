@@ -14,7 +14,7 @@ from captioner_core.matching.caption_set import CaptionSet, Places, first_of_run
 from captioner_core.matching.facts import ImageFacts
 from captioner_core.matching.pairs import Pairs, reaching_pairs
 from captioner_core.matching.queries import Groups
-from captioner_core.text_encoders.calibration import Calibration
+from captioner_core.text.encoders.calibration import Calibration
 
 _QUERY_BLOCK = 512  # captions asked at once
 _ENTRIES_AT_ONCE = 2_000_000  # that a block of queries may reach before it is halved: about 200 MB

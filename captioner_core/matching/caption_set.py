@@ -16,7 +16,7 @@ from captioner_core.io import storage
 from captioner_core.matching.outline import Outline, make_outline
 from captioner_core.runs.identity import image_key
 from captioner_core.tables.schemas import GENERATED, HUMAN
-from captioner_core.text_encoders.base import TextEncoder
+from captioner_core.text.encoders.base import TextEncoder
 
 RECORDS = pa.schema([("image_key", pa.string()), ("caption", pa.string()), ("source", pa.string())])
 """What captions come as: one row for each caption of each image; see ``identity`` for keys."""

@@ -15,7 +15,7 @@ from captioner_core.matching.queries import group_images
 from captioner_core.matching.rows import answer_rows
 from captioner_core.runs.identity import image_key
 from captioner_core.tables.schemas import GENERATED
-from captioner_core.text_encoders.base import TextEncoder
+from captioner_core.text.encoders.base import TextEncoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from captioner_core.security.allowed_roots import check_place
 from captioner_core.security.redaction import visible
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
-from captioner_core.text_encoders.base import TextEncoder
+from captioner_core.text.encoders.base import TextEncoder
 
 _DECIDE_SCORES = ("threshold", "top_k", "encoder", "rank_by", "index_splits")
 

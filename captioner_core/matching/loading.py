@@ -19,8 +19,8 @@ from captioner_core.tables import layout
 from captioner_core.tables.columns import one_caption_a_row, readable_table, split_column, text_column
 from captioner_core.tables.schemas import FEATURE_DIM, HUMAN
 from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
-from captioner_core.text_encoders import load_encoder
-from captioner_core.text_encoders.base import JointEncoder, TextEncoder
+from captioner_core.text.encoders import load_encoder
+from captioner_core.text.encoders.base import JointEncoder, TextEncoder
 
 SHA256 = "image_sha256"
 INPUTS = RECORDS.append(pa.field(SHA256, pa.string()))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from captioner_core.matching.caption_set import CaptionSet, Floats, Places
 from captioner_core.matching.outline import ROWS_PADDED_TO
-from captioner_core.text_encoders.calibration import Calibration
+from captioner_core.text.encoders.calibration import Calibration
 
 _INDEX_BLOCK = 4_096  # captions searched at once, so that a block of products stays near the processor
 _SCORED_AT_ONCE = 16_384  # pairs whose vectors are gathered: 64 MB at 256 dimensions

@@ -13,7 +13,7 @@ from captioner_core.matching.queries import Groups
 from captioner_core.runs.identity import split_keys
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import MATCHED, NO_MATCH, row_schema
-from captioner_core.text_encoders.base import JointEncoder, TextEncoder
+from captioner_core.text.encoders.base import JointEncoder, TextEncoder
 
 _GROUP_IDS = 20  # image ids named of a group
 

@@ -25,10 +25,10 @@ from captioner_core.errors import CheckFailed
 from captioner_core.io import outputs
 from captioner_core.options import TrainEncoderOptions
 from captioner_core.process.tensorflow_setup import keras, tf
+from captioner_core.text.encoders.calibration import Calibration
+from captioner_core.text.encoders.learned import CONFIG, FORMAT_VERSION, MODEL_CARD, WEIGHTS, WORDS
+from captioner_core.text.encoders.spacy_vectors import load_vectors
 from captioner_core.text.vocabulary import tokenize
-from captioner_core.text_encoders.calibration import Calibration
-from captioner_core.text_encoders.learned import CONFIG, FORMAT_VERSION, MODEL_CARD, WEIGHTS, WORDS
-from captioner_core.text_encoders.spacy_vectors import load_vectors
 
 FILES = (WEIGHTS, WORDS, MODEL_CARD, CONFIG)
 KIND = "encoder"

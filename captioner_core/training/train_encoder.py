@@ -14,10 +14,10 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.matching.loading import unit_rows
 from captioner_core.options import TrainEncoderOptions, given_options
-from captioner_core.text_encoders.base import load_encoder
-from captioner_core.text_encoders.calibration import Calibration, fit_calibration
-from captioner_core.text_encoders.judging import judge_pairs
-from captioner_core.text_encoders.learned import FEATURE_SCALE, Learned
+from captioner_core.text.encoders.base import load_encoder
+from captioner_core.text.encoders.calibration import Calibration, fit_calibration
+from captioner_core.text.encoders.judging import judge_pairs
+from captioner_core.text.encoders.learned import FEATURE_SCALE, Learned
 from captioner_core.training.dataset import DEV, TRAIN, check_same_images, dataset_summary, read_captions_by_split
 
 

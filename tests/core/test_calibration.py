@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captioner_core.errors import CaptionerError
-from captioner_core.text_encoders.calibration import AGREED_SCORE, CURVE_EDGES, Calibration, fit_calibration
-from captioner_core.text_encoders.judging import judge_pairs
+from captioner_core.text.encoders.calibration import AGREED_SCORE, CURVE_EDGES, Calibration, fit_calibration
+from captioner_core.text.encoders.judging import judge_pairs
 from tests.fakes import HashedWords
 
 

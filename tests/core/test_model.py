@@ -13,8 +13,8 @@ from captioner_core.captioning.generator import CaptionGenerator, CaptionSearch
 from captioner_core.captioning.network import Captioner, ImageState, attended_cells
 from captioner_core.captioning.saved_model import export_model, load_model, save_model
 from captioner_core.errors import CaptionerError
+from captioner_core.text.encoders.learned import Learned
 from captioner_core.text.vocabulary import Vocabulary
-from captioner_core.text_encoders.learned import Learned
 
 
 @pytest.fixture(scope="module")

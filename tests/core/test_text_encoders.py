@@ -12,10 +12,10 @@ from spacy.vocab import Vocab
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import ENCODERS, JOINT_ENCODERS
-from captioner_core.text_encoders import load_encoder
-from captioner_core.text_encoders.base import JointEncoder
-from captioner_core.text_encoders.calibration import CURVE_EDGES
-from captioner_core.text_encoders.learned import SHIPPED, Learned
+from captioner_core.text.encoders import load_encoder
+from captioner_core.text.encoders.base import JointEncoder
+from captioner_core.text.encoders.calibration import CURVE_EDGES
+from captioner_core.text.encoders.learned import SHIPPED, Learned
 from captioner_core.weights import assets
 
 TEXTS = [

@@ -12,7 +12,7 @@ from captioner_core.analysis.thresholds import threshold_rows
 from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
-from captioner_core.text_encoders.calibration import CURVE_EDGES, Calibration
+from captioner_core.text.encoders.calibration import CURVE_EDGES, Calibration
 from tests.fakes import HashedWords
 
 PRECISION = tuple(np.linspace(0, 0.9, len(CURVE_EDGES) - 1).round(3).tolist())

@@ -20,7 +20,7 @@ from captioner_core.tables.schemas import (
     FeatureRow,
     rows_as_table,
 )
-from captioner_core.text_encoders.learned import Learned
+from captioner_core.text.encoders.learned import Learned
 from captioner_core.training.train_encoder import train_encoder
 
 THINGS = ("dog", "cat", "car", "tree", "boat", "child")

@@ -31,8 +31,8 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage
 from captioner_core.report import write_report
 from captioner_core.tables.layout import RunLayout
+from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.vocabulary import Vocabulary
-from captioner_core.text_encoders.calibration import Calibration
 from captioner_core.training.joint import save_encoder
 from tests.core.test_runs import commit, stage_captions
 from tests.field.snapshots import assert_unchanged, snapshot

@@ -10,7 +10,7 @@ import pytest
 
 from captioner_core.errors import CaptionerError
 from captioner_core.features.base import load_backbone
-from captioner_core.text_encoders.base import load_encoder
+from captioner_core.text.encoders.base import load_encoder
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("captioner_core", "captioner_cli", "captioner_airflow", "beam_jobs", "dags")
@@ -55,7 +55,7 @@ NUMPY = {"np.load", "numpy.load", "np.save", "np.savez", "np.savez_compressed"}
 MAY_IMPORT_BY_NAME = {
     "captioner_cli/main.py",
     "captioner_core/features/base.py",
-    "captioner_core/text_encoders/base.py",
+    "captioner_core/text/encoders/base.py",
 }
 
 

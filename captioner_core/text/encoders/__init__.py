@@ -1,5 +1,5 @@
 """Encoders that put captions into a space where cosine compares them; one file each."""
 
-from captioner_core.text_encoders.base import TextEncoder, load_encoder
+from captioner_core.text.encoders.base import TextEncoder, load_encoder
 
 __all__ = ["TextEncoder", "load_encoder"]

@@ -2,7 +2,7 @@
 
 from spacy.tokens import Doc
 
-from captioner_core.text_encoders.spacy_vectors import PooledSpacyVectors
+from captioner_core.text.encoders.spacy_vectors import PooledSpacyVectors
 
 # spaCy counts small numbers as stop words; in a caption they say how many
 _NUMBERS = frozenset({"one", "two", "three", "four", "five", "six", "eight", "nine", "ten"})

@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
-from captioner_core.text_encoders.calibration import Calibration
+from captioner_core.text.encoders.calibration import Calibration
 
 # name -> module and class; imported when asked for, since they load spaCy
 _ENCODERS = {
-    "learned": ("captioner_core.text_encoders.learned", "Learned"),
-    "spacy-content": ("captioner_core.text_encoders.spacy_content", "SpacyContent"),
-    "spacy-mean": ("captioner_core.text_encoders.spacy_mean", "SpacyMean"),
-    "tfidf": ("captioner_core.text_encoders.tfidf", "Tfidf"),
-    "minilm": ("captioner_core.text_encoders.minilm", "MiniLm"),
+    "learned": ("captioner_core.text.encoders.learned", "Learned"),
+    "spacy-content": ("captioner_core.text.encoders.spacy_content", "SpacyContent"),
+    "spacy-mean": ("captioner_core.text.encoders.spacy_mean", "SpacyMean"),
+    "tfidf": ("captioner_core.text.encoders.tfidf", "Tfidf"),
+    "minilm": ("captioner_core.text.encoders.minilm", "MiniLm"),
 }
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
 from captioner_core.process.tensorflow_setup import tf
-from captioner_core.text_encoders.calibration import shipped_calibration
+from captioner_core.text.encoders.calibration import shipped_calibration
 from captioner_core.weights import assets
 
 _MOST_TOKENS = 128

@@ -2,7 +2,7 @@
 
 from spacy.tokens import Doc
 
-from captioner_core.text_encoders.spacy_vectors import PooledSpacyVectors
+from captioner_core.text.encoders.spacy_vectors import PooledSpacyVectors
 
 
 class SpacyMean(PooledSpacyVectors):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
-from captioner_core.text_encoders.base import TextEncoder
+from captioner_core.text.encoders.base import TextEncoder
 
 MOST_IMAGES = 1000
 

@@ -130,5 +130,5 @@ def is_calibrations(data: bytes) -> bool:
 
 def shipped_calibration(encoder: str) -> Calibration:
     """The calibration of an encoder that has no folder of its own, fitted by ``captioner calibrate``."""
-    path = resources.files("captioner_core.text_encoders") / "calibrations.json"
+    path = resources.files("captioner_core.text.encoders") / "calibrations.json"
     return Calibration.from_json(json.loads(path.read_text(encoding="utf-8"))[encoder])

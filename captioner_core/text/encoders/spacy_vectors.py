@@ -13,7 +13,7 @@ import spacy
 from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
-from captioner_core.text_encoders.calibration import Calibration, shipped_calibration
+from captioner_core.text.encoders.calibration import Calibration, shipped_calibration
 from captioner_core.weights import assets
 
 

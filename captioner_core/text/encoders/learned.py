@@ -20,8 +20,8 @@ import numpy.typing as npt
 from captioner_core.errors import CaptionerError
 from captioner_core.io.json_text import parse_json
 from captioner_core.io.tensors import StoredTensors
-from captioner_core.text_encoders.calibration import Calibration
-from captioner_core.text_encoders.word_tables import sum_words
+from captioner_core.text.encoders.calibration import Calibration
+from captioner_core.text.encoders.word_tables import sum_words
 
 WEIGHTS = "weights.npz"
 WORDS = "words.json"
@@ -84,7 +84,7 @@ class Learned:
         """A word that training has not seen: its spaCy vector, mapped into the space."""
         if word not in self._unseen_vectors:
             if self._spacy is None:
-                from captioner_core.text_encoders.spacy_vectors import load_vectors
+                from captioner_core.text.encoders.spacy_vectors import load_vectors
 
                 self._spacy = load_vectors()
             vector = self._spacy.of(word)

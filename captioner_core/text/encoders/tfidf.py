@@ -10,9 +10,9 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.text_encoders.calibration import shipped_calibration
-from captioner_core.text_encoders.learned import SHIPPED, WORDS
-from captioner_core.text_encoders.word_tables import sum_words
+from captioner_core.text.encoders.calibration import shipped_calibration
+from captioner_core.text.encoders.learned import SHIPPED, WORDS
+from captioner_core.text.encoders.word_tables import sum_words
 
 _LEAST_CAPTIONS = 5  # that a word must stand in; rarer ones would each cost a dimension
 
