@@ -141,7 +141,7 @@ def forecast(
     captions = [image.caption.caption for image in made]
     caption_s, pair_s = _match_seconds(load_encoder(options.encoder), captions, options)
     return Forecast(
-        decoding=counts.images,
+        images=counts.images,
         passed_over=counts.passed_over,
         read_bytes=total if total is not None else round(float(np.mean(sizes or [0])) * counts.images),
         exact=total is not None,
@@ -247,7 +247,7 @@ def _finish_seconds(made: Sequence[CaptionedImage], options: RunOptions) -> floa
                 pq.write_table(table, stream)
             commits.stage_parts(place, name, "part", [part])
         asked = dataclasses.asdict(run.caption_options())
-        counts = ListingCounts(decoding=len(made)).as_manifest()
+        counts = ListingCounts(images=len(made)).as_manifest()
         manifest = commits.commit_stage(
             place,
             commits.new_manifest(run.layout),

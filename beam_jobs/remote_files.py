@@ -1,6 +1,7 @@
 """Whatever file systems Beam knows, as pyarrow wants them: Azure's store, and others that are installed.
 
-``captioner_core.io.storage`` comes here for every scheme for which pyarrow has no client of its own. Paths are whole URIs.
+``captioner_core.io.storage`` comes here for every scheme for which pyarrow has no client of its own.
+Paths are whole URIs.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def _ours(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
         ways[f"our network, {precision}, pixels in memory"] = functools.partial(_network_alone, backbone, decoded)
         for grid in (False, True):
             options = ExtractOptions(
-                decoding=str(folder), output=str(output), batch_size=BATCH, precision=precision, grid=grid, reuse=False
+                images=str(folder), output=str(output), batch_size=BATCH, precision=precision, grid=grid, reuse=False
             )
             name = f"our whole job, {precision}, {'with' if grid else 'no'} grid"
             ways[name] = functools.partial(extract_features.run, options)

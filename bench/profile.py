@@ -33,6 +33,7 @@ from captioner_core.captioning.network import attended_cells  # noqa: E402
 from captioner_core.captioning.saved_model import load_model  # noqa: E402
 from captioner_core.features.precision import best_precision  # noqa: E402
 from captioner_core.features.xception import FIRST_REDUCED, keras_network  # noqa: E402
+from captioner_core.images import decoding  # noqa: E402
 from captioner_core.options import PRETRAINED, CaptionOptions  # noqa: E402
 from captioner_core.tables.schemas import CAPTIONS_SCHEMA, FEATURES_SCHEMA, ImageRef, rows_as_table  # noqa: E402
 from captioner_core.text.vocabulary import PAD  # noqa: E402
@@ -65,7 +66,7 @@ def _profile(folder: Path, output: Path) -> None:
     _, listing_least = _timed(lambda: [entry.name for entry in os.scandir(folder)])
     data, reading = _timed(lambda: [files.read_bytes(ref.image_uri, 1 << 28, str(folder)) for ref in refs])
     _, reading_least = _timed(lambda: [Path(ref.image_uri).read_bytes() for ref in refs])
-    decoded, decoding = _timed(lambda: [decoding.decode(one) for one in data])
+    decoded, decode_s = _timed(lambda: [decoding.decode(one) for one in data])
     pictures = [
         decoding.DecodedImage(ref, "0" * 64, width, height, pixels)
         for ref, (pixels, width, height) in zip(refs, decoded, strict=True)
@@ -78,7 +79,7 @@ def _profile(folder: Path, output: Path) -> None:
     rows = [row for batch in batches[:2] for row in handler.run_inference(batch, models)]
     rows = (rows * (count // len(rows) + 1))[:count]
     written, writing = _timed(lambda: _write(rows))
-    options = CaptionOptions(decoding=str(folder), output=str(output), batch_size=BATCH, reuse=False)
+    options = CaptionOptions(images=str(folder), output=str(output), batch_size=BATCH, reuse=False)
     _, whole = _timed(lambda: caption_images.run(options))
     singles, halves = _operations()
     rate32, rate16 = _peak(tf.float32), _peak(tf.bfloat16)
@@ -95,7 +96,7 @@ def _profile(folder: Path, output: Path) -> None:
     for stage, seconds, least, what in (
         ("listing", listing, listing_least, "names alone"),
         ("reading", reading, reading_least, "no checks"),
-        ("decoding", decoding, None, ""),
+        ("decoding", decode_s, None, ""),
         ("inference", inference, network_least, "at the rate of the matrix products"),
         ("captions", captions, captions_least / rate32, "likewise; float32"),
         ("rows and Parquet", writing, written / 1e9, "zstd at 1 GB/s"),

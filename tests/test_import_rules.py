@@ -13,7 +13,7 @@ RULES = [
     ("captioner_core.tables.layout", {"tensorflow", "apache_beam", "airflow", "numpy", "pyarrow"}),
     ("captioner_core.matching", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.runs.verify", {"tensorflow", "apache_beam", "airflow", "spacy"}),
-    ("captioner_core.images", {"tensorflow", "apache_beam", "airflow", "spacy"}),
+    ("captioner_core.images.decoding", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.datasets", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.models.registry", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.runs.inbox", {"tensorflow", "apache_beam", "airflow", "spacy"}),

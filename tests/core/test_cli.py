@@ -12,7 +12,7 @@ import pytest
 
 SWALLOWS = """
 import sys, time
-from captioner_core import cli
+from captioner_core.console import arguments
 from captioner_core.process import program
 program.begin()
 
@@ -25,12 +25,12 @@ def work():
             pass
     return 0
 
-sys.exit(cli.guarded(work, "work"))
+sys.exit(arguments.guarded(work, "work"))
 """
 
 IGNORES = """
 import sys, time
-from captioner_core import cli
+from captioner_core.console import arguments
 from captioner_core.process import program
 program.begin()
 
@@ -44,7 +44,7 @@ def work():
     time.sleep(60)
     return 0
 
-sys.exit(cli.guarded(work, "work"))
+sys.exit(arguments.guarded(work, "work"))
 """
 
 
@@ -70,8 +70,8 @@ def interrupted(program: str) -> tuple[int, str]:
 
 LAUNCHED = """
 import os, time
-from captioner_core import cli
-cli.end_with_launcher()
+from captioner_core.console import arguments
+arguments.end_with_launcher()
 assert "CAPTIONER_LAUNCHER" not in os.environ
 print(os.getpid(), flush=True)
 time.sleep(60)

@@ -87,9 +87,9 @@ def test_a_decoder_that_the_kernel_ends_for_memory_says_so(stand_in):
 def test_the_clock_ends_decoders_of_a_worker_that_holds_alarms_back(held):
     """Processes inherit that; a decoder that hangs would never end."""
     code = (
-        f"import signal, sys; a = signal.SIGALRM; {held}; from captioner_core import decoders;"
-        "decoders._COMMAND = (sys.executable, '-m', 'tests.decoder_stand_in');"
-        "decoders.decode(b'hang', max_seconds=0.2)"
+        f"import signal, sys; a = signal.SIGALRM; {held}; from captioner_core.images import decoder_pool;"
+        "decoder_pool._COMMAND = (sys.executable, '-m', 'tests.decoder_stand_in');"
+        "decoder_pool.decode(b'hang', max_seconds=0.2)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "--max-seconds allows" in done.stderr
@@ -107,7 +107,9 @@ def test_no_module_is_imported_from_the_current_folder(tmp_path):
     for name in ("json", "numpy", "PIL", "captioner_core"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('run')")
     (tmp_path / "good.png").write_bytes(encoded(picture(), "PNG"))
-    code = "from captioner_core import decoders; print(decoders.decode(open('good.png', 'rb').read())[1:])"
+    code = (
+        "from captioner_core.images import decoder_pool; print(decoder_pool.decode(open('good.png', 'rb').read())[1:])"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-P", "-c", code]  # as a console script, which has its own folder in that place
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -142,7 +144,7 @@ def test_one_large_image_at_a_time_and_small_ones_side_by_side(stand_in, tmp_pat
 def test_an_image_that_needs_too_much_memory_is_a_failure():
     """81 megapixels, 243 MB, where 300 MB are allowed with all that Python and Pillow take themselves."""
     huge = encoded(Image.new("RGB", (9000, 9000)), "PNG", compress_level=1)
-    limited = "import sys; from captioner_core import decoder_process as d; d.LARGE_MEMORY = 300 << 20; "
+    limited = "import sys; from captioner_core.images import decoder_worker as d; d.LARGE_MEMORY = 300 << 20; "
     limited += "d.USUAL_MEMORY = 200 << 20; sys.exit(d.main())"
     command, decoder_pool._COMMAND = decoder_pool._COMMAND, (sys.executable, "-c", limited)
     idle, decoder_pool._idle = decoder_pool._idle, queue.LifoQueue()
@@ -158,11 +160,12 @@ def test_an_image_that_needs_too_much_memory_is_a_failure():
 def test_decoders_end_with_a_worker_that_is_killed():
     """Even the one that hangs; or workers that are lost would leave processes behind."""
     code = (
-        "import sys, time; from captioner_core import decoders; from concurrent.futures import ThreadPoolExecutor;"
-        "decoders._COMMAND = (sys.executable, '-m', 'tests.decoder_stand_in');"
+        "import sys, time; from captioner_core.images import decoder_pool;"
+        "from concurrent.futures import ThreadPoolExecutor;"
+        "decoder_pool._COMMAND = (sys.executable, '-m', 'tests.decoder_stand_in');"
         "pool = ThreadPoolExecutor(2);"
-        "pool.submit(decoders.decode, b'hang', max_seconds=3);"
-        "print(pool.submit(decoders.decode, b'hello', size=4).result()[1], flush=True); time.sleep(60)"
+        "pool.submit(decoder_pool.decode, b'hang', max_seconds=3);"
+        "print(pool.submit(decoder_pool.decode, b'hello', size=4).result()[1], flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as worker:
         worker.stdout.readline()

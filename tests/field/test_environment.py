@@ -154,7 +154,7 @@ def test_a_pipe_that_does_not_block_is_waited_for(tmp_path):
 
 def test_what_libraries_say_on_every_start_is_left_out_and_the_rest_is_not():
     code = (
-        "import os; from captioner_core import program; program.begin();"
+        "import os; from captioner_core.process import program; program.begin();"
         "os.write(2, b'WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n');"
         "os.write(2, b'I0000 00:00:1795733994.036576   10221 port.cc:153] oneDNN custom operations are on.\\n');"
         "os.write(2, b'what a library has to say\\n');"
@@ -304,7 +304,7 @@ def test_little_address_space_is_one_line(run_dir):
 
 def test_too_little_address_space_for_tensorflow_is_one_line():
     code = (
-        "import sys; from captioner_core import program; program.begin()\n"
+        "import sys; from captioner_core.process import program; program.begin()\n"
         "def work():\n    import captioner_core.process.tensorflow_setup\n    return 0\n"
         "sys.exit(program.guarded(work, 'work'))"
     )
@@ -351,7 +351,7 @@ def test_keras_loaded_with_another_backend_is_refused():
         "import sys, types; keras = sys.modules['keras'] = types.ModuleType('keras');"
         "keras.config = types.SimpleNamespace(backend=lambda: 'torch');"
         "sys.modules['tensorflow'] = types.ModuleType('tensorflow');"
-        "from captioner_core import program; program.begin(); import captioner_core.process.tensorflow_setup"
+        "from captioner_core.process import program; program.begin(); import captioner_core.process.tensorflow_setup"
     )
     one_line(python(code), 2, "'torch'", "KERAS_BACKEND")
 

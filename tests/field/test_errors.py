@@ -172,7 +172,7 @@ def test_no_traceback_reaches_a_terminal_from_anywhere(tmp_path, what, code, lin
 
 
 def test_an_import_that_fails_is_one_line(tmp_path):
-    code = "from captioner_core import program; program.begin(); import no_such_package"
+    code = "from captioner_core.process import program; program.begin(); import no_such_package"
     ended = python(code, CAPTIONER_CACHE=str(tmp_path))
     assert (ended.code, len(ended.lines)) == (2, 1)
     assert "'no_such_package' is not installed" in ended.err
@@ -220,14 +220,14 @@ program.begin()
 import apache_beam as beam
 import pyarrow as pa
 from beam_jobs import launch
-from captioner_core import runs
+from captioner_core.runs import commits
 from captioner_core.tables.layout import RunLayout
 
 def fail(item):
     {what}
 
 def work():
-    run = runs.begin_attempt(RunLayout(sys.argv[1], "run"))
+    run = commits.begin_attempt(RunLayout(sys.argv[1], "run"))
     launch.run_pipeline(lambda p: p | beam.Create([1]) | "Fail" >> beam.Map(fail), [], run)
     return 0
 
