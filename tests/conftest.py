@@ -1,13 +1,21 @@
-"""What all tests share: order and determinism."""
+"""Fixtures that tests of several packages use, the order of the tests, and determinism."""
 
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
 
+import numpy as np
+import pytest
 from hypothesis import settings
+from PIL import Image
+
+from tests.fakes import FakeBackbone, load_captioning_models
+from tests.image_files import COLOURS
+from tests.training_runs import make_source
 
 if not os.environ.get("AIRFLOW_HOME"):  # or to import Airflow would write into the user's home
     os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="captioner-airflow-")
@@ -21,3 +29,48 @@ settings.load_profile("captioner")
 def pytest_collection_modifyitems(items):
     """Slow tests first, so that the fast ones fill the other processor in the meantime."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A dataset of 24 images with the table of their features, to train small models on."""
+    return make_source(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 12 pictures of four colours, in subfolders, with two broken files and a text file."""
+    folder = tmp_path / "photos"
+    for number in range(12):
+        name, colour = list(COLOURS.items())[number % 4]
+        noise = np.random.default_rng(number).integers(-20, 20, (40, 60, 3))
+        path = folder / name / f"picture {number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
+    (folder / "empty.jpg").touch()
+    (folder / "not an image.jpg").write_text("hello")
+    (folder / "notes.txt").write_text("hello")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory):
+    """An untrained captioner for the fake backbone's features."""
+    # Few tests need TensorFlow, and importing it takes seconds.
+    from captioner_core.captioning.config import CaptionerConfig
+    from captioner_core.captioning.network import Captioner
+    from captioner_core.captioning.saved_model import save_model
+    from captioner_core.text.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.from_captions(["a red green blue grey dog cat bird runs sleeps on the grass"])
+    config = CaptionerConfig(
+        backbone=FakeBackbone.name, vocabulary_size=len(vocabulary), units=32, embedding_dim=16, heads=2, max_words=6
+    )
+    folder = tmp_path_factory.mktemp("models") / "model"
+    save_model(str(folder), Captioner(config, seed=1), vocabulary, {"history": []})
+    return str(folder)
+
+
+@pytest.fixture
+def load_models(model_dir):
+    return functools.partial(load_captioning_models, model_dir)

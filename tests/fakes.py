@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.vocabulary import tokenize
+
+if TYPE_CHECKING:
+    from beam_jobs.handlers import CaptioningModels
 
 
 class FakeBackbone:
@@ -44,3 +48,13 @@ class HashedWords:
             length = np.linalg.norm(rows[place])
             rows[place] /= length if length else 1
         return rows
+
+
+def load_captioning_models(model_dir: str) -> CaptioningModels:
+    """Returns a saved captioner with the fake backbone, as the jobs' handlers load them."""
+    # Few tests need TensorFlow, and importing it takes seconds.
+    from beam_jobs.handlers import CaptioningModels
+    from captioner_core.captioning.generator import CaptionGenerator
+    from captioner_core.captioning.saved_model import load_model
+
+    return CaptioningModels(FakeBackbone(), CaptionGenerator(load_model(model_dir)))

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 CAPTION = "caption"
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (20, 40, 220), "grey": (128, 128, 128)}
 NAMES = (
     "with space.jpg",
     "line\nbreak.jpg",

@@ -15,7 +15,7 @@ import pytest
 
 from captioner_core.training.launcher import worker_arguments
 from captioner_core.training.train import train
-from tests.core.test_training import history, options, source, weights  # noqa: F401  source is a fixture
+from tests.training_runs import history, options, weights
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -29,7 +29,7 @@ def assert_same_weights(one, other, **tolerance):
         np.testing.assert_allclose(value, weights(other)[name], **tolerance, err_msg=name)
 
 
-def test_two_workers_follow_one(source, tmp_path):  # noqa: F811
+def test_two_workers_follow_one(source, tmp_path):
     """Ten epochs of five batches without dropout: 50 steps."""
     asked = options(source, tmp_path / "one", epochs=10, dropout=0.0, learning_rate=1e-3)
     train(asked)
@@ -61,7 +61,7 @@ def children(pid):
 
 
 @pytest.mark.parametrize("step", [5, "random"])
-def test_a_worker_killed_is_said_and_the_relaunch_ends_with_the_same_weights(source, tmp_path, step):  # noqa: F811
+def test_a_worker_killed_is_said_and_the_relaunch_ends_with_the_same_weights(source, tmp_path, step):
     """At any step, and at an epoch's last, whose checkpoint leaves nothing of the epoch to do but its end."""
     asked = options(source, tmp_path / "model", epochs=12, workers=2, checkpoint_s=0.0)
     undisturbed = dataclasses.replace(asked, output=str(tmp_path / "undisturbed"))
@@ -81,7 +81,7 @@ def test_a_worker_killed_is_said_and_the_relaunch_ends_with_the_same_weights(sou
 
 
 @pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM), (2, signal.SIGINT)])
-def test_asked_to_stop_it_saves_and_goes_on(source, tmp_path, workers, number):  # noqa: F811
+def test_asked_to_stop_it_saves_and_goes_on(source, tmp_path, workers, number):
     asked = options(source, tmp_path / "model", epochs=200, workers=workers, checkpoint_s=0.0)
     process = subprocess.Popen(command(asked), stderr=subprocess.PIPE, text=True)
     checkpoint = tmp_path / "model.training" / "checkpoint.npz"

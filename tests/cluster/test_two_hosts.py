@@ -12,7 +12,7 @@ import pytest
 from captioner_core.training.cluster import Cluster
 from captioner_core.training.train import train
 from tests.cluster.test_distributed import assert_same_weights, command
-from tests.core.test_training import history, options, source  # noqa: F401  source is a fixture
+from tests.training_runs import history, options
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
@@ -44,7 +44,7 @@ def hosts():
             ip("netns", "del", name)
 
 
-def test_a_worker_on_each_of_two_hosts_follows_one(hosts, source, tmp_path):  # noqa: F811
+def test_a_worker_on_each_of_two_hosts_follows_one(hosts, source, tmp_path):
     asked = options(source, tmp_path / "one", epochs=4, dropout=0.0, learning_rate=1e-3)
     train(asked)
     both = dataclasses.replace(asked, output=str(tmp_path / "two"))
@@ -65,7 +65,7 @@ def test_a_worker_on_each_of_two_hosts_follows_one(hosts, source, tmp_path):  # 
     assert_same_weights(tmp_path / "one", tmp_path / "two", atol=1e-3)
 
 
-def test_a_host_that_is_gone_is_said_and_nobody_hangs(hosts, source, tmp_path):  # noqa: F811
+def test_a_host_that_is_gone_is_said_and_nobody_hangs(hosts, source, tmp_path):
     asked = options(source, tmp_path / "model", epochs=500)
     workers = tuple(f"{address}:23456" for address in ADDRESSES)
     processes = [

@@ -17,7 +17,6 @@ from captioner_core.options import CaptionOptions, MatchOptions
 from captioner_core.runs.verify import verify
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
-from tests.beam_jobs.conftest import load_models, model_dir, photos  # noqa: F401  fixtures
 from tests.faults.forks import make_images
 from tests.same_tables import assert_same_tables
 
@@ -74,9 +73,9 @@ def test_a_clock_that_jumps_while_a_run_is_made(tmp_path):
 
 @pytest.mark.parametrize("run_at_s", [TEN_YEARS_S, 3 * TEN_YEARS_S + 2_000_000_000], ids=["past", "future"])
 def test_a_run_made_at_another_time_is_brought_up_to_date(
-    photos,  # noqa: F811
-    model_dir,  # noqa: F811
-    load_models,  # noqa: F811
+    photos,
+    model_dir,
+    load_models,
     tmp_path,
     run_at_s,
 ):

@@ -11,7 +11,6 @@ from captioner_core.options import CaptionOptions, MatchOptions
 from captioner_core.runs.verify import verify
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
-from tests.beam_jobs.conftest import load_models, model_dir, photos  # noqa: F401  fixtures
 from tests.remote.server import BUCKET, Cable, keys, reached_at, s3_server, upload
 from tests.same_tables import assert_same_tables
 
@@ -46,9 +45,9 @@ def run(root, model, load, images):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
 def test_a_cut_is_one_line_and_the_rerun_completes(
     cable,
-    photos,  # noqa: F811
-    model_dir,  # noqa: F811
-    load_models,  # noqa: F811
+    photos,
+    model_dir,
+    load_models,
     tmp_path,
     capsys,
     share,

@@ -31,8 +31,8 @@ from captioner_core.io import storage
 from captioner_core.runs import commits
 from captioner_core.runs.identity import collection_of_images, collection_of_table, default_collection
 from captioner_core.runs.verify import verify
-from tests.beam_jobs.conftest import COLOURS
 from tests.fakes import FakeBackbone
+from tests.image_files import COLOURS
 
 CAPTIONS = {
     "red": "a dog runs on the grass",

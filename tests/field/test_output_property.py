@@ -34,10 +34,10 @@ from captioner_core.tables.layout import RunLayout
 from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.training.joint import save_encoder
-from tests.core.test_runs import commit, stage_captions
 from tests.field.snapshots import assert_unchanged, snapshot
 from tests.image_files import encoded, picture
 from tests.runs import make_run
+from tests.stages import commit, stage_captions
 
 SEED = int(os.environ.get("FIELD_SEED") or 16)
 EXAMPLES = 8

@@ -13,7 +13,6 @@ import pytest
 from captioner_core.io import storage
 from captioner_core.runs.verify import verify
 from captioner_core.tables.layout import RunLayout
-from tests.beam_jobs.conftest import model_dir  # noqa: F401  a fixture
 from tests.hostile.inputs import FORMATS, hostile_files
 from tests.image_files import encoded, picture
 
@@ -27,10 +26,10 @@ JOB = """
 import sys
 from beam_jobs import caption_images
 from captioner_core.options import CaptionOptions
-from tests.beam_jobs.conftest import _load_models
+from tests.fakes import load_captioning_models
 images, root, model = sys.argv[1:]
 options = CaptionOptions(images=images, output=root, model=model, precision="float32", max_seconds=20)
-caption_images.run(options, load=lambda: _load_models(model))
+caption_images.run(options, load=lambda: load_captioning_models(model))
 """
 
 
@@ -64,7 +63,7 @@ class MostMemory(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def done(folder, model_dir):  # noqa: F811
+def done(folder, model_dir):
     """The finished run, and the most memory that it took."""
     root = folder.parent / "root"
     process = subprocess.Popen([sys.executable, "-c", JOB, folder, root, model_dir], stderr=subprocess.PIPE, text=True)

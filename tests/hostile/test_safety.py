@@ -41,8 +41,8 @@ from captioner_core.tables import schemas
 from captioner_core.tables.schemas import ImageRef
 from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.weights import assets
-from tests.core.test_report import Page
 from tests.fakes import FakeBackbone
+from tests.pages import Page
 from tests.runs import draw_picture, make_run, write_dataset
 
 ESCAPES = "a\x1b]0;title\x07\x1b[31m\r\n\x9b2J\u202egpj.png"

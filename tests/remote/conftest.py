@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.beam_jobs.conftest import load_models, model_dir, photos  # noqa: F401  fixtures
 from tests.remote.server import reached_at, s3_server
 
 

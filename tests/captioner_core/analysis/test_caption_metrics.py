@@ -16,7 +16,7 @@ from captioner_core.captioning.generator import GeneratedCaption
 from captioner_core.errors import CaptionerError
 from captioner_core.training.dataset import read_captions_by_split
 from captioner_core.training.train import train
-from tests.core.test_training import options, source  # noqa: F401  source is a fixture
+from tests.training_runs import options
 
 REFERENCES = {
     "one.jpg": ["a brown dog runs on the green grass", "the dog is running"],
@@ -61,7 +61,7 @@ def test_reliability_goes_from_the_least_likely_to_the_likeliest():
     assert [fifth["cider"] for fifth in fifths] == [1.5, 3.5, 5.5, 7.5, 9.5]
 
 
-def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):  # noqa: F811
+def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):
     model_id = train(options(source, tmp_path / "model", epochs=2))
     model, features = str(tmp_path / "model"), str(source / "features")
     command = ["evaluate", "--model", model, "--dataset", str(source / "dataset"), "--features", features]
@@ -81,7 +81,7 @@ def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):  # noqa: 
     assert {"BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr"} <= figures["scores"].keys()
 
 
-def test_a_model_folder_without_metrics_is_evaluated_too(source, tmp_path):  # noqa: F811
+def test_a_model_folder_without_metrics_is_evaluated_too(source, tmp_path):
     model_id = train(options(source, tmp_path / "model", epochs=1))
     (tmp_path / "model" / "metrics.json").unlink()
     command = ["evaluate", "--model", str(tmp_path / "model"), "--dataset", str(source / "dataset")]
@@ -90,7 +90,7 @@ def test_a_model_folder_without_metrics_is_evaluated_too(source, tmp_path):  # n
     assert model_id in (tmp_path / "model" / "MODEL_CARD.md").read_text()
 
 
-def test_features_that_do_not_fit_the_model_are_refused(source, tmp_path, capsys):  # noqa: F811
+def test_features_that_do_not_fit_the_model_are_refused(source, tmp_path, capsys):
     train(options(source, tmp_path / "model", epochs=1))
     table = pq.read_table(source / "features")
     pq.write_table(table.slice(0, 6), tmp_path / "few.parquet")

@@ -35,7 +35,7 @@ from captioner_core.options import PRETRAINED
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow
 from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.training.train import train
-from tests.core.test_training import options, source, write  # noqa: F401  source is a fixture
+from tests.training_runs import options, write
 
 REFERENCES = "0" * 64
 COLUMNS = ("image_id", "caption_index", "caption", "split")
@@ -331,7 +331,7 @@ def test_no_current_model_is_said(models):
     ],
     ids=" ".join,
 )
-def test_whatever_takes_a_model_takes_the_current_one(models, source, monkeypatch, capsys, argv):  # noqa: F811
+def test_whatever_takes_a_model_takes_the_current_one(models, source, monkeypatch, capsys, argv):
     """The stand-in of a model has no weights that fit, so the line that refuses it names the folder taken."""
     promote(str(models), "b")
     monkeypatch.chdir(models.parent)
@@ -541,7 +541,7 @@ def test_a_fingerprint_is_of_captions_tokenizer_and_split():
     assert len({known, *others}) == 6
 
 
-def test_from_evaluation_to_promotion(source, tmp_path, capsys):  # noqa: F811
+def test_from_evaluation_to_promotion(source, tmp_path, capsys):
     """What evaluate records is what the gate reads, and a folder of models is evaluated as its current one."""
     models = tmp_path / "models"
     train(options(source, models / "old", epochs=1))

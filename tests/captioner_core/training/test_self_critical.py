@@ -10,7 +10,7 @@ import pytest
 from captioner_core.text.vocabulary import END, PAD, START, Vocabulary
 from captioner_core.training.self_critical import CaptionReward, advantages, begun
 from captioner_core.training.train import train
-from tests.core.test_training import history, options, source  # noqa: F401  source is a fixture
+from tests.training_runs import history, options
 
 CAPTIONS = {"one": ["a red dog runs", "the dog"], "two": ["two cats sleep", "cats on a mat"], "three": ["a boat"]}
 
@@ -45,7 +45,7 @@ def test_advantages_are_against_the_other_samples():
 
 
 @pytest.mark.timeout(300)
-def test_the_reward_rises(source, tmp_path):  # noqa: F811
+def test_the_reward_rises(source, tmp_path):
     asked = options(source, tmp_path / "model", epochs=12)
     train(dataclasses.replace(asked, reinforce_epochs=25, reinforce_rate=2e-3))
     epochs = history(tmp_path / "model")[12:]

@@ -1,0 +1,79 @@
+"""Small trainings on made-up features, shared by the tests of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from captioner_core.options import TrainOptions
+from captioner_core.tables import layout
+from captioner_core.tables.schemas import (
+    CELL_DIM,
+    DATASET_CAPTIONS_SCHEMA,
+    FEATURE_DIM,
+    FEATURES_GRID_SCHEMA,
+    GRID_CELLS,
+    DatasetCaptionRow,
+    FeatureRow,
+    rows_as_table,
+)
+
+THINGS = ("dog", "cat", "car", "tree")
+
+
+def grid_of(number: int) -> np.ndarray:
+    """float16 [25, 3800]: the kind of thing decides the channels, the number adds noise."""
+    thing = number % len(THINGS)
+    grid = np.abs(np.random.default_rng(number).normal(0, 0.1, (GRID_CELLS, CELL_DIM)))
+    grid[:, thing * 400 : thing * 400 + 400] += 1
+    return grid.astype(np.float16)
+
+
+def make_source(root: Path) -> Path:
+    """Writes a dataset of 24 images, every sixth for dev, with captions that name what its
+    features show, and the table of these features."""
+    captions, features = [], []
+    for number in range(24):
+        image_id = f"{number:02d}.jpg"
+        split = "dev" if number % 6 == 5 else "train"
+        for index, text in enumerate(("there is a {}", "a {} stands here")):
+            captions.append(DatasetCaptionRow(image_id, index, text.format(THINGS[number % 4]), split))
+        grid = grid_of(number)
+        feature = grid[:, :FEATURE_DIM].astype(np.float32).mean(axis=0)
+        features.append(FeatureRow(image_id, image_id, "0" * 64, 10, 10, "fake-299", feature, grid))
+    write(root / "dataset" / layout.DATASET_CAPTIONS, captions, DATASET_CAPTIONS_SCHEMA)
+    write(root / "features" / "part-00000.parquet", features, FEATURES_GRID_SCHEMA)
+    return root
+
+
+def write(path, rows, schema):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows_as_table(rows, "r", schema), path)
+
+
+def options(source, output, **changes) -> TrainOptions:
+    small = TrainOptions(
+        dataset=str(source / "dataset"),
+        features=str(source / "features"),
+        output=str(output),
+        epochs=12,
+        dropout=0.2,
+        batch_size=4,
+        learning_rate=5e-3,
+        units=32,
+        min_word_count=1,
+    )
+    return dataclasses.replace(small, **changes)
+
+
+def weights(folder):
+    with np.load(folder / "weights.npz", allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def history(folder):
+    return json.loads((folder / "metrics.json").read_text())["history"]
