@@ -17,10 +17,23 @@ def _text(name: str) -> str:
 
 
 # for developers; an Airflow that runs the DAGs installs these and captioner without its own requirements
-AIRFLOW = [line for line in _text("dags/requirements.txt").splitlines() if line and not line.startswith("#")]
-BENCH = ["daft==0.7.26", "ray[data]==2.60.0"]  # peers of extraction; too large for every developer's machine
+AIRFLOW = [
+    line
+    for line in _text("dags/requirements.txt").splitlines()
+    if line and not line.startswith("#")
+]
+BENCH = [
+    "daft==0.7.26",
+    "ray[data]==2.60.0",
+]  # peers of extraction; too large for every developer's machine
 MINILM = ["safetensors", "tokenizers"]  # reads all-MiniLM-L6-v2 without torch
-TEST = ["hypothesis", "psutil", "pytest", "pytest-timeout", "pytest-xdist"]  # enough for make test-quick
+TEST = [
+    "hypothesis",
+    "psutil",
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+]  # enough for make test-quick
 DEV = [
     *MINILM,
     *TEST,  # pytest-xdist runs two files at a time, in half the time of CI
@@ -59,7 +72,9 @@ setup(
         "Programming Language :: Python :: Implementation :: CPython",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
-    packages=find_packages(include=["beam_jobs*", "captioner_airflow*", "captioner_core*", "captioner_cli*"]),
+    packages=find_packages(
+        include=["beam_jobs*", "captioner_airflow*", "captioner_core*", "captioner_cli*"]
+    ),
     package_data={
         "captioner_airflow": ["launchers/*.yaml"],
         "captioner_core": [

@@ -25,7 +25,7 @@ from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FeatureRow
 
-Place = tuple[str, int]
+RowGroupRef = tuple[str, int]
 """A file of a features table, and a row group of it."""
 
 
@@ -37,7 +37,7 @@ def load_generator(model_dir: str, beam_width: int) -> CaptionGenerator:
 def build(
     pipeline: beam.Pipeline,
     run: RunLayout,
-    places: Sequence[Place],
+    places: Sequence[RowGroupRef],
     batch_size: int,
     load: Callable[[], CaptionGenerator],
 ) -> None:
@@ -48,18 +48,25 @@ def build(
         | "SpreadOut" >> beam.Reshuffle()  # places in the table alone cross it, never features
         | "ReadFeatures" >> beam.FlatMap(_read)
     )
-    captions = features | "CaptionFeatures" >> RunInference(FeatureCaptionHandler(load, batch_size=batch_size))
+    captions = features | "CaptionFeatures" >> RunInference(
+        FeatureCaptionHandler(load, batch_size=batch_size)
+    )
     _ = captions | "WriteCaptions" >> WriteTable(run, layout.CAPTIONS)
 
 
-def _read(place: Place) -> Iterator[FeatureRow]:
+def _read(place: RowGroupRef) -> Iterator[FeatureRow]:
     table = storage.read_row_group(*place)
-    names = zip(*(table.column(name).to_pylist() for name in ("image_id", "image_uri", "image_sha256")), strict=True)
+    names = zip(
+        *(table.column(name).to_pylist() for name in ("image_id", "image_uri", "image_sha256")),
+        strict=True,
+    )
     for row, (image_id, image_uri, sha256) in enumerate(names):
         yield feature_row(table, row, image_id, image_uri, sha256)
 
 
-def run(options: CaptionOptions, pipeline_args: Sequence[str] = (), *, complete: bool = True) -> commits.Manifest:
+def run(
+    options: CaptionOptions, pipeline_args: Sequence[str] = (), *, complete: bool = True
+) -> commits.Manifest:
     """Captions what this run's extract stage found, and commits the captions beside its features and failures.
 
     Args:
@@ -84,7 +91,9 @@ def run(options: CaptionOptions, pipeline_args: Sequence[str] = (), *, complete:
     load = functools.partial(load_generator, options.model, beam_width)
     with progress("caption", extracted["counts"][layout.FEATURES]):
         launch.run_pipeline(
-            lambda pipeline: build(pipeline, run_layout, places, options.batch_size, load), pipeline_args, run_layout
+            lambda pipeline: build(pipeline, run_layout, places, options.batch_size, load),
+            pipeline_args,
+            run_layout,
         )
     manifest = commits.commit_stage(
         run_layout,

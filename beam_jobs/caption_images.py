@@ -14,7 +14,7 @@ from apache_beam.ml.inference.base import RunInference
 from beam_jobs import caption_features, launch, preconditions
 from beam_jobs.files import ListingFile, begin_with_listing
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
-from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
+from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadCached, ReadListing, WriteTable
 from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.console.progress import progress
@@ -25,7 +25,7 @@ from captioner_core.models.registry import resolve_model
 from captioner_core.options import CaptionOptions
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTION, collection_of_images
-from captioner_core.runs.reuse import EarlierImages, caption_row, earlier_images, failures_of
+from captioner_core.runs.reuse import FeatureCache, caption_row, earlier_images, failures_of
 from captioner_core.runs.run_files import check_run_output
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
@@ -58,17 +58,19 @@ def build(
     run: RunLayout,
     listing: Sequence[ListingFile],
     load: Callable[[], CaptioningModels],
-    earlier: EarlierImages | None = None,
+    earlier: FeatureCache | None = None,
 ) -> None:
     """Read | Decode | Infer | Write."""
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
     decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(
         options.images, INPUT_SIZE, options.limits, earlier
     )
-    captioned = decoded | "CaptionImages" >> RunInference(CaptionHandler(load, batch_size=options.batch_size))
+    captioned = decoded | "CaptionImages" >> RunInference(
+        CaptionHandler(load, batch_size=options.batch_size)
+    )
     _write(captioned, run, "Captioned")
     if earlier:
-        _write(known | "TakeOver" >> TakeOver(earlier, _captioned), run, "Taken")
+        _write(known | "TakeOver" >> ReadCached(earlier, _captioned), run, "Taken")
     failures = (not_listed, not_decoded) | "MergeFailures" >> beam.Flatten()
     _ = failures | "WriteFailures" >> WriteTable(run, layout.FAILURES)
 
@@ -80,10 +82,12 @@ def _write(captioned: beam.PCollection[CaptionedImage], run: RunLayout, label: s
     _ = features | f"Write{label}Features" >> WriteTable(run, layout.FEATURES, prefix=label.lower())
 
 
-def _captioned(features: FeatureRow, earlier: EarlierImages) -> CaptionedImage:
+def _captioned(features: FeatureRow, earlier: FeatureCache) -> CaptionedImage:
     """An image captioned before: the row of captions goes with that of features."""
     known = earlier.caption(features.image_sha256)
-    return CaptionedImage(features, caption_row(known, features.image_id, features.image_uri, features.image_sha256))
+    return CaptionedImage(
+        features, caption_row(known, features.image_id, features.image_uri, features.image_sha256)
+    )
 
 
 def run(
@@ -131,10 +135,16 @@ def run(
     load = load or functools.partial(
         load_models, options.backbone, options.model, options.beam_width, options.precision
     )
-    earlier = None if failures else earlier_images(options, layout.CAPTION, also=decide, model_id=model.model_id)
+    earlier = (
+        None
+        if failures
+        else earlier_images(options, layout.CAPTION, also=decide, model_id=model.model_id)
+    )
     with progress("caption", counts.images):
         counted = launch.run_pipeline(
-            lambda pipeline: build(pipeline, options, run_layout, listing, load, earlier), pipeline_args, run_layout
+            lambda pipeline: build(pipeline, options, run_layout, listing, load, earlier),
+            pipeline_args,
+            run_layout,
         )
     manifest = commits.commit_stage(
         run_layout,
@@ -142,7 +152,10 @@ def run(
         layout.CAPTION,
         wall_time_s=time.monotonic() - start,
         options=dataclasses.asdict(options),
-        counts={**counts.as_manifest(), TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0)},
+        counts={
+            **counts.as_manifest(),
+            TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0),
+        },
         adds_to=(layout.FEATURES, layout.CAPTIONS) if failures else (),
         facts={
             COLLECTION: collection_of_images(options.images, options.collection),
@@ -170,7 +183,9 @@ def main_with(options: CaptionOptions, pipeline_args: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    return launch.main("python -m beam_jobs.caption_images", __doc__ or "", CaptionOptions, main_with, argv)
+    return launch.main(
+        "python -m beam_jobs.caption_images", __doc__ or "", CaptionOptions, main_with, argv
+    )
 
 
 if __name__ == "__main__":

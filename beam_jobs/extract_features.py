@@ -14,14 +14,14 @@ from apache_beam.ml.inference.base import RunInference
 from beam_jobs import launch, preconditions
 from beam_jobs.files import ListingFile, begin_with_listing
 from beam_jobs.handlers import FeatureHandler
-from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadListing, TakeOver, WriteTable
+from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadCached, ReadListing, WriteTable
 from captioner_core.console.progress import progress
 from captioner_core.features.base import Backbone, load_backbone
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.options import ExtractOptions
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTION, collection_of_images
-from captioner_core.runs.reuse import EarlierImages, earlier_images, failures_of
+from captioner_core.runs.reuse import FeatureCache, earlier_images, failures_of
 from captioner_core.runs.run_files import check_run_output
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
@@ -36,7 +36,7 @@ def build(
     run: RunLayout,
     listing: Sequence[ListingFile],
     load: Callable[[], Backbone],
-    earlier: EarlierImages | None = None,
+    earlier: FeatureCache | None = None,
 ) -> None:
     """Read | Decode | Infer | Write."""
     listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
@@ -49,18 +49,20 @@ def build(
     schema = FEATURES_GRID_SCHEMA if options.grid else FEATURES_SCHEMA
     _ = features | "WriteFeatures" >> WriteTable(run, layout.FEATURES, schema)
     if earlier:
-        taken = known | "TakeOver" >> TakeOver(earlier, _same)
+        taken = known | "TakeOver" >> ReadCached(earlier, _same)
         _ = taken | "WriteTaken" >> WriteTable(run, layout.FEATURES, schema, "taken")
     failures = (not_listed, not_decoded) | "MergeFailures" >> beam.Flatten()
     _ = failures | "WriteFailures" >> WriteTable(run, layout.FAILURES)
 
 
-def _same(features: FeatureRow, earlier: EarlierImages) -> FeatureRow:
+def _same(features: FeatureRow, earlier: FeatureCache) -> FeatureRow:
     return features
 
 
 def run(
-    options: ExtractOptions, pipeline_args: Sequence[str] = (), load: Callable[[], Backbone] | None = None
+    options: ExtractOptions,
+    pipeline_args: Sequence[str] = (),
+    load: Callable[[], Backbone] | None = None,
 ) -> commits.Manifest:
     """Extracts and commits the features of a folder.
 
@@ -82,14 +84,18 @@ def run(
         preconditions.check_backbone(pipeline_args)
     start = time.monotonic()
     # the manifest states the precision that was used
-    options = dataclasses.replace(options, precision=launch.chosen_precision(options.precision, pipeline_args))
+    options = dataclasses.replace(
+        options, precision=launch.chosen_precision(options.precision, pipeline_args)
+    )
     failures = failures_of(options, layout.EXTRACT, also=("grid",))
     run_layout, listing, counts = begin_with_listing(options, failures)
     load = load or functools.partial(load_backbone, options.backbone, options.precision)
     earlier = None if failures else earlier_images(options, layout.EXTRACT, grid=options.grid)
     with progress("extract", counts.images):
         counted = launch.run_pipeline(
-            lambda pipeline: build(pipeline, options, run_layout, listing, load, earlier), pipeline_args, run_layout
+            lambda pipeline: build(pipeline, options, run_layout, listing, load, earlier),
+            pipeline_args,
+            run_layout,
         )
     manifest = commits.commit_stage(
         run_layout,
@@ -97,7 +103,10 @@ def run(
         layout.EXTRACT,
         wall_time_s=time.monotonic() - start,
         options=dataclasses.asdict(options),
-        counts={**counts.as_manifest(), TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0)},
+        counts={
+            **counts.as_manifest(),
+            TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0),
+        },
         adds_to=(layout.FEATURES,) if failures else (),
         facts={
             COLLECTION: collection_of_images(options.images, options.collection),
@@ -122,7 +131,9 @@ def main_with(options: ExtractOptions, pipeline_args: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    return launch.main("python -m beam_jobs.extract_features", __doc__ or "", ExtractOptions, main_with, argv)
+    return launch.main(
+        "python -m beam_jobs.extract_features", __doc__ or "", ExtractOptions, main_with, argv
+    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,11 @@ from captioner_core.tables.schemas import LISTING, FailureRow, ImageRef
 _LISTING_SCHEMA = pa.schema([(field.name, pa.string()) for field in dataclasses.fields(FailureRow)])
 _GROUP_ROWS = 256  # what a worker takes at once
 _DENIED = "ACCESS_DENIED"  # as S3's client says it in an error of no kind of its own
-_NO_NAMES = {"": "%2F", ".": "%2E", "..": "%2E%2E"}  # parts of a store's keys that no folder has, and how ids say them
+_NO_NAMES = {
+    "": "%2F",
+    ".": "%2E",
+    "..": "%2E%2E",
+}  # parts of a store's keys that no folder has, and how ids say them
 _FILE_GROUPS = 1024  # a footer that every worker can read
 
 ListingFile = tuple[str, int]
@@ -59,10 +63,14 @@ def read_bytes(uri: str, max_bytes: int, folder: str) -> bytes:
         raise ImageError("unreadable", f"it can't be read ({storage.first_line(error)})") from error
     except OSError as error:
         if _DENIED in str(error):
-            raise ImageError("unreadable", "it can't be read (access denied); mend its permissions") from error
+            raise ImageError(
+                "unreadable", "it can't be read (access denied); mend its permissions"
+            ) from error
         raise
     if len(data) > max_bytes:
-        raise ImageError("too_large", f"it holds more than the {max_bytes} bytes that --max-bytes allows")
+        raise ImageError(
+            "too_large", f"it holds more than the {max_bytes} bytes that --max-bytes allows"
+        )
     return data
 
 
@@ -91,7 +99,11 @@ def write_listing(
     def rows() -> Iterator[dict[str, str | None]]:
         nonlocal counts
         for entry in list_entries(folder, exclude):
-            found = failures.again(entry) if failures and not isinstance(entry, SkippedEntry) else entry
+            found = (
+                failures.retry_decision(entry)
+                if failures and not isinstance(entry, SkippedEntry)
+                else entry
+            )
             if found is None:
                 continue
             counts = counts.counting(found)
@@ -144,11 +156,15 @@ def begin_with_listing(options: ImageOptions, failures: Failures | None) -> List
         files, counts = write_listing(options.images, run, failures, options.exclude)
         _check_not_emptied(options, counts, failures)
     if counts.is_empty:
-        print(f"images folder {options.images!r} is empty, so the run has no image", file=sys.stderr)
+        print(
+            f"images folder {options.images!r} is empty, so the run has no image", file=sys.stderr
+        )
     return Listed(run, files, counts)
 
 
-def _check_not_emptied(options: ImageOptions, counts: ListingCounts, failures: Failures | None) -> None:
+def _check_not_emptied(
+    options: ImageOptions, counts: ListingCounts, failures: Failures | None
+) -> None:
     """Refuses to replace a run that has images by an empty one; see ``runs.check_not_emptied``.
 
     Args:
@@ -162,7 +178,9 @@ def _check_not_emptied(options: ImageOptions, counts: ListingCounts, failures: F
     found = counts.images
     if failures is not None:
         found = sum(1 for _ in itertools.islice(_images_in(options.images, options.exclude), 1))
-    commits.check_not_emptied(options.layout, options.images, found, allow_empty=options.allow_empty)
+    commits.check_not_emptied(
+        options.layout, options.images, found, allow_empty=options.allow_empty
+    )
 
 
 def _images_in(folder: str, exclude: Sequence[str]) -> Iterator[Entry]:
@@ -172,12 +190,16 @@ def _images_in(folder: str, exclude: Sequence[str]) -> Iterator[Entry]:
 def read_listing(uri: str, group: int) -> list[ImageRef | FailureRow]:
     """What a row group of a listing's file holds: images, and folders that could not be listed."""
     return [
-        ImageRef(row["image_id"], row["image_uri"]) if row["error_type"] is None else FailureRow(**row)
+        ImageRef(row["image_id"], row["image_uri"])
+        if row["error_type"] is None
+        else FailureRow(**row)
         for row in storage.read_row_group(uri, group).to_pylist()
     ]
 
 
-def check_any_images(folder: str, exclude: Sequence[str] = (), *, allow_empty: bool = False) -> None:
+def check_any_images(
+    folder: str, exclude: Sequence[str] = (), *, allow_empty: bool = False
+) -> None:
     """Refuses a folder that holds something and no image; looks no further than the first image.
 
     Args:
@@ -206,7 +228,9 @@ def list_entries(folder: str, exclude: Sequence[str] = ()) -> Iterator[Entry]:
     Raises:
       CaptionerError: the folder is missing or can't be read.
     """
-    return _list_remote(folder, exclude) if storage.is_remote(folder) else list_images(folder, exclude)
+    return (
+        _list_remote(folder, exclude) if storage.is_remote(folder) else list_images(folder, exclude)
+    )
 
 
 def _list_remote(folder: str, exclude: Sequence[str]) -> Iterator[Entry]:
@@ -214,7 +238,9 @@ def _list_remote(folder: str, exclude: Sequence[str]) -> Iterator[Entry]:
     file_system, root = storage.resolve(folder)
     try:
         if file_system.get_file_info(root).type != pafs.FileType.Directory:
-            raise CaptionerError(f"images folder {folder!r} is not a folder; name one with --images")
+            raise CaptionerError(
+                f"images folder {folder!r} is not a folder; name one with --images"
+            )
         first = _names(file_system, root.rstrip("/"))
     except OSError as error:
         raise CaptionerError(
@@ -240,11 +266,21 @@ def _walk_remote(
         image_id = image_id_of((below + name).encode("utf-8", "surrogateescape"))
         if found.type == pafs.FileType.File:
             reason = skipped_file(image_id, patterns)
-            yield SkippedEntry(image_id, reason) if reason else ImageRef(image_id, join(folder, below + name))
+            yield (
+                SkippedEntry(image_id, reason)
+                if reason
+                else ImageRef(image_id, join(folder, below + name))
+            )
         elif name in _NO_NAMES:
-            message = f"no path may have a part {name!r}, and what is below was not looked at; rename it"
+            message = (
+                f"no path may have a part {name!r}, and what is below was not looked at; rename it"
+            )
             yield FailureRow(
-                LISTING, below + _NO_NAMES[name], f"{folder.rstrip('/')}/{below}{name}/", "unreadable", message
+                LISTING,
+                below + _NO_NAMES[name],
+                f"{folder.rstrip('/')}/{below}{name}/",
+                "unreadable",
+                message,
             )
         elif reason := skipped_folder(image_id, patterns):
             yield SkippedEntry(image_id, reason)

@@ -23,8 +23,14 @@ from captioner_core.errors import ImageError
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import ListingCounts, SkippedEntry, local_path
 from captioner_core.io import storage
-from captioner_core.io.ordered_map import in_order
-from captioner_core.matching import Search, group_images, kept_rows, make_caption_set, make_records
+from captioner_core.io.ordered_map import ordered_map
+from captioner_core.matching import (
+    Search,
+    candidate_count,
+    group_images,
+    make_caption_set,
+    make_records,
+)
 from captioner_core.options import RunOptions
 from captioner_core.report import write_report
 from captioner_core.runs import commits
@@ -132,7 +138,8 @@ def forecast(
     counts, sample, total = _listed(options.images, options.exclude)
     precision = launch.chosen_precision(options.precision, ())
     handler = CaptionHandler(
-        load or partial(load_models, options.backbone, options.model, options.beam_width, precision),
+        load
+        or partial(load_models, options.backbone, options.model, options.beam_width, precision),
         batch_size=min(options.batch_size, max(1, len(sample) // 2)),
     )
     models = handler.load_model()
@@ -143,11 +150,15 @@ def forecast(
     return Forecast(
         images=counts.images,
         passed_over=counts.passed_over,
-        read_bytes=total if total is not None else round(float(np.mean(sizes or [0])) * counts.images),
+        read_bytes=total
+        if total is not None
+        else round(float(np.mean(sizes or [0])) * counts.images),
         exact=total is not None,
         start_s=begun_s + loaded_s + first_s,
         image_s=image_s,
-        index_captions=sum(storage.row_count(part) for uri in options.index for part in storage.list_parts(uri)),
+        index_captions=sum(
+            storage.row_count(part) for uri in options.index for part in storage.list_parts(uri)
+        ),
         caption_s=caption_s,
         pair_s=pair_s,
         finish_s=_finish_seconds(made, options),
@@ -156,7 +167,9 @@ def forecast(
     )
 
 
-def _listed(folder: str, exclude: Sequence[str]) -> tuple[ListingCounts, list[ImageRef], int | None]:
+def _listed(
+    folder: str, exclude: Sequence[str]
+) -> tuple[ListingCounts, list[ImageRef], int | None]:
     """Counts, a sample drawn evenly, and the bytes of all where they are here."""
     counts, total = ListingCounts(), 0
     sample: list[ImageRef] = []
@@ -183,7 +196,10 @@ def _file_size(image_uri: str) -> int:
 
 
 def _captioned(
-    handler: CaptionHandler, models: CaptioningModels, sample: Sequence[ImageRef], options: RunOptions
+    handler: CaptionHandler,
+    models: CaptioningModels,
+    sample: Sequence[ImageRef],
+    options: RunOptions,
 ) -> tuple[float, float, list[int], list[CaptionedImage]]:
     """Seconds of the first batch beyond a usual one, seconds for an image, file sizes, and what was made."""
     size = handler.batch_elements_kwargs()["max_batch_size"]
@@ -194,7 +210,10 @@ def _captioned(
             data = files.read_bytes(ref.image_uri, options.limits.max_bytes, options.images)
             sizes.append(len(data))
             pixels, width, height = decoder_pool.decode(
-                data, size=INPUT_SIZE, max_pixels=options.limits.max_pixels, max_seconds=options.limits.max_seconds
+                data,
+                size=INPUT_SIZE,
+                max_pixels=options.limits.max_pixels,
+                max_seconds=options.limits.max_seconds,
             )
         except ImageError:
             return None
@@ -204,7 +223,7 @@ def _captioned(
     batch: list[decoding.DecodedImage] = []
     taken: list[float] = []
     before, since = time.perf_counter(), 0
-    for number, image in enumerate(in_order(decode, sample, ahead=size), 1):
+    for number, image in enumerate(ordered_map(decode, sample, ahead=size), 1):
         batch += [image] if image else []
         if number % size == 0 or number == len(sample):
             made += handler.run_inference(batch, models) if batch else []
@@ -216,7 +235,9 @@ def _captioned(
     return first, usual, sizes, made
 
 
-def _match_seconds(encoder: TextEncoder, captions: Sequence[str], options: RunOptions) -> tuple[float, float]:
+def _match_seconds(
+    encoder: TextEncoder, captions: Sequence[str], options: RunOptions
+) -> tuple[float, float]:
     """What encoding a caption costs, and what a pair of them does, in a search of as many as memory keeps at once."""
     if not captions:
         return 0.0, 0.0
@@ -225,7 +246,9 @@ def _match_seconds(encoder: TextEncoder, captions: Sequence[str], options: RunOp
     before = time.perf_counter()
     asking = make_caption_set(records, encoder, searched=True)
     encoded_s = time.perf_counter() - before
-    search = Search(encoder.calibration, np.float32(options.threshold), kept_rows(options.top_k))
+    search = Search(
+        encoder.calibration, np.float32(options.threshold), candidate_count(options.top_k)
+    )
     before = time.perf_counter()
     search.answers(asking, group_images(asking), asking)
     return encoded_s / _TIMED_CAPTIONS, (time.perf_counter() - before) / _TIMED_CAPTIONS**2

@@ -42,7 +42,9 @@ def _pixels(batch: Sequence[DecodedImage]) -> np.ndarray:
     return np.stack([image.pixels for image in batch])
 
 
-def _feature_row(image: DecodedImage, backbone: str, feature: np.ndarray, grid: np.ndarray | None = None) -> FeatureRow:
+def _feature_row(
+    image: DecodedImage, backbone: str, feature: np.ndarray, grid: np.ndarray | None = None
+) -> FeatureRow:
     return FeatureRow(
         image_id=image.ref.image_id,
         image_uri=image.ref.image_uri,
@@ -73,12 +75,18 @@ class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
         return _loaded(self._load)
 
     def run_inference(
-        self, batch: Sequence[DecodedImage], model: Backbone, inference_args: dict[str, Any] | None = None
+        self,
+        batch: Sequence[DecodedImage],
+        model: Backbone,
+        inference_args: dict[str, Any] | None = None,
     ) -> Iterable[FeatureRow]:
         features, grids = model.features(_pixels(batch))
         half = grids.astype(np.float16) if self._grid else [None] * len(batch)
         advance(len(batch))
-        return [_feature_row(*row) for row in zip(batch, [model.name] * len(batch), features, half, strict=True)]
+        return [
+            _feature_row(*row)
+            for row in zip(batch, [model.name] * len(batch), features, half, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -105,14 +113,18 @@ class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels
         return _loaded(self._load)
 
     def run_inference(
-        self, batch: Sequence[DecodedImage], model: CaptioningModels, inference_args: dict[str, Any] | None = None
+        self,
+        batch: Sequence[DecodedImage],
+        model: CaptioningModels,
+        inference_args: dict[str, Any] | None = None,
     ) -> Iterable[CaptionedImage]:
         features, grids = model.backbone.features(_pixels(batch))
         # as they are in tables of features, so that captions made of those are the same
         captions = model.generator.generate(features, grids.astype(np.float16))
         advance(len(batch))
         rows = [
-            _feature_row(image, model.backbone.name, feature) for image, feature in zip(batch, features, strict=True)
+            _feature_row(image, model.backbone.name, feature)
+            for image, feature in zip(batch, features, strict=True)
         ]
         return [
             CaptionedImage(row, _caption_row(row, caption, model.generator))
@@ -136,15 +148,22 @@ class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, CaptionGenerato
         return _loaded(self._load)
 
     def run_inference(
-        self, batch: Sequence[FeatureRow], model: CaptionGenerator, inference_args: dict[str, Any] | None = None
+        self,
+        batch: Sequence[FeatureRow],
+        model: CaptionGenerator,
+        inference_args: dict[str, Any] | None = None,
     ) -> Iterable[CaptionRow]:
         grids = np.stack([row.grid for row in batch if row.grid is not None])  # all have it
         captions = model.generate(np.stack([row.feature for row in batch]), grids)
         advance(len(batch))
-        return [_caption_row(row, caption, model) for row, caption in zip(batch, captions, strict=True)]
+        return [
+            _caption_row(row, caption, model) for row, caption in zip(batch, captions, strict=True)
+        ]
 
 
-def _caption_row(image: FeatureRow, caption: GeneratedCaption, generator: CaptionGenerator) -> CaptionRow:
+def _caption_row(
+    image: FeatureRow, caption: GeneratedCaption, generator: CaptionGenerator
+) -> CaptionRow:
     return CaptionRow(
         image_id=image.image_id,
         image_uri=image.image_uri,

@@ -10,7 +10,12 @@ from typing import Any
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
 
 from captioner_core.console.arguments import OneLineParser, guarded, start
 from captioner_core.errors import CheckFailed, JobFailed
@@ -19,7 +24,7 @@ from captioner_core.options import add_arguments, check_absolute, from_namespace
 from captioner_core.process import program
 from captioner_core.process.error_lines import describe
 from captioner_core.runs import commits
-from captioner_core.security.redaction import shown_arguments
+from captioner_core.security.redaction import redact_arguments
 from captioner_core.tables.layout import RunLayout
 
 # What DirectRunner comes down to on one machine, named outright: DirectRunner first looks
@@ -57,8 +62,12 @@ def run_pipeline(
     if not any(one.startswith("--environment_cache_millis") for one in pipeline_args):
         options.view_as(PortableOptions).environment_cache_millis = _KEEP_WORKERS_MS
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
-    logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)  # that it starts a job server
-    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # what a step raised comes from below
+    logging.getLogger("apache_beam.utils.subprocess_server").setLevel(
+        logging.ERROR
+    )  # that it starts a job server
+    logging.getLogger("apache_beam.runners.common").setLevel(
+        logging.CRITICAL
+    )  # what a step raised comes from below
     try:
         with beam.Pipeline(options=options) as pipeline:
             build(pipeline)
@@ -92,7 +101,10 @@ def runs_here(options: PipelineOptions) -> bool:
 
 
 def _runs_in_this_process(options: PipelineOptions) -> bool:
-    return runs_here(options) and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
+    return (
+        runs_here(options)
+        and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
+    )
 
 
 def _raised_in_step(error: BaseException) -> BaseException:
@@ -133,7 +145,9 @@ def check_failures(failed: int, allowed: int | None) -> None:
       CheckFailed: there are more.
     """
     if allowed is not None and failed > allowed:
-        raise CheckFailed(f"--max-failures {allowed}: {failed} images failed; the failures table says why")
+        raise CheckFailed(
+            f"--max-failures {allowed}: {failed} images failed; the failures table says why"
+        )
 
 
 def main(
@@ -148,7 +162,9 @@ def main(
 
     def parse_and_run() -> int:
         parser = OneLineParser(
-            prog=prog, description=description, epilog="Other options go to Beam, such as --runner=FlinkRunner."
+            prog=prog,
+            description=description,
+            epilog="Other options go to Beam, such as --runner=FlinkRunner.",
         )
         add_arguments(parser, options_class)
         namespace, pipeline_args = parser.parse_known_args(argv)
@@ -170,4 +186,4 @@ def check_pipeline_args(parser: argparse.ArgumentParser, arguments: Sequence[str
                 continue
     _, unknown = known.parse_known_args(arguments)
     if unknown:
-        parser.error(f"unrecognized arguments: {shown_arguments(unknown)}")
+        parser.error(f"unrecognized arguments: {redact_arguments(unknown)}")

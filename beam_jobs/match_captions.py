@@ -60,7 +60,9 @@ def build(pipeline: beam.Pipeline, run: layout.RunLayout, plan: MatchPlan) -> No
 
 
 def run(
-    options: MatchOptions, pipeline_args: Sequence[str] = (), manifest: commits.Manifest | None = None
+    options: MatchOptions,
+    pipeline_args: Sequence[str] = (),
+    manifest: commits.Manifest | None = None,
 ) -> commits.Manifest:
     """Matches and commits.
 
@@ -83,17 +85,29 @@ def run(
     options = _with_own_names(options)
     check_run_output(run_layout)
     encoder = load_encoder(options.encoder)
-    inputs = plan_inputs(options, encoder, unfinished=Unfinished(run_layout, manifest) if manifest else None)
+    inputs = plan_inputs(
+        options, encoder, unfinished=Unfinished(run_layout, manifest) if manifest else None
+    )
     if manifest is None:
         manifest = commits.manifest_to_extend(run_layout, inputs.captions)
         is_kept = bool(manifest["stages"])
-        own = (run_layout.table(layout.CAPTIONS), run_layout.table(layout.FEATURES)) if is_kept else ()
-        read = {"--captions": inputs.captions, "--index": inputs.index, "--features": inputs.features}
+        own = (
+            (run_layout.table(layout.CAPTIONS), run_layout.table(layout.FEATURES))
+            if is_kept
+            else ()
+        )
+        read = {
+            "--captions": inputs.captions,
+            "--index": inputs.index,
+            "--features": inputs.features,
+        }
         check_inputs_apart(run_layout, read, own)
     run_layout = commits.begin_attempt(run_layout)
     plan = _plan(options, inputs, encoder, run_layout)
     with progress("match", _row_count(inputs.captions), "captions"):
-        launch.run_pipeline(lambda pipeline: build(pipeline, run_layout, plan), pipeline_args, run_layout)
+        launch.run_pipeline(
+            lambda pipeline: build(pipeline, run_layout, plan), pipeline_args, run_layout
+        )
     return commits.commit_stage(
         run_layout,
         manifest,
@@ -117,20 +131,33 @@ def _with_own_names(options: MatchOptions) -> MatchOptions:
     own = [run.table(name) for name in (layout.CAPTIONS, layout.FEATURES)]
 
     def named(places: Iterable[str]) -> tuple[str, ...]:
-        return tuple(next((name for name in own if is_same_place(place, name)), place) for place in places)
+        return tuple(
+            next((name for name in own if is_same_place(place, name)), place) for place in places
+        )
 
     return dataclasses.replace(
-        options, captions=named(options.captions), index=named(options.index), features=named(options.features)
+        options,
+        captions=named(options.captions),
+        index=named(options.index),
+        features=named(options.features),
     )
 
 
-def _plan(options: MatchOptions, inputs: MatchInputs, encoder: TextEncoder, run: layout.RunLayout) -> MatchPlan:
+def _plan(
+    options: MatchOptions, inputs: MatchInputs, encoder: TextEncoder, run: layout.RunLayout
+) -> MatchPlan:
     """Writes what all workers read, and says where it is."""
     # every attempt has a folder of its own, since processes keep what they have opened
     folder = layout.join(run.staging, "match")
     facts = layout.join(folder, "facts")
-    captions = [TableSource(uri, inputs.collections[uri]) for uri in (*inputs.captions, *inputs.index)]
-    features = [TableSource(found, source.collection) for source in captions if (found := features_beside(source.uri))]
+    captions = [
+        TableSource(uri, inputs.collections[uri]) for uri in (*inputs.captions, *inputs.index)
+    ]
+    features = [
+        TableSource(found, source.collection)
+        for source in captions
+        if (found := features_beside(source.uri))
+    ]
     features += [TableSource(uri, inputs.collections[uri]) for uri in inputs.features]
     write_image_facts(features, captions, facts, encoder)
     queries, indexed = _row_count(inputs.captions), _row_count(inputs.index)
@@ -162,7 +189,9 @@ def _row_count(uris: Iterable[str]) -> int:
 def main_with(options: MatchOptions, pipeline_args: Sequence[str]) -> int:
     """Runs the job and says what came out."""
     counts = run(options, pipeline_args)["counts"]
-    print(f"{counts['matches']} matches of {counts['match_summary']} images in {options.layout.run_dir}")
+    print(
+        f"{counts['matches']} matches of {counts['match_summary']} images in {options.layout.run_dir}"
+    )
     return 0
 
 

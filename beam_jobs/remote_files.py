@@ -55,10 +55,14 @@ class _BeamFiles(pafs.FileSystemHandler):
         if selector.recursive:
             return [_file(found) for found in files]
         names = {
-            found.path.removeprefix(folder).partition("/")[0] for found in files if "/" in found.path[len(folder) :]
+            found.path.removeprefix(folder).partition("/")[0]
+            for found in files
+            if "/" in found.path[len(folder) :]
         }
         folders = [pafs.FileInfo(folder + name, pafs.FileType.Directory) for name in sorted(names)]
-        return folders + [_file(found) for found in files if "/" not in found.path.removeprefix(folder)]
+        return folders + [
+            _file(found) for found in files if "/" not in found.path.removeprefix(folder)
+        ]
 
     def create_dir(self, path: str, recursive: bool) -> None:
         if not FileSystems.exists(path):

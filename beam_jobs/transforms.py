@@ -18,12 +18,20 @@ from captioner_core.console.progress import advance
 from captioner_core.errors import ImageError
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.io import storage
-from captioner_core.io.ordered_map import in_order
+from captioner_core.io.ordered_map import ordered_map
 from captioner_core.options import ImageLimits
-from captioner_core.runs.reuse import EarlierImages, Group, feature_row
+from captioner_core.runs.reuse import FeatureCache, Group, feature_row
 from captioner_core.security.allowed_roots import local_path_of
 from captioner_core.tables.layout import RunLayout
-from captioner_core.tables.schemas import DECODING, TABLE_SCHEMAS, FailureRow, FeatureRow, ImageRef, Row, as_table
+from captioner_core.tables.schemas import (
+    DECODING,
+    TABLE_SCHEMAS,
+    FailureRow,
+    FeatureRow,
+    ImageRef,
+    Row,
+    as_table,
+)
 
 FAILED = "failed"
 KNOWN = "known"
@@ -41,12 +49,15 @@ class ReadListing(beam.PTransform):
 
     files: Sequence[ListingFile]
 
-    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[list[ImageRef]], beam.PCollection[FailureRow]]:
+    def expand(
+        self, pipeline: beam.Pipeline
+    ) -> tuple[beam.PCollection[list[ImageRef]], beam.PCollection[FailureRow]]:
         listed = (
             pipeline
             | "Files" >> beam.Create(self.files)
             | "Groups" >> beam.FlatMapTuple(_groups)
-            | "SpreadOut" >> beam.Reshuffle()  # places in the listing alone cross it, never ids or image bytes
+            | "SpreadOut"
+            >> beam.Reshuffle()  # places in the listing alone cross it, never ids or image bytes
             | "Read" >> beam.FlatMapTuple(_listed).with_outputs(FAILED, main="found")
         )
         return listed.found, listed[FAILED]
@@ -59,7 +70,9 @@ def _groups(uri: str, groups: int) -> Iterator[tuple[str, int]]:
 def _listed(uri: str, group: int) -> Iterator[Any]:
     found = read_listing(uri, group)
     yield [entry for entry in found if isinstance(entry, ImageRef)]
-    yield from (beam.pvalue.TaggedOutput(FAILED, entry) for entry in found if isinstance(entry, FailureRow))
+    yield from (
+        beam.pvalue.TaggedOutput(FAILED, entry) for entry in found if isinstance(entry, FailureRow)
+    )
 
 
 @dataclass
@@ -76,13 +89,21 @@ class DecodeImages(beam.PTransform):
     folder: str
     size: int
     limits: ImageLimits
-    earlier: EarlierImages | None = None
+    earlier: FeatureCache | None = None
 
     def expand(
         self, refs: beam.PCollection[list[ImageRef]]
-    ) -> tuple[beam.PCollection[decoding.DecodedImage], beam.PCollection[KnownImage], beam.PCollection[FailureRow]]:
+    ) -> tuple[
+        beam.PCollection[decoding.DecodedImage],
+        beam.PCollection[KnownImage],
+        beam.PCollection[FailureRow],
+    ]:
         # a worker may have been started in another folder
-        folder = self.folder if storage.is_remote(self.folder) else os.path.abspath(local_path_of(self.folder))
+        folder = (
+            self.folder
+            if storage.is_remote(self.folder)
+            else os.path.abspath(local_path_of(self.folder))
+        )
         decode = _DecodeImages(folder, self.size, self.limits, self.earlier)
         outcome = refs | "Decode" >> beam.ParDo(decode).with_outputs(FAILED, KNOWN, main="decoded")
         return outcome.decoded, outcome[KNOWN], outcome[FAILED]
@@ -99,13 +120,15 @@ class _DecodeImages(beam.DoFn):
     images that follow, and processes decode them.
     """
 
-    def __init__(self, folder: str, size: int, limits: ImageLimits, earlier: EarlierImages | None) -> None:
+    def __init__(
+        self, folder: str, size: int, limits: ImageLimits, earlier: FeatureCache | None
+    ) -> None:
         self._folder, self._size, self._limits, self._earlier = folder, size, limits, earlier
         self._failures = Metrics.counter("images", "failed")
         self._decoded = Metrics.counter("images", "decoded")
 
     def process(self, refs: Sequence[ImageRef]) -> Iterable[Any]:
-        for outcome in in_order(self._decode, refs, ahead=_IMAGES_AHEAD):
+        for outcome in ordered_map(self._decode, refs, ahead=_IMAGES_AHEAD):
             if isinstance(outcome, decoding.DecodedImage):
                 self._decoded.inc()
                 yield outcome
@@ -120,19 +143,26 @@ class _DecodeImages(beam.DoFn):
         try:
             data = read_bytes(ref.image_uri, self._limits.max_bytes, self._folder)
             sha256 = hashlib.sha256(data).hexdigest()
-            if self._earlier is not None and (found := self._earlier.find(sha256, self._limits.max_pixels)):
+            if self._earlier is not None and (
+                found := self._earlier.find(sha256, self._limits.max_pixels)
+            ):
                 group, row = found
                 return group, (row, ref, sha256)
             pixels, width, height = decoder_pool.decode(
-                data, size=self._size, max_pixels=self._limits.max_pixels, max_seconds=self._limits.max_seconds
+                data,
+                size=self._size,
+                max_pixels=self._limits.max_pixels,
+                max_seconds=self._limits.max_seconds,
             )
         except ImageError as error:
-            return FailureRow(DECODING, ref.image_id, ref.image_uri, error.error_type, error.message)
+            return FailureRow(
+                DECODING, ref.image_id, ref.image_uri, error.error_type, error.message
+            )
         return decoding.DecodedImage(ref, sha256, width, height, pixels)
 
 
 @dataclass
-class TakeOver(beam.PTransform):
+class ReadCached(beam.PTransform):
     """What an earlier run found for images with the same bytes, as rows of this run.
 
     Args:
@@ -140,17 +170,21 @@ class TakeOver(beam.PTransform):
       make: of a row of features and what else is known of the image, what goes on.
     """
 
-    earlier: EarlierImages
-    make: Callable[[FeatureRow, EarlierImages], Any]
+    earlier: FeatureCache
+    make: Callable[[FeatureRow, FeatureCache], Any]
 
     def expand(self, known: beam.PCollection[KnownImage]) -> beam.PCollection[Any]:
         return (
-            known | "GroupByPlace" >> beam.GroupByKey() | "ReadRows" >> beam.ParDo(_TakeOver(self.earlier, self.make))
+            known
+            | "GroupByPlace" >> beam.GroupByKey()
+            | "ReadRows" >> beam.ParDo(_TakeOver(self.earlier, self.make))
         )
 
 
 class _TakeOver(beam.DoFn):
-    def __init__(self, earlier: EarlierImages, make: Callable[[FeatureRow, EarlierImages], Any]) -> None:
+    def __init__(
+        self, earlier: FeatureCache, make: Callable[[FeatureRow, FeatureCache], Any]
+    ) -> None:
         self._earlier, self._make = earlier, make
         self._taken = Metrics.counter("images", TAKEN_OVER)
 
@@ -158,7 +192,9 @@ class _TakeOver(beam.DoFn):
         group, found = grouped
         table = self._earlier.rows(group)
         for row, ref, sha256 in found:
-            yield self._make(feature_row(table, row, ref.image_id, ref.image_uri, sha256), self._earlier)
+            yield self._make(
+                feature_row(table, row, ref.image_id, ref.image_uri, sha256), self._earlier
+            )
             self._taken.inc()
             advance(1)
 

@@ -20,11 +20,15 @@ COUNT = 400
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", required=True, type=Path, help="folder of images")
     parser.add_argument("--count", type=int, default=COUNT)
     asked = parser.parse_args(argv)
-    files = sorted(path for path in asked.images.rglob("*") if path.is_file())[: asked.count + asked.count // 100]
+    files = sorted(path for path in asked.images.rglob("*") if path.is_file())[
+        : asked.count + asked.count // 100
+    ]
     with tempfile.TemporaryDirectory(dir=asked.images.parent) as name:
         folder, out = Path(name, "images"), Path(name, "out")
         folder.mkdir()
@@ -39,14 +43,19 @@ def main(argv: list[str] | None = None) -> int:
         (folder / files[0].name).rename(folder / f"renamed-{files[0].name}")
         again, _ = _captioner("run", *run)
         idle = _captioner("run", *run)[0]
-        print(f"with {len(files) - asked.count} new and one renamed: {again:.1f} s; with nothing new: {idle:.1f} s")
+        print(
+            f"with {len(files) - asked.count} new and one renamed: {again:.1f} s; with nothing new: {idle:.1f} s"
+        )
     return 0
 
 
 def _captioner(*arguments: str) -> tuple[float, str]:
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "captioner_cli", *arguments], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "captioner_cli", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return time.perf_counter() - start, done.stdout
 

@@ -35,7 +35,9 @@ WIDTHS = (1, 3, 10)
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     asked = parser.parse_args(argv)
@@ -46,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
     features, grid = load_backbone("xception").features(pixels)
     model = load_model(PRETRAINED)
     generators = {width: CaptionGenerator(model, width) for width in WIDTHS}
-    lengths = [caption.n_tokens for caption in generators[1].generate(features[:PEER_IMAGES], grid[:PEER_IMAGES])]
+    lengths = [
+        caption.n_tokens
+        for caption in generators[1].generate(features[:PEER_IMAGES], grid[:PEER_IMAGES])
+    ]
     longest = model.config.max_words + 1
     tutorial = tutorial_model(model.config.vocabulary_size, longest)
 
@@ -62,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         for start in range(0, len(features), BATCH):
             generator.generate(features[start : start + BATCH], grid[start : start + BATCH])
 
-    ways = {f"ours, beam of {width}": lambda width=width: batches(generators[width]) for width in WIDTHS}
+    ways = {
+        f"ours, beam of {width}": lambda width=width: batches(generators[width]) for width in WIDTHS
+    }
     title = f"Captions in batches of {BATCH}, {model.config.members} members, {np.mean(lengths):.1f} words"
     compare(title, ways, amount=len(features), unit="captions", rounds=asked.rounds)
     peer = {"the tutorials' loop, model.predict a word": loop}

@@ -27,7 +27,11 @@ from captioner_core.training.dataset import DEV, read_captions_by_split  # noqa:
 from captioner_core.training.train_encoder import read_features  # noqa: E402
 
 NUMBERS, COLOURS = ("one", "two", "three", "four"), ("black", "brown", "white", "red")
-SCENES = ("{} dogs run over the grass", "{} children play in the water", "{} people stand near a car")
+SCENES = (
+    "{} dogs run over the grass",
+    "{} children play in the water",
+    "{} people stand near a car",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,22 +47,35 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{'encoder':14} {'dim':>5} " + " ".join(f"{name:>7}" for name in columns))
     encoders = [load_encoder(name) for name in ENCODERS]
     for encoder in encoders:
-        figures = [*_caption_recall(encoder, captions), *_image_recall(encoder, captions, features, backbone)]
-        shown = " ".join(f"{100 * value:7.1f}" if value is not None else f"{'':>7}" for value in figures)
+        figures = [
+            *_caption_recall(encoder, captions),
+            *_image_recall(encoder, captions, features, backbone),
+        ]
+        shown = " ".join(
+            f"{100 * value:7.1f}" if value is not None else f"{'':>7}" for value in figures
+        )
         print(f"{encoder.name:14} {encoder.dim:5} {shown}", flush=True)
     print("\nWhat a score of 0.9 or more lets through, of all pairs of captions of two images")
-    print(f"{'encoder':14} {'judge':8} {'cosine':>7} {'matches/image':>14} {'right':>7} {'of all right':>13}")
+    print(
+        f"{'encoder':14} {'judge':8} {'cosine':>7} {'matches/image':>14} {'right':>7} {'of all right':>13}"
+    )
     for encoder in encoders:
         judge = load_encoder("learned" if encoder.name == "minilm" else "minilm")
         cosines, fits = judge_pairs(captions, encoder, judge)
         reached = fits[cosines >= encoder.calibration.cosine]
         each = 2 * len(reached) / len(captions)
         shares = f"{100 * reached.mean():6.1f}% {100 * reached.sum() / fits.sum():12.2f}%"
-        print(f"{encoder.name:14} {judge.name:8} {encoder.calibration.cosine:7.3f} {each:14.2f} {shares}", flush=True)
+        print(
+            f"{encoder.name:14} {judge.name:8} {encoder.calibration.cosine:7.3f} {each:14.2f} {shares}",
+            flush=True,
+        )
     print("\nMean score of captions that differ in one word alone, and how many of them reach 0.9")
     print(f"{'encoder':14} {'number':>14} {'colour':>14} {'negation':>14}")
     for encoder in encoders:
-        print(f"{encoder.name:14} " + " ".join(_confused(encoder, pairs) for pairs in _probes()), flush=True)
+        print(
+            f"{encoder.name:14} " + " ".join(_confused(encoder, pairs) for pairs in _probes()),
+            flush=True,
+        )
     return 0
 
 
@@ -73,7 +90,10 @@ def _caption_recall(encoder: TextEncoder, captions: dict[str, list[str]]) -> tup
 
 
 def _image_recall(
-    encoder: TextEncoder, captions: dict[str, list[str]], features: npt.NDArray[np.float32], backbone: str
+    encoder: TextEncoder,
+    captions: dict[str, list[str]],
+    features: npt.NDArray[np.float32],
+    backbone: str,
 ) -> tuple[float | None, ...]:
     """Recall at 1 and 10 from images to captions and from captions to images."""
     if not isinstance(encoder, JointEncoder) or encoder.backbone != backbone:
@@ -84,7 +104,9 @@ def _image_recall(
 
 
 def _found(
-    scores: npt.NDArray[np.float32], owner: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64] | None = None
+    scores: npt.NDArray[np.float32],
+    owner: npt.NDArray[np.int64],
+    wanted: npt.NDArray[np.int64] | None = None,
 ) -> tuple[float, float]:
     best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
     right = owner[best] == (np.arange(len(scores)) if wanted is None else wanted)[:, None]
@@ -98,15 +120,23 @@ def _flat(captions: dict[str, list[str]]) -> tuple[list[str], npt.NDArray[np.int
 
 def _probes() -> tuple[list[tuple[str, str]], ...]:
     swaps = (
-        [(scene.format(a), scene.format(b)) for scene in SCENES for a, b in itertools.combinations(words, 2)]
+        [
+            (scene.format(a), scene.format(b))
+            for scene in SCENES
+            for a, b in itertools.combinations(words, 2)
+        ]
         for words in (NUMBERS, COLOURS)
     )
-    negated = [(scene.format("two"), scene.format("two").replace(" the ", " no ")) for scene in SCENES]
+    negated = [
+        (scene.format("two"), scene.format("two").replace(" the ", " no ")) for scene in SCENES
+    ]
     return (*swaps, [*negated, ("a man with a hat", "a man without a hat")])
 
 
 def _confused(encoder: TextEncoder, pairs: list[tuple[str, str]]) -> str:
-    one, other = (encoder.encode([pair[side] for pair in pairs]).astype(np.float64) for side in (0, 1))
+    one, other = (
+        encoder.encode([pair[side] for pair in pairs]).astype(np.float64) for side in (0, 1)
+    )
     scores = encoder.calibration.scores(np.einsum("nd,nd->n", one, other))
     return f"{scores.mean():6.2f} {100 * np.mean(scores >= 0.9):5.0f} %"
 

@@ -40,11 +40,20 @@ COUNT, ROUNDS, BATCH = 512, 5, 32
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="folder of JPEGs; drawn ones where it is left out")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--images", type=Path, help="folder of JPEGs; drawn ones where it is left out"
+    )
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--only", default="", metavar="TEXT", help="only ways whose names hold this, and no tutorials")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="only ways whose names hold this, and no tutorials",
+    )
     asked = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         source = asked.images
@@ -77,7 +86,11 @@ def _predict(network: keras.Model, files: Sequence[Path]) -> None:
         return keras.applications.xception.preprocess_input(pixels)
 
     listed = tf.data.Dataset.from_tensor_slices([str(file) for file in files])
-    batches = listed.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
+    batches = (
+        listed.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(BATCH)
+        .prefetch(tf.data.AUTOTUNE)
+    )
     network.predict(batches, verbose=0)
 
 
@@ -109,10 +122,17 @@ def _ours(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
         except CaptionerError as error:
             print(error)
             continue
-        ways[f"our network, {precision}, pixels in memory"] = functools.partial(_network_alone, backbone, decoded)
+        ways[f"our network, {precision}, pixels in memory"] = functools.partial(
+            _network_alone, backbone, decoded
+        )
         for grid in (False, True):
             options = ExtractOptions(
-                images=str(folder), output=str(output), batch_size=BATCH, precision=precision, grid=grid, reuse=False
+                images=str(folder),
+                output=str(output),
+                batch_size=BATCH,
+                precision=precision,
+                grid=grid,
+                reuse=False,
             )
             name = f"our whole job, {precision}, {'with' if grid else 'no'} grid"
             ways[name] = functools.partial(extract_features.run, options)

@@ -22,7 +22,9 @@ def keras_averages() -> Any:
 
     from captioner_core.weights import assets
 
-    network = keras.applications.Xception(weights=None, include_top=False, pooling="avg", input_shape=(SIDE, SIDE, 3))
+    network = keras.applications.Xception(
+        weights=None, include_top=False, pooling="avg", input_shape=(SIDE, SIDE, 3)
+    )
     network.load_weights(assets.xception_weights())
     return network
 
@@ -63,7 +65,9 @@ def daft_frames(images: Path, output: Path) -> None:
 
     @daft.cls(max_concurrency=1)
     class Extract(Model):
-        @daft.method.batch(return_dtype=DataType.fixed_size_list(DataType.float32(), DIM), batch_size=BATCH)
+        @daft.method.batch(
+            return_dtype=DataType.fixed_size_list(DataType.float32(), DIM), batch_size=BATCH
+        )
         def vectors(self, pictures: daft.Series) -> Any:
             flat = pictures.to_arrow().storage.flatten().to_numpy()
             return list(self.features(flat.reshape(-1, SIDE, SIDE, 3)))
@@ -71,4 +75,6 @@ def daft_frames(images: Path, output: Path) -> None:
     frame = daft.from_glob_path(f"{images}/**")
     picture = daft.col("path").download().decode_image(mode="RGB").resize(SIDE, SIDE)
     frame = frame.with_column("picture", picture.cast(DataType.image("RGB", SIDE, SIDE)))
-    frame.select("path", Extract().vectors(daft.col("picture")).alias("feature")).write_parquet(str(output))
+    frame.select("path", Extract().vectors(daft.col("picture")).alias("feature")).write_parquet(
+        str(output)
+    )

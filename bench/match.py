@@ -30,11 +30,11 @@ import numpy.typing as npt  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
 from captioner_core.matching import (  # noqa: E402
-    ImageFacts,
+    ImageVectors,
     Search,
     answer_rows,
+    candidate_count,
     group_images,
-    kept_rows,
     make_caption_set,
     make_records,
 )
@@ -51,7 +51,9 @@ Answer = tuple[int, float]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--captions", type=int, default=CAPTIONS)
     parser.add_argument("--rows", default=",".join(map(str, ROWS)))
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
@@ -69,8 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(captions: int, distinct: int) -> None:
-    print(f"\n{captions:,} captions, {distinct:,} of them distinct, against all others; median of {ROUNDS}")
-    print(f"{'way':40} {'seconds':>8} {'(all)':>16} {'peak MB':>8} {'matches':>9} {'sum of scores':>14} {'ratio':>6}")
+    print(
+        f"\n{captions:,} captions, {distinct:,} of them distinct, against all others; median of {ROUNDS}"
+    )
+    print(
+        f"{'way':40} {'seconds':>8} {'(all)':>16} {'peak MB':>8} {'matches':>9} {'sum of scores':>14} {'ratio':>6}"
+    )
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS if name != "spacy"}
     for _ in range(ROUNDS):
         for name, taken in runs.items():
@@ -130,7 +136,8 @@ def made_captions(count: int, distinct: int, seed: int = 0) -> list[str]:
     drawn = random.choice(len(words), size=(distinct, 12), p=weights / weights.sum())
     lengths = random.integers(6, 13, distinct)
     listed = [
-        f"{' '.join(words[w] for w in row[:n])} {i}" for i, (row, n) in enumerate(zip(drawn, lengths, strict=True))
+        f"{' '.join(words[w] for w in row[:n])} {i}"
+        for i, (row, n) in enumerate(zip(drawn, lengths, strict=True))
     ]
     return [*listed, *(listed[place] for place in random.integers(0, distinct, count - distinct))]
 
@@ -147,15 +154,22 @@ def _counts() -> dict[str, int]:
 
 def _ours(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> tuple[float, Answer]:
     asking = make_caption_set(_records(texts, "q"), encoder, searched=False)
-    index = make_caption_set(_records(others or texts, "i" if others else "q"), encoder, searched=False)
+    index = make_caption_set(
+        _records(others or texts, "i" if others else "q"), encoder, searched=False
+    )
     start = time.perf_counter()
-    index = dataclasses.replace(index, outline=make_outline(index.vectors))  # what faiss does in add()
+    index = dataclasses.replace(
+        index, outline=make_outline(index.vectors)
+    )  # what faiss does in add()
     groups = group_images(asking)
-    search = Search(encoder.calibration, np.float32(THRESHOLD), kept_rows(TOP_K))
+    search = Search(encoder.calibration, np.float32(THRESHOLD), candidate_count(TOP_K))
     answers = search.answers(asking, groups, index)
-    matches, _ = answer_rows(asking, groups, answers, TOP_K, encoder, ImageFacts())
+    matches, _ = answer_rows(asking, groups, answers, TOP_K, encoder, ImageVectors())
     seconds = time.perf_counter() - start
-    return seconds, (len(matches), float(np.sum(matches.column("score").to_numpy(), dtype=np.float64)))
+    return seconds, (
+        len(matches),
+        float(np.sum(matches.column("score").to_numpy(), dtype=np.float64)),
+    )
 
 
 def _records(texts: list[str], prefix: str) -> pa.Table:
@@ -163,7 +177,9 @@ def _records(texts: list[str], prefix: str) -> pa.Table:
     return make_records(ids, texts, ["generated"] * len(texts))
 
 
-def _faiss(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> tuple[float, Answer]:
+def _faiss(
+    texts: list[str], others: list[str] | None, encoder: TextEncoder
+) -> tuple[float, Answer]:
     import faiss
 
     vectors = encoder.encode(texts)
@@ -175,19 +191,28 @@ def _faiss(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> 
     return _told(start, cosines, found, encoder, apart=others is not None)
 
 
-def _sklearn(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> tuple[float, Answer]:
+def _sklearn(
+    texts: list[str], others: list[str] | None, encoder: TextEncoder
+) -> tuple[float, Answer]:
     from sklearn.neighbors import NearestNeighbors
 
     vectors = encoder.encode(texts)
     indexed = encoder.encode(others) if others else vectors
     start = time.perf_counter()
-    search = NearestNeighbors(n_neighbors=TOP_K + 1, metric="cosine", algorithm="brute").fit(indexed)
+    search = NearestNeighbors(n_neighbors=TOP_K + 1, metric="cosine", algorithm="brute").fit(
+        indexed
+    )
     distances, found = search.kneighbors(vectors)
     return _told(start, 1 - distances, found, encoder, apart=others is not None)
 
 
 def _told(
-    start: float, cosines: npt.NDArray[np.float32], found: npt.NDArray[np.int64], encoder: TextEncoder, *, apart: bool
+    start: float,
+    cosines: npt.NDArray[np.float32],
+    found: npt.NDArray[np.int64],
+    encoder: TextEncoder,
+    *,
+    apart: bool,
 ) -> tuple[float, Answer]:
     """Of each row its first ten that are not itself and reach the threshold."""
     scores = encoder.calibration.scores(np.clip(cosines.astype(np.float64), -1, 1))
@@ -198,7 +223,9 @@ def _told(
     return time.perf_counter() - start, (len(kept), float(kept.sum()))
 
 
-def _spacy(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> tuple[float, Answer]:
+def _spacy(
+    texts: list[str], others: list[str] | None, encoder: TextEncoder
+) -> tuple[float, Answer]:
     import spacy
     from spacy.vocab import Vocab
 

@@ -32,7 +32,9 @@ COUNT, BATCH = 1000, 32
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", type=Path, required=True, help="dataset folder")
     parser.add_argument("--split", choices=("dev", "train"), default="dev")
     parser.add_argument("--count", type=int, default=COUNT)
@@ -46,15 +48,23 @@ def main(argv: list[str] | None = None) -> int:
     grid_cosines: list[float] = []
     same = 0
     for start in range(0, len(files), BATCH):
-        pixels = np.stack([decoding.decode(file.read_bytes())[0] for file in files[start : start + BATCH]])
-        (exact, exact_grid), (near, near_grid) = (backbone.features(pixels) for backbone in backbones)
+        pixels = np.stack(
+            [decoding.decode(file.read_bytes())[0] for file in files[start : start + BATCH]]
+        )
+        (exact, exact_grid), (near, near_grid) = (
+            backbone.features(pixels) for backbone in backbones
+        )
         cosines += _cosines(exact, near)
         grid_cosines += _cosines(exact_grid, near_grid)
-        pairs = zip(generator.generate(exact, exact_grid), generator.generate(near, near_grid), strict=True)
+        pairs = zip(
+            generator.generate(exact, exact_grid), generator.generate(near, near_grid), strict=True
+        )
         same += sum(one.text == other.text for one, other in pairs)
     low = np.min(cosines)
     print(f"{len(files)} photographs, {PRECISIONS[1]} against {PRECISIONS[0]}")
-    print(f"features: cosine at least {low:.5f}, mean {np.mean(cosines):.6f}; grid: mean {np.mean(grid_cosines):.6f}")
+    print(
+        f"features: cosine at least {low:.5f}, mean {np.mean(cosines):.6f}; grid: mean {np.mean(grid_cosines):.6f}"
+    )
     print(f"captions: {100 * same / len(files):.1f} % the same")
     return 0
 

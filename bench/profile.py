@@ -43,7 +43,9 @@ COUNT, BATCH, SIDE = 512, 32, 4096
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--count", type=int, default=COUNT)
     asked = parser.parse_args(argv)
@@ -61,10 +63,14 @@ def _profile(folder: Path, output: Path) -> None:
     handler = CaptionHandler(_load, batch_size=BATCH)
     models = handler.load_model()
     loaded = time.perf_counter() - start
-    refs, listing = _timed(lambda: [entry for entry in files.list_entries(str(folder)) if isinstance(entry, ImageRef)])
+    refs, listing = _timed(
+        lambda: [entry for entry in files.list_entries(str(folder)) if isinstance(entry, ImageRef)]
+    )
     count = len(refs)
     _, listing_least = _timed(lambda: [entry.name for entry in os.scandir(folder)])
-    data, reading = _timed(lambda: [files.read_bytes(ref.image_uri, 1 << 28, str(folder)) for ref in refs])
+    data, reading = _timed(
+        lambda: [files.read_bytes(ref.image_uri, 1 << 28, str(folder)) for ref in refs]
+    )
     _, reading_least = _timed(lambda: [Path(ref.image_uri).read_bytes() for ref in refs])
     decoded, decode_s = _timed(lambda: [decoding.decode(one) for one in data])
     pictures = [
@@ -91,7 +97,9 @@ def _profile(folder: Path, output: Path) -> None:
         f"{count} photographs, {best_precision()}; matrix products of {SIDE}: float32 {rate32 / 1e9:.0f}, "
         f"bfloat16 {rate16 / 1e9:.0f} GFLOP/s"
     )
-    print(f"an image: {(singles + halves) / 1e9:.1f} GFLOP, {halves / (singles + halves):.0%} of them in bfloat16")
+    print(
+        f"an image: {(singles + halves) / 1e9:.1f} GFLOP, {halves / (singles + halves):.0%} of them in bfloat16"
+    )
     print(f"\n{'stage':24}{'ms an image':>12}{'least':>8}  what the least is")
     for stage, seconds, least, what in (
         ("listing", listing, listing_least, "names alone"),
@@ -100,7 +108,12 @@ def _profile(folder: Path, output: Path) -> None:
         ("inference", inference, network_least, "at the rate of the matrix products"),
         ("captions", captions, captions_least / rate32, "likewise; float32"),
         ("rows and Parquet", writing, written / 1e9, "zstd at 1 GB/s"),
-        ("whole job", whole, None, f"loading {loaded:.1f} s and a first batch of {first_batch:.1f} s in it"),
+        (
+            "whole job",
+            whole,
+            None,
+            f"loading {loaded:.1f} s and a first batch of {first_batch:.1f} s in it",
+        ),
     ):
         shown = "" if least is None else f"{1e3 * least / count:.3f}"
         print(f"{stage:24}{1e3 * seconds / count:12.3f}{shown:>8}  {what}")
@@ -119,7 +132,10 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def _write(rows: list[CaptionedImage]) -> int:
     """Bytes of the tables in memory."""
     size = 0
-    for part, schema in (([r.features for r in rows], FEATURES_SCHEMA), ([r.caption for r in rows], CAPTIONS_SCHEMA)):
+    for part, schema in (
+        ([r.features for r in rows], FEATURES_SCHEMA),
+        ([r.caption for r in rows], CAPTIONS_SCHEMA),
+    ):
         table = rows_as_table(part, "profile", schema)
         pq.write_table(table, io.BytesIO(), compression="zstd")
         size += table.nbytes

@@ -22,7 +22,7 @@ import pyarrow as pa  # noqa: E402
 from captioner_core.analysis.caption_metrics import caption_features  # noqa: E402
 from captioner_core.captioning.generator import CaptionGenerator  # noqa: E402
 from captioner_core.captioning.saved_model import load_model  # noqa: E402
-from captioner_core.matching import CaptionIndex, ImageFacts, Query, make_records  # noqa: E402
+from captioner_core.matching import CaptionIndex, ImageVectors, Query, make_records  # noqa: E402
 from captioner_core.options import PRETRAINED  # noqa: E402
 from captioner_core.text.encoders import load_encoder  # noqa: E402
 from captioner_core.text.encoders.base import JointEncoder  # noqa: E402
@@ -34,21 +34,29 @@ FIRST = (1, 3, 5)
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", required=True, help="dataset folder")
-    parser.add_argument("--features", required=True, help="features table of its images, with the grid")
+    parser.add_argument(
+        "--features", required=True, help="features table of its images, with the grid"
+    )
     asked = parser.parse_args(argv)
     captions = read_captions_by_split(asked.dataset)[DEV]
     model = load_model(PRETRAINED)
     generator = CaptionGenerator(model)
-    written = dict(caption_features(asked.features, list(captions), model.config.backbone, generator))
+    written = dict(
+        caption_features(asked.features, list(captions), model.config.backbone, generator)
+    )
     encoder = load_encoder("learned")
     assert isinstance(encoder, JointEncoder), "the learned encoder has an image side"
     features, _ = read_features(asked.features, list(captions))
     ids = pa.array(list(captions))
-    facts = ImageFacts(ids, ids, features, encoder.encode_images(features))
+    facts = ImageVectors(ids, ids, features, encoder.encode_images(features))
     listed = [(image_id, text) for image_id, texts in captions.items() for text in texts]
-    records = make_records([i for i, _ in listed], [text for _, text in listed], ["human"] * len(listed))
+    records = make_records(
+        [i for i, _ in listed], [text for _, text in listed], ["human"] * len(listed)
+    )
     index = CaptionIndex(records, encoder, facts)
     queries = [Query(image_id, (written[image_id].text,)) for image_id in captions]
     alike = _Alikeness(captions)
@@ -58,13 +66,25 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{'ranked by':12} {'images':>7} " + " ".join(f"{f'first {n}':>9}" for n in FIRST))
     for name, combined in (("score", False), ("combined", True)):
         matches, summary = index.search(queries, threshold=0.9, top_k=max(FIRST), combined=combined)
-        many = set(summary.filter(pa.array(summary.column("n_written").to_numpy() == max(FIRST)))[0].to_pylist())
+        many = set(
+            summary.filter(pa.array(summary.column("n_written").to_numpy() == max(FIRST)))[
+                0
+            ].to_pylist()
+        )
         rows = [row for row in matches.to_pylist() if row["query_image_id"] in many]
         shown = [
-            np.mean([alike[row["query_image_id"], row["match_image_id"]] for row in rows if row["rank"] <= n])
+            np.mean(
+                [
+                    alike[row["query_image_id"], row["match_image_id"]]
+                    for row in rows
+                    if row["rank"] <= n
+                ]
+            )
             for n in FIRST
         ]
-        print(f"{name:12} {len(many):7} " + " ".join(f"{value:9.3f}" for value in shown), flush=True)
+        print(
+            f"{name:12} {len(many):7} " + " ".join(f"{value:9.3f}" for value in shown), flush=True
+        )
     return 0
 
 

@@ -42,7 +42,9 @@ class LightBackbone:
     name = "light"
     input_size = 299
 
-    def features(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def features(
+        self, pixels: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """See ``Backbone.features``."""
         colours = pixels[:, ::50, ::50].reshape(len(pixels), -1).astype(np.float32)
         grid = np.resize(colours[0], (1, GRID_CELLS, CELL_DIM)).repeat(len(pixels), axis=0)
@@ -51,8 +53,12 @@ class LightBackbone:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", type=Path, help="folder of photographs, used more than once if it is small")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--photographs", type=Path, help="folder of photographs, used more than once if it is small"
+    )
     parser.add_argument("--made", type=int, nargs="*", default=MADE, help="numbers of made images")
     parser.add_argument("--grid", action="store_true", help="with the grid")
     parser.add_argument("--run", nargs=2, metavar=("BACKBONE", "DIR"), help=argparse.SUPPRESS)
@@ -62,16 +68,24 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if asked.made:
         with tempfile.TemporaryDirectory() as name:
-            _table("small made images, light backbone", "light", asked.made, _made(Path(name)), asked)
+            _table(
+                "small made images, light backbone", "light", asked.made, _made(Path(name)), asked
+            )
     if asked.photographs:
         files = sorted(path for path in asked.photographs.rglob("*") if path.is_file())
         with tempfile.TemporaryDirectory(dir=asked.photographs.parent) as name:
-            _table("photographs, Xception", "xception", PHOTOGRAPHS, _linked(files, Path(name)), asked)
+            _table(
+                "photographs, Xception", "xception", PHOTOGRAPHS, _linked(files, Path(name)), asked
+            )
     return 0
 
 
 def _table(
-    title: str, backbone: str, sizes: Sequence[int], folder_of: Callable[[int], Path], asked: argparse.Namespace
+    title: str,
+    backbone: str,
+    sizes: Sequence[int],
+    folder_of: Callable[[int], Path],
+    asked: argparse.Namespace,
 ) -> None:
     print(f"{title}\n{'images':>9}{'seconds':>10}{'ms an image':>13}{'peak MB':>9}", flush=True)
     start = 0.0
@@ -79,7 +93,9 @@ def _table(
         command = [sys.executable, "-m", "bench.scale", "--run", backbone, str(folder_of(size))]
         command += ["--grid"] if asked.grid else []
         found = [_measured(command) for _ in range(_ROUNDS if size <= _SHORT else 1)]
-        seconds, peak = (statistics.median(one[name] for one in found) for name in ("seconds", "peak_mb"))
+        seconds, peak = (
+            statistics.median(one[name] for one in found) for name in ("seconds", "peak_mb")
+        )
         start = start or seconds
         each = f"{1e3 * (seconds - start) / (size - 1):.3f}" if size > 1 else "start"
         print(f"{size:>9,}{seconds:>10.1f}{each:>13}{peak:>9,.0f}", flush=True)
@@ -95,7 +111,11 @@ def _extract(backbone: str, images: str, *, grid: bool) -> dict[str, float]:
     from beam_jobs import extract_features
     from captioner_core.options import ExtractOptions
 
-    load = LightBackbone if backbone == "light" else functools.partial(load_backbone, backbone, best_precision())
+    load = (
+        LightBackbone
+        if backbone == "light"
+        else functools.partial(load_backbone, backbone, best_precision())
+    )
     with tempfile.TemporaryDirectory() as output:
         start = time.perf_counter()
         extract_features.run(ExtractOptions(images=images, output=output, grid=grid), load=load)

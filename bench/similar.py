@@ -31,7 +31,9 @@ IMAGES = 12
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the times."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", required=True, type=Path, help="dataset folder")
     parser.add_argument("--captions", type=int, default=40_000)
     asked = parser.parse_args(argv)
@@ -44,11 +46,17 @@ def main(argv: list[str] | None = None) -> int:
         taken = []
         for image in images:
             before = time.perf_counter()
-            write_picture(finder.find(str(image), threshold=0.9, top_k=5), str(Path(folder, "similar.png")))
+            write_picture(
+                finder.find(str(image), threshold=0.9, top_k=5), str(Path(folder, "similar.png"))
+            )
             taken.append(time.perf_counter() - before)
     warm = taken[1:]
-    print(f"{asked.captions:,} captions: loading {loaded - start:.2f} s, first image {taken[0]:.2f} s")
-    print(f"warm, picture included: median {statistics.median(warm):.2f} s, {min(warm):.2f} to {max(warm):.2f}")
+    print(
+        f"{asked.captions:,} captions: loading {loaded - start:.2f} s, first image {taken[0]:.2f} s"
+    )
+    print(
+        f"warm, picture included: median {statistics.median(warm):.2f} s, {min(warm):.2f} to {max(warm):.2f}"
+    )
     return 0
 
 
@@ -58,7 +66,10 @@ def _index(dataset: Path, count: int, folder: Path) -> str:
     whole = pa.concat_tables([table] * repeats).slice(0, count)
     texts = [f"{text} {number}" for number, text in enumerate(whole.column("caption").to_pylist())]
     column = whole.schema.get_field_index("caption")
-    pq.write_table(whole.set_column(column, whole.schema.field(column), pa.array(texts)), folder / "captions.parquet")
+    pq.write_table(
+        whole.set_column(column, whole.schema.field(column), pa.array(texts)),
+        folder / "captions.parquet",
+    )
     return str(folder / "captions.parquet")
 
 

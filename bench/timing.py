@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def compare(title: str, ways: Mapping[str, Callable[[], object]], *, amount: int, unit: str, rounds: int = 5) -> None:
+def compare(
+    title: str, ways: Mapping[str, Callable[[], object]], *, amount: int, unit: str, rounds: int = 5
+) -> None:
     """Prints a table of rates, their spread, and each way's ratio to the first way, its peer.
 
     Args:
@@ -26,17 +28,23 @@ def compare(title: str, ways: Mapping[str, Callable[[], object]], *, amount: int
             if round_number:
                 seconds[name].append(time.perf_counter() - start)
     peer = next(iter(seconds.values()))
-    print(f"\n{title} ({amount} {unit}, median of {rounds}; Python {platform.python_version()}, {_processor()})")
+    print(
+        f"\n{title} ({amount} {unit}, median of {rounds}; Python {platform.python_version()}, {_processor()})"
+    )
     print(f"{'way':48} {unit + '/s':>14} {'lowest':>8} {'highest':>8} {'ratio':>7}")
     for name, taken in seconds.items():
         ratio = statistics.median(one / other for one, other in zip(peer, taken, strict=True))
         rates = [amount / statistics.median(taken), amount / max(taken), amount / min(taken)]
-        print(f"{name:48} {rates[0]:14.1f} {rates[1]:8.1f} {rates[2]:8.1f} {ratio:7.2f}", flush=True)
+        print(
+            f"{name:48} {rates[0]:14.1f} {rates[1]:8.1f} {rates[2]:8.1f} {ratio:7.2f}", flush=True
+        )
 
 
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+            return next(
+                line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -29,11 +29,13 @@ from captioner_core.options import TrainOptions  # noqa: E402
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM  # noqa: E402
 from captioner_core.text.vocabulary import Vocabulary  # noqa: E402
 from captioner_core.training.dataset import FeatureStore, encode_captions  # noqa: E402
-from captioner_core.training.devices import find_place  # noqa: E402
+from captioner_core.training.devices import make_context  # noqa: E402
 from captioner_core.training.loop import Split, Trainer  # noqa: E402
 
 IMAGES, PEER_IMAGES, BATCH, EPOCHS = 512, 32, 16, 4
-VOCABULARY = 3000  # as Flickr8k's; words beyond the sample's own are never seen, but each costs its logit
+VOCABULARY = (
+    3000  # as Flickr8k's; words beyond the sample's own are never seen, but each costs its logit
+)
 
 
 def main() -> int:
@@ -43,7 +45,9 @@ def main() -> int:
     vocabulary = Vocabulary((*known.words, *(f"unseen{n}" for n in range(VOCABULARY - len(known)))))
     peer = _tutorial(dict(list(captions.items())[:PEER_IMAGES]), vocabulary)
     ours, waiting = _ours(captions, vocabulary)
-    print(f"\nTraining from features (vocabulary {VOCABULARY}, {UNITS} units, TensorFlow {tf.__version__})")
+    print(
+        f"\nTraining from features (vocabulary {VOCABULARY}, {UNITS} units, TensorFlow {tf.__version__})"
+    )
     print(f"{'way':48} {'captions/s':>12} {'ratio':>7}")
     print(f"{'a sample for each prefix, generator, model.fit':48} {peer:12.1f} {1:7.1f}")
     print(f"{'our loop, with attention over the grid':48} {ours:12.1f} {ours / peer:7.1f}")
@@ -86,15 +90,19 @@ def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float
     """Captions per second of the last epoch, and the share of it spent on input."""
     config = CaptionerConfig(backbone="bench", vocabulary_size=len(vocabulary), units=UNITS)
     random = np.random.default_rng(0)
-    store = FeatureStore(random.random((len(captions), config.cells, CELL_DIM), np.float32).astype(np.float16))
+    store = FeatureStore(
+        random.random((len(captions), config.cells, CELL_DIM), np.float32).astype(np.float16)
+    )
     encoded = encode_captions(captions, vocabulary, config.max_words)
     dev = encode_captions(dict(list(captions.items())[:BATCH]), vocabulary, config.max_words)
-    place = find_place(None)
+    place = make_context(None)
     split = Split(encoded, store)
     with place.strategy.scope():
         captioner = Captioner(config)
     with tempfile.TemporaryDirectory() as folder:
-        options = TrainOptions(dataset="none", features="none", output=folder, epochs=EPOCHS, batch_size=BATCH)
+        options = TrainOptions(
+            dataset="none", features="none", output=folder, epochs=EPOCHS, batch_size=BATCH
+        )
         of_dev = Split(dev, FeatureStore(store.cells[:BATCH]))
         trainer = Trainer(place, captioner, split, of_dev, options, Path(folder, "checkpoint.npz"))
         state = trainer.fit(lambda result: None)

@@ -16,4 +16,6 @@ def tutorial_model(vocabulary_size: int, longest: int) -> keras.Model:
     embedded = keras.layers.Embedding(vocabulary_size, UNITS, mask_zero=True)(text)
     read = keras.layers.LSTM(UNITS)(keras.layers.Dropout(0.5)(embedded))
     joined = keras.layers.Dense(UNITS, activation="relu")(keras.layers.add([seen, read]))
-    return keras.Model([image, text], keras.layers.Dense(vocabulary_size, activation="softmax")(joined))
+    return keras.Model(
+        [image, text], keras.layers.Dense(vocabulary_size, activation="softmax")(joined)
+    )

@@ -26,7 +26,14 @@ def announce_table(asset: Asset, run: layout.RunLayout) -> None:
     """Tells who waits for an asset where its table is and what the run's manifest counts in it."""
     counts = counts_of(run.run_dir)
     tables = _TABLES[asset]
-    announce(asset, {"uri": run.table(tables[0]), "run_dir": run.run_dir, **{name: counts[name] for name in tables}})
+    announce(
+        asset,
+        {
+            "uri": run.table(tables[0]),
+            "run_dir": run.run_dir,
+            **{name: counts[name] for name in tables},
+        },
+    )
 
 
 def announce(asset: Asset, facts: dict[str, Any]) -> None:

@@ -27,7 +27,9 @@ def caption_form() -> dict[str, Param]:
         **form_of(RunOptions, "images"),
         **form_of(ExtractOptions, "output"),
         **form_of(RunOptions, "model", "threshold", "top_k", "beam_width"),
-        "runner": runner_field("Where the Beam jobs run; DirectRunner is the Airflow worker itself."),
+        "runner": runner_field(
+            "Where the Beam jobs run; DirectRunner is the Airflow worker itself."
+        ),
         **form_of(RunOptions, "only_failures"),
         "run_id": run_id,
         **form_of(RunOptions, "index", "encoder", section="More"),
@@ -63,7 +65,11 @@ class CaptionRun(FilledForm):
         """The whole run, which is checked before the first job starts."""
         matching = {name: self.params[name] for name in ("threshold", "top_k", "encoder")}
         return RunOptions(
-            **self._images(), **self._captioning(), **matching, index=tuple(self.params["index"]), **changes
+            **self._images(),
+            **self._captioning(),
+            **matching,
+            index=tuple(self.params["index"]),
+            **changes,
         )
 
     def extract_options(self) -> ExtractOptions:
@@ -79,7 +85,11 @@ class CaptionRun(FilledForm):
         return self.run_options().match_options()
 
     def _images(self) -> dict[str, Any]:
-        return {"images": self.params["images"], "output": self.params["output"], "run_id": self.run_id}
+        return {
+            "images": self.params["images"],
+            "output": self.params["output"],
+            "run_id": self.run_id,
+        }
 
     def _captioning(self) -> dict[str, Any]:
         return {"model": self.params["model"], "beam_width": self.params["beam_width"]}

@@ -41,12 +41,16 @@ class FilledForm:
         Raises:
           CaptionerError: it is not set up in this place.
         """
-        return runner_options(self.params["runner"], RunnerSettings(settings.variable(settings.RUNNERS)))
+        return runner_options(
+            self.params["runner"], RunnerSettings(settings.variable(settings.RUNNERS))
+        )
 
 
 def runner_field(description: str) -> Param:
     """The field by which a form names a runner."""
-    return Param(DEFAULT_RUNNER, type="string", enum=list(RUNNERS), title="Runner", description=description)
+    return Param(
+        DEFAULT_RUNNER, type="string", enum=list(RUNNERS), title="Runner", description=description
+    )
 
 
 def form_of(options_class: type, *names: str, section: str | None = None) -> dict[str, Param]:
@@ -57,7 +61,10 @@ def form_of(options_class: type, *names: str, section: str | None = None) -> dic
       names: of its fields, in the order of the form.
       section: heading under which the form puts them.
     """
-    hints, fields = typing.get_type_hints(options_class), {f.name: f for f in dataclasses.fields(options_class)}
+    hints, fields = (
+        typing.get_type_hints(options_class),
+        {f.name: f for f in dataclasses.fields(options_class)},
+    )
     return {name: _param(fields[name], hints[name], section) for name in names}
 
 
@@ -79,7 +86,9 @@ def _param(field: dataclasses.Field[Any], hint: Any, section: str | None) -> Par
         if most is not None:
             schema["maximum"] = most
     if field.default is not dataclasses.MISSING:
-        schema["default"] = list(field.default) if isinstance(field.default, tuple) else field.default
+        schema["default"] = (
+            list(field.default) if isinstance(field.default, tuple) else field.default
+        )
     text, limits = facts["help"][0].upper() + facts["help"][1:], limits_text(field)
     if section:
         schema["section"] = section

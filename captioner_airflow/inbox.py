@@ -11,7 +11,7 @@ from captioner_airflow.forms import form_of
 from captioner_airflow.jobs import ask_command
 from captioner_core.errors import CaptionerError
 from captioner_core.options import InboxOptions, arguments_of
-from captioner_core.security.redaction import visible
+from captioner_core.security.redaction import escape_control_chars
 
 _CAPTION_FOLDER = "caption_folder"
 _MOST = 1000  # tasks that Airflow makes of one list at most, [core] max_map_length, are 1024; the rest comes next time
@@ -45,12 +45,25 @@ def complete_folders() -> list[dict[str, Any]]:
     try:
         options = InboxOptions(**place, json=True)
     except TypeError as error:
-        raise CaptionerError(f"Airflow Variable {settings.INBOX}: {error}; docs/airflow.md lists its names") from error
+        raise CaptionerError(
+            f"Airflow Variable {settings.INBOX}: {error}; docs/airflow.md lists its names"
+        ) from error
     starts = []
     for folder in ask_command("inbox", *arguments_of(options)):
-        print(visible(f"{folder['folder']}: {folder['state']} {folder['reason'] or ''}".rstrip()))
+        print(
+            escape_control_chars(
+                f"{folder['folder']}: {folder['state']} {folder['reason'] or ''}".rstrip()
+            )
+        )
         run_id = f"inbox__{folder['run_id']}"
-        if folder["state"] == "ready" and not context["ti"].get_dr_count(_CAPTION_FOLDER, run_ids=[run_id]):
-            asked = {**caption, "images": folder["uri"], "output": options.output, "run_id": folder["run_id"]}
+        if folder["state"] == "ready" and not context["ti"].get_dr_count(
+            _CAPTION_FOLDER, run_ids=[run_id]
+        ):
+            asked = {
+                **caption,
+                "images": folder["uri"],
+                "output": options.output,
+                "run_id": folder["run_id"],
+            }
             starts.append({"trigger_run_id": run_id, "conf": asked})
     return starts[:_MOST]

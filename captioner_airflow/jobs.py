@@ -22,7 +22,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import arguments_of
-from captioner_core.security.redaction import shown_arguments
+from captioner_core.security.redaction import redact_arguments
 
 _GRACE_S = 15.0
 _LOOK_EVERY_S = 0.5
@@ -76,7 +76,10 @@ def counts_of(run_dir: str) -> dict[str, int]:
 
 
 def run_program(
-    module: str, *arguments: str, stdout: IO[str] | None = None, final: Collection[int] = (_BAD_USAGE,)
+    module: str,
+    *arguments: str,
+    stdout: IO[str] | None = None,
+    final: Collection[int] = (_BAD_USAGE,),
 ) -> None:
     """Runs a module of captioner's and waits for its end; its output comes line by line in the task's log.
 
@@ -92,8 +95,12 @@ def run_program(
     """
     python = os.environ.get("CAPTIONER_PYTHON") or sys.executable
     command = [python, "-P", "-m", module, *arguments]
-    print("running", module, shown_arguments(arguments), flush=True)
-    environment = {**_without_airflow(os.environ), "CAPTIONER_LAUNCHER": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    print("running", module, redact_arguments(arguments), flush=True)
+    environment = {
+        **_without_airflow(os.environ),
+        "CAPTIONER_LAUNCHER": str(os.getpid()),
+        "PYTHONUNBUFFERED": "1",
+    }
     # In the task's own process group, which Airflow ends as a whole where the task is cleared or marked failed
     try:
         process = subprocess.Popen(  # noqa: S603  an argument list
@@ -101,7 +108,9 @@ def run_program(
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if stdout is None else stdout,
-            stderr=subprocess.STDOUT if stdout is None else subprocess.PIPE,  # one pipe, so none fills unread
+            stderr=subprocess.STDOUT
+            if stdout is None
+            else subprocess.PIPE,  # one pipe, so none fills unread
             text=True,
             errors="replace",
         )
@@ -122,13 +131,17 @@ def _without_airflow(environment: Mapping[str, str]) -> dict[str, str]:
     But for its home, by which a process can be told to be a job of this Airflow.
     """
     return {
-        name: value for name, value in environment.items() if not name.startswith("AIRFLOW_") or name == "AIRFLOW_HOME"
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("AIRFLOW_") or name == "AIRFLOW_HOME"
     }
 
 
 def _check(module: str, code: int, final: Collection[int]) -> None:
     if code in final:
-        what = "found its input or options bad" if code == _BAD_USAGE else "says that a check failed"
+        what = (
+            "found its input or options bad" if code == _BAD_USAGE else "says that a check failed"
+        )
         raise AirflowFailException(f"{module} {what} (exit code {code}); its last line says which")
     if code:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
@@ -139,7 +152,9 @@ def _check(module: str, code: int, final: Collection[int]) -> None:
 def _ended_with_the_block(pid: int) -> Iterator[None]:
     try:
         yield
-    except BaseException:  # the task's time is up, or it is interrupted: a retry must not meet the job at work
+    except (
+        BaseException
+    ):  # the task's time is up, or it is interrupted: a retry must not meet the job at work
         _end(pid)
         raise
 

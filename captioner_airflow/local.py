@@ -56,7 +56,9 @@ class Place:
         if not self.passwords.exists():
             self.home.mkdir(parents=True, exist_ok=True)
             self.passwords.touch(mode=0o600)
-            self.passwords.write_text(json.dumps({USER: secrets.token_urlsafe(12)}), encoding="utf-8")
+            self.passwords.write_text(
+                json.dumps({USER: secrets.token_urlsafe(12)}), encoding="utf-8"
+            )
         return str(json.loads(self.passwords.read_text(encoding="utf-8"))[USER])
 
     def environment(self, ports: Mapping[str, int]) -> dict[str, str]:
@@ -78,7 +80,9 @@ class Place:
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports["trigger_log"]),
             "CAPTIONER_PYTHON": self.python,
             # airflow standalone looks for the command on the path
-            "PATH": os.pathsep.join([str(Path(self.airflow_python).parent), os.environ.get("PATH", "")]),
+            "PATH": os.pathsep.join(
+                [str(Path(self.airflow_python).parent), os.environ.get("PATH", "")]
+            ),
             "NO_PROXY": ",".join(filter(None, ["localhost,127.0.0.1", os.environ.get("NO_PROXY")])),
         }
         if self.database:
@@ -115,10 +119,14 @@ def free_ports(first: Mapping[str, int], asked: int | None = None) -> dict[str, 
     for name, usual in first.items():
         if name == "api" and asked is not None:
             if not _is_free(asked):
-                raise SystemExit(f"airflow: error: --port {asked} is not free; choose another, or leave it out")
+                raise SystemExit(
+                    f"airflow: error: --port {asked} is not free; choose another, or leave it out"
+                )
             found[name] = asked
         else:
-            found[name] = next(p for p in range(usual, usual + 1000) if p not in found.values() and _is_free(p))
+            found[name] = next(
+                p for p in range(usual, usual + 1000) if p not in found.values() and _is_free(p)
+            )
     return found
 
 
@@ -175,7 +183,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
         with contextlib.suppress(OSError, ValueError, KeyError):
             with urllib.request.urlopen(f"{url}/api/v2/monitor/health", timeout=5) as answer:  # noqa: S310
                 health = json.load(answer)
-            if all(health[name]["status"] == "healthy" for name in ("metadatabase", "scheduler", "dag_processor")):
+            if all(
+                health[name]["status"] == "healthy"
+                for name in ("metadatabase", "scheduler", "dag_processor")
+            ):
                 return
         time.sleep(0.5)
     raise RuntimeError(f"airflow did not answer at {url} within {_READY_S:.0f} s; {log} says why")
@@ -216,13 +227,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     root = Path(__file__).resolve().parents[1]
     parser = argparse.ArgumentParser(prog="airflow", description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("--home", type=Path, default=Path(".airflow"), help="its folder (default: .airflow)")
+    parser.add_argument(
+        "--home", type=Path, default=Path(".airflow"), help="its folder (default: .airflow)"
+    )
     parser.add_argument("--dags", type=Path, default=root / "dags", help="folder of DAG files")
     parser.add_argument("--python", default=sys.executable, help="interpreter of the jobs")
-    parser.add_argument("--port", type=int, help="of the UI (default: the first free one from 8080 on)")
+    parser.add_argument(
+        "--port", type=int, help="of the UI (default: the first free one from 8080 on)"
+    )
     parser.add_argument(
         "--database",
-        default=os.environ.get("AIRFLOW_DB"),  # every user of the machine sees a program's arguments
+        default=os.environ.get(
+            "AIRFLOW_DB"
+        ),  # every user of the machine sees a program's arguments
         help="SQLAlchemy's URL, such as postgresql+psycopg2://user@host/name (default: $AIRFLOW_DB, else SQLite)",
     )
     asked = parser.parse_args(argv)
@@ -230,12 +247,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = Place(asked.home.absolute(), asked.dags.absolute(), python, asked.database or None)
     place.home.mkdir(parents=True, exist_ok=True)
     log = place.home / "standalone.log"
-    for number in (signal.SIGINT, signal.SIGTERM):  # the first too: a shell's background job ignores it
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # the first too: a shell's background job ignores it
         signal.signal(number, _stop)
     print(f"airflow: starting in {place.home}; {log} says more", flush=True)
     try:
         with started(place, log, asked.port) as airflow:
-            print(f"airflow: {airflow.url}\n  user      {USER}\n  password  {place.password()}", flush=True)
+            print(
+                f"airflow: {airflow.url}\n  user      {USER}\n  password  {place.password()}",
+                flush=True,
+            )
             print("Ctrl-C stops it", flush=True)
             code = airflow.process.wait()
             print(f"airflow: ended with exit code {code}; {log} says why", file=sys.stderr)

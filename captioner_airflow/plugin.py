@@ -50,7 +50,9 @@ def _read_report(dag_id: str, run_id: str) -> str | None:
     from captioner_core.tables.layout import RunLayout
 
     with create_session() as session:
-        asked = XComModel.get_many(run_id=run_id, dag_ids=dag_id, task_ids="report", key="return_value", limit=1)
+        asked = XComModel.get_many(
+            run_id=run_id, dag_ids=dag_id, task_ids="report", key="return_value", limit=1
+        )
         row = session.scalars(asked).first()
         run_dir = XComModel.deserialize_value(row) if row else None
     place = RunLayout.of(run_dir) if isinstance(run_dir, str) else None

@@ -31,7 +31,9 @@ RUNNERS: Mapping[str, Runner] = {
     "DirectRunner": Runner({"runner": "FnApiRunner"}),
     # where workers come from is a matter of the cluster; Beam's own choice, Docker, is rarely the one
     "FlinkRunner": Runner({"runner": "FlinkRunner"}, needs=("flink_master", "environment_type")),
-    "SparkRunner": Runner({"runner": "SparkRunner"}, needs=("spark_master_url", "environment_type")),
+    "SparkRunner": Runner(
+        {"runner": "SparkRunner"}, needs=("spark_master_url", "environment_type")
+    ),
     "DataflowRunner": Runner(
         {"runner": "DataflowRunner"},
         needs=("project", "region", "temp_location", "sdk_container_image"),
@@ -78,7 +80,11 @@ def runner_options(name: str, settings: RunnerSettings) -> list[str]:
             f"runner {name!r} needs {lacking[0]!r}; set it in the Airflow Variable {SETTINGS}, as "
             f'{{"{name}": {{"{lacking[0]}": "..."}}}}'
         )
-    return [argument for option, value in {**runner.options, **own}.items() for argument in _arguments(option, value)]
+    return [
+        argument
+        for option, value in {**runner.options, **own}.items()
+        for argument in _arguments(option, value)
+    ]
 
 
 def _arguments(option: str, value: object) -> list[str]:

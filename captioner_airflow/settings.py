@@ -41,5 +41,7 @@ def variable(name: str) -> dict[str, Any]:
             f"Airflow Variable {name!r} is not JSON ({error}); write an object, such as {{}}"
         ) from error
     if not isinstance(value, dict | None):
-        raise CaptionerError(f"Airflow Variable {name!r} {value!r} is no object; write one, such as {{}}")
+        raise CaptionerError(
+            f"Airflow Variable {name!r} {value!r} is no object; write one, such as {{}}"
+        )
     return value or {}

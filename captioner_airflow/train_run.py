@@ -15,7 +15,15 @@ from captioner_core.tables import layout
 from captioner_core.tables.layout import join, run_id_of
 
 _BUILT = ("sample", "flickr8k")
-_TRAINING = ("epochs", "reinforce_epochs", "batch_size", "learning_rate", "dropout", "seed", "workers")
+_TRAINING = (
+    "epochs",
+    "reinforce_epochs",
+    "batch_size",
+    "learning_rate",
+    "dropout",
+    "seed",
+    "workers",
+)
 
 
 def train_form() -> dict[str, Param]:
@@ -48,7 +56,15 @@ def train_form() -> dict[str, Param]:
             description="Where the workers train: processes of the Airflow worker, or pods of an Indexed Job.",
         ),
         "runner": runner_field("Where features are extracted."),
-        **form_of(TrainOptions, "reinforce_epochs", "batch_size", "learning_rate", "dropout", "seed", section="More"),
+        **form_of(
+            TrainOptions,
+            "reinforce_epochs",
+            "batch_size",
+            "learning_rate",
+            "dropout",
+            "seed",
+            section="More",
+        ),
     }
 
 
@@ -101,20 +117,29 @@ class TrainRun(FilledForm):
     def train_options(self) -> TrainOptions:
         """The training."""
         asked = {name: self.params[name] for name in _TRAINING}
-        return TrainOptions(dataset=self.dataset, features=self.features, output=self.model, **asked)
+        return TrainOptions(
+            dataset=self.dataset, features=self.features, output=self.model, **asked
+        )
 
     def evaluations(self) -> list[list[str]]:
         """Arguments of ``captioner evaluate``: of the new model, and of the current one on the same images."""
-        models = [self.model, *([self.models] if Path(self.models, layout.CURRENT_MODEL).exists() else [])]
+        models = [
+            self.model,
+            *([self.models] if Path(self.models, layout.CURRENT_MODEL).exists() else []),
+        ]
         on = [f"--dataset={self.dataset}", f"--features={self.features}", "--split=dev"]
         return [[f"--model={model}", *on] for model in models]
 
     def figures(self) -> dict[str, Any]:
         """The new model's id and its figures on the dev split, as recorded in its folder."""
         metrics = json.loads(Path(self.model, "metrics.json").read_text(encoding="utf-8"))
-        scores = next(one["scores"] for one in reversed(metrics["evaluations"]) if one["split"] == "dev")
+        scores = next(
+            one["scores"] for one in reversed(metrics["evaluations"]) if one["split"] == "dev"
+        )
         return {"model_id": metrics["model_id"], **scores}
 
     def gate_options(self) -> GateOptions:
         """What the model has to pass."""
-        return GateOptions(models=self.models, model=self.model, split="dev", margin=self.params["margin"])
+        return GateOptions(
+            models=self.models, model=self.model, split="dev", margin=self.params["margin"]
+        )

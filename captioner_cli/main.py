@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import captioner_core
 from captioner_core.console.arguments import OneLineParser, guarded, start
 from captioner_core.process import program
-from captioner_core.security.redaction import shown_arguments
+from captioner_core.security.redaction import redact_arguments
 
 COMMANDS = (
     "assets",
@@ -39,7 +39,8 @@ COMMANDS = (
 def make_parser() -> OneLineParser:
     """The parser with every subcommand; nothing heavy is imported for it."""
     parser = OneLineParser(
-        prog="captioner", description="Folders of images to captions and tables of similar images, in batch."
+        prog="captioner",
+        description="Folders of images to captions and tables of similar images, in batch.",
     )
     parser.add_argument("--version", action="version", version=captioner_core.__version__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = make_parser()
         namespace, rest = parser.parse_known_args(argv)
         if rest and not getattr(namespace, "takes_pipeline_options", False):
-            parser.error(f"unrecognized arguments: {shown_arguments(rest)}")
+            parser.error(f"unrecognized arguments: {redact_arguments(rest)}")
         program.check_environment()
         if rest:
             from beam_jobs.launch import check_pipeline_args

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from captioner_core.errors import IMAGE_ERRORS, CaptionerError
-from captioner_core.security.allowed_roots import check_place, plain_place
+from captioner_core.security.allowed_roots import check_uri, normalize_uri
 from captioner_core.security.redaction import without_secret
 from captioner_core.tables.layout import RunLayout
 
@@ -58,12 +58,23 @@ def option(
       limits: least and largest value, None for any; see ``check_fields``.
       remedy: what to do about a value beyond them; "... is the default" where None.
     """
-    metadata = {"help": help, "metavar": metavar, "choices": choices, "limits": limits, "remedy": remedy}
+    metadata = {
+        "help": help,
+        "metavar": metavar,
+        "choices": choices,
+        "limits": limits,
+        "remedy": remedy,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def place_option(
-    default: Any = dataclasses.MISSING, *, help: str, metavar: str, names: Sequence[str] = (), bare_names: bool = False
+def uri_option(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    metavar: str,
+    names: Sequence[str] = (),
+    bare_names: bool = False,
 ) -> Any:
     """An ``option`` whose value is a path or a URI, or a tuple of some; see ``places.check_place``.
 
@@ -88,28 +99,40 @@ def check_fields(options: Any) -> None:
       CaptionerError: one is not; the line names value, rule and remedy.
     """
     for field in dataclasses.fields(options):
-        value, choices, limits = getattr(options, field.name), field.metadata["choices"], field.metadata["limits"]
+        value, choices, limits = (
+            getattr(options, field.name),
+            field.metadata["choices"],
+            field.metadata["limits"],
+        )
         if choices:
-            check(value in choices, field.name, value, "is not known", f"choose one of {', '.join(choices)}")
+            check(
+                value in choices,
+                field.name,
+                value,
+                "is not known",
+                f"choose one of {', '.join(choices)}",
+            )
         if limits and value is not None:
             least, most = limits
             remedy = field.metadata["remedy"] or f"{field.default} is the default"
             within = least <= value <= (math.inf if most is None else most)  # which NaN is not
             check(within, field.name, value, f"must be {limits_text(field)}", remedy)
-        _check_places(field, value)
+        _check_uris(field, value)
 
 
-def _check_places(field: dataclasses.Field[Any], value: Any) -> None:
-    for place in _places(field, value):
-        check_place(f"--{field.name.replace('_', '-')}", place)
+def _check_uris(field: dataclasses.Field[Any], value: Any) -> None:
+    for place in _uris(field, value):
+        check_uri(f"--{field.name.replace('_', '-')}", place)
 
 
-def _places(field: dataclasses.Field[Any], value: Any) -> list[str]:
+def _uris(field: dataclasses.Field[Any], value: Any) -> list[str]:
     """The paths and URIs that an option holds."""
     is_name = field.metadata.get("is_name")
     if is_name is None or value is None:
         return []
-    return [place for place in (value if isinstance(value, tuple) else (value,)) if not is_name(place)]
+    return [
+        place for place in (value if isinstance(value, tuple) else (value,)) if not is_name(place)
+    ]
 
 
 def check_absolute(options: Any) -> None:
@@ -119,10 +142,12 @@ def check_absolute(options: Any) -> None:
       CaptionerError: one is relative; the line names it.
     """
     for field in dataclasses.fields(options):
-        for place in _places(field, getattr(options, field.name)):
+        for place in _uris(field, getattr(options, field.name)):
             is_absolute = "://" in place or os.path.isabs(place)
             rule = "is relative, and the workers of a cluster start in folders of their own"
-            check(is_absolute, field.name, place, rule, f"write {os.path.abspath(place)!r} or a URI")
+            check(
+                is_absolute, field.name, place, rule, f"write {os.path.abspath(place)!r} or a URI"
+            )
 
 
 def limits_text(field: dataclasses.Field[Any]) -> str:
@@ -138,7 +163,7 @@ def _plain(limit: float) -> str:
 
 
 def _output_root(default: Any = dataclasses.MISSING) -> Any:
-    return place_option(default, help="output root; tables go to ROOT/runs/RUN_ID", metavar="ROOT")
+    return uri_option(default, help="output root; tables go to ROOT/runs/RUN_ID", metavar="ROOT")
 
 
 def add_arguments(parser: argparse.ArgumentParser, options_class: type) -> None:
@@ -154,9 +179,13 @@ def add_arguments(parser: argparse.ArgumentParser, options_class: type) -> None:
         if kind is bool:
             arguments.update(action=SwitchOnce, default=field.default)
         else:
-            arguments.update(required=required, metavar=field.metadata["metavar"], choices=field.metadata["choices"])
+            arguments.update(
+                required=required,
+                metavar=field.metadata["metavar"],
+                choices=field.metadata["choices"],
+            )
             is_name = field.metadata.get("is_name")
-            arguments["type"] = _place_type(is_name) if is_name else str if kind is tuple else kind
+            arguments["type"] = _uri_type(is_name) if is_name else str if kind is tuple else kind
             arguments["default"] = None if required or kind is tuple else field.default
             arguments["action"] = "append" if kind is tuple else StoreOnce
             default = "" if required or field.default in (None, ()) else f"default: {field.default}"
@@ -199,7 +228,9 @@ class SwitchOnce(argparse.BooleanOptionalAction):
     ) -> None:
         before = _given(namespace).setdefault(self.dest, option_string or "")
         if before != option_string:
-            parser.error(f"{before} and {option_string} are both given and contradict each other; leave one out")
+            parser.error(
+                f"{before} and {option_string} are both given and contradict each other; leave one out"
+            )
         super().__call__(parser, namespace, values, option_string)
 
 
@@ -209,12 +240,12 @@ def _given(namespace: argparse.Namespace) -> dict[str, str]:
     return found
 
 
-def _place_type(is_name: Callable[[str], bool]) -> Callable[[str], str]:
+def _uri_type(is_name: Callable[[str], bool]) -> Callable[[str], str]:
     """Returns the ``type`` of an option that is a path or a URI, unless its value is a name of something."""
 
     def path(text: str) -> str:
         try:
-            return text if is_name(text) else plain_place(text)
+            return text if is_name(text) else normalize_uri(text)
         except CaptionerError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -230,7 +261,9 @@ def from_namespace(options_class: type[T], namespace: argparse.Namespace) -> T:
     values = {}
     for field in dataclasses.fields(options_class):  # type: ignore[arg-type]
         value = getattr(namespace, field.name)
-        values[field.name] = tuple(value or ()) if field.default == () or isinstance(value, list) else value
+        values[field.name] = (
+            tuple(value or ()) if field.default == () or isinstance(value, list) else value
+        )
     return options_class(**values)
 
 
@@ -248,7 +281,9 @@ def given_options(options_class: type, values: Mapping[str, Any]) -> list[tuple[
     several values is repeated.
     """
     fields = [field for field in dataclasses.fields(options_class) if field.name in values]
-    given = [(field.name, values[field.name]) for field in fields if values[field.name] != field.default]
+    given = [
+        (field.name, values[field.name]) for field in fields if values[field.name] != field.default
+    ]
     return [
         ("--" + name.replace("_", "-"), str(item))
         for name, value in given
@@ -259,13 +294,18 @@ def given_options(options_class: type, values: Mapping[str, Any]) -> list[tuple[
 def arguments_of(options: Any) -> list[str]:
     """The command line that these options are parsed from: one argument for each, whatever it holds."""
     given = given_options(
-        type(options), {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+        type(options),
+        {field.name: getattr(options, field.name) for field in dataclasses.fields(options)},
     )
     switches = {
-        "--" + field.name.replace("_", "-") for field in dataclasses.fields(options) if isinstance(field.default, bool)
+        "--" + field.name.replace("_", "-")
+        for field in dataclasses.fields(options)
+        if isinstance(field.default, bool)
     }
     return [
-        (name if value == "True" else name.replace("--", "--no-", 1)) if name in switches else f"{name}={value}"
+        (name if value == "True" else name.replace("--", "--no-", 1))
+        if name in switches
+        else f"{name}={value}"
         for name, value in given
     ]
 
@@ -305,7 +345,9 @@ def beam_width_option(default: int | None, *, help: str) -> Any:
 
 def threshold_option(default: float | None, *, help: str) -> Any:
     """The field of a least cosine."""
-    return option(default, help=help, metavar="X", limits=(-1, 1), remedy="it is a cosine; 0.9 is strict")
+    return option(
+        default, help=help, metavar="X", limits=(-1, 1), remedy="it is a cosine; 0.9 is strict"
+    )
 
 
 def _check_run_id(root: str, run_id: str) -> None:
@@ -334,9 +376,13 @@ class ImageLimits:
 class ImageOptions:
     """What every job that reads images takes."""
 
-    images: str = place_option(help="folder of images, searched through all its subfolders", metavar="DIR")
+    images: str = uri_option(
+        help="folder of images, searched through all its subfolders", metavar="DIR"
+    )
     output: str = _output_root()
-    run_id: str = option(DEFAULT_RUN_ID, help="name of this run; the same name again replaces the run", metavar="ID")
+    run_id: str = option(
+        DEFAULT_RUN_ID, help="name of this run; the same name again replaces the run", metavar="ID"
+    )
     collection: str | None = option(
         None,
         help="name of the collection that the images belong to, which together with an image's path identifies it in "
@@ -350,7 +396,11 @@ class ImageOptions:
         metavar="PATTERN",
     )
     batch_size: int = option(
-        32, help="images per call of the network", metavar="N", limits=(1, 1024), remedy="32 suits most machines"
+        32,
+        help="images per call of the network",
+        metavar="N",
+        limits=(1, 1024),
+        remedy="32 suits most machines",
     )
     max_pixels: int = option(
         100_000_000,
@@ -381,7 +431,8 @@ class ImageOptions:
         remedy="leave it out to allow any number",
     )
     reuse: bool = option(
-        True, help="take over what this run, made before in the same way, found for images whose bytes are the same"
+        True,
+        help="take over what this run, made before in the same way, found for images whose bytes are the same",
     )
     only_failures: bool = option(
         False,
@@ -417,11 +468,25 @@ class ImageOptions:
             check_collection("--collection", self.collection)
         for pattern in self.exclude:
             holds_one = bool(pattern.strip("/. ")) and pattern.isprintable()
-            check(holds_one, "exclude", pattern, "is no shell pattern", "write one such as '*_thumb.jpg' or 'raw/'")
+            check(
+                holds_one,
+                "exclude",
+                pattern,
+                "is no shell pattern",
+                "write one such as '*_thumb.jpg' or 'raw/'",
+            )
         for reason in self.failed_for:
             remedy = f"choose one of {', '.join(IMAGE_ERRORS)}"
-            check(reason in IMAGE_ERRORS, "failed_for", reason, "is no reason for a failure", remedy)
-            check(self.only_failures, "failed_for", reason, "chooses among failures", "give --only-failures too")
+            check(
+                reason in IMAGE_ERRORS, "failed_for", reason, "is no reason for a failure", remedy
+            )
+            check(
+                self.only_failures,
+                "failed_for",
+                reason,
+                "chooses among failures",
+                "give --only-failures too",
+            )
 
     @property
     def layout(self) -> RunLayout:
@@ -436,43 +501,54 @@ class ImageOptions:
 class ExtractOptions(ImageOptions):
     """Options of the job that turns images into features."""
 
-    grid: bool = option(True, help="also keep the 5 x 5 grid that attention needs (190 kB an image before compression)")
+    grid: bool = option(
+        True,
+        help="also keep the 5 x 5 grid that attention needs (190 kB an image before compression)",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionOptions(ImageOptions):
     """Options of the job that turns images into captions."""
 
-    model: str = place_option(
+    model: str = uri_option(
         PRETRAINED,
         help="model folder, or a folder of models: its current one; pretrained comes with the package",
         metavar="MODEL_DIR",
         names=(PRETRAINED,),
     )
     beam_width: int | None = beam_width_option(
-        None, help="hypotheses kept while a caption is searched, 1 is greedy; the model's own choice where not given"
+        None,
+        help="hypotheses kept while a caption is searched, 1 is greedy; the model's own choice where not given",
     )
     from_features: bool = option(
-        False, help="caption the features that extract has put into this run, with their grid; no image is read again"
+        False,
+        help="caption the features that extract has put into this run, with their grid; no image is read again",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.from_features and self.only_failures:
-            raise CaptionerError("--only-failures looks at images again and --from-features at none; leave one out")
+            raise CaptionerError(
+                "--only-failures looks at images again and --from-features at none; leave one out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityOptions:
     """What decides which captions match."""
 
-    index: tuple[str, ...] = place_option(
-        (), help="captions table to match against: a run's or a dataset's; may be repeated", metavar="URI"
+    index: tuple[str, ...] = uri_option(
+        (),
+        help="captions table to match against: a run's or a dataset's; may be repeated",
+        metavar="URI",
     )
     index_splits: tuple[str, ...] = option(
-        (), help="of a dataset's table use this split alone; may be repeated (default: all)", metavar="SPLIT"
+        (),
+        help="of a dataset's table use this split alone; may be repeated (default: all)",
+        metavar="SPLIT",
     )
-    features: tuple[str, ...] = place_option(
+    features: tuple[str, ...] = uri_option(
         (),
         help="features table for feature_score and duplicates, beside those of the runs given; may be repeated",
         metavar="URI",
@@ -484,9 +560,13 @@ class SimilarityOptions:
         metavar="N",
         limits=(0, 10_000),
     )
-    encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
+    encoder: str = option(
+        DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS
+    )
     rank_by: str = option(
-        SCORE, help="what ranks the matches: their score, or captions and features combined", choices=RANK_BY
+        SCORE,
+        help="what ranks the matches: their score, or captions and features combined",
+        choices=RANK_BY,
     )
 
     def __post_init__(self) -> None:
@@ -497,34 +577,42 @@ class SimilarityOptions:
 class MatchOptions(SimilarityOptions):
     """Options of the job that turns captions into matches."""
 
-    captions: tuple[str, ...] = place_option(
+    captions: tuple[str, ...] = uri_option(
         (), help="captions table whose images are matched; may be repeated", metavar="URI"
     )
-    output: str | None = place_option(
-        None, help="output root; tables go to ROOT/runs/RUN_ID (with --update: the root of RUN)", metavar="ROOT"
+    output: str | None = uri_option(
+        None,
+        help="output root; tables go to ROOT/runs/RUN_ID (with --update: the root of RUN)",
+        metavar="ROOT",
     )
     run_id: str | None = option(
         None,
         help="name of this run; the same name again replaces its matches (default: run; with --update: RUN's own)",
         metavar="ID",
     )
-    update: str | None = place_option(
+    update: str | None = uri_option(
         None,
         help="folder of a run of matches to bring up to date: its tables are read again, --captions and --index added, "
         "and only what is new, changed or gone is searched",
         metavar="RUN",
     )
-    drop: tuple[str, ...] = place_option(
-        (), help="with --update: captions table of RUN that no longer counts; may be repeated", metavar="URI"
+    drop: tuple[str, ...] = uri_option(
+        (),
+        help="with --update: captions table of RUN that no longer counts; may be repeated",
+        metavar="URI",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.update is None:
             if not self.captions:
-                raise CaptionerError("no --captions given; name the captions table whose images are matched")
+                raise CaptionerError(
+                    "no --captions given; name the captions table whose images are matched"
+                )
             if not self.index:
-                raise CaptionerError("no --index given; name at least one captions table to match against")
+                raise CaptionerError(
+                    "no --index given; name at least one captions table to match against"
+                )
             if self.output is None:
                 raise CaptionerError("no --output given; name an output root, such as --output out")
             if self.drop:
@@ -547,7 +635,9 @@ class MatchOptions(SimilarityOptions):
         if self.update is not None:
             place = RunLayout.of(self.update)
             if place is None:
-                raise CaptionerError(f"--update {self.update!r} is no run's folder; name ROOT/runs/RUN_ID")
+                raise CaptionerError(
+                    f"--update {self.update!r} is no run's folder; name ROOT/runs/RUN_ID"
+                )
             root, run_id = root or place.root, run_id or place.run_id
         root, run_id = root or "", run_id or DEFAULT_RUN_ID
         _check_run_id(root, run_id)
@@ -559,15 +649,21 @@ class RunOptions(SimilarityOptions, CaptionOptions):
     """Options of caption, match and report in one go."""
 
     output: str = _output_root("out")
-    plan: bool = option(False, help="say what the run will take, from a measured sample, and do nothing")
-    check: bool = option(False, help="check that images folder, model and index are there and fit, and do nothing")
+    plan: bool = option(
+        False, help="say what the run will take, from a measured sample, and do nothing"
+    )
+    check: bool = option(
+        False, help="check that images folder, model and index are there and fit, and do nothing"
+    )
 
     def __post_init__(self) -> None:
         SimilarityOptions.__post_init__(self)
         CaptionOptions.__post_init__(self)
 
     def caption_options(self) -> CaptionOptions:
-        return CaptionOptions(**{f.name: getattr(self, f.name) for f in dataclasses.fields(CaptionOptions)})
+        return CaptionOptions(
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(CaptionOptions)}
+        )
 
     def match_options(self) -> MatchOptions:
         """The images of this run are matched against the index and against each other."""
@@ -581,38 +677,74 @@ class RunOptions(SimilarityOptions, CaptionOptions):
 class TrainOptions:
     """Options of training a captioner."""
 
-    dataset: str = place_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
-    features: str = place_option(help="features table of the dataset's images, with the grid", metavar="URI")
-    output: str = place_option(help="model folder to write", metavar="MODEL_DIR")
-    mirrored: str | None = place_option(
+    dataset: str = uri_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
+    features: str = uri_option(
+        help="features table of the dataset's images, with the grid", metavar="URI"
+    )
+    output: str = uri_option(help="model folder to write", metavar="MODEL_DIR")
+    mirrored: str | None = uri_option(
         None,
         help="features table of the mirrored training images (extract --backbone xception-mirrored): "
         "every other epoch shows an image mirrored",
         metavar="URI",
     )
-    epochs: int = option(DEFAULT_EPOCHS, help="passes over the training captions", metavar="N", limits=(1, 10_000))
-    batch_size: int = option(16, help="images per step, each with all its captions", metavar="N", limits=(1, 4096))
-    learning_rate: float = option(1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X")
+    epochs: int = option(
+        DEFAULT_EPOCHS, help="passes over the training captions", metavar="N", limits=(1, 10_000)
+    )
+    batch_size: int = option(
+        16, help="images per step, each with all its captions", metavar="N", limits=(1, 4096)
+    )
+    learning_rate: float = option(
+        1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X"
+    )
     attention: str = option("grid", help="what the decoder looks at", choices=("grid", "mean"))
-    units: int = option(256, help="width of an LSTM, a multiple of 8", metavar="N", limits=(8, 4096))
-    dropout: float = option(0.4, help="share of values dropped at features, embeddings and outputs", metavar="X")
+    units: int = option(
+        256, help="width of an LSTM, a multiple of 8", metavar="N", limits=(8, 4096)
+    )
+    dropout: float = option(
+        0.4, help="share of values dropped at features, embeddings and outputs", metavar="X"
+    )
     min_word_count: int = option(
         3, help="words seen fewer times in training become unknown", metavar="N", limits=(1, None)
     )
-    beam_width: int = beam_width_option(3, help="beam width that the model card states and captions use")
-    seed: int = option(0, help="seed of initial weights, dropout and order", metavar="N", limits=(0, None))
-    reinforce_epochs: int = option(
-        0, help="passes of self-critical training on CIDEr after those", metavar="N", limits=(0, 10_000)
+    beam_width: int = beam_width_option(
+        3, help="beam width that the model card states and captions use"
     )
-    reinforce_rate: float = option(1e-4, help="learning rate of self-critical training", metavar="X")
-    samples: int = option(5, help="captions drawn for an image in self-critical training", metavar="N", limits=(2, 100))
+    seed: int = option(
+        0, help="seed of initial weights, dropout and order", metavar="N", limits=(0, None)
+    )
+    reinforce_epochs: int = option(
+        0,
+        help="passes of self-critical training on CIDEr after those",
+        metavar="N",
+        limits=(0, 10_000),
+    )
+    reinforce_rate: float = option(
+        1e-4, help="learning rate of self-critical training", metavar="X"
+    )
+    samples: int = option(
+        5,
+        help="captions drawn for an image in self-critical training",
+        metavar="N",
+        limits=(2, 100),
+    )
     workers: int = option(1, help="processes that train together", metavar="N", limits=(1, 64))
-    precision: str = option("auto", help="auto is bfloat16 on GPUs, else float32", choices=PRECISION_CHOICES)
-    checkpoint_s: float = option(60.0, help="seconds between checkpoints", metavar="S", limits=(0, None))
+    precision: str = option(
+        "auto", help="auto is bfloat16 on GPUs, else float32", choices=PRECISION_CHOICES
+    )
+    checkpoint_s: float = option(
+        60.0, help="seconds between checkpoints", metavar="S", limits=(0, None)
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check(self.units % 8 == 0, "units", self.units, "must be a multiple of 8", "256 is the default")
+        check(
+            self.units % 8 == 0,
+            "units",
+            self.units,
+            "must be a multiple of 8",
+            "256 is the default",
+        )
         check(
             self.dropout < 1 and self.dropout >= 0,
             "dropout",
@@ -628,28 +760,38 @@ class TrainOptions:
 class TrainEncoderOptions:
     """Options of training the learned encoder."""
 
-    dataset: str = place_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
-    features: tuple[str, ...] = place_option(
+    dataset: str = uri_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
+    features: tuple[str, ...] = uri_option(
         (),
         help="features table of the dataset's images; repeated, of the same images seen another way, such as mirrored",
         metavar="URI",
     )
-    output: str = place_option(help="encoder folder to write", metavar="ENCODER_DIR")
+    output: str = uri_option(help="encoder folder to write", metavar="ENCODER_DIR")
     judge: str = option(
         "learned",
         help="encoder that judges, from the dev split's captions, which score 0.9 should stand for",
         choices=ENCODERS,
     )
-    epochs: int = option(24, help="passes over the training images", metavar="N", limits=(1, 10_000))
-    batch_size: int = option(256, help="images told apart in a step", metavar="N", limits=(2, 65_536))
+    epochs: int = option(
+        24, help="passes over the training images", metavar="N", limits=(1, 10_000)
+    )
+    batch_size: int = option(
+        256, help="images told apart in a step", metavar="N", limits=(2, 65_536)
+    )
     learning_rate: float = option(2e-3, help="peak learning rate of AdamW", metavar="X")
     dim: int = option(256, help="dimensions of the space", metavar="N", limits=(1, 4096))
-    hidden: int = option(768, help="units of the dense layer over image features", metavar="N", limits=(1, 65_536))
-    seed: int = option(0, help="seed of initial weights, dropout and order", metavar="N", limits=(0, None))
+    hidden: int = option(
+        768, help="units of the dense layer over image features", metavar="N", limits=(1, 65_536)
+    )
+    seed: int = option(
+        0, help="seed of initial weights, dropout and order", metavar="N", limits=(0, None)
+    )
 
     def __post_init__(self) -> None:
         if not self.features:
-            raise CaptionerError("no --features given; name the features table of the dataset's images")
+            raise CaptionerError(
+                "no --features given; name the features table of the dataset's images"
+            )
         check_fields(self)
         _check_rate("learning_rate", self.learning_rate, "0.002 is the default")
 
@@ -658,11 +800,15 @@ class TrainEncoderOptions:
 class GateOptions:
     """Options of the gate before a promotion."""
 
-    models: str = place_option(help="folder of models, with the current one", metavar="DIR")
-    model: str = place_option(
-        help="model that wants to pass: its name in that folder, or a model folder", metavar="NEW", bare_names=True
+    models: str = uri_option(help="folder of models, with the current one", metavar="DIR")
+    model: str = uri_option(
+        help="model that wants to pass: its name in that folder, or a model folder",
+        metavar="NEW",
+        bare_names=True,
     )
-    split: str = option("dev", help="split whose recorded CIDEr is compared", choices=("dev", "test"))
+    split: str = option(
+        "dev", help="split whose recorded CIDEr is compared", choices=("dev", "test")
+    )
     margin: float = option(
         0.0,
         help="least CIDEr above the current model's; below 0 it may be a little worse",
@@ -679,29 +825,43 @@ class GateOptions:
 class PromoteOptions:
     """Options of a change of the current model."""
 
-    models: str = place_option(help="folder of models", metavar="DIR")
-    model: str | None = place_option(
+    models: str = uri_option(help="folder of models", metavar="DIR")
+    model: str | None = uri_option(
         None,
         help="model to make the current one: its name in that folder, or its folder",
         metavar="NAME|MODEL_DIR",
         bare_names=True,
     )
-    undo: bool = option(False, help="go back to the model that was current before; again, to the one before that")
+    undo: bool = option(
+        False, help="go back to the model that was current before; again, to the one before that"
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.undo == (self.model is not None):
-            given = f"--model {self.model!r} and --undo" if self.undo else "neither --model nor --undo given"
-            raise CaptionerError(f"{given}: a promotion takes one of them; name a model, or undo the last promotion")
+            given = (
+                f"--model {self.model!r} and --undo"
+                if self.undo
+                else "neither --model nor --undo given"
+            )
+            raise CaptionerError(
+                f"{given}: a promotion takes one of them; name a model, or undo the last promotion"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class InboxOptions:
     """Options of a look at an inbox."""
 
-    inbox: str = place_option(help="folder whose subfolders are to be captioned, a run each", metavar="DIR")
-    output: str = place_option(help="output root where their runs are: ROOT/runs/RUN_ID", metavar="ROOT")
-    marker: str = option("_SUCCESS", help="file in a subfolder that says that it is complete", metavar="NAME")
+    inbox: str = uri_option(
+        help="folder whose subfolders are to be captioned, a run each", metavar="DIR"
+    )
+    output: str = uri_option(
+        help="output root where their runs are: ROOT/runs/RUN_ID", metavar="ROOT"
+    )
+    marker: str = option(
+        "_SUCCESS", help="file in a subfolder that says that it is complete", metavar="NAME"
+    )
     quiet_minutes: float = option(
         10.0,
         help="without the marker, a subfolder is complete once nothing changed for so long",
@@ -713,6 +873,16 @@ class InboxOptions:
 
     def __post_init__(self) -> None:
         _check_run_id(self.output, DEFAULT_RUN_ID)
-        plain = self.marker not in ("", ".", "..") and "/" not in self.marker and self.marker.isprintable()
-        check(plain, "marker", self.marker, "must be the plain name of a file", "_SUCCESS is the default")
+        plain = (
+            self.marker not in ("", ".", "..")
+            and "/" not in self.marker
+            and self.marker.isprintable()
+        )
+        check(
+            plain,
+            "marker",
+            self.marker,
+            "must be the plain name of a file",
+            "_SUCCESS is the default",
+        )
         check_fields(self)

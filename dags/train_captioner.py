@@ -30,7 +30,11 @@ from captioner_core.options import arguments_of
     max_active_runs=1,  # two would promote over each other
     doc_md=__doc__,
     tags=["captioner"],
-    default_args={"retries": 2, "retry_delay": settings.RETRY_DELAY, "retry_exponential_backoff": True},
+    default_args={
+        "retries": 2,
+        "retry_delay": settings.RETRY_DELAY,
+        "retry_exponential_backoff": True,
+    },
     params=train_form(),
 )
 def train_captioner() -> None:  # noqa: D103  its text is doc_md
@@ -73,7 +77,9 @@ def train_captioner() -> None:  # noqa: D103  its text is doc_md
         announce(MODEL, {"uri": run.model, **run.figures()})
         return run.model
 
-    train = TrainOperator(task_id="train", pool=settings.TRAINING_POOL, execution_timeout=timedelta(days=7))
+    train = TrainOperator(
+        task_id="train", pool=settings.TRAINING_POOL, execution_timeout=timedelta(days=7)
+    )
     prepare_dataset() >> extract_features() >> train >> evaluate() >> gate() >> promote()
 
 

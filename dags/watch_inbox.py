@@ -46,7 +46,10 @@ def watch_inbox() -> None:  # noqa: D103  its text is doc_md
 
     # a run of that name is a folder's own: where it is there already, a task before this one was cut off after it
     TriggerDagRunOperator.partial(
-        task_id="start_runs", trigger_dag_id="caption_folder", logical_date=None, skip_when_already_exists=True
+        task_id="start_runs",
+        trigger_dag_id="caption_folder",
+        logical_date=None,
+        skip_when_already_exists=True,
     ).expand_kwargs(find_folders())
 
 

@@ -25,18 +25,30 @@ _LONGEST = 1 << 16  # bytes of an input
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fuzzes; 1 where something was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=600, help="of all targets together (default: 600)")
-    parser.add_argument("--target", action="append", choices=TARGETS, help="may be repeated (default: all)")
-    parser.add_argument("--output", type=Path, default=Path("out/fuzz"), help="for corpora and findings")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds", type=int, default=600, help="of all targets together (default: 600)"
+    )
+    parser.add_argument(
+        "--target", action="append", choices=TARGETS, help="may be repeated (default: all)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("out/fuzz"), help="for corpora and findings"
+    )
     asked = parser.parse_args(argv)
     quiet_libraries()
     targets = asked.target or list(TARGETS)
     broken = [
-        target for target in targets if not _fuzz(target, max(1, asked.seconds // len(targets)), asked.output / target)
+        target
+        for target in targets
+        if not _fuzz(target, max(1, asked.seconds // len(targets)), asked.output / target)
     ]
     print(
-        f"fuzz: findings in {', '.join(str(asked.output / target) for target in broken)}" if broken else "fuzz: clean"
+        f"fuzz: findings in {', '.join(str(asked.output / target) for target in broken)}"
+        if broken
+        else "fuzz: clean"
     )
     return 1 if broken else 0
 

@@ -84,6 +84,8 @@ def _models() -> Iterator[bytes]:
         halves = io.BytesIO()
         with np.load(folder / WEIGHTS, allow_pickle=False) as tensors:
             np.savez_compressed(
-                halves, allow_pickle=False, **{file: tensors[file].astype(np.float16) for file in tensors.files}
+                halves,
+                allow_pickle=False,
+                **{file: tensors[file].astype(np.float16) for file in tensors.files},
             )
         yield SEPARATOR.join([*json_files, halves.getvalue()])

@@ -12,7 +12,9 @@ import zlib
 
 import atheris
 
-with atheris.instrument_imports(include=["captioner_core", "PIL", "csv", "json", "zipfile", "numpy.lib"]):
+with atheris.instrument_imports(
+    include=["captioner_core", "PIL", "csv", "json", "zipfile", "numpy.lib"]
+):
     from PIL import Image
 
     from fuzz.targets import TARGETS
@@ -25,7 +27,11 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def main(argv: list[str]) -> None:
     """Fuzzes until libFuzzer ends the process: 0 where time is up, else there is a finding."""
     target = argv[1]
-    atheris.Setup([argv[0], *argv[2:]], TARGETS[target], custom_mutator=_mutate if target == "images" else None)
+    atheris.Setup(
+        [argv[0], *argv[2:]],
+        TARGETS[target],
+        custom_mutator=_mutate if target == "images" else None,
+    )
     atheris.Fuzz()
 
 

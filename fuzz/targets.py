@@ -15,7 +15,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from captioner_core.captioning.saved_model import CONFIG, METRICS, VOCABULARY, WEIGHTS, check_model, model_id_of
+from captioner_core.captioning.saved_model import (
+    CONFIG,
+    METRICS,
+    VOCABULARY,
+    WEIGHTS,
+    check_model,
+    model_id_of,
+)
 from captioner_core.datasets import coco, csv_captions, flickr8k
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import decoding

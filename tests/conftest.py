@@ -62,9 +62,16 @@ def model_dir(tmp_path_factory):
     from captioner_core.captioning.saved_model import save_model
     from captioner_core.text.vocabulary import Vocabulary
 
-    vocabulary = Vocabulary.from_captions(["a red green blue grey dog cat bird runs sleeps on the grass"])
+    vocabulary = Vocabulary.from_captions(
+        ["a red green blue grey dog cat bird runs sleeps on the grass"]
+    )
     config = CaptionerConfig(
-        backbone=FakeBackbone.name, vocabulary_size=len(vocabulary), units=32, embedding_dim=16, heads=2, max_words=6
+        backbone=FakeBackbone.name,
+        vocabulary_size=len(vocabulary),
+        units=32,
+        embedding_dim=16,
+        heads=2,
+        max_words=6,
     )
     folder = tmp_path_factory.mktemp("models") / "model"
     save_model(str(folder), Captioner(config, seed=1), vocabulary, {"history": []})

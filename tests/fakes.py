@@ -23,10 +23,14 @@ class FakeBackbone:
     input_size = 299
 
     def __init__(self) -> None:
-        self._projection = np.abs(np.random.default_rng(0).normal(size=(3, CELL_DIM))).astype(np.float32)
+        self._projection = np.abs(np.random.default_rng(0).normal(size=(3, CELL_DIM))).astype(
+            np.float32
+        )
 
     def features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        cells = pixels[:, 29::60, 29::60].reshape(len(pixels), GRID_CELLS, 3).astype(np.float32) / 255
+        cells = (
+            pixels[:, 29::60, 29::60].reshape(len(pixels), GRID_CELLS, 3).astype(np.float32) / 255
+        )
         grid = cells @ self._projection
         return grid[:, :, :FEATURE_DIM].mean(axis=1), grid
 

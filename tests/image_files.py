@@ -12,7 +12,12 @@ import numpy as np
 from PIL import Image, ImageCms
 
 CAPTION = "caption"
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (20, 40, 220), "grey": (128, 128, 128)}
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 200, 40),
+    "blue": (20, 40, 220),
+    "grey": (128, 128, 128),
+}
 NAMES = (
     "with space.jpg",
     "line\nbreak.jpg",
@@ -28,7 +33,9 @@ def picture(mode: str = "RGB", size: tuple[int, int] = (64, 48)) -> Image.Image:
     """A colourful gradient."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width]
-    pixels = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 128)], axis=2).astype(np.uint8)
+    pixels = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 128)], axis=2).astype(
+        np.uint8
+    )
     return Image.fromarray(pixels).convert(mode)
 
 
@@ -51,7 +58,12 @@ def huge_png(side: int = 30_000) -> bytes:
     row = bytes(1 + (side + 7) // 8)
     packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", packed) + png_chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", packed)
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def good_files() -> dict[str, bytes]:
@@ -69,7 +81,9 @@ def good_files() -> dict[str, bytes]:
         "sixteen bits.png": encoded(grey16, "PNG"),
         "sixteen bits.tiff": encoded(grey16, "TIFF"),
         "sixteen bits.pgm": encoded(grey16, "PPM"),
-        "float.tif": encoded(Image.fromarray(np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64)), "TIFF"),
+        "float.tif": encoded(
+            Image.fromarray(np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64)), "TIFF"
+        ),
         "palette.png": encoded(rgb.convert("P"), "PNG"),
         "palette with hole.png": encoded(rgb.convert("P"), "PNG", transparency=3),
         "palette.gif": encoded(rgb.convert("P"), "GIF", transparency=0),
@@ -108,7 +122,10 @@ def bad_files() -> dict[str, tuple[bytes, str | None]]:
         "text.jpg": (b"hello, this is a text file\n" * 40, "unsupported_format"),
         "postscript.jpg": (encoded(picture(), "EPS"), "unsupported_format"),
         "document.png": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + bytes(500), "unsupported_format"),
-        "page.gif": (b"<!DOCTYPE html><html><script>alert(1)</script></html>", "unsupported_format"),
+        "page.gif": (
+            b"<!DOCTYPE html><html><script>alert(1)</script></html>",
+            "unsupported_format",
+        ),
         "icon.png": (encoded(picture(size=(16, 16)), "ICO"), "unsupported_format"),
         "head only.jpg": (jpeg[:20], None),
         "half.jpg": (jpeg[: len(jpeg) // 2], "truncated"),

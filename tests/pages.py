@@ -39,17 +39,30 @@ class Page(HTMLParser):
         self.text += data
 
     def of(self, tag: str, **attributes: str) -> list[dict[str, str]]:
-        wanted = {name.replace("class_", "class"): value for name, value in attributes.items()}.items()
+        wanted = {
+            name.replace("class_", "class"): value for name, value in attributes.items()
+        }.items()
         return [found for name, found in self.elements if name == tag and wanted <= found.items()]
 
     def check(self) -> None:
         """Nothing acts and nothing is loaded from elsewhere."""
-        (policy,) = (m["content"] for m in self.of("meta", **{"http-equiv": "Content-Security-Policy"}))
+        (policy,) = (
+            m["content"] for m in self.of("meta", **{"http-equiv": "Content-Security-Policy"})
+        )
         assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
         ids = [found["id"] for _, found in self.elements if "id" in found]
         assert len(ids) == len(set(ids))
         for tag, found in self.elements:
-            assert tag not in {"script", "iframe", "object", "embed", "link", "form", "base", "foreignobject"}
+            assert tag not in {
+                "script",
+                "iframe",
+                "object",
+                "embed",
+                "link",
+                "form",
+                "base",
+                "foreignobject",
+            }
             for name, value in found.items():
                 assert not name.startswith("on"), (tag, name)
                 if name in {"src", "href", "xlink:href", "srcset", "action", "data", "poster"}:

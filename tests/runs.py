@@ -76,7 +76,9 @@ def draw_picture(path: Path, number: int) -> Path:
     return path
 
 
-def write_table(folder: Path, schema: pa.Schema, rows: Iterable[Row], run_id: str, parts: int = 1) -> None:
+def write_table(
+    folder: Path, schema: pa.Schema, rows: Iterable[Row], run_id: str, parts: int = 1
+) -> None:
     """Writes rows as the part files of a table, in the order given, dealt out in turn."""
     dealt = list(rows)
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,9 +87,14 @@ def write_table(folder: Path, schema: pa.Schema, rows: Iterable[Row], run_id: st
         pq.write_table(table, folder / f"part-{part:05d}.parquet", compression="zstd")
 
 
-def write_dataset(folder: Path, captions: Sequence[tuple[str, str]], run_id: str = "dataset") -> Path:
+def write_dataset(
+    folder: Path, captions: Sequence[tuple[str, str]], run_id: str = "dataset"
+) -> Path:
     """Writes a dataset's table of human captions (image id, caption); returns its path."""
-    rows = [DatasetCaptionRow(image_id, n, caption, "train") for n, (image_id, caption) in enumerate(captions)]
+    rows = [
+        DatasetCaptionRow(image_id, n, caption, "train")
+        for n, (image_id, caption) in enumerate(captions)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     table = schemas.rows_as_table(rows, run_id, schemas.DATASET_CAPTIONS_SCHEMA)
     path = folder / layout.DATASET_CAPTIONS
@@ -107,7 +114,9 @@ def write_model(folder: Path, epochs: int = 8) -> Path:
         }
         for n in range(1, epochs + 1)
     ]
-    (folder / "metrics.json").write_text(json.dumps({"model_id": MODEL_ID, "history": history}), encoding="utf-8")
+    (folder / "metrics.json").write_text(
+        json.dumps({"model_id": MODEL_ID, "history": history}), encoding="utf-8"
+    )
     return folder
 
 
@@ -171,12 +180,22 @@ def make_run(
         layout.FAILURES: failed,
     }
     for name, listed in tables.items():
-        write_table(Path(run.table(name)), schemas.TABLE_SCHEMAS[name], list(listed)[::-1], run_id, parts=2)
-    write_manifest(run, {name: len(listed) for name, listed in tables.items()}, folder, index_uri, root / "model")
+        write_table(
+            Path(run.table(name)), schemas.TABLE_SCHEMAS[name], list(listed)[::-1], run_id, parts=2
+        )
+    write_manifest(
+        run,
+        {name: len(listed) for name, listed in tables.items()},
+        folder,
+        index_uri,
+        root / "model",
+    )
     return run.run_dir
 
 
-def write_manifest(run: RunLayout, counts: dict[str, int], folder: Path, index: Path, model: Path) -> None:
+def write_manifest(
+    run: RunLayout, counts: dict[str, int], folder: Path, index: Path, model: Path
+) -> None:
     """Writes the manifest of a run that captioned a folder and matched it against a dataset and itself."""
     manifest: dict[str, Any] = {
         "schema_version": schemas.SCHEMA_VERSION,
@@ -250,7 +269,10 @@ def _matches(
     amount: int,
     collections: Collections,
 ) -> list[MatchRow]:
-    found = [(*index[(number + 5 * k) % len(index)], HUMAN, collections.index) for k in range(min(amount, len(index)))]
+    found = [
+        (*index[(number + 5 * k) % len(index)], HUMAN, collections.index)
+        for k in range(min(amount, len(index)))
+    ]
     other = rows[(number + 1) % len(rows)]
     if found and other.image_id != query.image_id:
         found[-1] = (other.image_id, other.caption, GENERATED, collections.own)
@@ -277,7 +299,10 @@ def _matches(
 
 
 def _summary(
-    query: CaptionRow, found: Sequence[MatchRow], index: Sequence[tuple[str, str]], collections: Collections
+    query: CaptionRow,
+    found: Sequence[MatchRow],
+    index: Sequence[tuple[str, str]],
+    collections: Collections,
 ) -> MatchSummaryRow:
     near = index[len(query.image_id) % len(index)][0] if index else None
     return MatchSummaryRow(
@@ -289,7 +314,11 @@ def _summary(
         n_written=len(found),
         best_score=found[0].score if found else 0.8996 if near else math.nan,
         best_match_image_id=found[0].match_image_id if found else near,
-        best_match_collection=found[0].match_collection if found else collections.index if near else None,
+        best_match_collection=found[0].match_collection
+        if found
+        else collections.index
+        if near
+        else None,
     )
 
 
@@ -313,11 +342,16 @@ def _inputs(
     ]
     return [
         *own,
-        *(MatchInputRow("index", image_id, collections.index, caption, HUMAN, "") for image_id, caption in index),
+        *(
+            MatchInputRow("index", image_id, collections.index, caption, HUMAN, "")
+            for image_id, caption in index
+        ),
     ]
 
 
 def _failure(folder: Path, number: int) -> FailureRow:
     image_id = f"broken/{number:03d}.jpg"
-    kind, message = (("empty_file", "the file is empty"), ("truncated", "the file ends early"))[number % 2]
+    kind, message = (("empty_file", "the file is empty"), ("truncated", "the file ends early"))[
+        number % 2
+    ]
     return FailureRow("extract", image_id, str(folder / image_id), kind, message)

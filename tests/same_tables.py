@@ -21,11 +21,17 @@ _VECTORS = {"feature", "grid"}
 
 def rows(run_dir: str, table: str) -> pd.DataFrame:
     """A table's rows in a fixed order, without the name of the run and without where its images lie."""
-    frame = storage.read_table(f"{run_dir}/{table}").to_pandas().drop(columns=["run_id", "image_uri"], errors="ignore")
+    frame = (
+        storage.read_table(f"{run_dir}/{table}")
+        .to_pandas()
+        .drop(columns=["run_id", "image_uri"], errors="ignore")
+    )
     return frame.sort_values(_ORDER.get(table, ["image_id"]), ignore_index=True)
 
 
-def assert_same_tables(one: str, other: str, tables: Iterable[str] = layout.TABLES, atol: float = 1e-5) -> None:
+def assert_same_tables(
+    one: str, other: str, tables: Iterable[str] = layout.TABLES, atol: float = 1e-5
+) -> None:
     """Two runs have the same rows; numbers may differ by ``atol``."""
     for table in tables:
         a, b = rows(one, table), rows(other, table)

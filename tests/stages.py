@@ -10,21 +10,41 @@ from captioner_core.runs import commits
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import CAPTIONS_SCHEMA, FAILURES_SCHEMA, FEATURES_SCHEMA
 
-SCHEMAS = {layout.CAPTIONS: CAPTIONS_SCHEMA, layout.FAILURES: FAILURES_SCHEMA, layout.FEATURES: FEATURES_SCHEMA}
+SCHEMAS = {
+    layout.CAPTIONS: CAPTIONS_SCHEMA,
+    layout.FAILURES: FAILURES_SCHEMA,
+    layout.FEATURES: FEATURES_SCHEMA,
+}
 
 
 def stage_captions(run, ids, parts=1):
     run = commits.begin_attempt(run)
     for name in layout.STAGE_TABLES[layout.CAPTION]:
         for part in range(parts):
-            rows = [i for n, i in enumerate(ids) if n % parts == part] if name == layout.CAPTIONS else []
+            rows = (
+                [i for n, i in enumerate(ids) if n % parts == part]
+                if name == layout.CAPTIONS
+                else []
+            )
             stage_table(run, name, rows, f"part-{part}-of-{parts}.parquet")
     return run
 
 
 def stage_table(run, name, ids, file_name="part.parquet"):
-    record = {"source": "generated", "caption": "a dog", "log_prob": -1.0, "n_tokens": 2, "unk_fraction": 0.0}
-    record |= {"image_uri": "u", "image_sha256": "s", "model_id": "m", "run_id": "r", "schema_version": 1}
+    record = {
+        "source": "generated",
+        "caption": "a dog",
+        "log_prob": -1.0,
+        "n_tokens": 2,
+        "unk_fraction": 0.0,
+    }
+    record |= {
+        "image_uri": "u",
+        "image_sha256": "s",
+        "model_id": "m",
+        "run_id": "r",
+        "schema_version": 1,
+    }
     table = pa.Table.from_pylist([{"image_id": i, **record} for i in ids], SCHEMAS[name])
     file_system, folder = storage.resolve(run.staged_table(name))
     file_system.create_dir(folder)
@@ -35,5 +55,10 @@ def stage_table(run, name, ids, file_name="part.parquet"):
 
 def commit(run, **changes):
     return commits.commit_stage(
-        run, commits.new_manifest(run), layout.CAPTION, wall_time_s=1.0, options={"images": "in"}, **changes
+        run,
+        commits.new_manifest(run),
+        layout.CAPTION,
+        wall_time_s=1.0,
+        options={"images": "in"},
+        **changes,
     )

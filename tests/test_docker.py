@@ -17,13 +17,19 @@ RECIPES = ("docker/Dockerfile", "docker/Dockerfile.gpu")
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_lint(recipe):
-    done = subprocess.run([Path(sys.executable).with_name("hadolint"), ROOT / recipe], capture_output=True, text=True)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), ROOT / recipe], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_all_that_is_copied_is_there_and_reaches_the_builder(recipe):
-    ignored, *lines = (line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#"))
+    ignored, *lines = (
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if not line.startswith("#")
+    )
     assert ignored == "*"
     reaching = {line[1:] for line in lines if line.startswith("!")}
     copied = [
@@ -42,11 +48,18 @@ def test_one_argument_chooses_the_python_of_all_stages(recipe):
     text = (ROOT / recipe).read_text()
     assert re.search(r"^ARG PYTHON=3\.1[123]$(?=.*^FROM)", text, re.M | re.S)
     bases = re.findall(r"^FROM (\S+)", text, re.M)
-    assert set(bases) == {"apache/beam_python${PYTHON}_sdk:2.77.0", "python:${PYTHON}-slim-bookworm"}
+    assert set(bases) == {
+        "apache/beam_python${PYTHON}_sdk:2.77.0",
+        "python:${PYTHON}-slim-bookworm",
+    }
 
 
 def test_gpu_lock_pins_what_tensorflow_asks_for():
     asked = [Requirement(line) for line in requires("tensorflow") if "and-cuda" in line]
     pinned = dict(line.split("==") for line in (ROOT / "docker/gpu.lock").read_text().split())
     assert {requirement.name for requirement in asked} == set(pinned)
-    assert [str(requirement) for requirement in asked if pinned[requirement.name] not in requirement.specifier] == []
+    assert [
+        str(requirement)
+        for requirement in asked
+        if pinned[requirement.name] not in requirement.specifier
+    ] == []

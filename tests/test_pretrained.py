@@ -39,7 +39,9 @@ def test_damage_is_said(tmp_path, monkeypatch):
     shutil.copytree(check_pretrained()[0], copy)
     monkeypatch.setattr(saved_model, "model_path", lambda _: copy)
     words = json.loads((copy / "vocabulary.json").read_text(encoding="utf-8"))
-    (copy / "vocabulary.json").write_text(json.dumps([*words[:-2], words[-1], words[-2]]), encoding="utf-8")
+    (copy / "vocabulary.json").write_text(
+        json.dumps([*words[:-2], words[-1], words[-2]]), encoding="utf-8"
+    )
     with pytest.raises(CaptionerError, match="install captioner again"):
         check_pretrained()
 
@@ -60,7 +62,9 @@ def test_run_needs_nothing_but_a_folder(tmp_path, monkeypatch):
     assert main(["run", "--images", "data/images"]) == 0
     manifest = read_manifest("out/runs/run")
     assert manifest["model"] == {"path": PRETRAINED, "model_id": check_pretrained()[1]}
-    assert manifest["options"]["beam_width"] == load_model(PRETRAINED).config.beam_width, "the one that was used"
+    assert manifest["options"]["beam_width"] == load_model(PRETRAINED).config.beam_width, (
+        "the one that was used"
+    )
     assert manifest["counts"]["captions"] == 30
     assert verify("out/runs/run") == []
 
@@ -73,7 +77,20 @@ def test_it_captions_photographs_that_it_never_saw(tmp_path):
     dev = pq.read_table(tmp_path / "data" / "captions.parquet", filters=[("split", "=", "dev")])
     assert len(set(dev.column("image_id").to_pylist())) >= 80
     figures = tmp_path / "figures.json"
-    assert main(["evaluate", "--model", PRETRAINED, "--dataset", str(tmp_path / "data"), "--output", str(figures)]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                "--model",
+                PRETRAINED,
+                "--dataset",
+                str(tmp_path / "data"),
+                "--output",
+                str(figures),
+            ]
+        )
+        == 0
+    )
     scores = json.loads(figures.read_text(encoding="utf-8"))["scores"]
     assert scores["BLEU-4"] > 0.17
     assert scores["CIDEr"] > 0.4

@@ -29,7 +29,10 @@ def test_the_examples_read_a_run(code, tmp_path, monkeypatch, capsys):
 
 
 def test_there_are_examples_for_pandas_and_duckdb():
-    assert {re.search(r"import (\w+)", code)[1] for code in blocks("python")} == {"pandas", "duckdb"}
+    assert {re.search(r"import (\w+)", code)[1] for code in blocks("python")} == {
+        "pandas",
+        "duckdb",
+    }
 
 
 def test_the_commands_parse():

@@ -41,7 +41,9 @@ def make_source(root: Path) -> Path:
         image_id = f"{number:02d}.jpg"
         split = "dev" if number % 6 == 5 else "train"
         for index, text in enumerate(("there is a {}", "a {} stands here")):
-            captions.append(DatasetCaptionRow(image_id, index, text.format(THINGS[number % 4]), split))
+            captions.append(
+                DatasetCaptionRow(image_id, index, text.format(THINGS[number % 4]), split)
+            )
         grid = grid_of(number)
         feature = grid[:, :FEATURE_DIM].astype(np.float32).mean(axis=0)
         features.append(FeatureRow(image_id, image_id, "0" * 64, 10, 10, "fake-299", feature, grid))

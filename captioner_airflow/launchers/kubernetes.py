@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 POD_TEMPLATE = Path(__file__).with_name("pod_template.yaml")
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_SUBDOMAIN = re.compile(
+    r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+)
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 
 
@@ -67,27 +69,76 @@ class KubernetesLauncher:
     poll_interval_s: float = 10.0
     port: int = 23456
     pod_template: str | Path = POD_TEMPLATE
-    _started: list[TrainingJobOperator] = field(default_factory=list, init=False, repr=False, compare=False)
+    _started: list[TrainingJobOperator] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         account, folder = self.service_account, self.mount_path
         named = bool(_IMAGE.fullmatch(self.image))
-        _check(named, "image", self.image, "must be an image's name", "such as registry.example/captioner:1")
+        _check(
+            named,
+            "image",
+            self.image,
+            "must be an image's name",
+            "such as registry.example/captioner:1",
+        )
         valid = bool(_SUBDOMAIN.fullmatch(self.claim))
         _check(valid, "claim", self.claim, "must be a claim's name", "see kubectl get pvc")
         valid = bool(_LABEL.fullmatch(self.namespace))
-        _check(valid, "namespace", self.namespace, "must be a namespace's name", "see kubectl get namespaces")
+        _check(
+            valid,
+            "namespace",
+            self.namespace,
+            "must be a namespace's name",
+            "see kubectl get namespaces",
+        )
         valid = account is None or bool(_SUBDOMAIN.fullmatch(account))
-        _check(valid, "service_account", account, "must be an account's name", "leave it out for the default one")
-        valid = folder.startswith("/") and folder != "/" and posixpath.normpath(folder) == folder and ":" not in folder
-        _check(valid, "mount_path", folder, "must be an absolute folder other than /", "/data is the default")
-        _check(bool(self.kubernetes_conn_id), "kubernetes_conn_id", "", "is empty", "name an Airflow connection")
+        _check(
+            valid,
+            "service_account",
+            account,
+            "must be an account's name",
+            "leave it out for the default one",
+        )
+        valid = (
+            folder.startswith("/")
+            and folder != "/"
+            and posixpath.normpath(folder) == folder
+            and ":" not in folder
+        )
+        _check(
+            valid,
+            "mount_path",
+            folder,
+            "must be an absolute folder other than /",
+            "/data is the default",
+        )
+        _check(
+            bool(self.kubernetes_conn_id),
+            "kubernetes_conn_id",
+            "",
+            "is empty",
+            "name an Airflow connection",
+        )
         _check_range("gpus", self.gpus, 0, 16, "0 trains on CPUs")
         _check_range("backoff_limit", self.backoff_limit, 0, 100, "3 is the default")
-        _check_range("active_deadline_s", self.active_deadline_s, 60, 31_536_000, "172800, two days, is the default")
+        _check_range(
+            "active_deadline_s",
+            self.active_deadline_s,
+            60,
+            31_536_000,
+            "172800, two days, is the default",
+        )
         _check_range("port", self.port, 1024, 65_535, "23456 is the default")
         interval = self.poll_interval_s
-        _check(0 < interval <= 3600, "poll_interval_s", interval, "must be above 0, at most 3600", "10 is the default")
+        _check(
+            0 < interval <= 3600,
+            "poll_interval_s",
+            interval,
+            "must be above 0, at most 3600",
+            "10 is the default",
+        )
         _check(
             Path(self.pod_template).is_file(),
             "pod_template",
@@ -156,7 +207,9 @@ class KubernetesLauncher:
         if outcome.status == kubernetes_job.DONE:
             return True
         if outcome.status == kubernetes_job.GONE:
-            raise AirflowException(f"{which} was deleted while it trained; run the task again to go on")
+            raise AirflowException(
+                f"{which} was deleted while it trained; run the task again to go on"
+            )
         said = operator.failures()
         if outcome.reason == kubernetes_job.BAD_INPUT:
             raise AirflowFailException(f"{which} refused its input: {said}")
@@ -164,7 +217,9 @@ class KubernetesLauncher:
             raise AirflowException(f"{which} failed ({outcome.reason}: {outcome.message}): {said}")
         if starts >= self.backoff_limit:
             raise AirflowException(f"{which} failed, the last of {starts + 1} starts: {said}")
-        operator.log.warning("%s failed, start %d of %d: %s", which, starts + 1, self.backoff_limit + 1, said)
+        operator.log.warning(
+            "%s failed, start %d of %d: %s", which, starts + 1, self.backoff_limit + 1, said
+        )
         return False
 
     def _operator(self, options: TrainOptions, context: Context) -> TrainingJobOperator:

@@ -18,7 +18,13 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes_asyncio import client as async_client
 from urllib3.exceptions import HTTPError
 
-from captioner_airflow.launchers.kubernetes_manifests import CONTAINER, INSTANCE, MODEL_FOLDER, TASK, make_service
+from captioner_airflow.launchers.kubernetes_manifests import (
+    CONTAINER,
+    INSTANCE,
+    MODEL_FOLDER,
+    TASK,
+    make_service,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -60,7 +66,7 @@ def outcome_of(job: Any, uid: str) -> Outcome | None:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _LogCursor:
     """How far a pod's log has been told: when it was read, and the lines of its latest time."""
 
     read_at: float = 0.0
@@ -85,7 +91,13 @@ class TrainingJobOperator(KubernetesJobOperator):
     """
 
     def __init__(
-        self, *, manifest: dict[str, Any], port: int, conn_id: str, poll_interval_s: float, **kwargs: Any
+        self,
+        *,
+        manifest: dict[str, Any],
+        port: int,
+        conn_id: str,
+        poll_interval_s: float,
+        **kwargs: Any,
     ) -> None:
         spec = manifest["spec"]
         super().__init__(
@@ -108,7 +120,7 @@ class TrainingJobOperator(KubernetesJobOperator):
         )
         self.manifest = manifest
         self.port = port
-        self._told: dict[str, _Told] = {}
+        self._told: dict[str, _LogCursor] = {}
         self._waits: dict[str, str] = {}
         self._log_failed = False
 
@@ -120,7 +132,9 @@ class TrainingJobOperator(KubernetesJobOperator):
         """
         self._delete_earlier()
         request = self.build_job_request_obj(context)
-        request.metadata.name = self.name  # the provider puts job- before it, and the hosts are called after it
+        request.metadata.name = (
+            self.name
+        )  # the provider puts job- before it, and the hosts are called after it
         self._stop_if_killed()
         try:
             self.job = self.hook.create_job(request)
@@ -140,7 +154,9 @@ class TrainingJobOperator(KubernetesJobOperator):
 
     def attach(self, uid: str) -> None:
         """Takes up the Job that an earlier process of this task has started."""
-        self.job = _deserialize({"metadata": {"name": self.name, "namespace": self.namespace, "uid": uid}})
+        self.job = _deserialize(
+            {"metadata": {"name": self.name, "namespace": self.namespace, "uid": uid}}
+        )
 
     def wait(self) -> Outcome:
         """Until the Job has ended; meanwhile its workers' lines go to the task's log."""
@@ -175,7 +191,9 @@ class TrainingJobOperator(KubernetesJobOperator):
         uid = self.job.metadata.uid if self.job else self._uid_of_own()
         if uid is None:
             return
-        body = V1DeleteOptions(propagation_policy="Foreground", preconditions=V1Preconditions(uid=uid))
+        body = V1DeleteOptions(
+            propagation_policy="Foreground", preconditions=V1Preconditions(uid=uid)
+        )
         try:
             self.job_client.delete_namespaced_job(self.name, self.namespace, body=body)
         except ApiException as error:
@@ -198,13 +216,20 @@ class TrainingJobOperator(KubernetesJobOperator):
             if pod.status and pod.status.phase != "Pending":
                 try:
                     self._tell_lines(pod)
-                except (ApiException, HTTPError) as error:  # of a lost node, say; the others' are read
+                except (
+                    ApiException,
+                    HTTPError,
+                ) as error:  # of a lost node, say; the others' are read
                     self._pass_over(error)
 
     def failures(self) -> str:
         """What the workers that failed said last, the first to fail first."""
         try:
-            ended = [(pod, state) for pod in self._pods() if (state := _terminated(pod)) and state.exit_code]
+            ended = [
+                (pod, state)
+                for pod in self._pods()
+                if (state := _terminated(pod)) and state.exit_code
+            ]
         except (ApiException, HTTPError):
             return "its pods can't be read"
         ended.sort(key=lambda item: str(item[1].finished_at))
@@ -212,7 +237,11 @@ class TrainingJobOperator(KubernetesJobOperator):
         for pod, state in ended[:3]:
             last = (state.message or "").strip().splitlines()[-1:] or [""]
             killed = f" ({state.reason})" if state.reason not in (None, "Error") else ""
-            lines.append(f"worker {_index(pod)} ended with exit code {state.exit_code}{killed}: {last[0]}".rstrip(": "))
+            lines.append(
+                f"worker {_index(pod)} ended with exit code {state.exit_code}{killed}: {last[0]}".rstrip(
+                    ": "
+                )
+            )
         return "; ".join(lines) or "no failed pod is left to ask"
 
     # Steps
@@ -248,7 +277,9 @@ class TrainingJobOperator(KubernetesJobOperator):
         """Of a Job that this task has asked for without hearing the answer, or an earlier try of it."""
         job = self._read()
         own = self.manifest["metadata"]["annotations"][TASK]
-        return job.metadata.uid if job and (job.metadata.annotations or {}).get(TASK) == own else None
+        return (
+            job.metadata.uid if job and (job.metadata.annotations or {}).get(TASK) == own else None
+        )
 
     def _delete_earlier(self) -> None:
         """Deletes the Job that trained this folder before, and waits until its last pod is gone."""
@@ -257,7 +288,9 @@ class TrainingJobOperator(KubernetesJobOperator):
             return
         given, own = job.metadata.annotations or {}, self.manifest["metadata"]["annotations"]
         if MODEL_FOLDER not in given:
-            raise AirflowFailException(f"{self._which} is not of this launcher; delete it or choose another --output")
+            raise AirflowFailException(
+                f"{self._which} is not of this launcher; delete it or choose another --output"
+            )
         if given.get(TASK) != own[TASK] and not outcome_of(job, job.metadata.uid):
             raise AirflowException(
                 f"{self._which} of {given.get(TASK)} still trains {given[MODEL_FOLDER]}; "
@@ -295,7 +328,9 @@ class TrainingJobOperator(KubernetesJobOperator):
     # Logs
 
     def _pods(self) -> list[V1Pod]:
-        pods = self.client.list_namespaced_pod(self.namespace, label_selector=f"{INSTANCE}={self.name}").items
+        pods = self.client.list_namespaced_pod(
+            self.namespace, label_selector=f"{INSTANCE}={self.name}"
+        ).items
         return sorted(pods, key=_index)
 
     def _tell_wait(self, pod: V1Pod) -> None:
@@ -306,7 +341,7 @@ class TrainingJobOperator(KubernetesJobOperator):
 
     def _tell_lines(self, pod: V1Pod) -> None:
         """Those not told yet: a little more than what is new is read, and told apart by the time before each line."""
-        told, now = self._told.get(pod.metadata.name, _Told()), time.monotonic()
+        told, now = self._told.get(pod.metadata.name, _LogCursor()), time.monotonic()
         since = {"since_seconds": int(now - told.read_at) + _LOG_OVERLAP_S} if told.lines else {}
         response = self.client.read_namespaced_pod_log(
             pod.metadata.name,
@@ -317,18 +352,23 @@ class TrainingJobOperator(KubernetesJobOperator):
             _preload_content=False,
             **since,
         )
-        timed = [line.partition(" ")[::2] for line in response.data.decode("utf-8", "replace").splitlines()]
+        timed = [
+            line.partition(" ")[::2]
+            for line in response.data.decode("utf-8", "replace").splitlines()
+        ]
         for line in timed:
             if line[0] >= told.until and line not in told.lines:
                 self.log.info("[worker %d] %s", _index(pod), line[1])
         until = max([told.until, *(when for when, _ in timed)])
         last = {line for line in timed if line[0] == until} or told.lines
-        self._told[pod.metadata.name] = _Told(now, until, frozenset(last))
+        self._told[pod.metadata.name] = _LogCursor(now, until, frozenset(last))
 
     def _pass_over(self, error: Exception) -> None:
         """Training goes on without its log."""
         if not self._log_failed:
-            self.log.warning("The workers' logs can't be read (%s)", " ".join(str(error).split())[:200])
+            self.log.warning(
+                "The workers' logs can't be read (%s)", " ".join(str(error).split())[:200]
+            )
         self._log_failed = True
 
 
@@ -385,19 +425,28 @@ class TrainingJobTrigger(KubernetesJobTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         try:
-            job = await self.hook.wait_until_job_complete(self.job_name, self.job_namespace, self.poll_interval)
+            job = await self.hook.wait_until_job_complete(
+                self.job_name, self.job_namespace, self.poll_interval
+            )
             outcome = outcome_of(job, self.uid) or Outcome(GONE)
         except async_client.ApiException as error:
             if error.status != _NOT_FOUND:
                 raise
             outcome = Outcome(GONE)
-        payload = {"outcome": asdict(outcome), "uid": self.uid, "options": self.options, "starts": self.starts}
+        payload = {
+            "outcome": asdict(outcome),
+            "uid": self.uid,
+            "options": self.options,
+            "starts": self.starts,
+        }
         yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """Does what the operator's ``on_kill`` does; the provider's own trigger leaves the Job at work."""
         preconditions = async_client.V1Preconditions(uid=self.uid)
-        body = async_client.V1DeleteOptions(propagation_policy="Foreground", preconditions=preconditions)
+        body = async_client.V1DeleteOptions(
+            propagation_policy="Foreground", preconditions=preconditions
+        )
         async with self.hook.get_conn() as connection:
             try:
                 api = async_client.BatchV1Api(connection)

@@ -121,7 +121,13 @@ def make_service(job: dict[str, Any], port: int, owner_uid: str | None = None) -
     name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
     metadata = {"name": name, "namespace": namespace, "labels": job["metadata"]["labels"]}
     if owner_uid:
-        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": owner_uid, "controller": True}
+        owner = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": name,
+            "uid": owner_uid,
+            "controller": True,
+        }
         metadata["ownerReferences"] = [owner]
     return {
         "apiVersion": "v1",
@@ -148,8 +154,14 @@ def read_template(path: str | Path) -> dict[str, Any]:
         template = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise CaptionerError(f"pod template {str(path)!r} can't be read ({reason}); name a YAML file") from error
-    spec = template.get("spec") if isinstance(template, dict) and template.get("kind") == "Pod" else None
+        raise CaptionerError(
+            f"pod template {str(path)!r} can't be read ({reason}); name a YAML file"
+        ) from error
+    spec = (
+        template.get("spec")
+        if isinstance(template, dict) and template.get("kind") == "Pod"
+        else None
+    )
     containers = spec.get("containers") if isinstance(spec, dict) else None
     first = containers[0] if isinstance(containers, list) and containers else None
     if not isinstance(spec, dict) or not isinstance(first, dict) or first.get("name") != CONTAINER:
@@ -169,8 +181,12 @@ def read_template(path: str | Path) -> dict[str, Any]:
 def _check_options(settings: KubernetesLauncher, options: TrainOptions) -> None:
     named = {"dataset": options.dataset, "features": options.features, "mirrored": options.mirrored}
     for name, value in {**named, "output": options.output}.items():
-        elsewhere = value is None or ("://" in value and name != "output")  # a checkpoint needs a file system
-        if not elsewhere and not posixpath.normpath(str(value)).startswith(f"{settings.mount_path}/"):
+        elsewhere = value is None or (
+            "://" in value and name != "output"
+        )  # a checkpoint needs a file system
+        if not elsewhere and not posixpath.normpath(str(value)).startswith(
+            f"{settings.mount_path}/"
+        ):
             raise CaptionerError(
                 f"--{name} {value!r} must lie below {settings.mount_path}, where the pods find the volume "
                 f"{settings.claim!r}; put it there, and mount that volume at the same place where Airflow's tasks run"
@@ -191,7 +207,9 @@ def _labels(name: str) -> dict[str, str]:
     }
 
 
-def _pod(settings: KubernetesLauncher, options: TrainOptions, template: dict[str, Any], name: str) -> dict[str, Any]:
+def _pod(
+    settings: KubernetesLauncher, options: TrainOptions, template: dict[str, Any], name: str
+) -> dict[str, Any]:
     pod: dict[str, Any] = copy.deepcopy(template["spec"])
     container, *others = pod["containers"]
     environment = {
@@ -205,7 +223,10 @@ def _pod(settings: KubernetesLauncher, options: TrainOptions, template: dict[str
         "command": ["python", "-m", "captioner_core.training"],
         "args": worker_arguments(options),
         "env": [*given, *({"name": key, "value": value} for key, value in environment.items())],
-        "ports": [*(container.get("ports") or []), {"name": "grpc", "containerPort": settings.port}],
+        "ports": [
+            *(container.get("ports") or []),
+            {"name": "grpc", "containerPort": settings.port},
+        ],
         "volumeMounts": [
             *(container.get("volumeMounts") or []),
             {"name": _VOLUME, "mountPath": settings.mount_path},
@@ -214,7 +235,10 @@ def _pod(settings: KubernetesLauncher, options: TrainOptions, template: dict[str
     }
     if settings.gpus:
         resources = container.setdefault("resources", {})
-        resources["limits"] = {**(resources.get("limits") or {}), "nvidia.com/gpu": str(settings.gpus)}
+        resources["limits"] = {
+            **(resources.get("limits") or {}),
+            "nvidia.com/gpu": str(settings.gpus),
+        }
     volume = {"name": _VOLUME, "persistentVolumeClaim": {"claimName": settings.claim}}
     pod |= {
         "subdomain": name,

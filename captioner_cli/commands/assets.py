@@ -17,7 +17,11 @@ def register(subparsers: Any) -> None:
         "other commands fetch what they lack by themselves, unless CAPTIONER_OFFLINE=1.",
     )
     parser.add_argument(
-        "--extra", action="append", default=[], choices=EXTRAS, help="also fetch what this optional encoder needs"
+        "--extra",
+        action="append",
+        default=[],
+        choices=EXTRAS,
+        help="also fetch what this optional encoder needs",
     )
     parser.set_defaults(handler=_run)
 

@@ -9,20 +9,24 @@ from typing import Any
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import check_collection
-from captioner_core.security.allowed_roots import check_place, place_argument, plain_place
-from captioner_core.security.redaction import visible
+from captioner_core.security.allowed_roots import check_uri, normalize_uri, uri_argument
+from captioner_core.security.redaction import escape_control_chars
 
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand and its own: ``sample``, ``flickr8k``, ``coco`` and ``csv``."""
     parser = subparsers.add_parser(
-        "dataset", help="make a dataset folder", description="Makes a folder with images/ and captions.parquet."
+        "dataset",
+        help="make a dataset folder",
+        description="Makes a folder with images/ and captions.parquet.",
     )
     kinds = parser.add_subparsers(required=True, metavar="KIND")
 
     def add(name: str, handler: Any, text: str) -> Any:
         kind = kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        kind.add_argument("--output", required=True, type=_path, metavar="DIR", help="dataset folder to make")
+        kind.add_argument(
+            "--output", required=True, type=_path, metavar="DIR", help="dataset folder to make"
+        )
         kind.add_argument(
             "--collection",
             type=_collection,
@@ -34,9 +38,21 @@ def register(subparsers: Any) -> None:
         return kind
 
     sample = add("sample", _sample, "rendered scenes with five captions each")
-    sample.add_argument("--images", type=int, default=800, metavar="N", help="number of images (default: 800)")
-    sample.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes other scenes (default: 0)")
-    flickr8k = add("flickr8k", _flickr8k, "Flickr8k from its two zips or Kaggle's folder, downloaded where not given")
+    sample.add_argument(
+        "--images", type=int, default=800, metavar="N", help="number of images (default: 800)"
+    )
+    sample.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="another seed makes other scenes (default: 0)",
+    )
+    flickr8k = add(
+        "flickr8k",
+        _flickr8k,
+        "Flickr8k from its two zips or Kaggle's folder, downloaded where not given",
+    )
     flickr8k.add_argument(
         "--source",
         type=_path,
@@ -60,15 +76,19 @@ def register(subparsers: Any) -> None:
         help="columns image_id, caption and maybe split, such as Kaggle's captions.txt",
     )
     for kind in (coco, table):
-        kind.add_argument("--images", required=True, type=_path, metavar="DIR", help="folder with the images")
+        kind.add_argument(
+            "--images", required=True, type=_path, metavar="DIR", help="folder with the images"
+        )
     for kind in (flickr8k, coco, table):
         kind.add_argument("--limit", type=_positive, metavar="N", help="use this many images")
 
 
 def _path(text: str) -> Path:
-    path = place_argument(text)
+    path = uri_argument(text)
     if "://" in path:
-        raise argparse.ArgumentTypeError(f"{path!r} is no local path, and datasets are made from and in local folders")
+        raise argparse.ArgumentTypeError(
+            f"{path!r} is no local path, and datasets are made from and in local folders"
+        )
     return Path(path)
 
 
@@ -91,7 +111,12 @@ def _sample(namespace: argparse.Namespace) -> int:
     from captioner_core.datasets import sample
 
     return _say(
-        sample.build(namespace.output, images=namespace.images, seed=namespace.seed, collection=namespace.collection)
+        sample.build(
+            namespace.output,
+            images=namespace.images,
+            seed=namespace.seed,
+            collection=namespace.collection,
+        )
     )
 
 
@@ -103,7 +128,11 @@ def _flickr8k(namespace: argparse.Namespace) -> int:
     source = namespace.source or (Path(own) if own else None)
     return _say(
         flickr8k.build(
-            namespace.output, source=source, cache=cache_dir(), limit=namespace.limit, collection=namespace.collection
+            namespace.output,
+            source=source,
+            cache=cache_dir(),
+            limit=namespace.limit,
+            collection=namespace.collection,
         )
     )
 
@@ -115,9 +144,11 @@ def _coco(namespace: argparse.Namespace) -> int:
     for item in namespace.annotations:
         split, sign, path = item.partition("=")
         if not sign:
-            raise CaptionerError(f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; write it so")
-        check_place("--annotations", path)
-        annotations.setdefault(split, []).append(Path(plain_place(path)))
+            raise CaptionerError(
+                f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; write it so"
+            )
+        check_uri("--annotations", path)
+        annotations.setdefault(split, []).append(Path(normalize_uri(path)))
     return _say(
         coco.build(
             namespace.output,
@@ -145,5 +176,5 @@ def _csv(namespace: argparse.Namespace) -> int:
 
 def _say(summary: Any) -> int:
     for line in summary.lines():
-        print(visible(line))
+        print(escape_control_chars(line))
     return 0

@@ -18,9 +18,9 @@ from captioner_core.options import (
     check_fields,
     from_namespace,
     option,
-    place_option,
+    uri_option,
 )
-from captioner_core.security.redaction import visible
+from captioner_core.security.redaction import escape_control_chars
 
 if TYPE_CHECKING:
     from captioner_core.captioning.generator import GeneratedCaption
@@ -44,18 +44,24 @@ _FIGURES = {
 class EvaluateOptions:
     """Options of an evaluation."""
 
-    model: str = place_option(
-        help="model folder, or a folder of models: its current one", metavar="MODEL_DIR", names=(PRETRAINED,)
+    model: str = uri_option(
+        help="model folder, or a folder of models: its current one",
+        metavar="MODEL_DIR",
+        names=(PRETRAINED,),
     )
-    dataset: str = place_option(help="dataset folder", metavar="DIR")
+    dataset: str = uri_option(help="dataset folder", metavar="DIR")
     split: str = option("dev", help="split to caption", choices=("dev", "test"))
-    features: str | None = place_option(
+    features: str | None = uri_option(
         None,
         help="the dataset's features table, with its grid; extracted anew where not given",
         metavar="URI",
     )
-    beam_width: int | None = beam_width_option(None, help="hypotheses kept; the model's own choice where not given")
-    output: str | None = place_option(None, help="also write the figures to this JSON file", metavar="FILE")
+    beam_width: int | None = beam_width_option(
+        None, help="hypotheses kept; the model's own choice where not given"
+    )
+    output: str | None = uri_option(
+        None, help="also write the figures to this JSON file", metavar="FILE"
+    )
     show: int = option(10, help="captions to show", metavar="N")
 
     def __post_init__(self) -> None:
@@ -75,7 +81,13 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(EvaluateOptions, namespace)
-    from captioner_core.analysis.caption_metrics import has_java, record, references_fingerprint, reliability, score
+    from captioner_core.analysis.caption_metrics import (
+        has_java,
+        record,
+        references_fingerprint,
+        reliability,
+        score,
+    )
     from captioner_core.analysis.java_metrics import check_java
     from captioner_core.captioning.saved_model import load_model
     from captioner_core.models.registry import resolve_model
@@ -85,7 +97,9 @@ def _run(namespace: argparse.Namespace) -> int:
         _check_output(options, options.output)
     references = read_captions_by_split(options.dataset).get(options.split)
     if not references:
-        raise CaptionerError(f"dataset {options.dataset!r} has no split {options.split!r}; choose another --split")
+        raise CaptionerError(
+            f"dataset {options.dataset!r} has no split {options.split!r}; choose another --split"
+        )
     if options.features:
         check_same_images(options.dataset, options.features)
     check_java()  # before the work that its failure would waste
@@ -110,7 +124,12 @@ def _run(namespace: argparse.Namespace) -> int:
         try:
             record(model_dir, figures)
         except CaptionerError as error:
-            print(visible(f"evaluate: the figures were not recorded in the model's folder: {error}"), file=sys.stderr)
+            print(
+                escape_control_chars(
+                    f"evaluate: the figures were not recorded in the model's folder: {error}"
+                ),
+                file=sys.stderr,
+            )
     figures["software"] = outputs.PROGRAM  # by which the file is known later
     if options.output:
         _write(options.output, figures)
@@ -132,13 +151,17 @@ def _check_output(options: EvaluateOptions, output: str) -> None:
             read["--features"] = [options.features]
         outputs.check_output_file(output, is_own=_is_figures, inputs=read, makes_parents=True)
     elif storage.exists(output) and not _is_figures(storage.read_bytes(output)):
-        raise CaptionerError(f"--output {output!r} exists and captioner did not make it; name another file")
+        raise CaptionerError(
+            f"--output {output!r} exists and captioner did not make it; name another file"
+        )
 
 
 def _is_figures(data: bytes) -> bool:
     """Returns whether a JSON file holds the figures of an evaluation; earlier versions did not name the program."""
     figures = outputs.parse_object(data) or {}
-    return figures.keys() == _FIGURES or (figures.get("software") == outputs.PROGRAM and figures.keys() >= _FIGURES)
+    return figures.keys() == _FIGURES or (
+        figures.get("software") == outputs.PROGRAM and figures.keys() >= _FIGURES
+    )
 
 
 def _write(output: str, figures: Mapping[str, Any]) -> None:
@@ -151,7 +174,9 @@ def _write(output: str, figures: Mapping[str, Any]) -> None:
         made.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _captions(options: EvaluateOptions, model: LoadedModel, image_ids: list[str]) -> dict[str, GeneratedCaption]:
+def _captions(
+    options: EvaluateOptions, model: LoadedModel, image_ids: list[str]
+) -> dict[str, GeneratedCaption]:
     from captioner_core.analysis.caption_metrics import caption_features, caption_split
     from captioner_core.captioning.generator import CaptionGenerator
     from captioner_core.console.progress import advance, progress
@@ -170,14 +195,25 @@ def _captions(options: EvaluateOptions, model: LoadedModel, image_ids: list[str]
     return captions
 
 
-def _show(figures: Mapping[str, Any], hypotheses: dict[str, str], references: dict[str, list[str]], show: int) -> None:
+def _show(
+    figures: Mapping[str, Any],
+    hypotheses: dict[str, str],
+    references: dict[str, list[str]],
+    show: int,
+) -> None:
     """A few captions beside a human one, then the table, then all as JSON."""
     apart = max(1, len(hypotheses) // max(1, show))
     for image_id in sorted(hypotheses)[::apart][:show]:
-        print(visible(f"{image_id}: {hypotheses[image_id]}  |  {references[image_id][0]}"))
+        print(
+            escape_control_chars(
+                f"{image_id}: {hypotheses[image_id]}  |  {references[image_id][0]}"
+            )
+        )
     for name, value in figures["scores"].items():
         print(f"{name:8} {100 * value:6.1f}" if name != "CIDEr" else f"{name:8} {value:6.3f}")
     for fifth in figures["reliability"]:
         likely, cider = fifth["word_probability"], fifth["cider"]
-        print(f"{fifth['images']} images whose words have probability {likely:.3f}: CIDEr {cider:.3f}")
+        print(
+            f"{fifth['images']} images whose words have probability {likely:.3f}: CIDEr {cider:.3f}"
+        )
     print(json.dumps(figures))

@@ -14,7 +14,7 @@ from captioner_core.options import (
     check_fields,
     from_namespace,
     option,
-    place_option,
+    uri_option,
 )
 
 
@@ -22,14 +22,14 @@ from captioner_core.options import (
 class ExportOptions:
     """Options of an export."""
 
-    model: tuple[str, ...] = place_option(
+    model: tuple[str, ...] = uri_option(
         (),
         help="model folder, or a folder of models: its current one; repeated, they become an ensemble whose "
         "probabilities are averaged",
         metavar="MODEL_DIR",
         names=(PRETRAINED,),
     )
-    output: str = place_option(help="model folder to make", metavar="MODEL_DIR")
+    output: str = uri_option(help="model folder to make", metavar="MODEL_DIR")
     beam_width: int | None = beam_width_option(
         None, help="hypotheses that searches with it keep; the first model's where not given"
     )
@@ -73,6 +73,8 @@ def _run(namespace: argparse.Namespace) -> int:
     from captioner_core.models.registry import resolve_model
 
     folders = [resolve_model(model) for model in options.model]
-    model_id = export_model(folders, options.output, options.beam_width, options.length_penalty, options.joint_weight)
+    model_id = export_model(
+        folders, options.output, options.beam_width, options.length_penalty, options.joint_weight
+    )
     print(f"model {model_id} in {options.output}")
     return 0

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from captioner_core.options import InboxOptions, add_arguments, from_namespace
-from captioner_core.security.redaction import visible
+from captioner_core.security.redaction import escape_control_chars
 
 
 def register(subparsers: Any) -> None:
@@ -34,7 +34,9 @@ def _run(namespace: argparse.Namespace) -> int:
         # in ASCII: a name that is no UTF-8 can't be printed otherwise
         print(json.dumps([dataclasses.asdict(folder) for folder in folders]))
         return 0
-    width = max([len(visible(folder.folder)) for folder in folders], default=0)
+    width = max([len(escape_control_chars(folder.folder)) for folder in folders], default=0)
     for folder in folders:
-        print(f"{folder.state:7}  {visible(folder.folder):{width}}  {visible(folder.reason)}")
+        print(
+            f"{folder.state:7}  {escape_control_chars(folder.folder):{width}}  {escape_control_chars(folder.reason)}"
+        )
     return 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from captioner_core.security.allowed_roots import place_argument
-from captioner_core.security.redaction import visible
+from captioner_core.security.allowed_roots import uri_argument
+from captioner_core.security.redaction import escape_control_chars
 
 
 def register(subparsers: Any) -> None:
@@ -16,7 +16,7 @@ def register(subparsers: Any) -> None:
         help="the models of a folder, and which is the current one",
         description="Lists the models of a folder, with * at the current one, then every change of it.",
     )
-    parser.add_argument("models", type=place_argument, metavar="DIR", help="folder of models")
+    parser.add_argument("models", type=uri_argument, metavar="DIR", help="folder of models")
     parser.set_defaults(handler=_run)
 
 
@@ -27,20 +27,22 @@ def _run(namespace: argparse.Namespace) -> int:
     models = list_models(namespace.models)
     if pointer.current is not None and pointer.current not in {model.name for model in models}:
         models.append(KnownModel(pointer.current, "missing", None))  # jobs given this folder fail
-    width = max([len(visible(model.name)) for model in models], default=4)
+    width = max([len(escape_control_chars(model.name)) for model in models], default=4)
     id_width = max([len(model.model_id or "unknown") for model in models], default=8)
     print(f"  {'name':{width}}  {'model_id':{id_width}}  dev CIDEr")
     for model in models:
         mark = "*" if model.name == pointer.current else " "
         print(
-            f"{mark} {visible(model.name):{width}}  {model.model_id or 'unknown':{id_width}}  {_figure(model.cider):>9}"
+            f"{mark} {escape_control_chars(model.name):{width}}  {model.model_id or 'unknown':{id_width}}  {_figure(model.cider):>9}"
         )
     if pointer.history:
         print("\nhistory")
     for change in pointer.history:
         verb = "promoted" if change.action == PROMOTE else "undone, back to"
         before = f", after {change.previous!r}" if change.previous else ""
-        print(f"  {change.utc}  {verb} {change.model!r} {change.model_id}, dev CIDEr {_figure(change.cider)}{before}")
+        print(
+            f"  {change.utc}  {verb} {change.model!r} {change.model_id}, dev CIDEr {_figure(change.cider)}{before}"
+        )
     return 0
 
 

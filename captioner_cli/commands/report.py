@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from captioner_core.security.allowed_roots import place_argument
+from captioner_core.security.allowed_roots import uri_argument
 
 
 def register(subparsers: Any) -> None:
@@ -16,7 +16,10 @@ def register(subparsers: Any) -> None:
         description="Writes RUN_DIR/report/index.html: pictures, captions, matches and scores on one page.",
     )
     parser.add_argument(
-        "run_dir", type=place_argument, metavar="RUN_DIR", help="folder of a finished run, ROOT/runs/RUN_ID"
+        "run_dir",
+        type=uri_argument,
+        metavar="RUN_DIR",
+        help="folder of a finished run, ROOT/runs/RUN_ID",
     )
     parser.add_argument(
         "--max-images",

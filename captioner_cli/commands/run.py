@@ -70,7 +70,10 @@ def check_inputs(options: RunOptions) -> None:
     from captioner_core.tables import layout
 
     run = options.layout
-    check_report(run.run_dir, check_run_output(run, {"--images": [options.images], "--model": [options.model]}))
+    check_report(
+        run.run_dir,
+        check_run_output(run, {"--images": [options.images], "--model": [options.model]}),
+    )
     own = (run.table(layout.CAPTIONS), run.table(layout.FEATURES))
     check_inputs_apart(run, {"--index": options.index, "--features": options.features}, own)
     check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)

@@ -26,9 +26,9 @@ from captioner_core.options import (
     check_fields,
     from_namespace,
     option,
-    place_option,
+    uri_option,
 )
-from captioner_core.security.redaction import visible
+from captioner_core.security.redaction import escape_control_chars
 from captioner_core.tables import layout
 
 _DATASET_RUN, _NEW_RUN = "dataset", "new"
@@ -39,10 +39,10 @@ _MADE_HERE = ("sample", "flickr8k")
 class LocalOptions:
     """Options of the whole way."""
 
-    dataset: str = place_option(
+    dataset: str = uri_option(
         "sample", help="sample, flickr8k or a dataset folder", metavar="NAME|DIR", names=_MADE_HERE
     )
-    flickr8k_dir: str | None = place_option(
+    flickr8k_dir: str | None = uri_option(
         None, help="folder with the two Flickr8k zips; downloaded where not given", metavar="DIR"
     )
     limit: int | None = option(
@@ -52,17 +52,23 @@ class LocalOptions:
         limits=(1, None),
         remedy="leave it out for all images",
     )
-    images: str | None = place_option(
+    images: str | None = uri_option(
         None, help="folder to caption (default: the dataset's held-back part)", metavar="DIR"
     )
-    out: str = place_option("out", help="folder for everything that is made", metavar="DIR")
+    out: str = uri_option("out", help="folder for everything that is made", metavar="DIR")
     threshold: float = option(0.9, help="least cosine similarity of a match", metavar="X")
-    top_k: int = option(10, help="matches kept for each image; 0 keeps none and still counts them", metavar="N")
-    encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
+    top_k: int = option(
+        10, help="matches kept for each image; 0 keeps none and still counts them", metavar="N"
+    )
+    encoder: str = option(
+        DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS
+    )
     workers: int = option(1, help="training processes", metavar="N")
     epochs: int | None = option(None, help="passes over the training captions", metavar="N")
     batch_size: int = option(32, help="images per call of the network", metavar="N")
-    max_failures: int | None = option(None, help="exit 1 when more images than this fail", metavar="N")
+    max_failures: int | None = option(
+        None, help="exit 1 when more images than this fail", metavar="N"
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -77,18 +83,28 @@ class LocalOptions:
     def extract_options(self, dataset: Path) -> ExtractOptions:
         """Features of the dataset's images, with the grid that training needs."""
         images = str(dataset / layout.DATASET_IMAGES)
-        return ExtractOptions(images=images, output=self.out, run_id=_DATASET_RUN, batch_size=self.batch_size)
+        return ExtractOptions(
+            images=images, output=self.out, run_id=_DATASET_RUN, batch_size=self.batch_size
+        )
 
     def train_options(self, dataset: Path) -> TrainOptions:
         """Training on the dataset."""
         features = layout.RunLayout(self.out, _DATASET_RUN).table(layout.FEATURES)
         epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
         return TrainOptions(
-            dataset=str(dataset), features=features, output=self.model_dir, epochs=epochs, workers=self.workers
+            dataset=str(dataset),
+            features=features,
+            output=self.model_dir,
+            epochs=epochs,
+            workers=self.workers,
         )
 
     def run_options(
-        self, images: str, index: tuple[str, ...], splits: tuple[str, ...] = (), collection: str | None = None
+        self,
+        images: str,
+        index: tuple[str, ...],
+        splits: tuple[str, ...] = (),
+        collection: str | None = None,
     ) -> RunOptions:
         """Captions and matches of the new folder against the dataset's human captions."""
         return RunOptions(
@@ -99,7 +115,9 @@ class LocalOptions:
             model=self.model_dir,
             index=index,
             index_splits=splits,
-            features=(layout.RunLayout(self.out, _DATASET_RUN).table(layout.FEATURES),) if index else (),
+            features=(layout.RunLayout(self.out, _DATASET_RUN).table(layout.FEATURES),)
+            if index
+            else (),
             threshold=self.threshold,
             top_k=self.top_k,
             encoder=self.encoder,
@@ -128,7 +146,9 @@ def _run(namespace: argparse.Namespace) -> int:
 
     _check_outputs(options)
     if options.images is not None and not Path(options.images).is_dir():
-        raise CaptionerError(f"--images {options.images!r} is not a folder; name the folder of images to caption")
+        raise CaptionerError(
+            f"--images {options.images!r} is not a folder; name the folder of images to caption"
+        )
     preconditions.check_run(options.run_options(options.images or options.out, ()))
     for asset in assets.ASSETS:
         _say(f"assets: {assets.ensure(asset)[0]}")
@@ -177,7 +197,11 @@ def _check_outputs(options: LocalOptions) -> None:
 
 
 def _dataset_folder(options: LocalOptions) -> Path:
-    return Path(options.out, "datasets", options.dataset) if options.dataset in _MADE_HERE else Path(options.dataset)
+    return (
+        Path(options.out, "datasets", options.dataset)
+        if options.dataset in _MADE_HERE
+        else Path(options.dataset)
+    )
 
 
 def _split_folder(options: LocalOptions) -> Path:
@@ -210,7 +234,11 @@ def _make_dataset(options: LocalOptions) -> Path:
     elif options.dataset == "flickr8k":
         source = Path(options.flickr8k_dir) if options.flickr8k_dir else None
         if not _is_made(options, target):
-            _say_all(flickr8k.build(target, source=source, limit=options.limit, cache=assets.cache_dir()).lines())
+            _say_all(
+                flickr8k.build(
+                    target, source=source, limit=options.limit, cache=assets.cache_dir()
+                ).lines()
+            )
     elif not (target / layout.DATASET_CAPTIONS).is_file():
         raise CaptionerError(
             f"--dataset {options.dataset!r} is neither sample, flickr8k nor a folder with images/ and "
@@ -228,7 +256,9 @@ def _extract(options: LocalOptions, dataset: Path) -> None:
     asked = dataclasses.replace(asked, precision=launch.chosen_precision(asked.precision, ()))
     if storage.exists(asked.layout.manifest):
         manifest = Path(asked.layout.manifest)
-        recorded = json.loads(json.dumps(dataclasses.asdict(asked)))  # as a manifest has it: tuples are lists
+        recorded = json.loads(
+            json.dumps(dataclasses.asdict(asked))
+        )  # as a manifest has it: tuples are lists
         same = commits.read_manifest(asked.layout.run_dir)["options"] == recorded
         if same and manifest.stat().st_mtime >= (dataset / layout.DATASET_CAPTIONS).stat().st_mtime:
             _say(f"extract: features of {asked.images} are there, {asked.layout.run_dir}")
@@ -244,7 +274,9 @@ def _train(options: LocalOptions, dataset: Path) -> None:
     asked = options.train_options(dataset)
     metrics = layout.join(asked.output, METRICS)
     is_whole = storage.exists(metrics) and storage.exists(layout.join(asked.output, CONFIG))
-    if is_whole and storage.read_json(metrics).get("training_fingerprint") == training_fingerprint(asked):
+    if is_whole and storage.read_json(metrics).get("training_fingerprint") == training_fingerprint(
+        asked
+    ):
         _say(f"train: this training is done, {asked.output}")
         return
     train(asked)
@@ -264,7 +296,9 @@ def _new_folder(options: LocalOptions, dataset: Path) -> tuple[Path, tuple[str, 
     captions = read_captions_by_split(str(dataset))
     held = next((split for split in ("test", "dev") if captions.get(split)), None)
     if held is None:
-        raise CaptionerError(f"dataset {str(dataset)!r} has no test or dev split to caption; give --images DIR")
+        raise CaptionerError(
+            f"dataset {str(dataset)!r} has no test or dev split to caption; give --images DIR"
+        )
     folder = _split_folder(options)
     link_split(dataset, folder, captions[held])
     return folder, tuple(split for split in captions if split != held)
@@ -276,9 +310,11 @@ def _verify(options: LocalOptions) -> None:
     run = layout.RunLayout(options.out, _NEW_RUN)
     breaches = verify(run.run_dir)
     for breach in breaches:
-        print(visible(f"breach: {breach}"))
+        print(escape_control_chars(f"breach: {breach}"))
     if breaches:
-        raise CheckFailed(f"{run.run_dir}: {len(breaches)} breaches of the tables' invariants, listed above")
+        raise CheckFailed(
+            f"{run.run_dir}: {len(breaches)} breaches of the tables' invariants, listed above"
+        )
     print(f"{'verify':14} {'ok':>8}  captioner verify {run.run_dir}")
 
 

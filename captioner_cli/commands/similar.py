@@ -15,29 +15,33 @@ from captioner_core.options import (
     check_fields,
     from_namespace,
     option,
-    place_option,
     threshold_option,
+    uri_option,
 )
-from captioner_core.security.allowed_roots import place_argument
+from captioner_core.security.allowed_roots import uri_argument
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarOptions:
     """Options of one look-up."""
 
-    index: tuple[str, ...] = place_option(
+    index: tuple[str, ...] = uri_option(
         (), help="captions table to search: a run's or a dataset's; may be repeated", metavar="URI"
     )
     n: int = option(5, help="images to show", metavar="N", limits=(1, 50))
     threshold: float = threshold_option(0.9, help="least cosine similarity")
-    model: str = place_option(
+    model: str = uri_option(
         PRETRAINED,
         help="model folder, or a folder of models: its current one; pretrained comes with the package",
         metavar="MODEL_DIR",
         names=(PRETRAINED,),
     )
-    encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
-    output: str = place_option("similar.png", help="picture to write, with the images side by side", metavar="FILE")
+    encoder: str = option(
+        DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS
+    )
+    output: str = uri_option(
+        "similar.png", help="picture to write, with the images side by side", metavar="FILE"
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -52,17 +56,21 @@ def register(subparsers: Any) -> None:
         help="the images most similar to one image",
         description="Captions an image, finds the images with the most similar captions, and writes a picture of them.",
     )
-    parser.add_argument("image", type=place_argument, metavar="IMAGE", help="image file")
+    parser.add_argument("image", type=uri_argument, metavar="IMAGE", help="image file")
     add_arguments(parser, SimilarOptions)
     parser.set_defaults(handler=_run)
 
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(SimilarOptions, namespace)
-    from captioner_core.analysis.similar_images import SimilarImageFinder, check_picture, write_picture
+    from captioner_core.analysis.similar_images import (
+        SimilarImageFinder,
+        check_picture,
+        write_picture,
+    )
     from captioner_core.matching.loading import check_captions_table
     from captioner_core.runs.identity import collection_of_table
-    from captioner_core.security.redaction import visible
+    from captioner_core.security.redaction import escape_control_chars
     from captioner_core.tables.schemas import MatchRow
 
     check_picture(options.output, {"the image": [namespace.image], "--index": options.index})
@@ -75,16 +83,20 @@ def _run(namespace: argparse.Namespace) -> int:
 
     finder = SimilarImageFinder(options.model, options.index, options.encoder)
     found = finder.find(namespace.image, threshold=options.threshold, top_k=options.n)
-    print(visible(f"{namespace.image}: {found.caption}"))
+    print(escape_control_chars(f"{namespace.image}: {found.caption}"))
     for row in found.matches:
-        print(visible(f"{row.rank:3}  {row.score:.3f}  {row.match_image_id}{collection_of(row)}  {row.match_caption}"))
+        print(
+            escape_control_chars(
+                f"{row.rank:3}  {row.score:.3f}  {row.match_image_id}{collection_of(row)}  {row.match_caption}"
+            )
+        )
     if not found.matches:
         best = found.nearest
         short = ""
         if best:
             name = best.match_image_id + collection_of(best)
             short = f"; the best, {name}, has {best.score:.3f}: {best.match_caption}"
-        print(visible(f"no other image reaches {options.threshold}{short}"))
+        print(escape_control_chars(f"no other image reaches {options.threshold}{short}"))
     write_picture(found, options.output)
     print(options.output)
     return 0

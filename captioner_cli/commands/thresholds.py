@@ -13,7 +13,7 @@ from captioner_core.options import (
     check_fields,
     from_namespace,
     option,
-    place_option,
+    uri_option,
 )
 
 
@@ -21,10 +21,14 @@ from captioner_core.options import (
 class ThresholdsOptions:
     """Options of the table of thresholds."""
 
-    captions: str = place_option(help="captions table: a run's or a dataset's", metavar="URI")
-    split: tuple[str, ...] = option((), help="of a dataset use this split alone; may be repeated", metavar="SPLIT")
-    encoder: str = option(DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS)
-    output: str = place_option("thresholds.svg", help="plot to write", metavar="FILE")
+    captions: str = uri_option(help="captions table: a run's or a dataset's", metavar="URI")
+    split: tuple[str, ...] = option(
+        (), help="of a dataset use this split alone; may be repeated", metavar="SPLIT"
+    )
+    encoder: str = option(
+        DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS
+    )
+    output: str = uri_option("thresholds.svg", help="plot to write", metavar="FILE")
 
     def __post_init__(self) -> None:
         check_fields(self)

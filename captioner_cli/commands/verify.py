@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from captioner_core.security.allowed_roots import place_argument
-from captioner_core.security.redaction import visible
+from captioner_core.security.allowed_roots import uri_argument
+from captioner_core.security.redaction import escape_control_chars
 
 
 def register(subparsers: Any) -> None:
@@ -16,7 +16,7 @@ def register(subparsers: Any) -> None:
         help="check every invariant of a run's tables",
         description="Checks a run; prints a line for each breach and exits 1 where there is one.",
     )
-    parser.add_argument("run_dir", type=place_argument, metavar="RUN_DIR", help="ROOT/runs/RUN_ID")
+    parser.add_argument("run_dir", type=uri_argument, metavar="RUN_DIR", help="ROOT/runs/RUN_ID")
     parser.set_defaults(handler=_run)
 
 
@@ -26,7 +26,7 @@ def _run(namespace: argparse.Namespace) -> int:
 
     breaches = verify(namespace.run_dir)
     for breach in breaches:
-        print(visible(f"breach: {breach}"))
+        print(escape_control_chars(f"breach: {breach}"))
     if not breaches:
         counts = commits.read_manifest(namespace.run_dir)["counts"]
         print(f"ok: {', '.join(f'{count} {name}' for name, count in counts.items())}")

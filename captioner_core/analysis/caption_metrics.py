@@ -63,9 +63,13 @@ def caption_split(
 def _pixels(folder: Path, image_id: str, size: int) -> npt.NDArray[np.uint8]:
     path = path_below(folder, image_id)  # whoever made the table chose the id
     if path is None:
-        raise CaptionerError(f"image id {image_id!r} leads out of {str(folder)!r}; mend the dataset's captions.parquet")
+        raise CaptionerError(
+            f"image id {image_id!r} leads out of {str(folder)!r}; mend the dataset's captions.parquet"
+        )
     try:
-        return decoder_pool.decode(read_bytes(os.fsdecode(path), decoding.DEFAULT_MAX_BYTES), size=size)[0]
+        return decoder_pool.decode(
+            read_bytes(os.fsdecode(path), decoding.DEFAULT_MAX_BYTES), size=size
+        )[0]
     except ImageError as error:
         raise CaptionerError(
             f"image {image_id!r} of {str(folder)!r} can't be used: {error.message}; take it out of the dataset"
@@ -88,7 +92,9 @@ def caption_features(
     """
     dataset, extracted, made_by = open_features(uri)
     if made_by != backbone:
-        raise CaptionerError(f"features {uri!r} are of {made_by!r}, the model's of {backbone!r}; extract them again")
+        raise CaptionerError(
+            f"features {uri!r} are of {made_by!r}, the model's of {backbone!r}; extract them again"
+        )
     lacking = [image_id for image_id in image_ids if image_id not in extracted]
     if lacking:
         raise CaptionerError(
@@ -116,7 +122,9 @@ def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
     """
     lacking = [image_id for image_id in hypotheses if not references.get(image_id)]
     if not hypotheses or lacking:
-        raise CaptionerError(f"no reference for {lacking[:1] or 'any image'}; evaluate a split that has captions")
+        raise CaptionerError(
+            f"no reference for {lacking[:1] or 'any image'}; evaluate a split that has captions"
+        )
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -132,11 +140,15 @@ def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
         cider, each = Cider().compute_score(wanted, given)
         scores["CIDEr"] = float(cider)
     if has_java():
-        scores["METEOR"] = java_metrics.meteor(wanted, {image_id: listed[0] for image_id, listed in given.items()})
+        scores["METEOR"] = java_metrics.meteor(
+            wanted, {image_id: listed[0] for image_id, listed in given.items()}
+        )
     return Scores(scores, dict(zip(wanted, map(float, each), strict=True)))
 
 
-def reliability(captions: Mapping[str, GeneratedCaption], cider: Mapping[str, float]) -> list[dict[str, float]]:
+def reliability(
+    captions: Mapping[str, GeneratedCaption], cider: Mapping[str, float]
+) -> list[dict[str, float]]:
     """Whether the model knows when it is right: images in fifths by how likely it holds its caption.
 
     Args:
@@ -147,9 +159,13 @@ def reliability(captions: Mapping[str, GeneratedCaption], cider: Mapping[str, fl
       For each fifth, least likely first: ``images``, the mean ``word_probability`` (the geometric
       mean over a caption's words and its end) and the mean ``cider``.
     """
-    likely = {image_id: math.exp(one.log_prob / (one.n_tokens + 1)) for image_id, one in captions.items()}
+    likely = {
+        image_id: math.exp(one.log_prob / (one.n_tokens + 1)) for image_id, one in captions.items()
+    }
     order = sorted(likely, key=lambda image_id: (likely[image_id], image_id))
-    fifths = [part.tolist() for part in np.array_split(np.array(order, object), _FIFTHS) if len(part)]
+    fifths = [
+        part.tolist() for part in np.array_split(np.array(order, object), _FIFTHS) if len(part)
+    ]
     return [
         {
             "images": len(part),
@@ -160,7 +176,9 @@ def reliability(captions: Mapping[str, GeneratedCaption], cider: Mapping[str, fl
     ]
 
 
-def references_fingerprint(references: Mapping[str, Sequence[str]], tokenizer: str, split: str) -> str:
+def references_fingerprint(
+    references: Mapping[str, Sequence[str]], tokenizer: str, split: str
+) -> str:
     """What figures were measured against: those of two models compare only where it is the same.
 
     Args:
@@ -183,7 +201,11 @@ def has_java() -> bool:
 def _tokenized(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Returns the same captions as words joined by spaces."""
     lines = [single_line(text) for listed in captions.values() for text in listed]
-    tokenized = java_metrics.ptb_tokenize(lines) if has_java() else [" ".join(tokenize(line)) for line in lines]
+    tokenized = (
+        java_metrics.ptb_tokenize(lines)
+        if has_java()
+        else [" ".join(tokenize(line)) for line in lines]
+    )
     remaining = iter(tokenized)
     return {image_id: [next(remaining) for _ in listed] for image_id, listed in captions.items()}
 
@@ -197,8 +219,15 @@ def record(model_dir: str, figures: Mapping[str, Any]) -> None:
     same = ("split", "beam_width", "dataset")
 
     def with_figures(metrics: dict[str, Any]) -> dict[str, Any]:
-        known = {"model_id": figures["model_id"], **metrics}  # of a folder without metrics this is all
-        others = [one for one in metrics.get("evaluations", []) if any(one.get(name) != figures[name] for name in same)]
+        known = {
+            "model_id": figures["model_id"],
+            **metrics,
+        }  # of a folder without metrics this is all
+        others = [
+            one
+            for one in metrics.get("evaluations", [])
+            if any(one.get(name) != figures[name] for name in same)
+        ]
         return {**known, "evaluations": [*others, dict(figures)]}
 
     record_metrics(model_dir, with_figures)

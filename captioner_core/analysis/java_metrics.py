@@ -50,7 +50,13 @@ def ptb_tokenize(captions: Sequence[str]) -> list[str]:
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
-    tokenizer = ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-encoding", "utf-8"]
+    tokenizer = [
+        "edu.stanford.nlp.process.PTBTokenizer",
+        "-preserveLines",
+        "-lowerCase",
+        "-encoding",
+        "utf-8",
+    ]
     command = [_java(), *_LOCALE, "-cp", jar.name, *tokenizer]
     sent = "".join(f"{caption}\n" for caption in captions)
     lines = _run(command, jar.parent, sent.encode("utf-8")).decode("utf-8").split("\n")
@@ -63,7 +69,10 @@ def ptb_tokenize(captions: Sequence[str]) -> list[str]:
             "take line separators out of the captions and run it again"
         )
     punctuation = set(ptbtokenizer.PUNCTUATIONS)
-    return [" ".join(token for token in line.split(" ") if token and token not in punctuation) for line in lines]
+    return [
+        " ".join(token for token in line.split(" ") if token and token not in punctuation)
+        for line in lines
+    ]
 
 
 def meteor(references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str]) -> float:
@@ -83,7 +92,8 @@ def meteor(references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str
     command = [_java(), _METEOR_HEAP, *_LOCALE, "-jar", jar.name, *options]
     with _conversation(command, jar.parent) as session:
         statistics = [
-            session.ask(_fields("SCORE", *references[image_id], caption)) for image_id, caption in hypotheses.items()
+            session.ask(_fields("SCORE", *references[image_id], caption))
+            for image_id, caption in hypotheses.items()
         ]
         session.send(_fields("EVAL", *statistics))
         for _ in statistics:
@@ -99,7 +109,9 @@ def _fields(*fields: str) -> str:
 def _java() -> str:
     java = java_path()
     if java is None:
-        raise CaptionerError("there is no 'java' on the PATH; install a Java runtime, such as default-jre-headless")
+        raise CaptionerError(
+            "there is no 'java' on the PATH; install a Java runtime, such as default-jre-headless"
+        )
     return java
 
 

@@ -90,12 +90,19 @@ class SimilarImageFinder:
         matches, _ = self._index.search([query], threshold=-1.0, top_k=top_k + 1)
         found = [MatchRow(**row) for row in matches.to_pylist()]
         finder = ImageFinder(self._tables, [row.match_image_id for row in found], ())
-        located = [(row, finder.location(row.match_image_id, row.match_caption, row.match_collection)) for row in found]
+        located = [
+            (row, finder.location(row.match_image_id, row.match_caption, row.match_collection))
+            for row in found
+        ]
         others = [(row, location) for row, location in located if not _is_file(location, path)]
         reached = [pair for pair in others if pair[0].score >= np.float32(threshold)][:top_k]
-        rows = [dataclasses.replace(row, rank=rank) for rank, (row, _) in enumerate(reached, start=1)]
+        rows = [
+            dataclasses.replace(row, rank=rank) for rank, (row, _) in enumerate(reached, start=1)
+        ]
         nearest = others[0][0] if others else None
-        return SimilarImages(path, caption.text, rows, [location for _, location in reached], nearest)
+        return SimilarImages(
+            path, caption.text, rows, [location for _, location in reached], nearest
+        )
 
 
 def _is_file(location: Location | None, path: str) -> bool:
@@ -113,7 +120,9 @@ def write_picture(found: SimilarImages, target: str) -> None:
     Raises:
       CaptionerError: the file can't be written, or exists and captioner did not make it.
     """
-    tiles: list[tuple[Location | None, str, str]] = [(os.fsencode(found.path), "this image", found.caption)]
+    tiles: list[tuple[Location | None, str, str]] = [
+        (os.fsencode(found.path), "this image", found.caption)
+    ]
     for row, location in zip(found.matches, found.locations, strict=True):
         tiles.append((location, f"{row.rank}: {row.score:.3f}", row.match_caption))
     height = _SIDE + (_LINES + 1) * (_TEXT_SIZE + 5) + 2 * _GAP
@@ -137,10 +146,14 @@ def write_picture(found: SimilarImages, target: str) -> None:
     made_by = PngInfo()
     made_by.add_text(outputs.PNG_SOFTWARE, outputs.PROGRAM)
     try:
-        with outputs.replacing(target, is_own=outputs.is_own_picture, makes_parents=True) as temporary:
+        with outputs.replacing(
+            target, is_own=outputs.is_own_picture, makes_parents=True
+        ) as temporary:
             canvas.save(temporary, "PNG", pnginfo=made_by)
     except OSError as error:
-        raise CaptionerError(f"picture {target!r} can't be written ({error}); name another --output") from error
+        raise CaptionerError(
+            f"picture {target!r} can't be written ({error}); name another --output"
+        ) from error
 
 
 def check_picture(target: str, inputs: outputs.Inputs) -> None:
@@ -149,4 +162,6 @@ def check_picture(target: str, inputs: outputs.Inputs) -> None:
     Raises:
       CaptionerError: see ``outputs.check_output_file``.
     """
-    outputs.check_output_file(target, is_own=outputs.is_own_picture, inputs=inputs, makes_parents=True)
+    outputs.check_output_file(
+        target, is_own=outputs.is_own_picture, inputs=inputs, makes_parents=True
+    )

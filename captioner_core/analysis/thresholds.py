@@ -39,7 +39,11 @@ class ThresholdRow:
 
 
 def threshold_rows(
-    uri: str, encoder: TextEncoder, splits: Sequence[str] = (), thresholds: Sequence[float] = THRESHOLDS, seed: int = 0
+    uri: str,
+    encoder: TextEncoder,
+    splits: Sequence[str] = (),
+    thresholds: Sequence[float] = THRESHOLDS,
+    seed: int = 0,
 ) -> list[ThresholdRow]:
     """The captions of a table against each other; at most ``MOST_ASKED`` ask, drawn at random.
 
@@ -58,12 +62,18 @@ def threshold_rows(
     """
     records = sorted(set(read_captions(uri, splits)))
     if len({image_id for image_id, _ in records}) < 2:
-        raise CaptionerError(f"captions table {uri!r} has fewer than two images; there is nothing to compare")
+        raise CaptionerError(
+            f"captions table {uri!r} has fewer than two images; there is nothing to compare"
+        )
     if not encoder.calibration.precision:
-        raise CaptionerError(f"encoder {encoder.name!r} has no curve of right pairs; calibrate it again")
+        raise CaptionerError(
+            f"encoder {encoder.name!r} has no curve of right pairs; calibrate it again"
+        )
     asking = np.arange(len(records))
     if len(asking) > MOST_ASKED:
-        asking = np.sort(np.random.default_rng(seed).choice(len(records), MOST_ASKED, replace=False))
+        asking = np.sort(
+            np.random.default_rng(seed).choice(len(records), MOST_ASKED, replace=False)
+        )
     counts = _score_counts([records[place] for place in asking.tolist()], records, encoder)
     middle = (np.arange(_FINE + 1) + 0.5) * (2 / _FINE) - 1
     right = counts * np.array(encoder.calibration.precision)[np.digitize(middle, CURVE_EDGES[1:-1])]
@@ -73,7 +83,9 @@ def threshold_rows(
         reached, good = counts[above].sum(), right[above].sum()
         precision = good / reached if reached else float("nan")
         recall = good / right.sum() if right.sum() else float("nan")
-        rows.append(ThresholdRow(threshold, float(reached / len(asking)), float(precision), float(recall)))
+        rows.append(
+            ThresholdRow(threshold, float(reached / len(asking)), float(precision), float(recall))
+        )
     return rows
 
 
@@ -88,7 +100,9 @@ def _score_counts(
     for start in range(0, len(distinct), _INDEX_BLOCK):
         vectors = encoder.encode(distinct[start : start + _INDEX_BLOCK].tolist())
         known = vectors.any(axis=1)
-        weights = np.broadcast_to(count[start : start + _INDEX_BLOCK][known], (len(asked), int(known.sum())))
+        weights = np.broadcast_to(
+            count[start : start + _INDEX_BLOCK][known], (len(asked), int(known.sum()))
+        )
         total += _counted(asked @ vectors[known].T, encoder, weights)
     return np.asarray(np.maximum(total - _own(asking, records, encoder), 0))
 
@@ -113,7 +127,9 @@ def _counted(
     scores = encoder.calibration.scores(np.clip(products.astype(np.float64), -1, 1))
     # a score on a bin's edge must not fall below it
     bins = np.floor((np.round(scores, 6) + 1) * (_FINE / 2) + 1e-5).astype(np.int64)
-    counted = np.bincount(bins.ravel(), weights=np.asarray(weights, np.float64).ravel(), minlength=_FINE + 1)
+    counted = np.bincount(
+        bins.ravel(), weights=np.asarray(weights, np.float64).ravel(), minlength=_FINE + 1
+    )
     return counted.astype(np.float64)
 
 
@@ -136,17 +152,26 @@ def draw_thresholds(rows: Sequence[ThresholdRow], target: str) -> None:
     (matches,) = right.plot(at, [row.matches for row in rows], "^--", color="#59636e")
     left.set(xlabel="threshold", ylabel="share", ylim=(0, 1.02))
     right.set(ylabel="matches a caption", yscale="symlog", ylim=(0, None))
-    left.legend([precision, recall, matches], ["right", "of all right", "matches a caption"], loc="center right")
+    left.legend(
+        [precision, recall, matches],
+        ["right", "of all right", "matches a caption"],
+        loc="center right",
+    )
     left.grid(axis="y", color="#d0d7de", linewidth=0.8)
     file_format = _format_of(target)
-    made_by = {"svg": {"Creator": outputs.PROGRAM, "Date": None}, "png": {outputs.PNG_SOFTWARE: outputs.PROGRAM}}
+    made_by = {
+        "svg": {"Creator": outputs.PROGRAM, "Date": None},
+        "png": {outputs.PNG_SOFTWARE: outputs.PROGRAM},
+    }
     try:
         with outputs.replacing(target, is_own=outputs.is_own_picture) as made:
             figure.savefig(made, format=file_format, metadata=made_by.get(file_format))
     except (OSError, ValueError) as error:
         if isinstance(error, CaptionerError):
             raise
-        raise CaptionerError(f"plot {target!r} can't be written ({error}); name another --output") from error
+        raise CaptionerError(
+            f"plot {target!r} can't be written ({error}); name another --output"
+        ) from error
 
 
 def check_plot(target: str, inputs: outputs.Inputs) -> None:

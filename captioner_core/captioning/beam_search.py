@@ -27,7 +27,13 @@ class Hypotheses(NamedTuple):
 
 
 def beam_search(
-    step: Step, state: Any, *, batch: tf.Tensor, beam_width: int, max_words: int, length_penalty: float = 0.0
+    step: Step,
+    state: Any,
+    *,
+    batch: tf.Tensor,
+    beam_width: int,
+    max_words: int,
+    length_penalty: float = 0.0,
 ) -> Hypotheses:
     """Finds likely captions of at least one word; never writes PAD, START or the unknown word.
 
@@ -51,7 +57,12 @@ def beam_search(
     ended = tf.zeros([batch, beam_width], tf.bool)
 
     def grow(
-        place: tf.Tensor, words: tf.Tensor, log_prob: tf.Tensor, last: tf.Tensor, ended: tf.Tensor, state: Any
+        place: tf.Tensor,
+        words: tf.Tensor,
+        log_prob: tf.Tensor,
+        last: tf.Tensor,
+        ended: tf.Tensor,
+        state: Any,
     ) -> Any:
         next_log_prob, state = step(last, state)
         scores = log_prob[:, :, tf.newaxis] + _allowed(next_log_prob, ended, place, max_words)
@@ -66,14 +77,18 @@ def beam_search(
         return place + 1, words, log_prob, last, ended | tf.equal(last, END), state
 
     _, words, log_prob, *_ = tf.while_loop(
-        lambda place, words, log_prob, last, ended, state: (place <= max_words) & ~tf.reduce_all(ended),
+        lambda place, words, log_prob, last, ended, state: (
+            (place <= max_words) & ~tf.reduce_all(ended)
+        ),
         grow,
         (tf.constant(0), words, log_prob, last, ended, state),
     )
     return _ranked(words, log_prob, length_penalty)
 
 
-def sample(step: Step, state: Any, *, batch: tf.Tensor, samples: int, max_words: int, seed: tf.Tensor) -> tf.Tensor:
+def sample(
+    step: Step, state: Any, *, batch: tf.Tensor, samples: int, max_words: int, seed: tf.Tensor
+) -> tf.Tensor:
     """Captions drawn word by word from the model's own probabilities, by the same rules as ``beam_search``.
 
     Args:
@@ -91,12 +106,16 @@ def sample(step: Step, state: Any, *, batch: tf.Tensor, samples: int, max_words:
     last = tf.fill([batch, samples], START)
     ended = tf.zeros([batch, samples], tf.bool)
 
-    def grow(place: tf.Tensor, words: tf.Tensor, last: tf.Tensor, ended: tf.Tensor, state: Any) -> Any:
+    def grow(
+        place: tf.Tensor, words: tf.Tensor, last: tf.Tensor, ended: tf.Tensor, state: Any
+    ) -> Any:
         log_prob, state = step(last, state)
         log_prob = _allowed(log_prob, ended, place, max_words)
         flat = tf.reshape(log_prob, [batch * samples, tf.shape(log_prob)[2]])
         step_seed = tf.random.experimental.stateless_fold_in(seed, place)
-        last = tf.reshape(tf.random.stateless_categorical(flat, 1, step_seed, tf.int32), [batch, samples])
+        last = tf.reshape(
+            tf.random.stateless_categorical(flat, 1, step_seed, tf.int32), [batch, samples]
+        )
         column = tf.one_hot(place, max_words + 1, on_value=True, off_value=False)
         words = tf.where(column, last[:, :, tf.newaxis], words)
         return place + 1, words, last, ended | tf.equal(last, END), state
@@ -109,7 +128,7 @@ def sample(step: Step, state: Any, *, batch: tf.Tensor, samples: int, max_words:
     return words
 
 
-def unwritten(vocabulary: tf.Tensor) -> tf.Tensor:
+def forbidden_token_mask(vocabulary: tf.Tensor) -> tf.Tensor:
     """float32 [vocabulary]: what bars, once added to logits, the words that no caption ever holds."""
     word = tf.range(vocabulary)
     return tf.where((word == PAD) | (word == START) | (word == UNKNOWN), _IMPOSSIBLE, 0.0)
@@ -118,7 +137,7 @@ def unwritten(vocabulary: tf.Tensor) -> tf.Tensor:
 def _allowed(log_prob: tf.Tensor, ended: tf.Tensor, place: tf.Tensor, max_words: int) -> tf.Tensor:
     """Bars what must not be written: an ended hypothesis takes PAD alone, at no cost."""
     word = tf.range(tf.shape(log_prob)[2])
-    banned = (unwritten(tf.shape(log_prob)[2]) < 0) | ((word == END) & (place == 0))
+    banned = (forbidden_token_mask(tf.shape(log_prob)[2]) < 0) | ((word == END) & (place == 0))
     banned = tf.where(place == max_words, word != END, banned)
     growing = tf.where(banned, _IMPOSSIBLE, log_prob)
     resting = tf.where(word == PAD, 0.0, _IMPOSSIBLE)
@@ -131,4 +150,6 @@ def _ranked(words: tf.Tensor, log_prob: tf.Tensor, length_penalty: float) -> Hyp
     # a beam that never came to life keeps its impossible score, whatever its length
     normalised = tf.where(log_prob < _IMPOSSIBLE / 2, _IMPOSSIBLE + log_prob, normalised)
     order = tf.argsort(normalised, axis=1, direction="DESCENDING", stable=True)
-    return Hypotheses(tf.gather(words, order, batch_dims=1), tf.gather(log_prob, order, batch_dims=1))
+    return Hypotheses(
+        tf.gather(words, order, batch_dims=1), tf.gather(log_prob, order, batch_dims=1)
+    )

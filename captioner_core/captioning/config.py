@@ -66,12 +66,18 @@ class CaptionerConfig:
 
     def __post_init__(self) -> None:
         if self.attention not in ("grid", "mean"):
-            raise CaptionerError(f"attention {self.attention!r} is not known; choose 'grid' or 'mean'")
+            raise CaptionerError(
+                f"attention {self.attention!r} is not known; choose 'grid' or 'mean'"
+            )
         for name, (least, most) in _LIMITS.items():
             if not least <= getattr(self, name) <= most:  # which NaN is not
-                raise CaptionerError(f"{name} {getattr(self, name)} must be {least} to {most}; train the model again")
+                raise CaptionerError(
+                    f"{name} {getattr(self, name)} must be {least} to {most}; train the model again"
+                )
         if self.units % self.heads:
-            raise CaptionerError(f"units {self.units} must be a multiple of heads {self.heads}; choose 256 and 8")
+            raise CaptionerError(
+                f"units {self.units} must be a multiple of heads {self.heads}; choose 256 and 8"
+            )
 
     @property
     def parameters(self) -> int:
@@ -98,16 +104,22 @@ class CaptionerConfig:
           CaptionerError: another version, or a field missing, unknown or of a wrong type.
         """
         if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
-            raise CaptionerError(f"model config.json is not of format {FORMAT_VERSION}; train the model again")
+            raise CaptionerError(
+                f"model config.json is not of format {FORMAT_VERSION}; train the model again"
+            )
         known = {field.name: field for field in dataclasses.fields(cls)}
         given = {name: item for name, item in value.items() if name != "format_version"}
         wrong = set(given) ^ set(known)
         for name, item in given.items():
             expected = (
-                {"int": int, "float": (int, float), "str": str}.get(str(known[name].type)) if name in known else None
+                {"int": int, "float": (int, float), "str": str}.get(str(known[name].type))
+                if name in known
+                else None
             )
             if expected is not None and (not isinstance(item, expected) or isinstance(item, bool)):  # type: ignore[arg-type]
                 wrong.add(name)
         if wrong:
-            raise CaptionerError(f"model config.json has a wrong field {sorted(wrong)[0]!r}; train the model again")
+            raise CaptionerError(
+                f"model config.json has a wrong field {sorted(wrong)[0]!r}; train the model again"
+            )
         return cls(**given)

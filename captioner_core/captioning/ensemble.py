@@ -35,7 +35,10 @@ class Ensemble:
     def encode(self, cells: tf.Tensor) -> EnsembleState:
         """What the members need of each image."""
         states = tuple(member.encode(cells) for member in self.members)
-        hidden, cell = (tf.concat(parts, axis=-1) for parts in zip(*((s.hidden, s.cell) for s in states), strict=True))
+        hidden, cell = (
+            tf.concat(parts, axis=-1)
+            for parts in zip(*((s.hidden, s.cell) for s in states), strict=True)
+        )
         return EnsembleState(states, hidden, cell)
 
     def step(
@@ -51,7 +54,11 @@ class Ensemble:
         logits, hidden, cell = zip(*steps, strict=True)
         # not logsumexp of logarithms, which goes through the whole vocabulary twice as often
         mean = tf.add_n([tf.nn.softmax(one) for one in logits]) / count
-        return tf.math.log(tf.maximum(mean, _LEAST)), tf.concat(hidden, axis=-1), tf.concat(cell, axis=-1)
+        return (
+            tf.math.log(tf.maximum(mean, _LEAST)),
+            tf.concat(hidden, axis=-1),
+            tf.concat(cell, axis=-1),
+        )
 
     def named_weights(self) -> dict[str, Any]:
         """Every weight by a name that is its own."""

@@ -16,7 +16,7 @@ from captioner_core.captioning.saved_model import LoadedModel
 from captioner_core.errors import CaptionerError
 from captioner_core.process.tensorflow_setup import tf
 from captioner_core.text.encoders.base import JointEncoder
-from captioner_core.text.encoders.learned import Learned
+from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.text.vocabulary import PAD
 
 
@@ -64,7 +64,9 @@ class CaptionSearch:
         )
 
 
-def draw_captions(captioner: Captioner, cells: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
+def draw_captions(
+    captioner: Captioner, cells: tf.Tensor, samples: int, seed: tf.Tensor
+) -> tf.Tensor:
     """Captions drawn from the model's probabilities, int32 [batch, samples, steps]; see ``decoding.sample``.
 
     ``seed`` also drops values of the features, as the loss then does with the same seed.
@@ -82,11 +84,15 @@ def draw_captions(captioner: Captioner, cells: tf.Tensor, samples: int, seed: tf
 
 def _start(state: ImageState | EnsembleState, each: int) -> tuple[tf.Tensor, ...]:
     """The first LSTM state of each of an image's hypotheses."""
-    return tuple(tf.repeat(tensor[:, tf.newaxis], each, axis=1) for tensor in (state.hidden, state.cell))
+    return tuple(
+        tf.repeat(tensor[:, tf.newaxis], each, axis=1) for tensor in (state.hidden, state.cell)
+    )
 
 
 def _step_of(captioner: Any, state: ImageState | EnsembleState) -> Step:
-    def step(words: tf.Tensor, lstm: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+    def step(
+        words: tf.Tensor, lstm: tuple[tf.Tensor, tf.Tensor]
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
         log_prob, hidden, cell = captioner.step(state, words, *lstm)
         return log_prob, (hidden, cell)
 
@@ -113,7 +119,9 @@ class CaptionGenerator:
     def model_id(self) -> str:
         return self._model.model_id
 
-    def generate(self, features: npt.NDArray[np.float32], grid: npt.NDArray[Any]) -> list[GeneratedCaption]:
+    def generate(
+        self, features: npt.NDArray[np.float32], grid: npt.NDArray[Any]
+    ) -> list[GeneratedCaption]:
         """The best caption of each image.
 
         Args:
@@ -123,7 +131,10 @@ class CaptionGenerator:
         found = self._search.find(attended_cells(grid, self._model.config))
         words, log_prob = found.words.numpy(), found.log_prob.numpy()
         if self._joint is None:
-            return [self._caption(rows[0], values[0]) for rows, values in zip(words, log_prob, strict=True)]
+            return [
+                self._caption(rows[0], values[0])
+                for rows, values in zip(words, log_prob, strict=True)
+            ]
         images = self._joint.encode_images(features)
         chosen = []
         for image, rows, values in zip(images, words, log_prob, strict=True):
@@ -131,15 +142,19 @@ class CaptionGenerator:
             cosines = self._joint.encode([caption.text for caption in captions]) @ image
             lengths = np.array([caption.n_tokens + 1 for caption in captions])
             fluent = values / lengths**self._model.config.length_penalty
-            chosen.append(captions[int(np.argmax(fluent + self._model.config.joint_weight * cosines))])
+            chosen.append(
+                captions[int(np.argmax(fluent + self._model.config.joint_weight * cosines))]
+            )
         return chosen
 
     def _caption(self, row: npt.NDArray[np.int32], log_prob: float) -> GeneratedCaption:
-        return GeneratedCaption(self._model.vocabulary.decode(row), float(log_prob), int((row != PAD).sum()) - 1)
+        return GeneratedCaption(
+            self._model.vocabulary.decode(row), float(log_prob), int((row != PAD).sum()) - 1
+        )
 
 
 def _joint_encoder(config: CaptionerConfig) -> JointEncoder:
-    encoder = Learned()
+    encoder = LearnedEncoder()
     if encoder.fingerprint != config.joint_encoder:
         raise CaptionerError(
             f"the model chooses captions by encoder {config.joint_encoder!r}, the package has {encoder.fingerprint!r}; "

@@ -39,7 +39,9 @@ def model_card(config: CaptionerConfig, metrics: Mapping[str, Any]) -> str:
 
 def _what(config: CaptionerConfig) -> str:
     members = (
-        f"{config.members} LSTM captioners whose probabilities are averaged" if config.members > 1 else "LSTM captioner"
+        f"{config.members} LSTM captioners whose probabilities are averaged"
+        if config.members > 1
+        else "LSTM captioner"
     )
     looked_at = "the grid" if config.attention == "grid" else "the average"
     joint = (
@@ -60,7 +62,9 @@ def _trained(config: CaptionerConfig, trainings: Sequence[Mapping[str, Any]]) ->
     rows = {
         "trained on": f"{images['train']} images, {captions['train']} captions: split train of {_name(trainings[0])}",
         "chosen on": f"{images['dev']} images: split dev",
-        "best epoch": ", ".join(f"{one['best_epoch']} of {len(one['history'])}" for one in trainings),
+        "best epoch": ", ".join(
+            f"{one['best_epoch']} of {len(one['history'])}" for one in trainings
+        ),
         "dev loss": f"{', '.join(f'{loss:.3f}' for loss in dev_losses)} nats a word",
         "training time": ", ".join(f"{one['seconds']:.0f} s" for one in trainings),
     }
@@ -83,7 +87,9 @@ def _measured(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
     names = [name for name in _METRICS if any(name in one["scores"] for one in evaluations)]
     lines = [f"| split | images | beam | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     for one in evaluations:
-        scores = " | ".join(f"{one['scores'][name]:.3f}" if name in one["scores"] else "" for name in names)
+        scores = " | ".join(
+            f"{one['scores'][name]:.3f}" if name in one["scores"] else "" for name in names
+        )
         lines.append(f"| {one['split']} | {one['images']} | {one['beam_width']} | {scores} |")
     how = f"Against all human captions of each image, with pycocoevalcap; tokenizer: {evaluations[-1]['tokenizer']}."
     return [f"## Measured\n\n{how}", "\n".join(lines)]
@@ -94,4 +100,7 @@ def _name(training: Mapping[str, Any]) -> str:
 
 
 def _licence(training: Mapping[str, Any]) -> str:
-    return training.get("dataset", {}).get("licence") or "The images and captions keep the licence of their dataset."
+    return (
+        training.get("dataset", {}).get("licence")
+        or "The images and captions keep the licence of their dataset."
+    )

@@ -52,7 +52,9 @@ class Captioner(keras.Model):
 
         def dense(units: int, name: str, activation: str | None = None) -> keras.layers.Dense:
             kernel = keras.initializers.GlorotUniform(seeds)
-            return keras.layers.Dense(units, activation=activation, kernel_initializer=kernel, name=name, dtype=policy)
+            return keras.layers.Dense(
+                units, activation=activation, kernel_initializer=kernel, name=name, dtype=policy
+            )
 
         self.embedding = keras.layers.Embedding(
             config.vocabulary_size,
@@ -95,7 +97,9 @@ class Captioner(keras.Model):
             initializer=keras.initializers.RandomNormal(0.0, 0.02, self._seeds),
             name="positions",
         )
-        self.output_bias = self.add_weight(shape=(config.vocabulary_size,), initializer="zeros", name="output_bias")
+        self.output_bias = self.add_weight(
+            shape=(config.vocabulary_size,), initializer="zeros", name="output_bias"
+        )
         self.built = True
 
     def named_weights(self) -> dict[str, keras.Variable]:
@@ -118,14 +122,23 @@ class Captioner(keras.Model):
         """
         cells = self._drop(self.normalise(cells), _DROP_CELLS, dropout_seed)
         projected = self.cell_features(cells)
-        projected += tf.cast(self.positions, projected.dtype)  # where a cell lies is not in its features
+        projected += tf.cast(
+            self.positions, projected.dtype
+        )  # where a cell lies is not in its features
         whole = self._drop(tf.reduce_mean(projected, axis=1), _DROP_FIRST, dropout_seed)
         return ImageState(
-            self.keys(projected), self.values(projected), self.first_hidden(whole), self.first_cell(whole)
+            self.keys(projected),
+            self.values(projected),
+            self.first_hidden(whole),
+            self.first_cell(whole),
         )
 
     def teacher_forced(
-        self, state: ImageState, words: tf.Tensor, present: tf.Tensor, dropout_seed: tf.Tensor | None = None
+        self,
+        state: ImageState,
+        words: tf.Tensor,
+        present: tf.Tensor,
+        dropout_seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Logits of each next word, given the words before it.
 
@@ -143,7 +156,9 @@ class Captioner(keras.Model):
         embedded = self._drop(self.embedding(words), _DROP_EMBEDDING, dropout_seed)
         flat = tf.reshape(embedded, [batch * captions, steps, self.config.embedding_dim])
         first = [tf.repeat(state.hidden, captions, axis=0), tf.repeat(state.cell, captions, axis=0)]
-        hidden = tf.reshape(self.lstm(flat, initial_state=first), [batch, captions, steps, self.config.units])
+        hidden = tf.reshape(
+            self.lstm(flat, initial_state=first), [batch, captions, steps, self.config.units]
+        )
         joined = tf.boolean_mask(tf.concat([hidden, self._attend(state, hidden)], axis=-1), present)
         return self._logits(joined, dropout_seed)
 
@@ -181,8 +196,12 @@ class Captioner(keras.Model):
         output = self._drop(self.output_hidden(joined), _DROP_OUTPUT, dropout_seed)
         table = tf.cast(self.embedding.embeddings, output.dtype)
         # not einsum, whose gradient takes fifty times as long where the number of rows is not known
-        flat = tf.matmul(tf.reshape(output, [-1, self.config.embedding_dim]), table, transpose_b=True)
-        logits = tf.reshape(flat, tf.concat([tf.shape(output)[:-1], [self.config.vocabulary_size]], axis=0))
+        flat = tf.matmul(
+            tf.reshape(output, [-1, self.config.embedding_dim]), table, transpose_b=True
+        )
+        logits = tf.reshape(
+            flat, tf.concat([tf.shape(output)[:-1], [self.config.vocabulary_size]], axis=0)
+        )
         return tf.cast(logits, tf.float32) + self.output_bias
 
     def _attend(self, state: ImageState, hidden: tf.Tensor) -> tf.Tensor:
@@ -194,7 +213,9 @@ class Captioner(keras.Model):
 
         scores = tf.einsum("bcthd,bghd->bcthg", split(self.queries(hidden)), split(state.keys))
         weights = tf.nn.softmax(tf.cast(scores, tf.float32) / width**0.5)
-        context = tf.einsum("bcthg,bghd->bcthd", tf.cast(weights, hidden.dtype), split(state.values))
+        context = tf.einsum(
+            "bcthg,bghd->bcthd", tf.cast(weights, hidden.dtype), split(state.values)
+        )
         return tf.reshape(context, tf.shape(hidden))
 
 
@@ -209,4 +230,6 @@ def attended_cells(grid: npt.NDArray[Any], config: CaptionerConfig) -> npt.NDArr
       float [batch, cells, cell_dim]: the grid's, or their average alone.
     """
     cells = grid.reshape(len(grid), GRID_CELLS, config.cell_dim)
-    return cells if config.attention == "grid" else cells.mean(axis=1, keepdims=True, dtype=np.float32)
+    return (
+        cells if config.attention == "grid" else cells.mean(axis=1, keepdims=True, dtype=np.float32)
+    )

@@ -45,7 +45,12 @@ METRICS = "metrics.json"
 MODEL_CARD = "MODEL_CARD.md"
 FILES = (WEIGHTS, VOCABULARY, METRICS, MODEL_CARD, CONFIG)
 KIND = "model"
-MAX_BYTES = {CONFIG: 1 << 16, VOCABULARY: 1 << 24, METRICS: 1 << 26, WEIGHTS: MAX_TENSOR_BYTES + (1 << 24)}
+MAX_BYTES = {
+    CONFIG: 1 << 16,
+    VOCABULARY: 1 << 24,
+    METRICS: 1 << 26,
+    WEIGHTS: MAX_TENSOR_BYTES + (1 << 24),
+}
 
 
 @dataclass(frozen=True)
@@ -62,14 +67,19 @@ class LoadedModel:
 
 
 def check_model_output(
-    folder: str | os.PathLike[str], *, option: str = "--output", inputs: outputs.Inputs | None = None
+    folder: str | os.PathLike[str],
+    *,
+    option: str = "--output",
+    inputs: outputs.Inputs | None = None,
 ) -> None:
     """Refuses, before any work, a folder in which no model may be written; changes nothing.
 
     Raises:
       CaptionerError: see ``outputs.check_output_folder``.
     """
-    outputs.check_output_folder(folder, kind=KIND, option=option, inputs=inputs, adopt=_earlier_model)
+    outputs.check_output_folder(
+        folder, kind=KIND, option=option, inputs=inputs, adopt=_earlier_model
+    )
 
 
 def claim_model_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder:
@@ -78,7 +88,9 @@ def claim_model_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder:
     Raises:
       CaptionerError: see ``outputs.check_output_folder``.
     """
-    return outputs.OutputFolder.claim(folder, kind=KIND, option="model folder", adopt=_earlier_model)
+    return outputs.OutputFolder.claim(
+        folder, kind=KIND, option="model folder", adopt=_earlier_model
+    )
 
 
 def _earlier_model(folder: Path) -> set[str] | None:
@@ -86,7 +98,9 @@ def _earlier_model(folder: Path) -> set[str] | None:
     return set(FILES) if is_earlier_folder(folder, FILES, METRICS, ("model_id",)) else None
 
 
-def is_earlier_folder(folder: Path, files: Sequence[str], described_by: str, keys: Sequence[str]) -> bool:
+def is_earlier_folder(
+    folder: Path, files: Sequence[str], described_by: str, keys: Sequence[str]
+) -> bool:
     """Returns whether a folder holds exactly the files that an earlier version wrote.
 
     Args:
@@ -121,7 +135,10 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
     Raises:
       CaptionerError: the folder holds files that captioner did not make.
     """
-    tensors = {name: np.asarray(weight.numpy(), np.float32) for name, weight in captioner.named_weights().items()}
+    tensors = {
+        name: np.asarray(weight.numpy(), np.float32)
+        for name, weight in captioner.named_weights().items()
+    }
     output = claim_model_folder(folder)
     np.savez(output.stage(WEIGHTS), allow_pickle=False, **tensors)
     output.stage(VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
@@ -162,11 +179,15 @@ def record_metrics(folder: str, change: Callable[[dict[str, Any]], dict[str, Any
     path = output.path / METRICS
     metrics = outputs.parse_object(path.read_bytes()) if path.exists() else {}
     if metrics is None:
-        raise CaptionerError(f"model folder {folder!r}: {METRICS} is damaged; train the model or copy its folder again")
+        raise CaptionerError(
+            f"model folder {folder!r}: {METRICS} is damaged; train the model or copy its folder again"
+        )
     output.check_free((METRICS, MODEL_CARD))
     metrics = change(metrics)
     _write_json(output.stage(METRICS), metrics)
-    config = CaptionerConfig.from_json(json.loads((output.path / CONFIG).read_text(encoding="utf-8")))
+    config = CaptionerConfig.from_json(
+        json.loads((output.path / CONFIG).read_text(encoding="utf-8"))
+    )
     output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
     output.place(METRICS)
     output.place(MODEL_CARD)
@@ -205,7 +226,9 @@ def model_id_of(folder: str) -> str:
 def _config_and_words(folder: str, path: Path) -> tuple[CaptionerConfig, Vocabulary]:
     for name in (WEIGHTS, VOCABULARY, CONFIG):
         if not (path / name).is_file():
-            raise CaptionerError(f"model folder {folder!r} has no {name}; make one with 'captioner train'")
+            raise CaptionerError(
+                f"model folder {folder!r} has no {name}; make one with 'captioner train'"
+            )
     config, vocabulary = _sizes_and_words(
         folder, *(_limited(folder, name, (path / name).open("rb")) for name in (CONFIG, VOCABULARY))
     )
@@ -240,7 +263,9 @@ def _check_weights(folder: str, config: CaptionerConfig, weights: Path | IO[byte
 
 def _damaged(folder: str, error: Exception) -> CaptionerError:
     said = storage.first_line(error)
-    return CaptionerError(f"model folder {folder!r}: {WEIGHTS} is damaged ({said}); train or copy it again")
+    return CaptionerError(
+        f"model folder {folder!r}: {WEIGHTS} is damaged ({said}); train or copy it again"
+    )
 
 
 def check_model(folder: str) -> str:
@@ -283,7 +308,9 @@ def _bytes_of(folder: str, name: str) -> bytes:
     except CaptionerError:
         raise
     except FileNotFoundError as error:
-        raise CaptionerError(f"model folder {folder!r} has no {name}; make one with 'captioner train'") from error
+        raise CaptionerError(
+            f"model folder {folder!r} has no {name}; make one with 'captioner train'"
+        ) from error
     except (OSError, ValueError) as error:  # ValueError: a file system that pyarrow doesn't know
         raise CaptionerError(
             f"model folder {folder!r}: {name} can't be read ({storage.first_line(error)}); mend its permissions or "
@@ -291,7 +318,9 @@ def _bytes_of(folder: str, name: str) -> bytes:
         ) from error
 
 
-def _sizes_and_words(folder: str, config_json: bytes, vocabulary_json: bytes) -> tuple[CaptionerConfig, Vocabulary]:
+def _sizes_and_words(
+    folder: str, config_json: bytes, vocabulary_json: bytes
+) -> tuple[CaptionerConfig, Vocabulary]:
     try:
         config = CaptionerConfig.from_json(parse_json(config_json))
         vocabulary = Vocabulary.from_json(vocabulary_json.decode("utf-8"))
@@ -313,7 +342,11 @@ def _fill(captioner: Captioner | Ensemble, weights: Path, folder: str) -> None:
     wanted = captioner.named_weights()
     try:
         with StoredTensors(weights) as stored:
-            _check_shapes(folder, stored.shapes, {name: tuple(weight.shape) for name, weight in wanted.items()})
+            _check_shapes(
+                folder,
+                stored.shapes,
+                {name: tuple(weight.shape) for name, weight in wanted.items()},
+            )
             for name, weight in wanted.items():
                 tensor = stored.read(name)
                 if not np.isfinite(tensor).all():
@@ -323,13 +356,19 @@ def _fill(captioner: Captioner | Ensemble, weights: Path, folder: str) -> None:
                 weight.assign(tensor.astype(np.float32))
     except CaptionerError:
         raise
-    except Exception as error:  # zip, zlib and numpy's parser raise whatever damage makes them stumble over
+    except (
+        Exception
+    ) as error:  # zip, zlib and numpy's parser raise whatever damage makes them stumble over
         raise _damaged(folder, error) from error
 
 
-def _check_shapes(folder: str, stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(
+    folder: str, stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
     for name in sorted(set(wanted) ^ set(stored)):
-        raise CaptionerError(f"model folder {folder!r}: {WEIGHTS} and {CONFIG} disagree on {name!r}; train it again")
+        raise CaptionerError(
+            f"model folder {folder!r}: {WEIGHTS} and {CONFIG} disagree on {name!r}; train it again"
+        )
     for name, shape in wanted.items():
         if stored[name] != shape:
             raise CaptionerError(
@@ -366,7 +405,9 @@ def check_pretrained() -> tuple[Path, str]:
     except Exception:  # see _fill
         whole = False
     if not whole:
-        raise CaptionerError(f"the package's own model in {str(path)!r} is missing or damaged; install captioner again")
+        raise CaptionerError(
+            f"the package's own model in {str(path)!r} is missing or damaged; install captioner again"
+        )
     return path, made_as
 
 
@@ -395,12 +436,20 @@ def export_model(
     Raises:
       CaptionerError: a folder holds no whole model, they don't fit each other, or the target exists.
     """
-    check_model_output(target, inputs={"--model": [folder for folder in folders if folder != PRETRAINED]})
+    check_model_output(
+        target, inputs={"--model": [folder for folder in folders if folder != PRETRAINED]}
+    )
     if (Path(target) / CONFIG).exists():
-        raise CaptionerError(f"--output {target!r} exists and holds a model; name a folder that does not exist")
+        raise CaptionerError(
+            f"--output {target!r} exists and holds a model; name a folder that does not exist"
+        )
     loaded = [load_model(folder) for folder in folders]
     for folder, model in zip(folders, loaded, strict=True):
-        if model.config != loaded[0].config or model.vocabulary != loaded[0].vocabulary or model.config.members > 1:
+        if (
+            model.config != loaded[0].config
+            or model.vocabulary != loaded[0].vocabulary
+            or model.config.members > 1
+        ):
             raise CaptionerError(
                 f"model folder {folder!r} has other sizes or words than {folders[0]!r}, or is an ensemble; "
                 "join models trained with the same options but the seed"
@@ -418,8 +467,12 @@ def export_model(
     tensors = {}
     for number, model in enumerate(loaded):
         for name, weight in model.captioner.named_weights().items():
-            tensors[f"{number}/{name}" if len(loaded) > 1 else name] = weight.numpy().astype(np.float16)
-    metrics = [json.loads((model_path(folder) / METRICS).read_text(encoding="utf-8")) for folder in folders]
+            tensors[f"{number}/{name}" if len(loaded) > 1 else name] = weight.numpy().astype(
+                np.float16
+            )
+    metrics = [
+        json.loads((model_path(folder) / METRICS).read_text(encoding="utf-8")) for folder in folders
+    ]
     output = claim_model_folder(target)
     np.savez_compressed(output.stage(WEIGHTS), allow_pickle=False, **tensors)
     shutil.copyfile(model_path(folders[0]) / VOCABULARY, output.stage(VOCABULARY))
@@ -430,9 +483,9 @@ def export_model(
 
 
 def _joint_fingerprint(backbone: str) -> str:
-    from captioner_core.text.encoders.learned import Learned
+    from captioner_core.text.encoders.learned import LearnedEncoder
 
-    encoder = Learned()
+    encoder = LearnedEncoder()
     if encoder.backbone != backbone:
         raise CaptionerError(
             f"--joint-weight needs features of {encoder.backbone!r}, the models read {backbone!r}; leave it out"

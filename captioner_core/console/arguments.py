@@ -13,9 +13,16 @@ from captioner_core.options import StoreOnce, add_arguments, from_namespace
 from captioner_core.process import interrupts, program
 from captioner_core.process.environment import quiet_libraries
 from captioner_core.process.program import guarded
-from captioner_core.security.redaction import visible
+from captioner_core.security.redaction import escape_control_chars
 
-__all__ = ["OneLineParser", "end_with_launcher", "guarded", "quiet_libraries", "run_command", "start"]
+__all__ = [
+    "OneLineParser",
+    "end_with_launcher",
+    "guarded",
+    "quiet_libraries",
+    "run_command",
+    "start",
+]
 
 _LOADED = time.monotonic()
 _LOOK_EVERY_S = 0.5
@@ -48,11 +55,17 @@ class OneLineParser(argparse.ArgumentParser):
             self.register("action", name, StoreOnce)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {visible(message)}; see {self.prog} --help\n")
+        self.exit(
+            2, f"{self.prog}: error: {escape_control_chars(message)}; see {self.prog} --help\n"
+        )
 
 
 def run_command(
-    prog: str, description: str, options_class: type, run: Callable[..., int], argv: Sequence[str] | None = None
+    prog: str,
+    description: str,
+    options_class: type,
+    run: Callable[..., int],
+    argv: Sequence[str] | None = None,
 ) -> int:
     """Parses ``argv`` into checked options and runs with them; for modules run with ``-m``."""
     start(argv)
@@ -73,7 +86,9 @@ def end_with_launcher() -> None:
     Whoever starts a job that must not outlive it sets the variable: a worker that trains would wait
     for the others for ever, and a task's retry would meet the job at work.
     """
-    launcher = os.environ.pop("CAPTIONER_LAUNCHER", "")  # what this process starts has another launcher
+    launcher = os.environ.pop(
+        "CAPTIONER_LAUNCHER", ""
+    )  # what this process starts has another launcher
     if launcher.isdigit():
         threading.Thread(target=_end_after, args=(int(launcher),), daemon=True).start()
 

@@ -38,7 +38,11 @@ class _PlainLines:
     def finish(self) -> None:
         """Says how long it took, once all went well."""
         seconds = time.monotonic() - self._start
-        print(f"{self._label}: {self.n}/{self._total} {self._unit} in {seconds:.1f} s", file=sys.stderr, flush=True)
+        print(
+            f"{self._label}: {self.n}/{self._total} {self._unit} in {seconds:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def close(self) -> None:
         """Says nothing: where the work failed, its error is the last line."""
@@ -56,7 +60,11 @@ def progress(label: str, total: int, unit: str = "images") -> Iterator[None]:
     if _hidden:
         yield
         return
-    shown = tqdm(total=total, desc=label, unit=f" {unit}") if sys.stderr.isatty() else _PlainLines(label, total, unit)
+    shown = (
+        tqdm(total=total, desc=label, unit=f" {unit}")
+        if sys.stderr.isatty()
+        else _PlainLines(label, total, unit)
+    )
     _current = shown
     try:
         yield

@@ -61,7 +61,14 @@ class DatasetSummary:
         """The summary for a person; what was left out is said even where it is little."""
         splits = ", ".join(f"{count} {split}" for split, count in self.images.items())
         first = f"dataset {self.name}: {sum(self.images.values())} images ({splits}), {self.captions} captions"
-        return [first, *(f"dataset {self.name}: left out {n} {what}" for what, n in self.left_out.items() if n)]
+        return [
+            first,
+            *(
+                f"dataset {self.name}: left out {n} {what}"
+                for what, n in self.left_out.items()
+                if n
+            ),
+        ]
 
 
 class DatasetWriter:
@@ -93,7 +100,12 @@ class DatasetWriter:
         inputs: outputs.Inputs | None = None,
         collection: str | None = None,
     ) -> None:
-        self._output, self._name, self._options, self._licence = output, name, dict(options), licence
+        self._output, self._name, self._options, self._licence = (
+            output,
+            name,
+            dict(options),
+            licence,
+        )
         self._inputs = inputs or {}
         self._collection = collection or default_collection(str(output / layout.DATASET_IMAGES))
         self._folder: outputs.OutputFolder | None = None
@@ -118,7 +130,9 @@ class DatasetWriter:
         Raises:
           CaptionerError: one does; the line names it.
         """
-        self._claim().check_free([*map(_image_path, image_ids), layout.DATASET_CAPTIONS, layout.DATASET_SUMMARY])
+        self._claim().check_free(
+            [*map(_image_path, image_ids), layout.DATASET_CAPTIONS, layout.DATASET_SUMMARY]
+        )
 
     def stage(self, image_id: str) -> Path:
         """Returns the path at which a new image is to be written; ``finish`` moves it to its place.
@@ -132,7 +146,9 @@ class DatasetWriter:
         """Returns whether an image of this id is there, made by captioner and no link."""
         return self._claim().has(_image_path(image_id))
 
-    def finish(self, captions: Mapping[str, Sequence[str]], splits: Mapping[str, str]) -> DatasetSummary:
+    def finish(
+        self, captions: Mapping[str, Sequence[str]], splits: Mapping[str, str]
+    ) -> DatasetSummary:
         """Puts the staged images in place, writes the captions, and removes captioner's images of an older dataset.
 
         Args:
@@ -144,7 +160,9 @@ class DatasetWriter:
             file is in the way.
         """
         if not captions:
-            raise CaptionerError(f"dataset {self._name!r}: no image has both a file and a caption; check the source")
+            raise CaptionerError(
+                f"dataset {self._name!r}: no image has both a file and a caption; check the source"
+            )
         digests = {image_id: self._digest(image_id) for image_id in captions}
         rows = [
             DatasetCaptionRow(image_id, number, caption, splits[image_id], digests[image_id])
@@ -155,13 +173,23 @@ class DatasetWriter:
         counts = Counter(splits[image_id] for image_id in captions)
         images = {split: counts[split] for split in SPLITS if counts[split]}
         summary = DatasetSummary(
-            self._name, self._options, images, len(rows), dict(self.left_out), self._licence, self._collection
+            self._name,
+            self._options,
+            images,
+            len(rows),
+            dict(self.left_out),
+            self._licence,
+            self._collection,
         )
         folder = self._claim()
         pq.write_table(table, folder.stage(layout.DATASET_CAPTIONS), compression="zstd")
         text = json.dumps(dataclasses.asdict(summary), indent=2, ensure_ascii=False) + "\n"
-        folder.stage(layout.DATASET_SUMMARY).write_text(text, encoding="utf-8", errors="backslashreplace")
-        folder.publish([*map(_image_path, captions), layout.DATASET_CAPTIONS], mark=layout.DATASET_SUMMARY)
+        folder.stage(layout.DATASET_SUMMARY).write_text(
+            text, encoding="utf-8", errors="backslashreplace"
+        )
+        folder.publish(
+            [*map(_image_path, captions), layout.DATASET_CAPTIONS], mark=layout.DATASET_SUMMARY
+        )
         return summary
 
     def _digest(self, image_id: str) -> str:
@@ -181,13 +209,17 @@ class DatasetWriter:
         return self._folder
 
 
-def check_dataset_output(output: Path, option: str = "--output", inputs: outputs.Inputs | None = None) -> None:
+def check_dataset_output(
+    output: Path, option: str = "--output", inputs: outputs.Inputs | None = None
+) -> None:
     """Refuses, before any work, a folder in which no dataset may be made; changes nothing.
 
     Raises:
       CaptionerError: see ``outputs.check_output_folder``.
     """
-    outputs.check_output_folder(output, kind=DATASET, option=option, inputs=inputs, adopt=_refuse_earlier)
+    outputs.check_output_folder(
+        output, kind=DATASET, option=option, inputs=inputs, adopt=_refuse_earlier
+    )
 
 
 def _refuse_earlier(folder: Path) -> set[str] | None:
@@ -196,7 +228,10 @@ def _refuse_earlier(folder: Path) -> set[str] | None:
     Raises:
       CaptionerError: it is one; that version kept no list of its files, so they cannot be told from others.
     """
-    if not (folder / layout.DATASET_SUMMARY).is_file() or not (folder / layout.DATASET_CAPTIONS).is_file():
+    if (
+        not (folder / layout.DATASET_SUMMARY).is_file()
+        or not (folder / layout.DATASET_CAPTIONS).is_file()
+    ):
         return None
     raise CaptionerError(
         f"{str(folder)!r} holds a dataset of an earlier version, which kept no list of the files that it made; "
@@ -217,7 +252,10 @@ def is_built(output: Path, options: Mapping[str, Any]) -> bool:
     """Whether a whole dataset made with these options is there."""
     try:
         summary = parse_json((output / layout.DATASET_SUMMARY).read_bytes())
-        return bool(summary["options"] == dict(options)) and (output / layout.DATASET_CAPTIONS).is_file()
+        return (
+            bool(summary["options"] == dict(options))
+            and (output / layout.DATASET_CAPTIONS).is_file()
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -230,7 +268,9 @@ def safe_image_id(name: str, what: str) -> str:
     """
     image_id = with_slashes(name)
     if is_outside(name) or is_outside(os.fsdecode(file_name_of(image_id))):
-        raise CaptionerError(f"{what} {name!r} would lie outside its folder; such a source is not used, mend it")
+        raise CaptionerError(
+            f"{what} {name!r} would lie outside its folder; such a source is not used, mend it"
+        )
     return str(PurePosixPath(image_id))
 
 
@@ -252,7 +292,11 @@ def check_split_output(dataset: Path, folder: Path, option: str) -> None:
       CaptionerError: see ``outputs.check_output_folder``.
     """
     outputs.check_output_folder(
-        folder, kind=IMAGES, option=option, inputs={"--dataset": [dataset]}, adopt=_earlier_split(dataset)
+        folder,
+        kind=IMAGES,
+        option=option,
+        inputs={"--dataset": [dataset]},
+        adopt=_earlier_split(dataset),
     )
 
 
@@ -294,9 +338,17 @@ def link_split(dataset: Path, folder: Path, image_ids: Iterable[str]) -> None:
     wanted = sorted({safe_image_id(image_id, "image id") for image_id in image_ids})
     images = dataset / layout.DATASET_IMAGES
     root = images.resolve()
-    found = [_file_name(image_id) for image_id in wanted if _is_file_below(path_of(images, image_id), root)]
+    found = [
+        _file_name(image_id)
+        for image_id in wanted
+        if _is_file_below(path_of(images, image_id), root)
+    ]
     output = outputs.OutputFolder.claim(
-        folder, kind=IMAGES, option="folder", inputs={"dataset": [dataset]}, adopt=_earlier_split(dataset)
+        folder,
+        kind=IMAGES,
+        option="folder",
+        inputs={"dataset": [dataset]},
+        adopt=_earlier_split(dataset),
     )
     output.check_free(found)
     for name in found:
@@ -336,7 +388,9 @@ def limited(splits: Mapping[str, str], limit: int | None) -> dict[str, str]:
         )
     sizes = {split: max(1, limit * len(ids) // len(splits)) for split, ids in by_split.items()}
     rest = limit - sum(sizes.values())
-    for split in sorted(by_split, key=lambda split: -len(by_split[split])):  # the largest gives or takes first
+    for split in sorted(
+        by_split, key=lambda split: -len(by_split[split])
+    ):  # the largest gives or takes first
         change = min(rest, len(by_split[split]) - sizes[split])
         sizes[split] += change
         rest -= change
@@ -356,13 +410,19 @@ def import_images(
       CaptionerError: the images folder is missing, or no image has both a file and a caption.
     """
     if not images.is_dir():
-        raise CaptionerError(f"images folder {str(images)!r} is not a folder; name one with --images")
+        raise CaptionerError(
+            f"images folder {str(images)!r} is not a folder; name one with --images"
+        )
     root = images.resolve()
     usable = {i for i in captions if captions[i] and _is_file_below(path_of(images, i), root)}
     listed = list(_image_ids(images))
     if not usable:
-        raise CaptionerError(describe_no_pair([i for i in captions if captions[i]], listed, str(images)))
-    writer.left_out["captions without their image"] = sum(len(captions[i]) for i in captions if i not in usable)
+        raise CaptionerError(
+            describe_no_pair([i for i in captions if captions[i]], listed, str(images))
+        )
+    writer.left_out["captions without their image"] = sum(
+        len(captions[i]) for i in captions if i not in usable
+    )
     writer.left_out["images without a caption"] = sum(1 for i in listed if not captions.get(i))
     chosen = limited({image_id: splits[image_id] for image_id in sorted(usable)}, limit)
     writer.left_out["images over the limit"] = len(usable) - len(chosen)
@@ -371,7 +431,9 @@ def import_images(
             writer.check_images(chosen)
         for image_id in chosen:
             source = path_of(images, image_id)
-            if not (writer.has(image_id) and os.path.samefile(source, path_of(writer.images, image_id))):
+            if not (
+                writer.has(image_id) and os.path.samefile(source, path_of(writer.images, image_id))
+            ):
                 link_or_copy(source, writer.stage(image_id))
         return writer.finish({image_id: captions[image_id] for image_id in chosen}, chosen)
 
@@ -390,7 +452,10 @@ def describe_no_pair(captioned: Sequence[str], files: Sequence[str], where: str)
     if not files:
         return f"{problem}: the captions name {captioned[0]!r}, but {where!r} holds no images; name the images' folder"
     by_name = {PurePosixPath(file).name: file for file in files}
-    same = next((image_id for image_id in captioned if PurePosixPath(image_id).name in by_name), captioned[0])
+    same = next(
+        (image_id for image_id in captioned if PurePosixPath(image_id).name in by_name),
+        captioned[0],
+    )
     file = by_name.get(PurePosixPath(same).name, files[0])
     remedy = "use the files' names in the captions, or name another folder"
     if file.endswith(f"/{same}"):

@@ -61,7 +61,10 @@ def build(
                         f"{splits[image_id]!r} of another file; put all its captions into one split"
                     )
                 captions.setdefault(image_id, []).append(caption)
-    read = {"--annotations": [path for paths in files.values() for path in paths], "--images": [images]}
+    read = {
+        "--annotations": [path for paths in files.values() for path in paths],
+        "--images": [images],
+    }
     writer = DatasetWriter(output, "coco", options, inputs=read, collection=collection)
     writer.left_out.update(left_out)
     return import_images(writer, images, captions, splits, limit)
@@ -72,7 +75,9 @@ def _files_by_split(annotations: Mapping[str, Path | Sequence[Path]]) -> dict[st
     for name, paths in annotations.items():
         split = canonical_split(name)
         if split is None:
-            raise CaptionerError(f"--annotations: split {name!r} is not one of {SPLIT_NAMES}; write SPLIT=FILE")
+            raise CaptionerError(
+                f"--annotations: split {name!r} is not one of {SPLIT_NAMES}; write SPLIT=FILE"
+            )
         files.setdefault(split, []).extend([paths] if isinstance(paths, Path) else paths)
     return files
 
@@ -171,7 +176,9 @@ def _names_by_id(images: Sequence[Mapping[str, Any]], path: Path) -> dict[_Id | 
 
 
 def _no_coco(path: Path, reason: str) -> CaptionerError:
-    return CaptionerError(f"--annotations {str(path)!r} is no COCO captions JSON ({reason}); name another file")
+    return CaptionerError(
+        f"--annotations {str(path)!r} is no COCO captions JSON ({reason}); name another file"
+    )
 
 
 def _is_text(value: Any) -> TypeGuard[str]:

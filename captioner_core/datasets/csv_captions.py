@@ -87,7 +87,12 @@ class _Record(NamedTuple):
 
 
 def build(
-    output: Path, *, csv_file: Path, images: Path, limit: int | None = None, collection: str | None = None
+    output: Path,
+    *,
+    csv_file: Path,
+    images: Path,
+    limit: int | None = None,
+    collection: str | None = None,
 ) -> DatasetSummary:
     """Makes a dataset folder of a CSV's captions; images are linked, or copied where they can't be.
 
@@ -153,7 +158,9 @@ def read_records(path: Path) -> list[CaptionRecord]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CaptionerError(f"CSV file {str(path)!r} can't be read ({error.strerror}); name another") from error
+        raise CaptionerError(
+            f"CSV file {str(path)!r} can't be read ({error.strerror}); name another"
+        ) from error
     text = decode_source(data, str(path))
     delimiter = _delimiter(text, path)
     records = _records(text, delimiter, path)
@@ -183,7 +190,9 @@ def _delimiter(text: str, path: Path) -> str:
     header = max(headers.values(), key=len)
     twice = [name for name in header if header.count(name) > 1 and name]
     if twice:
-        raise CaptionerError(f"CSV file {str(path)!r} has the column {twice[0]!r} twice; take one of them out")
+        raise CaptionerError(
+            f"CSV file {str(path)!r} has the column {twice[0]!r} twice; take one of them out"
+        )
     raise CaptionerError(
         f"CSV file {str(path)!r} has the columns {', '.join(header) or '(none)'}; "
         "it needs image_id and caption, named in its first line"
@@ -191,7 +200,9 @@ def _delimiter(text: str, path: Path) -> str:
 
 
 def _header(text: str, delimiter: str) -> list[str]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
+    )
     try:
         return next((_names(fields) for fields in reader if any(fields)), [])
     except csv.Error:
@@ -207,14 +218,20 @@ def _columns(header: Sequence[str]) -> _Columns | None:
     names = _names(header)
     image = next((name for name in _IMAGE_COLUMNS if name in names), None)
     caption = next((name for name in _CAPTION_COLUMNS if name in names), None)
-    if image is None or caption is None or any(names.count(name) > 1 for name in (image, caption, "split")):
+    if (
+        image is None
+        or caption is None
+        or any(names.count(name) > 1 for name in (image, caption, "split"))
+    ):
         return None
     split = names.index("split") if "split" in names else None
     return _Columns(len(names), names.index(image), names.index(caption), split)
 
 
 def _records(text: str, delimiter: str, path: Path) -> Iterator[_Record]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
+    )
     while True:
         first_line = reader.line_num + 1
         try:
@@ -229,7 +246,9 @@ def _records(text: str, delimiter: str, path: Path) -> Iterator[_Record]:
         yield _Record(first_line, reader.line_num, [field.strip() for field in fields])
 
 
-def _check_record(record: _Record, columns: _Columns, lines: Sequence[str], delimiter: str, path: Path) -> None:
+def _check_record(
+    record: _Record, columns: _Columns, lines: Sequence[str], delimiter: str, path: Path
+) -> None:
     """Refuses a record whose fields are not those of the header.
 
     Raises:

@@ -26,7 +26,10 @@ from captioner_core.weights.downloads import DownloadError, download, locked
 IMAGES_ZIP = "Flickr8k_Dataset.zip"
 TEXT_ZIP = "Flickr8k_text.zip"
 _MAX_MEMBERS = 100_000  # the images' zip has 16,000
-_MAX_BYTES = {IMAGES_ZIP: 8 << 30, TEXT_ZIP: 256 << 20}  # inflated; Flickr8k's own have 1.2 GB and 10 MB
+_MAX_BYTES = {
+    IMAGES_ZIP: 8 << 30,
+    TEXT_ZIP: 256 << 20,
+}  # inflated; Flickr8k's own have 1.2 GB and 10 MB
 _KAGGLE_CAPTIONS = "captions.txt"
 _KAGGLE_IMAGES = ("Images", "images")
 _ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
@@ -48,7 +51,12 @@ def options(limit: int | None = None) -> dict[str, Any]:
 
 
 def build(
-    output: Path, *, source: Path | None, cache: Path, limit: int | None = None, collection: str | None = None
+    output: Path,
+    *,
+    source: Path | None,
+    cache: Path,
+    limit: int | None = None,
+    collection: str | None = None,
 ) -> DatasetSummary:
     """Makes a dataset folder of Flickr8k with its own splits.
 
@@ -69,7 +77,9 @@ def build(
     """
     collection = collection or "flickr8k"
     folder = source or _downloaded(cache)
-    kaggle_images = next((folder / name for name in _KAGGLE_IMAGES if (folder / name).is_dir()), None)
+    kaggle_images = next(
+        (folder / name for name in _KAGGLE_IMAGES if (folder / name).is_dir()), None
+    )
     has_zips = all((folder / name).is_file() for name in (TEXT_ZIP, IMAGES_ZIP))
     if not has_zips and kaggle_images is not None and (folder / _KAGGLE_CAPTIONS).is_file():
         return _build_from_kaggle(output, folder, kaggle_images, limit, collection)
@@ -80,15 +90,30 @@ def build(
                 "put it there or leave FLICKR8K_DIR out to download it"
             )
     zips = [folder / name for name in (TEXT_ZIP, IMAGES_ZIP)]
-    writer = DatasetWriter(output, "flickr8k", options(limit), _LICENCE, inputs={"zip": zips}, collection=collection)
+    writer = DatasetWriter(
+        output, "flickr8k", options(limit), _LICENCE, inputs={"zip": zips}, collection=collection
+    )
     try:
-        with zipfile.ZipFile(folder / TEXT_ZIP) as text, zipfile.ZipFile(folder / IMAGES_ZIP) as images:
+        with (
+            zipfile.ZipFile(folder / TEXT_ZIP) as text,
+            zipfile.ZipFile(folder / IMAGES_ZIP) as images,
+        ):
             return _build(writer, text, images, limit)
-    except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, EOFError, NotImplementedError) as error:
-        raise CaptionerError(f"a Flickr8k zip in {str(folder)!r} is damaged ({error}); fetch it again") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        UnicodeDecodeError,
+        EOFError,
+        NotImplementedError,
+    ) as error:
+        raise CaptionerError(
+            f"a Flickr8k zip in {str(folder)!r} is damaged ({error}); fetch it again"
+        ) from error
 
 
-def _build(writer: DatasetWriter, text: zipfile.ZipFile, images: zipfile.ZipFile, limit: int | None) -> DatasetSummary:
+def _build(
+    writer: DatasetWriter, text: zipfile.ZipFile, images: zipfile.ZipFile, limit: int | None
+) -> DatasetSummary:
     files = _files(text, TEXT_ZIP)
     if _TOKENS not in files:
         raise CaptionerError(f"{TEXT_ZIP} has no {_TOKENS}; fetch it again")
@@ -107,7 +132,9 @@ def _build(writer: DatasetWriter, text: zipfile.ZipFile, images: zipfile.ZipFile
         raise CaptionerError(describe_no_pair(captioned, list(pictures), IMAGES_ZIP))
     writer.left_out["listed images that have no file or no caption"] = len(splits) - len(usable)
     writer.left_out["images in no list"] = len(pictures.keys() - splits.keys())
-    writer.left_out["captions without their image"] = sum(len(c) for i, c in captions.items() if i not in pictures)
+    writer.left_out["captions without their image"] = sum(
+        len(c) for i, c in captions.items() if i not in pictures
+    )
     writer.left_out["images without a caption"] = sum(1 for i in pictures if not captions.get(i))
     chosen = limited(usable, limit)
     writer.left_out["images over the limit"] = len(usable) - len(chosen)
@@ -116,7 +143,10 @@ def _build(writer: DatasetWriter, text: zipfile.ZipFile, images: zipfile.ZipFile
             writer.check_images(chosen)
         for image_id in chosen:
             if not _is_extracted(writer, image_id, pictures[image_id]):
-                with images.open(pictures[image_id]) as packed, writer.stage(image_id).open("wb") as file:
+                with (
+                    images.open(pictures[image_id]) as packed,
+                    writer.stage(image_id).open("wb") as file,
+                ):
                     shutil.copyfileobj(packed, file)
         return writer.finish({image_id: captions[image_id] for image_id in chosen}, chosen)
 
@@ -135,8 +165,12 @@ def _build_from_kaggle(
     # Figures on splits that are not Flickr8k's own don't compare with the literature's: the name says so.
     name = "flickr8k" if lists else "flickr8k-kaggle"
     read = {"--source": [images, folder / _KAGGLE_CAPTIONS]}
-    writer = DatasetWriter(output, name, options(limit), _LICENCE, inputs=read, collection=collection)
-    for missing in [list_name for split, list_name in _LISTS.items() if lists and split not in lists]:
+    writer = DatasetWriter(
+        output, name, options(limit), _LICENCE, inputs=read, collection=collection
+    )
+    for missing in [
+        list_name for split, list_name in _LISTS.items() if lists and split not in lists
+    ]:
         writer.left_out[f"missing list {missing}"] = 1
     writer.left_out["lines without image or caption"] = found.empty
     listed = {image_id: texts for image_id, texts in found.captions.items() if image_id in splits}
@@ -155,7 +189,9 @@ def _files(archive: zipfile.ZipFile, what: str) -> Mapping[str, zipfile.ZipInfo]
     try:
         members = check_members(archive, max_members=_MAX_MEMBERS, max_bytes=_MAX_BYTES[what])
     except ValueError as error:
-        raise CaptionerError(f"{what}: {error}; such an archive is not used, fetch it again") from error
+        raise CaptionerError(
+            f"{what}: {error}; such an archive is not used, fetch it again"
+        ) from error
     files = {}
     for info in members:
         path = PurePosixPath(info.filename.replace("\\", "/"))
@@ -181,7 +217,11 @@ def _captions(writer: DatasetWriter, text: str) -> dict[str, list[str]]:
 def _is_extracted(writer: DatasetWriter, image_id: str, info: zipfile.ZipInfo) -> bool:
     """Returns whether an earlier call put this very image into the dataset."""
     path = writer.images / image_id
-    return writer.has(image_id) and path.stat().st_size == info.file_size and zlib.crc32(path.read_bytes()) == info.CRC
+    return (
+        writer.has(image_id)
+        and path.stat().st_size == info.file_size
+        and zlib.crc32(path.read_bytes()) == info.CRC
+    )
 
 
 def _downloaded(cache: Path) -> Path:

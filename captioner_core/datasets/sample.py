@@ -48,9 +48,7 @@ class Scene:
     @property
     def main(self) -> str:
         """The main objects as in "two red dogs"."""
-        return (
-            f"{_article(self.count, self.colour)} {self.colour} {_plural(self.noun) if self.count > 1 else self.noun}"
-        )
+        return f"{_article(self.count, self.colour)} {self.colour} {_plural(self.noun) if self.count > 1 else self.noun}"
 
     @property
     def second(self) -> str:
@@ -133,7 +131,9 @@ def build(
       CaptionerError: too few or too many images, or a negative seed.
     """
     if not _FEWEST <= images <= _MOST:
-        raise CaptionerError(f"{images} images of the sample are not {_FEWEST} to {_MOST}; 800 is the default")
+        raise CaptionerError(
+            f"{images} images of the sample are not {_FEWEST} to {_MOST}; 800 is the default"
+        )
     if seed < 0:
         raise CaptionerError(f"--seed {seed} must be 0 or more; 0 is the default")
     collection = collection or ("sample" if seed == 0 else f"sample-{seed}")

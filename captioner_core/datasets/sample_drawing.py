@@ -38,8 +38,16 @@ class Pen:
       flip: whether left and right change places.
     """
 
-    def __init__(self, draw: ImageDraw.ImageDraw, left: float, ground: float, size: float, flip: bool = False) -> None:
-        self._draw, self._left, self._ground, self._size, self._flip = draw, left, ground, size, flip
+    def __init__(
+        self, draw: ImageDraw.ImageDraw, left: float, ground: float, size: float, flip: bool = False
+    ) -> None:
+        self._draw, self._left, self._ground, self._size, self._flip = (
+            draw,
+            left,
+            ground,
+            size,
+            flip,
+        )
 
     def _point(self, x: float, y: float) -> tuple[float, float]:
         return self._left + (1 - x if self._flip else x) * self._size, self._ground - y * self._size
@@ -49,13 +57,23 @@ class Pen:
         return [(min(x0, x1), min(y0, y1)), (max(x0, x1), max(y0, y1))]
 
     def oval(
-        self, x: float, y: float, width: float, height: float, fill: Colour | None, line: Colour | None = None
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        fill: Colour | None,
+        line: Colour | None = None,
     ) -> None:
         thickness = max(1, round(self._size * 0.035))
         self._draw.ellipse(self._box(x, y, width, height), fill=fill, outline=line, width=thickness)
 
-    def box(self, x: float, y: float, width: float, height: float, fill: Colour, round_by: float = 0.0) -> None:
-        self._draw.rounded_rectangle(self._box(x, y, width, height), radius=round_by * self._size, fill=fill)
+    def box(
+        self, x: float, y: float, width: float, height: float, fill: Colour, round_by: float = 0.0
+    ) -> None:
+        self._draw.rounded_rectangle(
+            self._box(x, y, width, height), radius=round_by * self._size, fill=fill
+        )
 
     def shape(self, points: list[tuple[float, float]], fill: Colour) -> None:
         self._draw.polygon([self._point(x, y) for x, y in points], fill=fill)
@@ -160,7 +178,10 @@ def _balloon(pen: Pen, colour: Colour) -> None:
 
 def _umbrella(pen: Pen, colour: Colour) -> None:
     pen.line([(0.5, 0.95), (0.5, 0.1), (0.53, 0.03), (0.6, 0.03), (0.63, 0.12)], WOOD, 0.035)
-    dome = [(0.5 + 0.5 * float(np.cos(a)), 0.5 + 0.46 * float(np.sin(a))) for a in np.linspace(0, np.pi, 40)]
+    dome = [
+        (0.5 + 0.5 * float(np.cos(a)), 0.5 + 0.46 * float(np.sin(a)))
+        for a in np.linspace(0, np.pi, 40)
+    ]
     scallops = [
         (x0 + 0.25 * t, 0.5 + 0.07 * float(np.sin(np.pi * t)))
         for x0 in (0.0, 0.25, 0.5, 0.75)
@@ -186,8 +207,16 @@ def _flower(pen: Pen, colour: Colour) -> None:
     pen.shape([(0.5, 0.12), (0.22, 0.2), (0.14, 0.36), (0.36, 0.3)], stem)
     pen.shape([(0.5, 0.18), (0.78, 0.24), (0.86, 0.42), (0.64, 0.34)], stem)
     for angle in np.linspace(0, 2 * np.pi, 7)[:-1]:
-        pen.oval(0.5 + 0.19 * float(np.cos(angle)) - 0.13, 0.7 + 0.19 * float(np.sin(angle)) - 0.13, 0.26, 0.26, colour)
-    pen.oval(0.39, 0.59, 0.22, 0.22, (240, 170, 40) if colour != COLOURS["yellow"] else (150, 90, 40))
+        pen.oval(
+            0.5 + 0.19 * float(np.cos(angle)) - 0.13,
+            0.7 + 0.19 * float(np.sin(angle)) - 0.13,
+            0.26,
+            0.26,
+            colour,
+        )
+    pen.oval(
+        0.39, 0.59, 0.22, 0.22, (240, 170, 40) if colour != COLOURS["yellow"] else (150, 90, 40)
+    )
 
 
 OBJECTS: Mapping[str, Callable[[Pen, Colour], None]] = {
@@ -228,9 +257,15 @@ def _snow(draw: ImageDraw.ImageDraw, width: int, height: int, chance: random.Ran
     for x in (0.05, 0.4, 0.7):
         peak, half = (x + chance.uniform(0, 0.2)) * width, chance.uniform(0.2, 0.3) * width
         top = chance.uniform(0.08, 0.2) * height
-        draw.polygon([(peak - half, horizon), (peak, top), (peak + half, horizon)], fill=(112, 128, 150))
         draw.polygon(
-            [(peak - half / 3, top + (horizon - top) / 3), (peak, top), (peak + half / 3, top + (horizon - top) / 3)],
+            [(peak - half, horizon), (peak, top), (peak + half, horizon)], fill=(112, 128, 150)
+        )
+        draw.polygon(
+            [
+                (peak - half / 3, top + (horizon - top) / 3),
+                (peak, top),
+                (peak + half / 3, top + (horizon - top) / 3),
+            ],
             fill="white",
         )
     draw.rectangle([0, horizon, width, height], fill=(226, 234, 244))
@@ -267,7 +302,9 @@ def _street(draw: ImageDraw.ImageDraw, width: int, height: int, chance: random.R
     draw.rectangle([0, horizon, width, height], fill=(92, 92, 98))
     draw.rectangle([0, horizon, width, horizon + 16], fill=(170, 168, 164))
     for x in range(10, width, 120):
-        draw.rectangle([x, round(height * 0.86), x + 60, round(height * 0.88)], fill=(240, 240, 235))
+        draw.rectangle(
+            [x, round(height * 0.86), x + 60, round(height * 0.88)], fill=(240, 240, 235)
+        )
 
 
 def _night(draw: ImageDraw.ImageDraw, width: int, height: int, chance: random.Random) -> None:
@@ -299,12 +336,26 @@ def draw_scene(scene: Scene, chance: random.Random) -> Image.Image:
     small = 0.44 * height * chance.uniform(0.9, 1.1)
     beside = width * 0.02 if scene.side == "left" else width * 0.98 - small
     first, room = (
-        (small + width * 0.05, width * 0.93 - small) if scene.side == "left" else (width * 0.02, width * 0.93 - small)
+        (small + width * 0.05, width * 0.93 - small)
+        if scene.side == "left"
+        else (width * 0.02, width * 0.93 - small)
     )
     size = min(room / scene.count, 0.72 * height) * chance.uniform(0.88, 0.98)
     for number in range(scene.count):
-        left = first + room * number / scene.count + (room / scene.count - size) * chance.uniform(0.2, 0.8)
-        _place(draw, scene.noun, COLOURS[scene.colour], left, height * chance.uniform(0.86, 0.97), size, chance)
+        left = (
+            first
+            + room * number / scene.count
+            + (room / scene.count - size) * chance.uniform(0.2, 0.8)
+        )
+        _place(
+            draw,
+            scene.noun,
+            COLOURS[scene.colour],
+            left,
+            height * chance.uniform(0.86, 0.97),
+            size,
+            chance,
+        )
     _place(
         draw,
         scene.second_noun,
@@ -314,15 +365,26 @@ def draw_scene(scene: Scene, chance: random.Random) -> Image.Image:
         small,
         chance,
     )
-    image = image.resize((WIDTH, HEIGHT), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(chance.uniform(0, 0.6)))
+    image = image.resize((WIDTH, HEIGHT), Image.Resampling.BOX).filter(
+        ImageFilter.GaussianBlur(chance.uniform(0, 0.6))
+    )
     grain = np.random.default_rng(chance.getrandbits(32)).normal(0, 4, (HEIGHT, WIDTH, 1))
     brightness = chance.uniform(0.92, 1.06)
     return Image.fromarray(np.clip(np.asarray(image) * brightness + grain, 0, 255).astype(np.uint8))
 
 
 def _place(
-    draw: ImageDraw.ImageDraw, noun: str, colour: Colour, left: float, ground: float, size: float, chance: random.Random
+    draw: ImageDraw.ImageDraw,
+    noun: str,
+    colour: Colour,
+    left: float,
+    ground: float,
+    size: float,
+    chance: random.Random,
 ) -> None:
     shadow = [left + size * 0.1, ground - size * 0.05, left + size * 0.9, ground + size * 0.05]
     draw.ellipse(shadow, fill=(70, 74, 80))
-    OBJECTS[noun](Pen(draw, left, ground, size, flip=chance.random() < 0.5), shaded(colour, chance.uniform(0.92, 1.04)))
+    OBJECTS[noun](
+        Pen(draw, left, ground, size, flip=chance.random() < 0.5),
+        shaded(colour, chance.uniform(0.92, 1.04)),
+    )

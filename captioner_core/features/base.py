@@ -25,7 +25,9 @@ class Backbone(Protocol):
     input_size: int
     """Height and width of the pictures that it takes, in pixels."""
 
-    def features(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def features(
+        self, pixels: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Features of a batch.
 
         Args:
@@ -50,7 +52,9 @@ def load_backbone(name: str, precision: str = "float32") -> Backbone:
       CaptionerError: the name is not known, its weights are not in the cache, or the processor lacks the precision.
     """
     if name not in _BACKBONES:
-        raise CaptionerError(f"backbone {name!r} is not known; choose one of {', '.join(_BACKBONES)}")
+        raise CaptionerError(
+            f"backbone {name!r} is not known; choose one of {', '.join(_BACKBONES)}"
+        )
     module, class_name = _BACKBONES[name]
     backbone: Backbone = getattr(importlib.import_module(module), class_name)(precision)
     return backbone

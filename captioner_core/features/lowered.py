@@ -72,7 +72,9 @@ class LoweredNetwork:
       TypeError: the network has a layer of another kind.
     """
 
-    def __init__(self, network: keras.Model, reduced_from: str | None, means: ChannelMeans | None = None) -> None:
+    def __init__(
+        self, network: keras.Model, reduced_from: str | None, means: ChannelMeans | None = None
+    ) -> None:
         self._network = network
         self._users: dict[int, list[keras.Layer]] = {}
         for layer in network.layers:
@@ -88,7 +90,9 @@ class LoweredNetwork:
                 made = self._reduced(layer, scaled, mean) if reduced else self._exact(layer)
                 self._convolutions[layer.name] = made
 
-    def __call__(self, pictures: tf.Tensor, outputs: Sequence[keras.KerasTensor]) -> list[tf.Tensor]:
+    def __call__(
+        self, pictures: tf.Tensor, outputs: Sequence[keras.KerasTensor]
+    ) -> list[tf.Tensor]:
         """Builds the network into the current graph.
 
         Args:
@@ -115,20 +119,30 @@ class LoweredNetwork:
                 return _Value(tf.nn.relu(first.whole()))
             case layers.MaxPooling2D():
                 # max(x) + b = max(x + b), and a quarter as many are left
-                pooled = tf.nn.max_pool2d(first.tensor, layer.pool_size, layer.strides, layer.padding.upper())
+                pooled = tf.nn.max_pool2d(
+                    first.tensor, layer.pool_size, layer.strides, layer.padding.upper()
+                )
                 return first._replace(tensor=pooled)
             case layers.Add():
                 lacking = [value.lacks for value in taken if value.lacks is not None]
                 total = tf.add_n([tf.cast(value.tensor, tf.float32) for value in taken])
                 return _Value(total, np.sum(lacking, axis=0)) if lacking else _Value(total)
-        raise TypeError(f"layer {layer.name} is of a kind that can't be lowered: {type(layer).__name__}")
+        raise TypeError(
+            f"layer {layer.name} is of a kind that can't be lowered: {type(layer).__name__}"
+        )
 
     def _convolve(self, layer: keras.Layer, taken: tf.Tensor) -> _Value:
         convolution = self._convolutions[layer.name]
         numbers = convolution.dtype.as_numpy_dtype
-        made, strides, padding = tf.cast(taken, convolution.dtype), [1, *layer.strides, 1], layer.padding.upper()
+        made, strides, padding = (
+            tf.cast(taken, convolution.dtype),
+            [1, *layer.strides, 1],
+            layer.padding.upper(),
+        )
         if convolution.depthwise is not None:
-            made = tf.nn.depthwise_conv2d(made, tf.constant(convolution.depthwise.astype(numbers)), strides, padding)
+            made = tf.nn.depthwise_conv2d(
+                made, tf.constant(convolution.depthwise.astype(numbers)), strides, padding
+            )
             strides = [1, 1, 1, 1]
         self._look(layer, taken, made)
         made = tf.nn.conv2d(made, tf.constant(convolution.kernel.astype(numbers)), strides, padding)
@@ -142,7 +156,9 @@ class LoweredNetwork:
     def _exact(self, layer: keras.Layer) -> _Convolution:
         factor, bias, _ = self._normalised(layer)
         *depthwise, kernel = layer.get_weights()
-        return _Convolution(tf.float32, depthwise[0] if depthwise else None, kernel * factor, bias, joins=False)
+        return _Convolution(
+            tf.float32, depthwise[0] if depthwise else None, kernel * factor, bias, joins=False
+        )
 
     def _reduced(
         self, layer: keras.Layer, scaled: dict[str, Array], mean: tuple[Array, Array | None] | None
@@ -182,7 +198,9 @@ class LoweredNetwork:
         users = self._users.get(id(normalise.output), [])
         if len(users) == 1 and isinstance(users[0], layers.Activation):
             users = self._users.get(id(users[0].output), [])
-        user = users[0] if len(users) == 1 and isinstance(users[0], layers.SeparableConv2D) else None
+        user = (
+            users[0] if len(users) == 1 and isinstance(users[0], layers.SeparableConv2D) else None
+        )
         return factor, beta - mean * factor, user
 
 
@@ -206,7 +224,10 @@ def channel_means(network: keras.Model, batches: Iterable[Array]) -> ChannelMean
         observed(pictures, [network.output])
         session = tf.compat.v1.Session(graph=graph)
     found = [session.run(seen, {pictures: batch}) for batch in batches]
-    means = [[np.mean(parts, axis=0) for parts in zip(*layer, strict=True)] for layer in zip(*found, strict=True)]
+    means = [
+        [np.mean(parts, axis=0) for parts in zip(*layer, strict=True)]
+        for layer in zip(*found, strict=True)
+    ]
     return {number: (one[0], one[1] if len(one) > 1 else None) for number, one in enumerate(means)}
 
 
@@ -215,7 +236,10 @@ def _best_scales(depthwise: Array) -> Array:
 
     Errors that add up over a kernel count most, since neighbouring pixels are alike.
     """
-    best, least = np.ones(depthwise.shape[2], np.float32), np.full(depthwise.shape[2], np.inf, np.float32)
+    best, least = (
+        np.ones(depthwise.shape[2], np.float32),
+        np.full(depthwise.shape[2], np.inf, np.float32),
+    )
     for scale in _octave(64):
         error = (_rounded(depthwise * scale) / scale - depthwise)[..., 0]
         loss = _SUM_WEIGHT * error.sum(axis=(0, 1)) ** 2 + (error**2).sum(axis=(0, 1))
@@ -263,7 +287,9 @@ class FrozenNetwork:
       shape: of the input, uint8, None where it varies.
     """
 
-    def __init__(self, function: Callable[[tf.Tensor], Sequence[tf.Tensor]], shape: Sequence[int | None]) -> None:
+    def __init__(
+        self, function: Callable[[tf.Tensor], Sequence[tf.Tensor]], shape: Sequence[int | None]
+    ) -> None:
         graph = tf.Graph()
         with graph.as_default():
             self._input = tf.compat.v1.placeholder(tf.uint8, shape)
@@ -280,7 +306,11 @@ class FrozenNetwork:
         start = 0
         while start < len(batch) or not made:
             try:
-                made.append(self._session.run(self._outputs, {self._input: batch[start : start + self._at_once]}))
+                made.append(
+                    self._session.run(
+                        self._outputs, {self._input: batch[start : start + self._at_once]}
+                    )
+                )
             except tf.errors.ResourceExhaustedError:
                 tried = min(self._at_once, len(batch) - start)
                 if tried <= 1:
@@ -288,4 +318,8 @@ class FrozenNetwork:
                 self._at_once = tried // 2
                 continue
             start += self._at_once
-        return [np.concatenate(parts) for parts in zip(*made, strict=True)] if len(made) > 1 else made[0]
+        return (
+            [np.concatenate(parts) for parts in zip(*made, strict=True)]
+            if len(made) > 1
+            else made[0]
+        )

@@ -27,15 +27,25 @@ def load_means() -> ChannelMeans:
     with np.load(_FILE, allow_pickle=False) as file:
         arrays = {name: file[name].astype(np.float32) for name in file.files}
     numbers = sorted({int(name.partition(".")[0]) for name in arrays})
-    return {number: (arrays[f"{number}.{_TAKEN}"], arrays.get(f"{number}.{_BETWEEN}")) for number in numbers}
+    return {
+        number: (arrays[f"{number}.{_TAKEN}"], arrays.get(f"{number}.{_BETWEEN}"))
+        for number in numbers
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the file."""
     from captioner_core.features.xception import keras_network
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="folder of photographs, none that one is judged by")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        help="folder of photographs, none that one is judged by",
+    )
     folder = parser.parse_args(argv).images
     means = channel_means(keras_network(), _pictures(sorted(folder.iterdir())))
     named = {
@@ -45,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if values is not None
     }
     np.savez_compressed(_FILE, allow_pickle=False, **named)
-    print(f"{_FILE}: {sum(values.size for values in named.values())} means, {_FILE.stat().st_size} bytes")
+    print(
+        f"{_FILE}: {sum(values.size for values in named.values())} means, {_FILE.stat().st_size} bytes"
+    )
     return 0
 
 
@@ -55,7 +67,9 @@ def _pictures(files: Sequence[Path]) -> Iterator[npt.NDArray[np.float32]]:
 
     chosen = files[:: max(1, len(files) // _IMAGES)][:_IMAGES]
     for start in range(0, len(chosen), _BATCH):
-        pixels = np.stack([decoding.decode(file.read_bytes())[0] for file in chosen[start : start + _BATCH]])
+        pixels = np.stack(
+            [decoding.decode(file.read_bytes())[0] for file in chosen[start : start + _BATCH]]
+        )
         yield np.asarray(scaled(pixels.astype(np.float32)))
 
 

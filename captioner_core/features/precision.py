@@ -37,7 +37,9 @@ def _processor_flags() -> set[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
-    return set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+    return set(
+        next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split()
+    )
 
 
 def _gpu_capability() -> tuple[int, int]:
@@ -45,5 +47,8 @@ def _gpu_capability() -> tuple[int, int]:
     # slow to load, and needed only where the processor alone does not decide
     from captioner_core.process.tensorflow_setup import tf
 
-    found = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    found = [
+        tf.config.experimental.get_device_details(gpu)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
     return min((details.get("compute_capability", (0, 0)) for details in found), default=(0, 0))

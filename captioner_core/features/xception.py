@@ -14,7 +14,10 @@ from captioner_core.process.tensorflow_setup import keras, tf
 from captioner_core.tables.schemas import GRID_CELLS, GRID_SIDE
 from captioner_core.weights import assets
 
-_FIRST_AFTER = ("block14_sepconv1", "block5_sepconv1_act")  # the layers that take what blocks 13 and 4 end with
+_FIRST_AFTER = (
+    "block14_sepconv1",
+    "block5_sepconv1_act",
+)  # the layers that take what blocks 13 and 4 end with
 FIRST_REDUCED = "block4_sepconv1"
 _EPSILON = 1e-3
 _SIDE = 299
@@ -26,7 +29,9 @@ def keras_network() -> keras.Model:
     Raises:
       CaptionerError: the weights are not in the cache.
     """
-    network = keras.applications.Xception(weights=None, include_top=False, input_shape=(_SIDE, _SIDE, 3))
+    network = keras.applications.Xception(
+        weights=None, include_top=False, input_shape=(_SIDE, _SIDE, 3)
+    )
     network.load_weights(assets.xception_weights())
     return network
 
@@ -63,18 +68,24 @@ class Xception:
         # the sums that end block 13 (10 x 10 x 1024) and block 4 (19 x 19 x 728) have no names of their own
         depths = [network.output, *(network.get_layer(after).input for after in _FIRST_AFTER)]
         reduced = precision == "bfloat16"
-        lowered = LoweredNetwork(network, FIRST_REDUCED if reduced else None, load_means() if reduced else None)
+        lowered = LoweredNetwork(
+            network, FIRST_REDUCED if reduced else None, load_means() if reduced else None
+        )
 
         def features(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             maps = lowered(scaled(tf.cast(self._seen(pixels), tf.float32)), depths)
-            return tf.reduce_mean(maps[0], axis=[1, 2]), tf.concat([_cells(one) for one in maps], axis=-1)
+            return tf.reduce_mean(maps[0], axis=[1, 2]), tf.concat(
+                [_cells(one) for one in maps], axis=-1
+            )
 
         self._network = FrozenNetwork(features, [None, self.input_size, self.input_size, 3])
 
     def _seen(self, pixels: tf.Tensor) -> tf.Tensor:
         return pixels
 
-    def features(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def features(
+        self, pixels: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """See ``Backbone.features``."""
         averages, grid = self._network(pixels)
         return averages, grid
@@ -101,6 +112,8 @@ def _cells(depth: tf.Tensor) -> tf.Tensor:
     window = -(-side // GRID_SIDE)
     beyond = GRID_SIDE * window - side
     padded = tf.pad(depth, [[0, 0], [0, beyond], [0, beyond], [0, 0]], "SYMMETRIC")
-    cells = tf.reshape(tf.nn.avg_pool2d(padded, window, window, "VALID"), [-1, GRID_CELLS, channels])
+    cells = tf.reshape(
+        tf.nn.avg_pool2d(padded, window, window, "VALID"), [-1, GRID_CELLS, channels]
+    )
     mean, variance = tf.nn.moments(cells, axes=[-1], keepdims=True)
     return (cells - mean) * tf.math.rsqrt(variance + _EPSILON)

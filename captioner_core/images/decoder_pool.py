@@ -87,7 +87,9 @@ def thumbnail(
     return jpeg, (width, height)
 
 
-def _ask(make: str, data: bytes, size: int, max_pixels: int, max_seconds: float) -> tuple[bytes, int, int]:
+def _ask(
+    make: str, data: bytes, size: int, max_pixels: int, max_seconds: float
+) -> tuple[bytes, int, int]:
     decoder = _borrow()
     limits = {"max_pixels": max_pixels, "max_seconds": max_seconds}
     try:
@@ -106,9 +108,17 @@ def _ask(make: str, data: bytes, size: int, max_pixels: int, max_seconds: float)
 class _Decoder:
     def __init__(self) -> None:
         # one thread each: there are as many decoders as are wanted; the modules are found where ours are
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = {
+            **os.environ,
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
         self._process = subprocess.Popen(  # noqa: S603  an argument list
-            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+            _COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
         )
         assert self._process.stdin, "a pipe, as asked for"
         assert self._process.stdout, "a pipe, as asked for"
@@ -147,7 +157,10 @@ class _Decoder:
         if isinstance(answer.get("error_type"), str) and isinstance(answer.get("message"), str):
             return answer, None
         numbers = [answer.get(name) for name in ("width", "height", "bytes")]
-        if not all(isinstance(number, int) and number > 0 for number in numbers) or answer["bytes"] > _MOST_BYTES:
+        if (
+            not all(isinstance(number, int) and number > 0 for number in numbers)
+            or answer["bytes"] > _MOST_BYTES
+        ):
             raise ValueError("no answer")
         made = self._answers.read(answer["bytes"])
         if len(made) < answer["bytes"]:
@@ -205,8 +218,16 @@ def _borrow() -> _Decoder:
 
 def _ended(code: int, max_seconds: float) -> ImageError:
     if code == -signal.SIGALRM:
-        return ImageError("timed_out", f"decoding took more than the {max_seconds:g} s that --max-seconds allows")
-    if code == -signal.SIGKILL:  # the kernel's way out where memory is short; it picks decoders first
-        return ImageError("too_much_memory", "its decoder was ended by SIGKILL, most likely since memory ran out")
+        return ImageError(
+            "timed_out", f"decoding took more than the {max_seconds:g} s that --max-seconds allows"
+        )
+    if (
+        code == -signal.SIGKILL
+    ):  # the kernel's way out where memory is short; it picks decoders first
+        return ImageError(
+            "too_much_memory", "its decoder was ended by SIGKILL, most likely since memory ran out"
+        )
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else "gave no answer"
-    return ImageError("decoder_crashed", f"its decoder {how}; the file is damaged, or made to do harm")
+    return ImageError(
+        "decoder_crashed", f"its decoder {how}; the file is damaged, or made to do harm"
+    )

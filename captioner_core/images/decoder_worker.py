@@ -76,9 +76,13 @@ def _made(
     asked: dict[str, Any], data: bytes, large: Callable[[], AbstractContextManager[None]]
 ) -> tuple[bytes, int, int]:
     if asked["make"] == "thumbnail":
-        jpeg, (width, height) = decoding.thumbnail(data, asked["size"], max_pixels=asked["max_pixels"], large=large)
+        jpeg, (width, height) = decoding.thumbnail(
+            data, asked["size"], max_pixels=asked["max_pixels"], large=large
+        )
         return jpeg, width, height
-    pixels, width, height = decoding.decode(data, size=asked["size"], max_pixels=asked["max_pixels"], large=large)
+    pixels, width, height = decoding.decode(
+        data, size=asked["size"], max_pixels=asked["max_pixels"], large=large
+    )
     return pixels.tobytes(), width, height
 
 
@@ -100,7 +104,10 @@ def _heed_the_clock() -> None:
 
 def _go_first_when_memory_is_short() -> None:
     """Has the kernel end this process rather than the worker: one image fails, not a job."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/self/oom_score_adj", "w", encoding="ascii") as file,
+    ):
         file.write("1000")
 
 

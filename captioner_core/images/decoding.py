@@ -33,7 +33,16 @@ DEFAULT_MAX_BYTES = 268_435_456
 DEFAULT_MAX_SECONDS = 60.0
 
 _SUPPORTED_MAGIC = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    *(
+        b"\xff\xd8\xff",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF87a",
+        b"GIF89a",
+        b"II*\0",
+        b"MM\0*",
+        b"II+\0",
+        b"MM\0+",
+    ),
     *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
 )
 
@@ -240,9 +249,13 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except Image.DecompressionBombError as error:
-        raise ImageError("too_many_pixels", f"the header asks for too many pixels ({error})") from error
+        raise ImageError(
+            "too_many_pixels", f"the header asks for too many pixels ({error})"
+        ) from error
     except MemoryError as error:
-        raise ImageError("too_much_memory", "decoding it needs more memory than an image may take") from error
+        raise ImageError(
+            "too_much_memory", "decoding it needs more memory than an image may take"
+        ) from error
     # Pillow's decoders raise whatever a broken file makes them stumble over
     except Exception as error:
         raise _broken(error, data) from error
@@ -254,7 +267,8 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise ImageError("decode_error", f"the header gives it {width} x {height} pixels")
     if width * height > max_pixels:
         raise ImageError(
-            "too_many_pixels", f"{width} x {height} pixels are more than the {max_pixels} that --max-pixels allows"
+            "too_many_pixels",
+            f"{width} x {height} pixels are more than the {max_pixels} that --max-pixels allows",
         )
 
 
@@ -315,15 +329,23 @@ def _small(image: Image.Image, side: int) -> Image.Image:
     see_through = image.has_transparency_data
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
-        low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (np.nanmin(values), np.nanmax(values))
+        low, high = (
+            (0.0, 65535.0)
+            if image.mode.startswith("I;16")
+            else (np.nanmin(values), np.nanmax(values))
+        )
         levels = np.nan_to_num((values - low) * (255 / max(high - low, 1e-9)))
         flat = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-        flat.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+        flat.getexif()[ExifTags.Base.Orientation] = image.getexif().get(
+            ExifTags.Base.Orientation, 1
+        )
     else:
         flat = image.convert("RGBA" if see_through else "RGB")
     flat.thumbnail((side, side), reducing_gap=_GAP)
     flat = ImageOps.exif_transpose(flat)
-    clean = Image.new("RGB", flat.size, "white")  # a new canvas, so that no comment or profile comes along
+    clean = Image.new(
+        "RGB", flat.size, "white"
+    )  # a new canvas, so that no comment or profile comes along
     clean.paste(flat, mask=flat.getchannel("A") if flat.mode == "RGBA" else None)
     return clean
 
@@ -348,9 +370,15 @@ def _unidentified(data: bytes) -> ImageError:
 
 def _broken(error: Exception, data: bytes) -> ImageError:
     if raw := raw_kind_of_tiff(data):
-        return ImageError("unsupported_format", f"its content looks like {raw}, not an image of a supported format")
+        return ImageError(
+            "unsupported_format",
+            f"its content looks like {raw}, not an image of a supported format",
+        )
     said = " ".join(str(error).split()) or type(error).__name__
-    cut_off = any(word in said.lower() for word in ("truncated", "unexpected end", "eof", "not enough", "premature"))
+    cut_off = any(
+        word in said.lower()
+        for word in ("truncated", "unexpected end", "eof", "not enough", "premature")
+    )
     if cut_off:
         return ImageError("truncated", f"the file ends too early ({said}); copy it again")
     return ImageError("decode_error", f"its pixels can't be decoded ({said})")

@@ -77,7 +77,11 @@ _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 _TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _MAKE, _SUB_IFDS, _DNG_VERSION, _COMPRESSION = 271, 330, 50706, 259
-_RAW_COMPRESSIONS = {34713: "a Nikon raw file (NEF)", 32767: "a Sony raw file (ARW)", 65535: "a Pentax raw file (PEF)"}
+_RAW_COMPRESSIONS = {
+    34713: "a Nikon raw file (NEF)",
+    32767: "a Sony raw file (ARW)",
+    65535: "a Pentax raw file (PEF)",
+}
 _RAW_MAKERS = {
     b"nikon": "a Nikon raw file (NEF)",
     b"sony": "a Sony raw file (ARW)",
@@ -119,7 +123,9 @@ def is_avif(data: bytes) -> bool:
     if data[4:8] != b"ftyp":
         return False
     main, *others = _brands(data)
-    return main in _AVIF_BRANDS or (main in _BOX_BRANDS["HEIF"] and any(brand in _AVIF_BRANDS for brand in others))
+    return main in _AVIF_BRANDS or (
+        main in _BOX_BRANDS["HEIF"] and any(brand in _AVIF_BRANDS for brand in others)
+    )
 
 
 def _brands(data: bytes) -> list[bytes]:
@@ -132,7 +138,9 @@ def _box_kind(data: bytes) -> str:
     main, *others = _brands(data)
     if main in _BOX_BRANDS["HEIF"] and any(brand in _BOX_BRANDS["HEIC"] for brand in others):
         return "HEIC"
-    return next((name for name, brands in _BOX_BRANDS.items() if main in brands), "a video (MPEG-4)")
+    return next(
+        (name for name, brands in _BOX_BRANDS.items() if main in brands), "a video (MPEG-4)"
+    )
 
 
 def raw_kind_of_tiff(data: bytes) -> str | None:
@@ -149,12 +157,18 @@ def raw_kind_of_tiff(data: bytes) -> str | None:
     if _DNG_VERSION in tags:
         return "a raw file in Adobe's format (DNG)"
     compression = tags.get(_COMPRESSION, b"")[:2]
-    if len(compression) == 2 and (code := struct.unpack(f"{order}H", compression)[0]) in _RAW_COMPRESSIONS:
+    if (
+        len(compression) == 2
+        and (code := struct.unpack(f"{order}H", compression)[0]) in _RAW_COMPRESSIONS
+    ):
         return _RAW_COMPRESSIONS[code]
     if _SUB_IFDS in tags and _MAKE in tags:
         (at,) = struct.unpack(f"{order}I", tags[_MAKE])
         maker = data[at : at + 64].partition(b"\0")[0].lower()
-        return next((name for prefix, name in _RAW_MAKERS.items() if maker.startswith(prefix)), "a camera's raw file")
+        return next(
+            (name for prefix, name in _RAW_MAKERS.items() if maker.startswith(prefix)),
+            "a camera's raw file",
+        )
     return None
 
 
@@ -167,7 +181,10 @@ def _first_tags(data: bytes, order: str) -> dict[int, bytes]:
         return {}
     (count,) = struct.unpack_from(f"{order}H", data, at)
     ends = range(at + 2, min(at + 2 + 12 * min(count, _MAX_TIFF_TAGS), len(data) - 11), 12)
-    return {struct.unpack_from(f"{order}H", data, start)[0]: data[start + 8 : start + 12] for start in ends}
+    return {
+        struct.unpack_from(f"{order}H", data, start)[0]: data[start + 8 : start + 12]
+        for start in ends
+    }
 
 
 def _is_text(start: bytes) -> bool:

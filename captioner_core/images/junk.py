@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-_FILE_NAMES = frozenset((".ds_store", ".localized", ".directory", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
+_FILE_NAMES = frozenset(
+    (".ds_store", ".localized", ".directory", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+)
 _FILE_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".smbdelete")
 """Of AppleDouble files, and of files that a server keeps since a program has them open."""
 _FOLDER_NAMES = frozenset(
     (
         *("__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@synoeastream"),
-        *("#recycle", "#snapshot", "~snapshot", "$recycle.bin", "recycler", "system volume information"),
+        *(
+            "#recycle",
+            "#snapshot",
+            "~snapshot",
+            "$recycle.bin",
+            "recycler",
+            "system volume information",
+        ),
         *("network trash folder", "temporary items", "thevolumesettingsfolder", "lost+found"),
     )
 )

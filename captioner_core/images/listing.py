@@ -38,7 +38,13 @@ _SAID = {
     EXCLUDED: "left out by --exclude",
     OWN: "of captioner's own",
 }
-_COUNTED_AS = {LINK: "links", SPECIAL: "special_files", JUNK: "junk", EXCLUDED: "excluded", OWN: "own"}
+_COUNTED_AS = {
+    LINK: "links",
+    SPECIAL: "special_files",
+    JUNK: "junk",
+    EXCLUDED: "excluded",
+    OWN: "own",
+}
 PASSED_OVER_BY_SUFFIX = "passed_over_by_suffix"
 """The key of a manifest under which the files are counted whose suffix is no image's."""
 _NO_SUFFIX, _OTHER_SUFFIXES = "no suffix", "other"
@@ -119,16 +125,25 @@ class ListingCounts:
         return {
             "images_found": self.images,
             "files_passed_over": self.passed_over,
-            **{f"{name}_passed_over": self.passed.get(reason, 0) for reason, name in _COUNTED_AS.items()},
+            **{
+                f"{name}_passed_over": self.passed.get(reason, 0)
+                for reason, name in _COUNTED_AS.items()
+            },
         }
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any]) -> ListingCounts:
         """Returns what a run's manifest states of its listing; of an earlier version's, what there is."""
         counts, suffixes = manifest.get("counts", {}), manifest.get(PASSED_OVER_BY_SUFFIX, {})
-        passed = {reason: counts.get(f"{name}_passed_over", 0) for reason, name in _COUNTED_AS.items()}
+        passed = {
+            reason: counts.get(f"{name}_passed_over", 0) for reason, name in _COUNTED_AS.items()
+        }
         passed[OTHER] = sum(suffixes.values())
-        return cls(counts.get("images_found", 0), {reason: n for reason, n in passed.items() if n}, suffixes)
+        return cls(
+            counts.get("images_found", 0),
+            {reason: n for reason, n in passed.items() if n},
+            suffixes,
+        )
 
     def by_suffix(self) -> dict[str, int]:
         """Returns the numbers of files passed over for their suffix: of the most frequent ones, and of all others."""
@@ -147,7 +162,10 @@ class ListingCounts:
           The phrase; empty where nothing was passed over.
         """
         by_suffix = list(self.by_suffix().items())
-        said = [f"{count:,} {'without suffix' if suffix == _NO_SUFFIX else suffix}" for suffix, count in by_suffix]
+        said = [
+            f"{count:,} {'without suffix' if suffix == _NO_SUFFIX else suffix}"
+            for suffix, count in by_suffix
+        ]
         if len(said) > _MOST_SUFFIXES_SAID:
             more = sum(count for _, count in by_suffix[_MOST_SUFFIXES_SAID:])
             said = [*said[:_MOST_SUFFIXES_SAID], f"{more:,} with other suffixes"]
@@ -291,7 +309,9 @@ def _scan(folder: bytes, below: bytes) -> Iterator[tuple[os.DirEntry[bytes], byt
             # captioner's own list of files, as in a folder of a dataset's images, is not among what a user put there
             named = (entry for entry in scan if entry.name != _OWN_MARKER)
             entries = sorted(named, key=lambda entry: entry.name)
-        for entry in entries:  # where the file system doesn't say what an entry is, asking can fail too
+        for (
+            entry
+        ) in entries:  # where the file system doesn't say what an entry is, asking can fail too
             entry.is_dir(follow_symlinks=False)
     except OSError as error:
         image_id = image_id_of(below.rstrip(b"/"))
@@ -302,7 +322,9 @@ def _scan(folder: bytes, below: bytes) -> Iterator[tuple[os.DirEntry[bytes], byt
         yield entry, below + entry.name
 
 
-def _classified(entry: os.DirEntry[bytes], relative: bytes, real_root: bytes, patterns: PathPatterns) -> Entry:
+def _classified(
+    entry: os.DirEntry[bytes], relative: bytes, real_root: bytes, patterns: PathPatterns
+) -> Entry:
     image_id = image_id_of(relative)
     reason = skipped_file(image_id, patterns)
     if reason in (JUNK, EXCLUDED):
@@ -322,7 +344,9 @@ def _classified(entry: os.DirEntry[bytes], relative: bytes, real_root: bytes, pa
 
 def _is_own_folder(folder: bytes) -> bool:
     """Returns whether captioner made a folder that is no user's images: a run or a model, as its marker says."""
-    first_line = _first_bytes(os.path.join(folder, _OWN_MARKER), _OWN_MARKER_BYTES).partition(b"\n")[0]
+    first_line = _first_bytes(os.path.join(folder, _OWN_MARKER), _OWN_MARKER_BYTES).partition(
+        b"\n"
+    )[0]
     try:
         header: Any = json.loads(first_line)
     except ValueError:
@@ -398,18 +422,24 @@ def read_bytes(image_uri: str, max_bytes: int, folder: str | None = None) -> byt
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError("unreadable", f"it can't be read ({reason}); mend its permissions or the disk") from error
+        raise ImageError(
+            "unreadable", f"it can't be read ({reason}); mend its permissions or the disk"
+        ) from error
 
 
 def _changed() -> ImageError:
-    return ImageError("changed", "it changed while it was read; once it is whole, run again with --only-failures")
+    return ImageError(
+        "changed", "it changed while it was read; once it is whole, run again with --only-failures"
+    )
 
 
 def _check_below(descriptor: int, path: bytes, folder: str) -> None:
     """Makes sure that the opened file is one below the folder: no link was put in its way since it was listed."""
     target = os.path.realpath(path)
     if not _is_below(target, os.path.realpath(os.fsencode(folder))):
-        raise ImageError("unreadable", "it is now a link that leaves the images folder, which is not followed")
+        raise ImageError(
+            "unreadable", "it is now a link that leaves the images folder, which is not followed"
+        )
     if not os.path.samestat(os.stat(target), os.fstat(descriptor)):
         raise _changed()
 
@@ -418,7 +448,9 @@ def _read_regular(descriptor: int, max_bytes: int) -> bytes:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("unreadable", "it is no longer a regular file")
-    too_large = ImageError("too_large", f"it holds more than the {max_bytes} bytes that --max-bytes allows")
+    too_large = ImageError(
+        "too_large", f"it holds more than the {max_bytes} bytes that --max-bytes allows"
+    )
     if status.st_size > max_bytes:
         raise too_large
     with open(descriptor, "rb", closefd=False) as stream:
@@ -428,6 +460,8 @@ def _read_regular(descriptor: int, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise too_large
     now = os.fstat(descriptor)
-    if (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns) or len(data) < now.st_size:
+    if (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns) or len(
+        data
+    ) < now.st_size:
         raise _changed()
     return data

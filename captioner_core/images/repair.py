@@ -160,9 +160,11 @@ def _kept_segments(data: bytes) -> Iterator[bytes]:
         content = data[segment.content : segment.end]
         is_application = _APP0 <= segment.marker < _APP0 + 16
         # Adobe's segment says what the colours are; EXIF holds the orientation
-        is_needed = (segment.marker == _APP14 and content.startswith(b"Adobe") and len(content) >= _ADOBE_BYTES) or (
-            segment.marker == _APP1 and content.startswith(b"Exif\0")
-        )
+        is_needed = (
+            segment.marker == _APP14
+            and content.startswith(b"Adobe")
+            and len(content) >= _ADOBE_BYTES
+        ) or (segment.marker == _APP1 and content.startswith(b"Exif\0"))
         if segment.marker == _COMMENT or (is_application and not is_needed):
             yield data[done : segment.start]
             done = segment.end
@@ -204,7 +206,9 @@ def with_end_marker(data: bytes) -> tuple[EndedJpeg, ...]:
     restart = bytes((0xFF, 0xD0 + len(_RESTART_MARKER.findall(scan)) % 8))
     ended = data.rstrip(b"\xff")
     ways = (ended,) if ended == data else (ended, data + b"\0")
-    return tuple(EndedJpeg(way + JPEG_END, way + _NOISE + restart + _NOISE + JPEG_END) for way in ways)
+    return tuple(
+        EndedJpeg(way + JPEG_END, way + _NOISE + restart + _NOISE + JPEG_END) for way in ways
+    )
 
 
 def _has_all_scans(data: bytes, segments: list[_Segment]) -> bool:
@@ -215,7 +219,9 @@ def _has_all_scans(data: bytes, segments: list[_Segment]) -> bool:
         content = data[segment.content : segment.end]
         if segment.marker in _START_OF_FRAME and len(content) >= 6:
             is_progressive = segment.marker in _PROGRESSIVE_FRAMES
-            left = {component: set(range(_COEFFICIENTS)) for component in content[6::3][: content[5]]}
+            left = {
+                component: set(range(_COEFFICIENTS)) for component in content[6::3][: content[5]]
+            }
         elif segment.marker == _START_OF_SCAN and content:
             count = content[0]
             if len(content) < 4 + 2 * count:

@@ -13,11 +13,11 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def in_order(function: Callable[[In], Out], items: Iterable[In], *, ahead: int) -> Iterator[Out]:
+def ordered_map(function: Callable[[In], Out], items: Iterable[In], *, ahead: int) -> Iterator[Out]:
     """The function's result for each item, in the order of the items.
 
     Args:
-      function: called in threads that all callers of this process share; must not call ``in_order`` itself.
+      function: called in threads that all callers of this process share; must not call ``ordered_map`` itself.
       items: its arguments.
       ahead: results that wait at most.
 
@@ -39,6 +39,8 @@ def in_order(function: Callable[[In], Out], items: Iterable[In], *, ahead: int) 
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     # more than processors, since a thread that reads from afar waits; few, since each may hold a large file
     return ThreadPoolExecutor(min(32, 2 * processors), thread_name_prefix="ahead")

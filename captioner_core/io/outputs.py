@@ -82,14 +82,20 @@ def parse_marker(data: bytes, kind: str, what: str) -> set[str]:
         header, *paths = (parse_json(line) for line in lines)
     except ValueError:
         raise damaged from None
-    if not isinstance(header, dict) or header.get("made_by") != PROGRAM or not isinstance(header.get("kind"), str):
+    if (
+        not isinstance(header, dict)
+        or header.get("made_by") != PROGRAM
+        or not isinstance(header.get("kind"), str)
+    ):
         raise damaged
     if header.get("format_version") != FORMAT_VERSION:
         raise CaptionerError(
             f"{what} was made by a later version of captioner; use that version or name another folder"
         )
     if header["kind"] != kind:
-        raise CaptionerError(f"{what} holds a {header['kind']}, which is no {kind}; name another folder")
+        raise CaptionerError(
+            f"{what} holds a {header['kind']}, which is no {kind}; name another folder"
+        )
     if not all(_is_plain_path(path) for path in paths):
         raise damaged
     return set(paths)
@@ -124,15 +130,23 @@ def check_reachable(path: str | os.PathLike[str], option: str) -> None:
     """
     shown = os.fspath(path)
     if _local_path(shown) is None:
-        raise CaptionerError(f"{option} {shown!r} is no local path, which this command needs; name a local folder")
+        raise CaptionerError(
+            f"{option} {shown!r} is no local path, which this command needs; name a local folder"
+        )
     try:
         above = _nearest_existing(shown)
         mode = os.stat(above).st_mode
     except (OSError, ValueError) as error:
-        raise CaptionerError(f"{option} {shown!r} cannot be used ({_reason(error)}); name another folder") from error
+        raise CaptionerError(
+            f"{option} {shown!r} cannot be used ({_reason(error)}); name another folder"
+        ) from error
     if not stat.S_ISDIR(mode):
         kind = "a file" if stat.S_ISREG(mode) else "a device or a special file"
-        where = f"is {kind}" if above == os.path.abspath(shown) else f"lies below {above!r}, which is {kind}"
+        where = (
+            f"is {kind}"
+            if above == os.path.abspath(shown)
+            else f"lies below {above!r}, which is {kind}"
+        )
         raise CaptionerError(f"{option} {shown!r} {where} and not a folder; name another folder")
     _check_writable(above, option, shown)
 
@@ -149,7 +163,9 @@ def make_folders(path: str | os.PathLike[str], what: str) -> None:
     except OSError as error:
         if error.errno in _DISK_FAILS:
             raise
-        raise CaptionerError(f"{what} cannot be made ({_reason(error)}); name another folder") from error
+        raise CaptionerError(
+            f"{what} cannot be made ({_reason(error)}); name another folder"
+        ) from error
 
 
 def _nearest_existing(path: str) -> str:
@@ -264,7 +280,9 @@ def _inspect(
     try:
         names = os.listdir(folder)
     except OSError as error:
-        raise CaptionerError(f"{what} cannot be read ({_reason(error)}); mend its permissions") from error
+        raise CaptionerError(
+            f"{what} cannot be read ({_reason(error)}); mend its permissions"
+        ) from error
     if MARKER in names:
         return parse_marker(_read_marker(folder, what), kind, what)
     found = sorted(name for name in names if not is_temporary_name(name, MARKER))
@@ -281,13 +299,17 @@ def _inspect(
 
 def _read_marker(folder: Path, what: str) -> bytes:
     try:
-        descriptor = os.open(folder / MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(
+            folder / MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(0, "it is no regular file")
             return file.read()
     except OSError as error:
-        raise CaptionerError(f"{what}: its {MARKER} cannot be read ({_reason(error)}); name another folder") from error
+        raise CaptionerError(
+            f"{what}: its {MARKER} cannot be read ({_reason(error)}); name another folder"
+        ) from error
 
 
 # --- Folders
@@ -352,7 +374,11 @@ class OutputFolder:
 
     def has(self, relative: str) -> bool:
         """Returns whether a file that captioner made is there, and neither it nor a folder above it is a link."""
-        return relative in self._listed and not self._link_above(relative) and _is_regular(self.path / relative)
+        return (
+            relative in self._listed
+            and not self._link_above(relative)
+            and _is_regular(self.path / relative)
+        )
 
     def is_staged(self, relative: str) -> bool:
         """Returns whether a new file for this path is staged."""
@@ -418,7 +444,11 @@ class OutputFolder:
         Staged files stay.
         """
         wanted = set(relatives)
-        own = [path for path in self._listed if not path.startswith(f"{STAGING}/") and not path.endswith("/")]
+        own = [
+            path
+            for path in self._listed
+            if not path.startswith(f"{STAGING}/") and not path.endswith("/")
+        ]
         for path in own:
             if path not in wanted:
                 self.remove(path)
@@ -426,7 +456,11 @@ class OutputFolder:
 
     def discard_staged(self) -> None:
         """Deletes the staged files."""
-        for path in [path for path in self._listed if path.startswith(f"{STAGING}/") and not path.endswith("/")]:
+        for path in [
+            path
+            for path in self._listed
+            if path.startswith(f"{STAGING}/") and not path.endswith("/")
+        ]:
             self.remove(path)
         self._remove_empty_folders(f"{STAGING}/")
 
@@ -517,7 +551,11 @@ class OutputFolder:
             return
         except NotADirectoryError:
             # a file of an older output, which is deleted before this one is placed
-            file = next(str(p) for p in reversed(PurePosixPath(relative).parents) if (self.path / p).is_file())
+            file = next(
+                str(p)
+                for p in reversed(PurePosixPath(relative).parents)
+                if (self.path / p).is_file()
+            )
             if file not in self._listed:
                 raise self._in_the_way(file) from None
             return
@@ -530,7 +568,11 @@ class OutputFolder:
         """Refuses a folder in a file's place, unless captioner made all that is in it."""
         for folder, folders, files in os.walk(self.path / relative):
             below = Path(folder).relative_to(self.path).as_posix()
-            names = [f"{below}/", *(f"{below}/{name}" for name in files), *(f"{below}/{name}/" for name in folders)]
+            names = [
+                f"{below}/",
+                *(f"{below}/{name}" for name in files),
+                *(f"{below}/{name}/" for name in folders),
+            ]
             for name in names:
                 if name not in self._listed:
                     raise self._in_the_way(name)
@@ -561,7 +603,9 @@ class OutputFolder:
         made.write_bytes(format_marker(self._kind, self._listed))
         os.replace(made, self.path / MARKER)
         self._close_log()
-        self._log = os.open(self.path / MARKER, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._log = os.open(
+            self.path / MARKER, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        )
 
     def _close_log(self) -> None:
         log, self._log = self._log, -1  # first: the number may be another file's soon
@@ -587,7 +631,9 @@ def is_own_picture(first_bytes: bytes) -> bool:
     if first_bytes.startswith(_PNG_SIGNATURE):
         chunk = first_bytes[_PNG_HEADER_END:]
         text = f"{PNG_SOFTWARE}\0{PROGRAM}".encode()
-        return chunk[:4] == len(text).to_bytes(4, "big") and chunk[4 : 8 + len(text)] == b"tEXt" + text
+        return (
+            chunk[:4] == len(text).to_bytes(4, "big") and chunk[4 : 8 + len(text)] == b"tEXt" + text
+        )
     return first_bytes.lstrip().startswith(b"<?xml") and _SVG_CREATOR in first_bytes
 
 
@@ -621,9 +667,13 @@ def check_output_file(
         _check_parent(shown, option, makes_parents)
         return
     except (OSError, ValueError) as error:
-        raise CaptionerError(f"{what} cannot be written ({_reason(error)}); name another file") from error
+        raise CaptionerError(
+            f"{what} cannot be written ({_reason(error)}); name another file"
+        ) from error
     if stat.S_ISLNK(mode):
-        raise CaptionerError(f"{what} is a link, and captioner writes through none; name another file")
+        raise CaptionerError(
+            f"{what} is a link, and captioner writes through none; name another file"
+        )
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a device or a special file"
         raise CaptionerError(f"{what} is {kind}; name a file")
@@ -631,16 +681,22 @@ def check_output_file(
     try:
         content = Path(shown).read_bytes()
     except OSError as error:
-        raise CaptionerError(f"{what} exists and cannot be read ({_reason(error)}); name another file") from error
+        raise CaptionerError(
+            f"{what} exists and cannot be read ({_reason(error)}); name another file"
+        ) from error
     if not is_own(content):
-        raise CaptionerError(f"{what} exists and captioner did not make it; name another file, or move that one away")
+        raise CaptionerError(
+            f"{what} exists and captioner did not make it; name another file, or move that one away"
+        )
 
 
 def _check_parent(path: str, option: str, makes_parents: bool) -> None:
     parent = os.path.dirname(path) or "."
     check_reachable(parent, option)
     if not makes_parents and not os.path.isdir(parent):
-        raise CaptionerError(f"{option} {path!r} lies in a folder that does not exist; make the folder first")
+        raise CaptionerError(
+            f"{option} {path!r} lies in a folder that does not exist; make the folder first"
+        )
 
 
 @contextlib.contextmanager

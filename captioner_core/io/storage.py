@@ -50,7 +50,9 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         if scheme in _STORES:
             return _STORES[scheme](bucket), place.rstrip("/")
-        from beam_jobs.remote_files import file_system as through_beam  # the core knows of Beam here alone
+        from beam_jobs.remote_files import (
+            file_system as through_beam,
+        )  # the core knows of Beam here alone
 
         return through_beam(uri), uri.rstrip("/")
     except (pa.ArrowException, OSError, ImportError, ValueError) as error:
@@ -62,9 +64,9 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
 @functools.cache
 def _s3(bucket: str) -> pafs.FileSystem:
     """A client of S3, or of a server that speaks it, which AWS's own variable names."""
-    scheme, _, server = (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")).partition(
-        "://"
-    )
+    scheme, _, server = (
+        os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    ).partition("://")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region and not server:
         region = pafs.resolve_s3_region(bucket)
@@ -100,7 +102,11 @@ def list_parts(uri: str) -> list[str]:
     file_system, path = resolve(uri)
     if file_system.get_file_info(path).type == pafs.FileType.File:
         return [uri]
-    return [part for part in list_files(uri, ".parquet") if not is_passed_by_readers(part.rpartition("/")[2])]
+    return [
+        part
+        for part in list_files(uri, ".parquet")
+        if not is_passed_by_readers(part.rpartition("/")[2])
+    ]
 
 
 def list_files(uri: str, suffix: str) -> list[str]:
@@ -119,11 +125,17 @@ def open_table(uri: str, what: str = "table") -> pads.Dataset:
     """
     parts = list_parts(uri)
     if not parts:
-        raise CaptionerError(f"{what} {uri!r} holds no Parquet file; name a table's folder or its .parquet file")
+        raise CaptionerError(
+            f"{what} {uri!r} holds no Parquet file; name a table's folder or its .parquet file"
+        )
     try:
-        return pads.dataset([resolve(part)[1] for part in parts], format="parquet", filesystem=resolve(uri)[0])
+        return pads.dataset(
+            [resolve(part)[1] for part in parts], format="parquet", filesystem=resolve(uri)[0]
+        )
     except (pa.ArrowInvalid, OSError) as error:
-        raise CaptionerError(f"{what} {uri!r} can't be read as Parquet ({first_line(error)})") from error
+        raise CaptionerError(
+            f"{what} {uri!r} can't be read as Parquet ({first_line(error)})"
+        ) from error
 
 
 def read_table(uri: str, columns: Sequence[str] | None = None, what: str = "table") -> pa.Table:
@@ -223,7 +235,9 @@ def _is_store(file_system: pafs.FileSystem) -> bool:
     return file_system.type_name in ("s3", "gcs")
 
 
-def write_arrays(uri: str, arrays: Mapping[str, pa.Array | npt.NDArray[Any]], facts: Mapping[str, Any]) -> None:
+def write_arrays(
+    uri: str, arrays: Mapping[str, pa.Array | npt.NDArray[Any]], facts: Mapping[str, Any]
+) -> None:
     """Writes arrays of any lengths, and facts that JSON can say, as one Arrow file to be mapped.
 
     Args:
@@ -231,7 +245,9 @@ def write_arrays(uri: str, arrays: Mapping[str, pa.Array | npt.NDArray[Any]], fa
       arrays: NumPy arrays of one or two dimensions, or Arrow arrays.
       facts: anything else.
     """
-    shapes = {name: list(array.shape) for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    shapes = {
+        name: list(array.shape) for name, array in arrays.items() if isinstance(array, np.ndarray)
+    }
     columns = []
     for array in arrays.values():
         flat = pa.array(array.reshape(-1)) if isinstance(array, np.ndarray) else array
@@ -255,12 +271,16 @@ def map_arrays(uri: str) -> tuple[dict[str, Any], dict[str, Any]]:
             table = reader.read_all()
         said = json.loads(table.schema.metadata[_SAID])
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise CaptionerError(f"file {uri!r} can't be read as arrays ({first_line(error)}); make it again") from error
+        raise CaptionerError(
+            f"file {uri!r} can't be read as arrays ({first_line(error)}); make it again"
+        ) from error
     arrays: dict[str, Any] = {}
     for name in table.schema.names:
         values = table.column(name).chunk(0).values
         shape = said["shapes"].get(name)
-        arrays[name] = values if shape is None else values.to_numpy(zero_copy_only=False).reshape(shape)
+        arrays[name] = (
+            values if shape is None else values.to_numpy(zero_copy_only=False).reshape(shape)
+        )
     return arrays, said["facts"]
 
 

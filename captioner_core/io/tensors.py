@@ -46,12 +46,16 @@ class StoredTensors:
     def __init__(self, file: Path | IO[bytes]) -> None:
         self._archive = zipfile.ZipFile(file)
         try:
-            members = check_members(self._archive, max_members=MAX_TENSORS, max_bytes=MAX_TENSOR_BYTES)
+            members = check_members(
+                self._archive, max_members=MAX_TENSORS, max_bytes=MAX_TENSOR_BYTES
+            )
             self._members = {info.filename.removesuffix(_SUFFIX): info for info in members}
             if len(self._members) != len(members):
                 raise ValueError("it holds a tensor twice")
             self._dtypes: dict[str, np.dtype[Any]] = {}
-            self.shapes: Mapping[str, tuple[int, ...]] = {name: self._check(name) for name in self._members}
+            self.shapes: Mapping[str, tuple[int, ...]] = {
+                name: self._check(name) for name in self._members
+            }
         except BaseException:
             self._archive.close()
             raise
@@ -60,13 +64,18 @@ class StoredTensors:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._archive.close()
 
     def read(self, name: str) -> npt.NDArray[np.floating[Any]]:
         """A tensor, float32 or float16."""
-        return np.frombuffer(b"".join(self.chunks(name)), self._dtypes[name]).reshape(self.shapes[name])
+        return np.frombuffer(b"".join(self.chunks(name)), self._dtypes[name]).reshape(
+            self.shapes[name]
+        )
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The bytes of a tensor's values, some at a time."""
@@ -83,7 +92,9 @@ class StoredTensors:
         if not info.filename.endswith(_SUFFIX) or min(shape, default=0) < 0:
             raise ValueError(f"{info.filename!r} is no tensor")
         if info.file_size != header_bytes + math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"tensor {name!r} holds {info.file_size} bytes, which are not {dtype} {shape}")
+            raise ValueError(
+                f"tensor {name!r} holds {info.file_size} bytes, which are not {dtype} {shape}"
+            )
         self._dtypes[name] = dtype
         return shape
 
@@ -91,8 +102,12 @@ class StoredTensors:
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if np.lib.format.read_magic(stream) != _VERSION:
         raise ValueError("a tensor is of an unknown version of NumPy's format")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_MAX_HEADER_BYTES)
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(
+        stream, max_header_size=_MAX_HEADER_BYTES
+    )
     if fortran_order or dtype not in _DTYPES:
         order = " in Fortran order" if fortran_order else ""
-        raise ValueError(f"a tensor is {dtype.str}{order}; float32 or float16, little-endian, in C order is needed")
+        raise ValueError(
+            f"a tensor is {dtype.str}{order}; float32 or float16, little-endian, in C order is needed"
+        )
     return shape, dtype

@@ -6,7 +6,13 @@ the threshold; ``answers`` turns them into ranked images, in parts that merge wh
 were parted; ``rows`` writes them as tables; ``facts`` adds what the features say.
 """
 
-from captioner_core.matching.answers import Answers, Search, kept_rows, merge_answers, no_answers
+from captioner_core.matching.answers import (
+    Search,
+    SearchResults,
+    candidate_count,
+    empty_results,
+    merge_results,
+)
 from captioner_core.matching.caption_set import (
     RECORDS,
     CaptionSet,
@@ -16,7 +22,7 @@ from captioner_core.matching.caption_set import (
     open_caption_set,
     write_caption_set,
 )
-from captioner_core.matching.facts import ImageFacts
+from captioner_core.matching.facts import ImageVectors
 from captioner_core.matching.index import CaptionIndex, Query
 from captioner_core.matching.queries import Groups, group_images
 from captioner_core.matching.rows import answer_rows, caption_group_rows
@@ -24,23 +30,23 @@ from captioner_core.matching.update import answers_to_redo, earlier_answers
 
 __all__ = [
     "RECORDS",
-    "Answers",
     "CaptionIndex",
     "CaptionSet",
     "Groups",
-    "ImageFacts",
+    "ImageVectors",
     "Query",
     "Search",
+    "SearchResults",
     "answer_rows",
     "answers_to_redo",
+    "candidate_count",
     "caption_group_rows",
     "earlier_answers",
+    "empty_results",
     "group_images",
-    "kept_rows",
     "make_caption_set",
     "make_records",
-    "merge_answers",
-    "no_answers",
+    "merge_results",
     "one_chunk",
     "open_caption_set",
     "write_caption_set",

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from captioner_core.errors import CaptionerError
-from captioner_core.matching.caption_set import CaptionSet, Places, first_of_runs
-from captioner_core.matching.facts import ImageFacts
+from captioner_core.matching.caption_set import CaptionSet, Int64Array, first_of_runs
+from captioner_core.matching.facts import ImageVectors
 from captioner_core.matching.pairs import Pairs, reaching_pairs
 from captioner_core.matching.queries import Groups
 from captioner_core.text.encoders.calibration import Calibration
@@ -32,11 +32,16 @@ BEST = pa.schema(
     ]
 )
 """The best images found for an asker: whether they reach the threshold, what ranks them, and the pair of captions."""
-ORDER = [("asker", "ascending"), ("reached", "descending"), ("order", "descending"), ("image_key", "ascending")]
+ORDER = [
+    ("asker", "ascending"),
+    ("reached", "descending"),
+    ("order", "descending"),
+    ("image_key", "ascending"),
+]
 
 
 @dataclass(frozen=True)
-class Answers:
+class SearchResults:
     """Answers to some groups of images, from some of the images that may be matched.
 
     Every image that may be matched has all its captions in one place, so answers from two places
@@ -49,23 +54,23 @@ class Answers:
         which comes after all groups and asked for itself alone what is nearest to it.
     """
 
-    n_above: Places
+    n_above: Int64Array
     own: npt.NDArray[np.bool_]
     best: pa.Table
 
-    def subtracted(self, groups: Groups) -> Answers:
+    def subtracted(self, groups: Groups) -> SearchResults:
         """What takes these images away from counts that they are part of and the image that asks is not."""
         own = np.bincount(groups.of_image, weights=self.own, minlength=len(groups)).astype(np.int64)
-        return Answers(own - self.n_above, np.zeros_like(self.own), BEST.empty_table())
+        return SearchResults(own - self.n_above, np.zeros_like(self.own), BEST.empty_table())
 
 
-def no_answers(groups: Groups) -> Answers:
+def empty_results(groups: Groups) -> SearchResults:
     """What nothing answers."""
     n_above, own = np.zeros(len(groups), np.int64), np.zeros(len(groups.image), bool)
-    return Answers(n_above, own, BEST.empty_table())
+    return SearchResults(n_above, own, BEST.empty_table())
 
 
-def merge_answers(some: Sequence[Answers], depth: int) -> Answers:
+def merge_results(some: Sequence[SearchResults], depth: int) -> SearchResults:
     """Answers from several places as one.
 
     Args:
@@ -75,11 +80,15 @@ def merge_answers(some: Sequence[Answers], depth: int) -> Answers:
     n_above = np.asarray(np.sum([one.n_above for one in some], axis=0, dtype=np.int64))
     own = np.logical_or.reduce([one.own for one in some])
     found = [one.best for one in some if len(one.best)]
-    best = _first_rows(pa.concat_tables(found), depth) if len(found) > 1 else (found or [BEST.empty_table()])[0]
-    return Answers(n_above, own, best)
+    best = (
+        _first_rows(pa.concat_tables(found), depth)
+        if len(found) > 1
+        else (found or [BEST.empty_table()])[0]
+    )
+    return SearchResults(n_above, own, best)
 
 
-def kept_rows(top_k: int) -> int:
+def candidate_count(top_k: int) -> int:
     """The ``depth`` that ``top_k`` matches need: one more, since the image that asks may be among them."""
     return max(top_k, 1) + 1
 
@@ -91,16 +100,18 @@ class Search:
     Args:
       calibration: of the encoder.
       threshold: least score of a match.
-      depth: rows kept for each asker, by ``kept_rows``.
+      depth: rows kept for each asker, by ``candidate_count``.
       combined: facts with the images' places in the joint space, where these rank too.
     """
 
     calibration: Calibration
     threshold: np.float32
     depth: int
-    combined: ImageFacts | None = None
+    combined: ImageVectors | None = None
 
-    def answers(self, asking: CaptionSet, groups: Groups, index: CaptionSet, among: range | None = None) -> Answers:
+    def answers(
+        self, asking: CaptionSet, groups: Groups, index: CaptionSet, among: range | None = None
+    ) -> SearchResults:
         """What a set answers to groups of another's images.
 
         Args:
@@ -129,43 +140,53 @@ class _Ranking:
     the index.
     """
 
-    group: Places
-    image: Places
+    group: Int64Array
+    image: Int64Array
     score: npt.NDArray[np.float32]
-    asked: Places
-    entry: Places
+    asked: Int64Array
+    entry: Int64Array
 
-    def take(self, places: Places | slice) -> _Ranking:
-        parts = (getattr(self, name)[places] for name in ("group", "image", "score", "asked", "entry"))
+    def take(self, places: Int64Array | slice) -> _Ranking:
+        parts = (
+            getattr(self, name)[places] for name in ("group", "image", "score", "asked", "entry")
+        )
         return _Ranking(*parts)
 
 
 class _Answering:
     """One set that asks another."""
 
-    def __init__(self, search: Search, asking: CaptionSet, groups: Groups, index: CaptionSet) -> None:
+    def __init__(
+        self, search: Search, asking: CaptionSet, groups: Groups, index: CaptionSet
+    ) -> None:
         self._search, self._asking, self._groups, self._index = search, asking, groups, index
         self._own = index.places(asking.image_keys)
         self._n_above = np.zeros(len(groups), np.int64)
         self._own_counted = np.zeros(len(groups.image), bool)
         self._best: list[pa.Table] = []
 
-    def all(self, among: range) -> Answers:
+    def all(self, among: range) -> SearchResults:
         alone: list[int] = []
         for block in self._groups.blocks(among, _QUERY_BLOCK):
             alone += self._answer(np.array(block))
         for start in range(0, len(alone), _QUERY_BLOCK):
             self._answer_alone(np.array(alone[start : start + _QUERY_BLOCK]))
         best = pa.concat_tables(self._best) if self._best else BEST.empty_table()
-        return Answers(self._n_above, self._own_counted, best)
+        return SearchResults(self._n_above, self._own_counted, best)
 
-    def _answer(self, block: Places) -> list[int]:
+    def _answer(self, block: Int64Array) -> list[int]:
         """Answers some groups; returns members (places in ``Groups.image``) that must ask alone what is nearest."""
         groups = self._groups
-        of_caption, at = spread(groups.caption_starts[block], groups.caption_starts[block + 1])
+        of_caption, at = expand_ranges(
+            groups.caption_starts[block], groups.caption_starts[block + 1]
+        )
         asked, number = np.unique(groups.caption[at], return_inverse=True)
-        of_member, member = spread(groups.image_starts[block], groups.image_starts[block + 1])
-        pairs = self._pairs(asked, self._hidden(block, len(asked), of_caption, number), bounded=len(block) > 1)
+        of_member, member = expand_ranges(
+            groups.image_starts[block], groups.image_starts[block + 1]
+        )
+        pairs = self._pairs(
+            asked, self._hidden(block, len(asked), of_caption, number), bounded=len(block) > 1
+        )
         if pairs is None:
             half = len(block) // 2
             return self._answer(block[:half]) + self._answer(block[half:])
@@ -184,11 +205,13 @@ class _Answering:
         sharing = (np.diff(groups.image_starts)[block][of_member] > 1) | (len(block) > 1)
         return list(member[ranked & (above[of_member] - counted == 0) & sharing].tolist())
 
-    def _answer_alone(self, members: Places) -> None:
+    def _answer_alone(self, members: Int64Array) -> None:
         """Adds to the best rows what is nearest to some images, each of which asks for itself."""
         groups = self._groups
         of_group = groups.of_image[members]
-        of_caption, at = spread(groups.caption_starts[of_group], groups.caption_starts[of_group + 1])
+        of_caption, at = expand_ranges(
+            groups.caption_starts[of_group], groups.caption_starts[of_group + 1]
+        )
         own = self._own[groups.image[members]][of_caption]
         hidden, row = self._lone_rows(own)
         pairs = self._pairs(groups.caption[at], (hidden, row), bounded=False)
@@ -201,7 +224,9 @@ class _Answering:
         askers = len(groups) + members[first.group]
         self._keep(first, askers, np.zeros(len(first.group), bool), np.arange(len(first.group) + 1))
 
-    def _pairs(self, asked: Places, hidden: tuple[Places, Places], *, bounded: bool) -> Pairs | None:
+    def _pairs(
+        self, asked: Int64Array, hidden: tuple[Int64Array, Int64Array], *, bounded: bool
+    ) -> Pairs | None:
         return reaching_pairs(
             self._asking.vectors[asked],
             self._index,
@@ -211,7 +236,9 @@ class _Answering:
             most_entries=_ENTRIES_AT_ONCE if bounded else None,
         )
 
-    def _hidden(self, block: Places, n_asked: int, of_caption: Places, number: Places) -> tuple[Places, Places]:
+    def _hidden(
+        self, block: Int64Array, n_asked: int, of_caption: Int64Array, number: Int64Array
+    ) -> tuple[Int64Array, Int64Array]:
         """Captions asked and rows of the index that must not meet: what an image alone has, where it alone asks."""
         first = self._groups.image_starts[block]
         size = self._groups.image_starts[block + 1] - first
@@ -221,13 +248,17 @@ class _Answering:
         image[askers != 1] = -1
         return self._lone_rows(image)
 
-    def _lone_rows(self, image: Places) -> tuple[Places, Places]:
+    def _lone_rows(self, image: Int64Array) -> tuple[Int64Array, Int64Array]:
         """For each caption asked, by number, the captions that one image of the index alone has; none for image -1."""
         rows, images = self._index.lone
-        of_caption, place = spread(np.searchsorted(images, image), np.searchsorted(images, image, side="right"))
+        of_caption, place = expand_ranges(
+            np.searchsorted(images, image), np.searchsorted(images, image, side="right")
+        )
         return of_caption, rows[place]
 
-    def _ranked(self, pairs: Pairs, group: Places, number: Places, asked: Places) -> _Ranking:
+    def _ranked(
+        self, pairs: Pairs, group: Int64Array, number: Int64Array, asked: Int64Array
+    ) -> _Ranking:
         """The images that each group's captions reach together.
 
         Args:
@@ -237,24 +268,34 @@ class _Answering:
           asked: the caption that each number stands for.
         """
         starts, images = self._index.starts, self._index.image
-        of_caption, pair = spread(np.searchsorted(pairs.asked, number), np.searchsorted(pairs.asked, number, "right"))
+        of_caption, pair = expand_ranges(
+            np.searchsorted(pairs.asked, number), np.searchsorted(pairs.asked, number, "right")
+        )
         row = pairs.row[pair]
-        of_pair, entry = spread(starts[row], starts[row + 1])
+        of_pair, entry = expand_ranges(starts[row], starts[row + 1])
         of_caption = of_caption[of_pair]
         score = pairs.score[pair][of_pair]
         found = _Ranking(group[of_caption], images[entry], score, asked[number[of_caption]], entry)
         # each image's best pair first, of equal ones that of the first caption asked, then the first entry
-        found = found.take(np.lexsort((found.entry, found.asked, -found.score, found.image, found.group)))
+        found = found.take(
+            np.lexsort((found.entry, found.asked, -found.score, found.image, found.group))
+        )
         found = found.take(first_of_runs(found.group, found.image))
         # images are numbered in the order of their keys, so this settles ties by match_image_id
         return found.take(np.lexsort((found.image, -found.score, found.group)))
 
-    def _keep(self, ranking: _Ranking, askers: Places, reached: npt.NDArray[np.bool_], bounds: Places) -> None:
+    def _keep(
+        self,
+        ranking: _Ranking,
+        askers: Int64Array,
+        reached: npt.NDArray[np.bool_],
+        bounds: Int64Array,
+    ) -> None:
         """Adds the first rows of each asker to the best."""
         depth = self._search.depth
         order = ranking.score
         if self._search.combined is None:
-            _, first = spread(bounds[:-1], np.minimum(bounds[1:], bounds[:-1] + depth))
+            _, first = expand_ranges(bounds[:-1], np.minimum(bounds[1:], bounds[:-1] + depth))
         else:
             first = np.arange(len(ranking.group))
             order = self._combined(ranking, askers, reached)
@@ -274,13 +315,17 @@ class _Answering:
         )
         self._best.append(table if self._search.combined is None else _first_rows(table, depth))
 
-    def _combined(self, ranking: _Ranking, askers: Places, reached: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    def _combined(
+        self, ranking: _Ranking, askers: Int64Array, reached: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float32]:
         """What ranks those that reach the threshold: captions and images together in the joint space."""
         facts, groups = self._search.combined, self._groups
         assert facts is not None, "asked for only where combined"
         order = ranking.score.copy()
         rows = np.flatnonzero(reached)
-        asks = self._asking.image_keys.take(pa.array(groups.image[groups.image_starts[askers[rows]]]))
+        asks = self._asking.image_keys.take(
+            pa.array(groups.image[groups.image_starts[askers[rows]]])
+        )
         order[rows] = facts.combined_scores(
             facts.places(asks),
             self._asking.vectors[ranking.asked[rows]],
@@ -298,7 +343,9 @@ def _first_rows(best: pa.Table, depth: int) -> pa.Table:
     return best.filter(pa.array(place < depth))
 
 
-def _find(group: Places, image: Places, groups: Places, images: Places, n_images: int) -> Places:
+def _find(
+    group: Int64Array, image: Int64Array, groups: Int64Array, images: Int64Array, n_images: int
+) -> Int64Array:
     """int64, where each of some pairs of group and image stands among others; -1 where it doesn't, or no image is."""
     if not len(group):
         return np.full(len(groups), -1, np.int64)
@@ -309,7 +356,7 @@ def _find(group: Places, image: Places, groups: Places, images: Places, n_images
     return np.where((images >= 0) & (key[order[at]] == wanted), order[at], -1)
 
 
-def spread(first: Places, last: Places) -> tuple[Places, Places]:
+def expand_ranges(first: Int64Array, last: Int64Array) -> tuple[Int64Array, Int64Array]:
     """The numbers from each ``first`` up to its ``last``, one run after the other, and which run each is of.
 
     >>> spread(np.array([5, 0]), np.array([7, 1]))

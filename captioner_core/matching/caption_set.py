@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.matching.outline import Outline, make_outline
+from captioner_core.matching.outline import ProjectedVectors, make_outline
 from captioner_core.runs.identity import image_key
 from captioner_core.tables.schemas import GENERATED, HUMAN
 from captioner_core.text.encoders.base import TextEncoder
@@ -23,7 +23,7 @@ RECORDS = pa.schema([("image_key", pa.string()), ("caption", pa.string()), ("sou
 _ENCODED_AT_ONCE = 65_536  # captions that are Python strings at a time
 
 Floats = npt.NDArray[np.float32]
-Places = npt.NDArray[np.int64]
+Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -48,50 +48,52 @@ class CaptionSet:
     image_keys: pa.Array
     captions: pa.Array
     vectors: Floats
-    starts: Places
-    image: Places
+    starts: Int64Array
+    image: Int64Array
     generated: npt.NDArray[np.bool_]
     encoder: str
-    outline: Outline | None = None
+    outline: ProjectedVectors | None = None
     apart: npt.NDArray[np.bool_] | None = None
 
     @cached_property
-    def unknown(self) -> Places:
+    def unknown(self) -> Int64Array:
         """Captions without a known word, which match nothing."""
         return np.flatnonzero(~self.vectors.any(axis=1))
 
     @cached_property
-    def shared(self) -> Places:
+    def shared(self) -> Int64Array:
         """How many entries each caption has."""
         return np.diff(self.starts)
 
     @cached_property
-    def caption(self) -> Places:
+    def caption(self) -> Int64Array:
         """int64 [entries], the caption of each."""
         return np.repeat(np.arange(len(self.captions)), self.shared)
 
     @cached_property
-    def lone(self) -> tuple[Places, Places]:
+    def lone(self) -> tuple[Int64Array, Int64Array]:
         """The captions that one image has and no other, in order of that image; and the image of each."""
         if not len(self.captions):
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        lowest, highest = (ufunc.reduceat(self.image, self.starts[:-1]) for ufunc in (np.minimum, np.maximum))
+        lowest, highest = (
+            ufunc.reduceat(self.image, self.starts[:-1]) for ufunc in (np.minimum, np.maximum)
+        )
         alone = np.flatnonzero(lowest == highest)
         alone = alone[np.argsort(lowest[alone], kind="stable")]
         return alone, lowest[alone]
 
-    def places(self, image_keys: pa.Array) -> Places:
+    def places(self, image_keys: pa.Array) -> Int64Array:
         """int64, the number of each of some images here; -1 of those that are not."""
         return places_in(self.image_keys, image_keys)
 
 
-def places_in(listed: pa.Array, wanted: pa.Array) -> Places:
+def places_in(listed: pa.Array, wanted: pa.Array) -> Int64Array:
     """int64 [wanted], where each value is listed; -1 where it isn't."""
     found = pc.fill_null(pc.index_in(wanted, value_set=listed), -1)
     return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 
-def first_of_runs(*columns: npt.NDArray[np.generic]) -> Places:
+def first_of_runs(*columns: npt.NDArray[np.generic]) -> Int64Array:
     """int64, the rows that differ in any column from the one before."""
     again = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
     return np.flatnonzero(np.append(True, ~again)[: len(columns[0])])
@@ -109,7 +111,9 @@ def make_records(
       collection: the images' collection.
     """
     keys = [image_key(image_id, collection) for image_id in image_ids]
-    return pa.table([pa.array(listed, pa.string()) for listed in (keys, captions, sources)], schema=RECORDS)
+    return pa.table(
+        [pa.array(listed, pa.string()) for listed in (keys, captions, sources)], schema=RECORDS
+    )
 
 
 def make_caption_set(records: pa.Table, encoder: TextEncoder, *, searched: bool) -> CaptionSet:
@@ -143,10 +147,12 @@ def make_caption_set(records: pa.Table, encoder: TextEncoder, *, searched: bool)
     )
 
 
-def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Places]:
+def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64Array]:
     """The distinct values of a column of strings, rising as Python sorts them, and the place of each row's."""
     encoded = pc.dictionary_encode(one_chunk(column))
-    order = pc.array_sort_indices(encoded.dictionary)  # by UTF-8 bytes, which is the order of code points
+    order = pc.array_sort_indices(
+        encoded.dictionary
+    )  # by UTF-8 bytes, which is the order of code points
     rank = np.empty(len(order), np.int64)
     rank[order.to_numpy()] = np.arange(len(order))
     return encoded.dictionary.take(order), rank[encoded.indices.to_numpy()]
@@ -154,12 +160,18 @@ def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Places]:
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     """A column as one array."""
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([pa.array([], column.type), *column.chunks])
+    return (
+        column.chunk(0)
+        if column.num_chunks == 1
+        else pa.concat_arrays([pa.array([], column.type), *column.chunks])
+    )
 
 
 def source_names(generated: npt.NDArray[np.bool_]) -> pa.Array:
     """``generated`` or ``human`` for each."""
-    return pa.DictionaryArray.from_arrays(generated.astype(np.int8), [HUMAN, GENERATED]).cast(pa.string())
+    return pa.DictionaryArray.from_arrays(generated.astype(np.int8), [HUMAN, GENERATED]).cast(
+        pa.string()
+    )
 
 
 def write_caption_set(made: CaptionSet, uri: str) -> None:
@@ -189,7 +201,13 @@ def open_caption_set(uri: str) -> CaptionSet:
     """
     arrays, facts = storage.map_arrays(uri)
     try:
-        outline = Outline(arrays.pop("basis"), arrays.pop("coarse")) if "basis" in arrays else None
+        outline = (
+            ProjectedVectors(arrays.pop("basis"), arrays.pop("coarse"))
+            if "basis" in arrays
+            else None
+        )
         return CaptionSet(**arrays, encoder=facts["encoder"], outline=outline)
     except (KeyError, TypeError) as error:
-        raise CaptionerError(f"{uri!r} holds no captions to match ({error!r}); match again") from error
+        raise CaptionerError(
+            f"{uri!r} holds no captions to match ({error!r}); match again"
+        ) from error

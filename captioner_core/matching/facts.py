@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from captioner_core.matching.caption_set import Floats, Places, places_in
+from captioner_core.matching.caption_set import Floats, Int64Array, places_in
 from captioner_core.matching.pairs import row_products
 
 _ROWS_AT_ONCE = 4_096  # whose vectors are gathered: 64 MB of features
@@ -24,7 +24,7 @@ def _no_vectors() -> Floats:
 
 
 @dataclass(frozen=True)
-class ImageFacts:
+class ImageVectors:
     """Vectors of images, in memory or mapped from a file.
 
     Args:
@@ -43,7 +43,7 @@ class ImageFacts:
     digest_keys: pa.Array = field(default_factory=_no_strings)
     digests: pa.Array = field(default_factory=_no_strings)
 
-    def places(self, image_keys: pa.Array) -> Places:
+    def places(self, image_keys: pa.Array) -> Int64Array:
         """Returns the row of each image's vectors, by which the scores below are asked for.
 
         The digest of an image's bytes decides where it is known, so a copy has the vectors of its
@@ -61,11 +61,11 @@ class ImageFacts:
         wanted = self.digests.take(pa.array(digest_at, mask=~is_known))
         return np.where(is_known, places_in(self.image_sha256, wanted), by_key)
 
-    def feature_scores(self, one: Places, other: Places) -> Floats:
+    def feature_scores(self, one: Int64Array, other: Int64Array) -> Floats:
         """float32 [pairs], the cosines of two images' features; NaN where one's are unknown."""
         return _cosines(self.vectors, one, self.vectors, other)
 
-    def image_text_scores(self, images: Places, captions: Floats) -> Floats:
+    def image_text_scores(self, images: Int64Array, captions: Floats) -> Floats:
         """float32 [pairs], the cosines of images and captions in the joint space; NaN where the image is not in it.
 
         Args:
@@ -97,7 +97,9 @@ class ImageFacts:
         """int32 [digests], equal where two digests are."""
         return np.asarray(self.digests.dictionary_encode().indices.to_numpy(), np.int32)
 
-    def combined_scores(self, one: Places, captions: Floats, other: Places, match_captions: Floats) -> Floats:
+    def combined_scores(
+        self, one: Int64Array, captions: Floats, other: Int64Array, match_captions: Floats
+    ) -> Floats:
         """float32 [pairs], how near two images are by caption and look together.
 
         Caption and image lie in one space; each side is taken for the mean direction of its two
@@ -112,18 +114,21 @@ class ImageFacts:
         scores = np.empty(len(one), np.float32)
         for start in range(0, len(one), _ROWS_AT_ONCE):
             some = slice(start, start + _ROWS_AT_ONCE)
-            left, right = self._together(one[some], captions[some]), self._together(other[some], match_captions[some])
+            left, right = (
+                self._together(one[some], captions[some]),
+                self._together(other[some], match_captions[some]),
+            )
             scores[some] = np.round(row_products(left, right), 6)
         return scores
 
-    def _together(self, places: Places, captions: Floats) -> Floats:
+    def _together(self, places: Int64Array, captions: Floats) -> Floats:
         total = captions.astype(np.float64)
         known = np.flatnonzero(places >= 0)
         total[known] += self.joint[places[known]]
         return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))
 
 
-def _cosines(vectors: Floats, a: Places, others: Floats, b: Places) -> Floats:
+def _cosines(vectors: Floats, a: Int64Array, others: Floats, b: Int64Array) -> Floats:
     """float32 [pairs], of rows of two arrays; NaN where either place is -1."""
     scores = np.full(len(a), np.nan, np.float32)
     known = np.flatnonzero((a >= 0) & (b >= 0))

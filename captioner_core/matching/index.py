@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from captioner_core.matching.answers import Search, kept_rows
+from captioner_core.matching.answers import Search, candidate_count
 from captioner_core.matching.caption_set import RECORDS, make_caption_set
-from captioner_core.matching.facts import ImageFacts
+from captioner_core.matching.facts import ImageVectors
 from captioner_core.matching.queries import group_images
 from captioner_core.matching.rows import answer_rows
 from captioner_core.runs.identity import image_key
@@ -36,9 +36,11 @@ class CaptionIndex:
       facts: of the images on both sides, for ``feature_score`` and ``is_duplicate``.
     """
 
-    def __init__(self, records: pa.Table, encoder: TextEncoder, facts: ImageFacts | None = None) -> None:
+    def __init__(
+        self, records: pa.Table, encoder: TextEncoder, facts: ImageVectors | None = None
+    ) -> None:
         self.encoder = encoder
-        self._facts = facts or ImageFacts()
+        self._facts = facts or ImageVectors()
         self._set = make_caption_set(records, encoder, searched=True)
 
     def search(
@@ -53,14 +55,21 @@ class CaptionIndex:
           combined: whether looks rank too.
         """
         rows = [
-            {"image_key": image_key(query.image_id, query.collection), "caption": caption, "source": GENERATED}
+            {
+                "image_key": image_key(query.image_id, query.collection),
+                "caption": caption,
+                "source": GENERATED,
+            }
             for query in queries
             for caption in query.captions
         ]
         asking = make_caption_set(pa.Table.from_pylist(rows, RECORDS), self.encoder, searched=False)
         groups = group_images(asking, np.full(len(asking.image_keys), combined))
         search = Search(
-            self.encoder.calibration, np.float32(threshold), kept_rows(top_k), self._facts if combined else None
+            self.encoder.calibration,
+            np.float32(threshold),
+            candidate_count(top_k),
+            self._facts if combined else None,
         )
         answers = search.answers(asking, groups, self._set)
         return answer_rows(asking, groups, answers, top_k, self.encoder, self._facts)

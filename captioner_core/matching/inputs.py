@@ -10,12 +10,17 @@ from typing import Any, NamedTuple
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.matching.loading import check_captions_table, check_features_table, check_one_model, check_splits
+from captioner_core.matching.loading import (
+    check_captions_table,
+    check_features_table,
+    check_one_model,
+    check_splits,
+)
 from captioner_core.options import COMBINED, JOINT_ENCODERS, MatchOptions, SimilarityOptions
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTION, collection_of_run, collection_of_table
-from captioner_core.security.allowed_roots import check_place
-from captioner_core.security.redaction import visible
+from captioner_core.security.allowed_roots import check_uri
+from captioner_core.security.redaction import escape_control_chars
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.text.encoders.base import TextEncoder
@@ -43,7 +48,11 @@ class MatchInputs:
 
     def as_manifest(self, options: MatchOptions) -> dict[str, Any]:
         """The options as a manifest states them: every table that was read, not only those named this time."""
-        asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("output", "run_id")}
+        asked = {
+            name: value
+            for name, value in dataclasses.asdict(options).items()
+            if name not in ("output", "run_id")
+        }
         return {**asked, "captions": self.captions, "index": self.index, "features": self.features}
 
 
@@ -54,7 +63,9 @@ class Unfinished(NamedTuple):
     manifest: commits.Manifest
 
 
-def plan_inputs(options: MatchOptions, encoder: TextEncoder, unfinished: Unfinished | None = None) -> MatchInputs:
+def plan_inputs(
+    options: MatchOptions, encoder: TextEncoder, unfinished: Unfinished | None = None
+) -> MatchInputs:
     """The tables to read, checked before work starts.
 
     Args:
@@ -66,21 +77,31 @@ def plan_inputs(options: MatchOptions, encoder: TextEncoder, unfinished: Unfinis
       CaptionerError: a table is missing or of another kind, two models or encoders are mixed, or the run to
         update was matched otherwise.
     """
-    given = MatchInputs(_plain(options.captions), _plain(options.index), _plain(options.features), None)
+    given = MatchInputs(
+        _plain(options.captions), _plain(options.index), _plain(options.features), None
+    )
     inputs = _updated(options, encoder, given) if options.update else given
-    for uri in (*inputs.captions, *inputs.index, *inputs.features):  # an earlier run's manifest may name others' tables
-        check_place("table", uri)
+    for uri in (
+        *inputs.captions,
+        *inputs.index,
+        *inputs.features,
+    ):  # an earlier run's manifest may name others' tables
+        check_uri("table", uri)
     just_made = {unfinished.layout.table(layout.CAPTIONS)} if unfinished else set()
     check_matching(options, {*inputs.captions, *inputs.index} - just_made, inputs.features)
     check_one_model((*inputs.captions, *inputs.index))
-    collections = {uri: collection_of_table(uri) for uri in (*inputs.captions, *inputs.index, *inputs.features)}
+    collections = {
+        uri: collection_of_table(uri) for uri in (*inputs.captions, *inputs.index, *inputs.features)
+    }
     if unfinished:
         own = collection_of_run(unfinished.manifest, unfinished.layout.run_dir)
         collections.update(dict.fromkeys(just_made & collections.keys(), own))
     return dataclasses.replace(inputs, collections=collections)
 
 
-def check_matching(options: SimilarityOptions, captions: Iterable[str], features: Iterable[str]) -> None:
+def check_matching(
+    options: SimilarityOptions, captions: Iterable[str], features: Iterable[str]
+) -> None:
     """Refuses, before work starts, what could not be matched.
 
     Args:
@@ -108,8 +129,12 @@ def _updated(options: MatchOptions, encoder: TextEncoder, given: MatchInputs) ->
     """What the earlier run read, without what is dropped and with what is given."""
     earlier = str(options.update).rstrip("/")
     manifest = commits.read_manifest(earlier)
-    if layout.MATCH not in manifest["stages"] or not storage.list_parts(layout.join(earlier, layout.MATCH_INPUTS)):
-        raise CaptionerError(f"--update {earlier!r} is a run without matches to go on from; match without --update")
+    if layout.MATCH not in manifest["stages"] or not storage.list_parts(
+        layout.join(earlier, layout.MATCH_INPUTS)
+    ):
+        raise CaptionerError(
+            f"--update {earlier!r} is a run without matches to go on from; match without --update"
+        )
     before = manifest["options"]
     for name in _DECIDE_SCORES:
         now = getattr(options, name)
@@ -126,10 +151,14 @@ def _updated(options: MatchOptions, encoder: TextEncoder, given: MatchInputs) ->
             "scores of two encoders don't compare, match without --update"
         )
     dropped = _plain(options.drop)
-    captions, index, features = (_plain(before.get(name, ())) for name in ("captions", "index", "features"))
+    captions, index, features = (
+        _plain(before.get(name, ())) for name in ("captions", "index", "features")
+    )
     for uri in dropped:
         if uri not in (*captions, *index):
-            raise CaptionerError(f"--drop {uri!r} is no table that {earlier!r} matched; it has {', '.join(captions)}")
+            raise CaptionerError(
+                f"--drop {uri!r} is no table that {earlier!r} matched; it has {', '.join(captions)}"
+            )
     # new images are matched as those of before: against one another too, where these were
     joining = given.captions if set(captions) <= set(index) else ()
     updated = MatchInputs(
@@ -139,7 +168,11 @@ def _updated(options: MatchOptions, encoder: TextEncoder, given: MatchInputs) ->
         earlier=earlier if _names_collections(earlier) else None,
     )
     own = options.layout.table(layout.CAPTIONS)
-    if options.layout.run_dir == earlier and layout.CAPTION in manifest["stages"] and updated.captions != (own,):
+    if (
+        options.layout.run_dir == earlier
+        and layout.CAPTION in manifest["stages"]
+        and updated.captions != (own,)
+    ):
         raise CaptionerError(
             f"--update {earlier!r} has captions of its own, and its tables are of these alone; "
             "name another --run-id for the matches of both"
@@ -153,7 +186,7 @@ def _names_collections(earlier: str) -> bool:
     if COLLECTION in names:
         return True
     print(
-        f"match: {visible(earlier)!r} was made by an earlier version, whose tables name no collections; "
+        f"match: {escape_control_chars(earlier)!r} was made by an earlier version, whose tables name no collections; "
         "all images are matched anew",
         file=sys.stderr,
     )

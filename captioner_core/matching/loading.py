@@ -12,11 +12,16 @@ import pyarrow.dataset as pads
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.matching import RECORDS, CaptionIndex, ImageFacts, one_chunk
+from captioner_core.matching import RECORDS, CaptionIndex, ImageVectors, one_chunk
 from captioner_core.runs import commits
 from captioner_core.runs.identity import collection_of_table, image_keys
 from captioner_core.tables import layout
-from captioner_core.tables.columns import one_caption_a_row, readable_table, split_column, text_column
+from captioner_core.tables.columns import (
+    one_caption_a_row,
+    readable_table,
+    split_column,
+    text_column,
+)
 from captioner_core.tables.schemas import FEATURE_DIM, HUMAN
 from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
 from captioner_core.text.encoders import load_encoder
@@ -56,7 +61,9 @@ def check_features_table(uri: str) -> None:
     names = storage.open_table(uri, "features table").schema.names
     missing = [name for name in _FEATURE_COLUMNS if name not in names]
     if missing:
-        raise CaptionerError(f"features table {uri!r} has no column {missing[0]!r}; name ROOT/runs/RUN_ID/features")
+        raise CaptionerError(
+            f"features table {uri!r} has no column {missing[0]!r}; name ROOT/runs/RUN_ID/features"
+        )
 
 
 def check_splits(splits: Iterable[str]) -> None:
@@ -114,7 +121,9 @@ def _model_ids(uri: str) -> list[str]:
     return sorted(found - {None, ""})
 
 
-def read_records(uri: str, splits: Sequence[str] = (), collection: str | None = None) -> Iterator[pa.Table]:
+def read_records(
+    uri: str, splits: Sequence[str] = (), collection: str | None = None
+) -> Iterator[pa.Table]:
     """Reads the captions of a table, a batch at a time.
 
     Args:
@@ -141,7 +150,9 @@ def read_records(uri: str, splits: Sequence[str] = (), collection: str | None = 
             first_row += len(batch)
 
 
-def _records(batch: pa.RecordBatch, uri: str, collection: str, splits: Collection[str], first_row: int) -> pa.Table:
+def _records(
+    batch: pa.RecordBatch, uri: str, collection: str, splits: Collection[str], first_row: int
+) -> pa.Table:
     """Returns rows of a captions table in the form of ``INPUTS``."""
     columns = {"image_id": text_column(batch.column("image_id"), "image_id", uri, first_row)}
     columns["caption"] = batch.column("caption")
@@ -156,7 +167,9 @@ def _records(batch: pa.RecordBatch, uri: str, collection: str, splits: Collectio
         columns["split"] = split_column(batch.column("split"), uri, first_row)
     rows = one_caption_a_row(pa.record_batch(columns), uri, first_row=first_row)
     if splits:
-        rows = rows.filter(pc.is_in(rows.column("split"), value_set=pa.array(sorted(splits), pa.string())))
+        rows = rows.filter(
+            pc.is_in(rows.column("split"), value_set=pa.array(sorted(splits), pa.string()))
+        )
     keys = image_keys(rows.column("image_id"), collection)
     return pa.table([keys, *(rows.column(name) for name in INPUTS.names[1:])], schema=INPUTS)
 
@@ -164,7 +177,9 @@ def _records(batch: pa.RecordBatch, uri: str, collection: str, splits: Collectio
 def read_captions(uri: str, splits: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """Yields the image key and the caption of each row of a table; see ``read_records``."""
     for table in read_records(uri, splits):
-        yield from zip(table.column("image_key").to_pylist(), table.column("caption").to_pylist(), strict=True)
+        yield from zip(
+            table.column("image_key").to_pylist(), table.column("caption").to_pylist(), strict=True
+        )
 
 
 def features_beside(captions_uri: str) -> str | None:
@@ -182,7 +197,10 @@ class TableSource(NamedTuple):
 
 
 def write_image_facts(
-    features: Iterable[TableSource], captions: Iterable[TableSource], folder: str, encoder: TextEncoder
+    features: Iterable[TableSource],
+    captions: Iterable[TableSource],
+    folder: str,
+    encoder: TextEncoder,
 ) -> None:
     """Gathers what some tables say of images into files that ``open_image_facts`` maps.
 
@@ -212,12 +230,16 @@ def write_image_facts(
     ):
         for source in dict.fromkeys(features):
             for batch in _feature_batches(source.uri):
-                made_by.update(dict.fromkeys(pc.unique(batch.column("backbone")).to_pylist(), source.uri))
+                made_by.update(
+                    dict.fromkeys(pc.unique(batch.column("backbone")).to_pylist(), source.uri)
+                )
                 _check_one_backbone(made_by)
                 ids = text_column(batch.column("image_id"), "image_id", source.uri)
                 batch_keys = image_keys(ids, source.collection)
                 listed = batch_keys.to_pylist()
-                new = pa.array([place for place, key in enumerate(listed) if key not in seen], pa.int64())
+                new = pa.array(
+                    [place for place, key in enumerate(listed) if key not in seen], pa.int64()
+                )
                 seen.update(listed)
                 rows = unit_rows(batch.column("feature").take(new))
                 vectors.write(rows.tobytes())
@@ -226,7 +248,9 @@ def write_image_facts(
                 keys.append(batch_keys.take(new))
                 sha256.append(batch.column(SHA256).cast(pa.string()).take(new))
                 stated.append(_known_digests(keys[-1], sha256[-1]))
-    digests = pa.concat_tables([_DIGESTS.empty_table(), *stated])  # of an image listed twice the first is found
+    digests = pa.concat_tables(
+        [_DIGESTS.empty_table(), *stated]
+    )  # of an image listed twice the first is found
     arrays = {
         "image_keys": _joined(keys),
         "image_sha256": _joined(sha256),
@@ -249,11 +273,14 @@ def _joined(parts: list[pa.Array]) -> pa.Array:
     return pa.concat_arrays([pa.array([], pa.string()), *parts])
 
 
-def open_image_facts(folder: str) -> ImageFacts:
+def open_image_facts(folder: str) -> ImageVectors:
     """What ``write_image_facts`` wrote; its vectors are read as they are used."""
     arrays, dims = storage.map_arrays(layout.join(folder, "images.arrow"))
-    vectors, joint = (storage.map_rows(layout.join(folder, f"{name}.f32"), dims[name]) for name in ("vectors", "joint"))
-    return ImageFacts(**arrays, vectors=vectors, joint=joint)
+    vectors, joint = (
+        storage.map_rows(layout.join(folder, f"{name}.f32"), dims[name])
+        for name in ("vectors", "joint")
+    )
+    return ImageVectors(**arrays, vectors=vectors, joint=joint)
 
 
 def _check_one_backbone(made_by: dict[str, str]) -> None:
@@ -268,7 +295,9 @@ def _check_one_backbone(made_by: dict[str, str]) -> None:
 def _feature_batches(uri: str) -> Iterator[pa.RecordBatch]:
     check_features_table(uri)
     dataset: pads.Dataset = storage.open_table(uri, "features table")
-    yield from dataset.to_batches(columns=list(_FEATURE_COLUMNS), batch_size=_FEATURES_AT_ONCE, batch_readahead=1)
+    yield from dataset.to_batches(
+        columns=list(_FEATURE_COLUMNS), batch_size=_FEATURES_AT_ONCE, batch_readahead=1
+    )
 
 
 def unit_rows(column: pa.FixedSizeListArray) -> np.ndarray:
@@ -287,4 +316,6 @@ def load_index(index: Sequence[str], encoder_name: str) -> CaptionIndex:
       encoder_name: one of ``options.ENCODERS``.
     """
     tables = [table.select(RECORDS.names) for uri in index for table in read_records(uri)]
-    return CaptionIndex(pa.concat_tables([RECORDS.empty_table(), *tables]), load_encoder(encoder_name))
+    return CaptionIndex(
+        pa.concat_tables([RECORDS.empty_table(), *tables]), load_encoder(encoder_name)
+    )

@@ -26,7 +26,7 @@ _AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
-class Outline:
+class ProjectedVectors:
     """The first coordinates of vectors after a rotation, and the length of the others.
 
     Args:
@@ -43,7 +43,7 @@ class Outline:
         return _projected(vectors, self.basis)
 
 
-def make_outline(vectors: Floats) -> Outline:
+def make_outline(vectors: Floats) -> ProjectedVectors:
     """The outline of float32 [rows, dim] vectors, each of length 1 or 0."""
     dim = vectors.shape[1]
     basis = np.zeros((dim, 0), np.float32)
@@ -59,7 +59,7 @@ def make_outline(vectors: Floats) -> Outline:
     for start in range(0, len(vectors), _AT_ONCE):
         some = vectors[start : start + _AT_ONCE]
         coarse[start : start + len(some)] = _projected(some, basis)
-    return Outline(basis, coarse)
+    return ProjectedVectors(basis, coarse)
 
 
 def _projected(vectors: Floats, basis: Floats) -> Floats:

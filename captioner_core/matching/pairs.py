@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.matching.caption_set import CaptionSet, Floats, Places
+from captioner_core.matching.caption_set import CaptionSet, Floats, Int64Array
 from captioner_core.matching.outline import ROWS_PADDED_TO
 from captioner_core.text.encoders.calibration import Calibration
 
-_INDEX_BLOCK = 4_096  # captions searched at once, so that a block of products stays near the processor
+_INDEX_BLOCK = (
+    4_096  # captions searched at once, so that a block of products stays near the processor
+)
 _SCORED_AT_ONCE = 16_384  # pairs whose vectors are gathered: 64 MB at 256 dimensions
 _DECIMALS = 6
 _UNIT_ROUNDING = 2.0**-24  # of float32
@@ -34,15 +36,15 @@ class Pairs:
       score: float32 [pairs].
     """
 
-    asked: Places
-    row: Places
+    asked: Int64Array
+    row: Int64Array
     score: Floats
 
 
 def reaching_pairs(
     vectors: Floats,
     index: CaptionSet,
-    hidden: tuple[Places, Places],
+    hidden: tuple[Int64Array, Int64Array],
     *,
     calibration: Calibration,
     threshold: np.float32,
@@ -62,7 +64,7 @@ def reaching_pairs(
       The pairs; None where they reach more entries than ``most_entries``.
     """
     seeking = _Seeking(vectors, index, calibration, threshold)
-    chosen: list[tuple[Places, Places, Floats]] = []
+    chosen: list[tuple[Int64Array, Int64Array, Floats]] = []
     held = 0
     for start in range(0, len(index.captions), _INDEX_BLOCK):
         one, row, bound = seeking.choose(start, hidden)
@@ -73,7 +75,7 @@ def reaching_pairs(
     one, row, bound = (joined([block[place] for block in chosen]) for place in range(3))
     # what was chosen early was measured against less than what has been found since
     kept = np.flatnonzero(bound >= seeking.least[one])
-    one, row = seeking.multiplied_out(one[kept], row[kept])
+    one, row = seeking.rescored(one[kept], row[kept])
     order = np.argsort(one, kind="stable")
     one, row = one[order], row[order]
     scores = pair_scores(vectors, index.vectors, one, row, calibration)
@@ -87,7 +89,9 @@ def reaching_pairs(
 class _Seeking:
     """What is known of the captions asked while the index is gone through block by block."""
 
-    def __init__(self, vectors: Floats, index: CaptionSet, calibration: Calibration, threshold: np.float32) -> None:
+    def __init__(
+        self, vectors: Floats, index: CaptionSet, calibration: Calibration, threshold: np.float32
+    ) -> None:
         self._vectors, self._index = vectors, index
         assert index.outline is not None, "a set to search is made with its outline"
         self._outline = index.outline
@@ -104,37 +108,51 @@ class _Seeking:
         self._rows = np.arange(len(vectors))
         self._bounds = np.empty((len(vectors), _INDEX_BLOCK), np.float32)
 
-    def choose(self, start: int, hidden: tuple[Places, Places]) -> tuple[Places, Places, Floats]:
+    def choose(
+        self, start: int, hidden: tuple[Int64Array, Int64Array]
+    ) -> tuple[Int64Array, Int64Array, Floats]:
         """Of a block of the index, the pairs whose bound reaches what is looked for so far; and the bounds."""
         bounds = self._block(start, hidden)
         peak = bounds.argmax(axis=1)
         highest = bounds[self._rows, peak]
         # of captions that reach nothing yet, the likeliest pair is multiplied out, which tells how near is near
         open_ = np.flatnonzero((self._nearest < self._reaching) & (highest > self._nearest))
-        products = np.einsum("nd,nd->n", self._vectors[open_], self._index.vectors[start + peak[open_]])
+        products = np.einsum(
+            "nd,nd->n", self._vectors[open_], self._index.vectors[start + peak[open_]]
+        )
         self._nearest[open_] = np.maximum(self._nearest[open_], products)
         found = np.isfinite(self._nearest)
-        self.least = np.where(found, np.minimum(self._reaching, self._nearest - self._slack), np.float32(np.inf))
+        self.least = np.where(
+            found, np.minimum(self._reaching, self._nearest - self._slack), np.float32(np.inf)
+        )
         one, column = _where(bounds >= self.least[:, None])
         return one, start + column, bounds[one, column]
 
-    def multiplied_out(self, one: Places, row: Places) -> tuple[Places, Places]:
+    def rescored(self, one: Int64Array, row: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Of pairs chosen by their bounds, those whose product reaches what is looked for."""
         if not self._outline.basis.shape[1]:
             return one, row
         products = np.empty(len(one), np.float32)
         for start in range(0, len(one), _SCORED_AT_ONCE):
             some = slice(start, start + _SCORED_AT_ONCE)
-            products[some] = np.einsum("nd,nd->n", self._vectors[one[some]], self._index.vectors[row[some]])
+            products[some] = np.einsum(
+                "nd,nd->n", self._vectors[one[some]], self._index.vectors[row[some]]
+            )
         np.maximum.at(self._nearest, one, products)
-        kept = np.flatnonzero(products >= np.minimum(self._reaching, self._nearest - self._slack)[one])
+        kept = np.flatnonzero(
+            products >= np.minimum(self._reaching, self._nearest - self._slack)[one]
+        )
         return one[kept], row[kept]
 
-    def _block(self, start: int, hidden: tuple[Places, Places]) -> Floats:
+    def _block(self, start: int, hidden: tuple[Int64Array, Int64Array]) -> Floats:
         """float32 [asked, captions], upper bounds of products; -inf of pairs that must not meet."""
         coarse, stop = self._outline.coarse[start : start + _INDEX_BLOCK], start + _INDEX_BLOCK
         whole = len(coarse) == _INDEX_BLOCK
-        bounds: Floats = np.matmul(self._coarse, coarse.T, out=self._bounds) if whole else self._coarse @ coarse.T
+        bounds: Floats = (
+            np.matmul(self._coarse, coarse.T, out=self._bounds)
+            if whole
+            else self._coarse @ coarse.T
+        )
         here = (hidden[1] >= start) & (hidden[1] < stop)
         bounds[hidden[0][here], hidden[1][here] - start] = -np.inf
         bounds[self._unknown] = -np.inf
@@ -145,7 +163,7 @@ class _Seeking:
 
 
 def pair_scores(
-    vectors: Floats, others: Floats, one: Places, other: Places, calibration: Calibration
+    vectors: Floats, others: Floats, one: Int64Array, other: Int64Array, calibration: Calibration
 ) -> npt.NDArray[np.float32]:
     """float32 [pairs], the scores of pairs of known captions by their rows in either array."""
     scores = np.empty(len(one), np.float32)
@@ -162,7 +180,7 @@ def row_products(one: Floats, other: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(np.clip(products, -1.0, 1.0))
 
 
-def _where(mask: npt.NDArray[np.bool_]) -> tuple[Places, Places]:
+def _where(mask: npt.NDArray[np.bool_]) -> tuple[Int64Array, Int64Array]:
     """Rows and columns of the few True, as ``np.nonzero`` but faster; columns are a multiple of ``ROWS_PADDED_TO``."""
     eights = mask.reshape(-1).view(np.uint64) != 0
     lines = np.flatnonzero(eights.view(np.uint64))

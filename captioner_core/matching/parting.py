@@ -14,25 +14,29 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner_core.matching.caption_set import Places, one_chunk
+from captioner_core.matching.caption_set import Int64Array, one_chunk
 
 Hashes = npt.NDArray[np.uint64]
 
 
-def by_value(table: pa.Table, column: str, parts: int) -> Iterator[tuple[int, pa.Table]]:
+def partition_by_hash(table: pa.Table, column: str, parts: int) -> Iterator[tuple[int, pa.Table]]:
     """A table in parts, by a column of strings: equal ones are in the same part, here and on any other machine."""
-    yield from _parts(table, (_hashes(one_chunk(table.column(column))) % np.uint64(parts)).astype(np.int64))
+    yield from _parts(
+        table, (_hashes(one_chunk(table.column(column))) % np.uint64(parts)).astype(np.int64)
+    )
 
 
 def by_first_caption(records: pa.Table, parts: int) -> Iterator[tuple[int, pa.Table]]:
     """Captions in parts, by the first caption of their image; each image's must all be in the table."""
     first = records.group_by("image_key").aggregate([("caption", "min")])
-    place = one_chunk(pc.index_in(records.column("image_key"), value_set=one_chunk(first.column("image_key"))))
+    place = one_chunk(
+        pc.index_in(records.column("image_key"), value_set=one_chunk(first.column("image_key")))
+    )
     part = (_hashes(one_chunk(first.column("caption_min"))) % np.uint64(parts)).astype(np.int64)
     yield from _parts(records, part[place.to_numpy()])
 
 
-def _parts(table: pa.Table, part: Places) -> Iterator[tuple[int, pa.Table]]:
+def _parts(table: pa.Table, part: Int64Array) -> Iterator[tuple[int, pa.Table]]:
     if not len(part):
         return
     numbers, starts = np.unique(part[order := np.argsort(part, kind="stable")], return_index=True)
@@ -42,14 +46,16 @@ def _parts(table: pa.Table, part: Places) -> Iterator[tuple[int, pa.Table]]:
         yield number, whole.take(pa.array(np.arange(first, last)))
 
 
-def unchanged(now: pa.Table, before: pa.Table) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def unchanged(
+    now: pa.Table, before: pa.Table
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Whose images are in both tables with the same rows; bool for each row of either."""
     (one, one_place), (other, other_place) = _image_digests(now), _image_digests(before)
     same = np.intersect1d(one, other)
     return np.isin(one, same)[one_place], np.isin(other, same)[other_place]
 
 
-def _image_digests(table: pa.Table) -> tuple[Hashes, Places]:
+def _image_digests(table: pa.Table) -> tuple[Hashes, Int64Array]:
     """A number for each image, of its key and all its rows in any order; and which is each row's."""
     keys = one_chunk(table.column("image_key")).dictionary_encode()
     place = keys.indices.to_numpy().astype(np.int64)
@@ -79,6 +85,6 @@ def _hashes(values: pa.Array) -> Hashes:
     return np.asarray(np.asarray(hashed, np.uint64)[encoded.indices.to_numpy()])
 
 
-def together(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
+def concat_tables(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
     """All rows in one table of a schema."""
     return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.matching.caption_set import CaptionSet, Places, first_of_runs
+from captioner_core.matching.caption_set import CaptionSet, Int64Array, first_of_runs
 
-_GROUP_IMAGES = 4_096  # in one group at most, so that one caption of a million images stays in blocks
+_GROUP_IMAGES = (
+    4_096  # in one group at most, so that one caption of a million images stays in blocks
+)
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,17 @@ class Groups:
       n_shared: the first so many groups are of images that may share; each of the others is one image apart.
     """
 
-    caption_starts: Places
-    caption: Places
-    image_starts: Places
-    image: Places
+    caption_starts: Int64Array
+    caption: Int64Array
+    image_starts: Int64Array
+    image: Int64Array
     n_shared: int
 
     def __len__(self) -> int:
         return len(self.caption_starts) - 1
 
     @property
-    def of_image(self) -> Places:
+    def of_image(self) -> Int64Array:
         """int64 [images], the group of each image, in the order of ``image``."""
         return np.repeat(np.arange(len(self)), np.diff(self.image_starts))
 
@@ -76,7 +78,10 @@ def group_images(asking: CaptionSet, apart: npt.NDArray[np.bool_] | None = None)
     # neighbours share captions
     groups.sort(key=lambda members: caption[starts[members[0]]])
     first_captions = caption[starts[:-1][alone]]
-    groups += [[number] for number in np.flatnonzero(alone)[np.argsort(first_captions, kind="stable")].tolist()]
+    groups += [
+        [number]
+        for number in np.flatnonzero(alone)[np.argsort(first_captions, kind="stable")].tolist()
+    ]
     captions = [caption[starts[members[0]] : starts[members[0] + 1]] for members in groups]
     return Groups(
         caption_starts=_starts([len(some) for some in captions]),
@@ -87,5 +92,5 @@ def group_images(asking: CaptionSet, apart: npt.NDArray[np.bool_] | None = None)
     )
 
 
-def _starts(lengths: list[int]) -> Places:
+def _starts(lengths: list[int]) -> Int64Array:
     return np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))]).astype(np.int64)

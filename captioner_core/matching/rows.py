@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner_core.matching.answers import ORDER, Answers, spread
-from captioner_core.matching.caption_set import CaptionSet, Places, one_chunk, source_names
-from captioner_core.matching.facts import ImageFacts
+from captioner_core.matching.answers import ORDER, SearchResults, expand_ranges
+from captioner_core.matching.caption_set import CaptionSet, Int64Array, one_chunk, source_names
+from captioner_core.matching.facts import ImageVectors
 from captioner_core.matching.queries import Groups
 from captioner_core.runs.identity import split_keys
 from captioner_core.tables import layout
@@ -19,7 +19,12 @@ _GROUP_IDS = 20  # image ids named of a group
 
 
 def answer_rows(
-    asking: CaptionSet, groups: Groups, answers: Answers, top_k: int, encoder: TextEncoder, facts: ImageFacts
+    asking: CaptionSet,
+    groups: Groups,
+    answers: SearchResults,
+    top_k: int,
+    encoder: TextEncoder,
+    facts: ImageVectors,
 ) -> tuple[pa.Table, pa.Table]:
     """The rows of ``matches`` and ``match_summary`` for every image that asks.
 
@@ -37,28 +42,38 @@ def answer_rows(
     best = answers.best.combine_chunks()
     member, row = _rows_of_images(groups, best)
     keys = asking.image_keys.take(pa.array(groups.image))
-    others = pc.not_equal(keys.take(pa.array(member)), _column(best, "image_key").take(pa.array(row)))
+    others = pc.not_equal(
+        keys.take(pa.array(member)), _column(best, "image_key").take(pa.array(row))
+    )
     kept = np.flatnonzero(others.to_numpy(zero_copy_only=False))
     member, row = member[kept], row[kept]
     rank = np.arange(len(member)) - np.searchsorted(member, member)
     first = rank == 0
     listed = rank < written[member]
-    matches = _matches(asking, keys, best, member[listed], row[listed], rank[listed] + 1, encoder, facts)
+    matches = _matches(
+        asking, keys, best, member[listed], row[listed], rank[listed] + 1, encoder, facts
+    )
     nearest = np.full(len(of_image), -1, np.int64)
     nearest[member[first]] = row[first]
     return matches, _summaries(asking, groups, keys, best, nearest, above, written)
 
 
-def _rows_of_images(groups: Groups, best: pa.Table) -> tuple[Places, Places]:
+def _rows_of_images(groups: Groups, best: pa.Table) -> tuple[Int64Array, Int64Array]:
     """Which rows of the best each image sees, in order: its group's and those it asked for alone."""
     asker = _column(best, "asker").to_numpy()
     of_image = groups.of_image
-    member, row = spread(np.searchsorted(asker, of_image), np.searchsorted(asker, of_image, side="right"))
+    member, row = expand_ranges(
+        np.searchsorted(asker, of_image), np.searchsorted(asker, of_image, side="right")
+    )
     alone = np.flatnonzero(asker >= len(groups))
     member, row = np.append(member, asker[alone] - len(groups)), np.append(row, alone)
     if not len(alone):
         return member, row
-    seen = best.take(pa.array(row)).set_column(0, "asker", pa.array(member)).append_column("row", pa.array(row))
+    seen = (
+        best.take(pa.array(row))
+        .set_column(0, "asker", pa.array(member))
+        .append_column("row", pa.array(row))
+    )
     seen = seen.sort_by(ORDER)
     return seen.column("asker").to_numpy(), seen.column("row").to_numpy()
 
@@ -67,11 +82,11 @@ def _matches(
     asking: CaptionSet,
     keys: pa.Array,
     best: pa.Table,
-    member: Places,
-    row: Places,
-    rank: Places,
+    member: Int64Array,
+    row: Int64Array,
+    rank: Int64Array,
     encoder: TextEncoder,
-    facts: ImageFacts,
+    facts: ImageVectors,
 ) -> pa.Table:
     shown = best.take(pa.array(row))
     query_keys = keys.take(pa.array(member))
@@ -98,7 +113,9 @@ def _matches(
     return pa.table(columns, schema=row_schema(layout.MATCHES))
 
 
-def _image_text_scores(images: Places, captions: pa.Array, encoder: TextEncoder, facts: ImageFacts) -> np.ndarray:
+def _image_text_scores(
+    images: Int64Array, captions: pa.Array, encoder: TextEncoder, facts: ImageVectors
+) -> np.ndarray:
     if not len(facts.joint) or not isinstance(encoder, JointEncoder):
         return np.full(len(images), np.nan, np.float32)
     encoded = captions.dictionary_encode()
@@ -111,9 +128,9 @@ def _summaries(
     groups: Groups,
     keys: pa.Array,
     best: pa.Table,
-    nearest: Places,
-    above: Places,
-    written: Places,
+    nearest: Int64Array,
+    above: Int64Array,
+    written: Int64Array,
 ) -> pa.Table:
     first_caption = groups.caption[groups.caption_starts[groups.of_image]]
     shown = best.take(pa.array(nearest, mask=nearest < 0))
@@ -145,14 +162,22 @@ def caption_group_rows(asking: CaptionSet, groups: Groups) -> pa.Table:
     n_captions = np.diff(groups.caption_starts)
     named: dict[bytes, int] = {}
     of_group = np.empty(len(groups), np.int64)
-    for number, (start, end) in enumerate(zip(groups.caption_starts, groups.caption_starts[1:], strict=False)):
+    for number, (start, end) in enumerate(
+        zip(groups.caption_starts, groups.caption_starts[1:], strict=False)
+    ):
         of_group[number] = named.setdefault(groups.caption[start:end].tobytes(), len(named))
     lead = np.unique(of_group, return_index=True)[1] if len(groups) else np.empty(0, np.int64)
-    n_images = np.bincount(of_group, weights=np.diff(groups.image_starts), minlength=len(lead)).astype(np.int64)
+    n_images = np.bincount(
+        of_group, weights=np.diff(groups.image_starts), minlength=len(lead)
+    ).astype(np.int64)
     some = [
         split_keys(
             asking.image_keys.take(
-                pa.array(np.sort(groups.image[groups.image_starts[g] : groups.image_starts[g + 1]])[:_GROUP_IDS])
+                pa.array(
+                    np.sort(groups.image[groups.image_starts[g] : groups.image_starts[g + 1]])[
+                        :_GROUP_IDS
+                    ]
+                )
             )
         )
         for g in lead.tolist()
@@ -162,7 +187,9 @@ def caption_group_rows(asking: CaptionSet, groups: Groups) -> pa.Table:
         "n_captions": pa.array(n_captions[lead], pa.int32()),
         "n_images": pa.array(n_images),
         "image_ids": pa.array([one.image_id.to_pylist() for one in some], pa.list_(pa.string())),
-        "collections": pa.array([one.collection.to_pylist() for one in some], pa.list_(pa.string())),
+        "collections": pa.array(
+            [one.collection.to_pylist() for one in some], pa.list_(pa.string())
+        ),
     }
     return pa.table(columns, schema=row_schema(layout.CAPTION_GROUPS))
 

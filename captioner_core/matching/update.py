@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner_core.matching.answers import BEST, ORDER, Answers
+from captioner_core.matching.answers import BEST, ORDER, SearchResults
 from captioner_core.matching.caption_set import CaptionSet, one_chunk, places_in
 from captioner_core.matching.queries import Groups
 from captioner_core.runs.identity import BEST_MATCH_KEY, MATCH_KEY, QUERY_KEY
@@ -27,19 +27,27 @@ def answers_to_redo(summary: pa.Table, matches: pa.Table, gone: pa.Array) -> pa.
     """
     lost = pc.is_in(matches.column(MATCH_KEY), value_set=gone)
     losing = one_chunk(matches.filter(lost).column(QUERY_KEY))
-    keys, above, written = (summary.column(name) for name in (QUERY_KEY, "n_above_threshold", "n_written"))
+    keys, above, written = (
+        summary.column(name) for name in (QUERY_KEY, "n_above_threshold", "n_written")
+    )
     loses = pc.is_in(keys, value_set=losing)
     kept = pc.is_in(keys, value_set=one_chunk(matches.filter(pc.invert(lost)).column(QUERY_KEY)))
     nearest_gone = pc.is_in(summary.column(BEST_MATCH_KEY), value_set=gone)
     cut = pc.greater(above, written)
     # where nothing is left, what is nearest is not known either
-    redo = pc.or_(pc.and_(loses, pc.or_(cut, pc.invert(kept))), pc.and_(nearest_gone, pc.invert(kept)))
+    redo = pc.or_(
+        pc.and_(loses, pc.or_(cut, pc.invert(kept))), pc.and_(nearest_gone, pc.invert(kept))
+    )
     return one_chunk(keys.filter(redo))
 
 
 def earlier_answers(
-    asking: CaptionSet, groups: Groups, summary: pa.Table, matches: pa.Table, gone: npt.NDArray[np.bool_]
-) -> Answers:
+    asking: CaptionSet,
+    groups: Groups,
+    summary: pa.Table,
+    matches: pa.Table,
+    gone: npt.NDArray[np.bool_],
+) -> SearchResults:
     """An earlier run's answers to images that are a group of their own, without what is gone.
 
     Args:
@@ -56,14 +64,22 @@ def earlier_answers(
     n_above[group] = summary.column("n_above_threshold").to_numpy()
     listed = matches.filter(pa.array(~gone))
     rows = [_best(asking, of_image, listed, MATCH_KEY, "score", "rank_score", reached=True)]
-    none = summary.filter(pc.and_(pc.equal(summary.column("n_above_threshold"), 0), _known(summary)))
-    rows.append(_best(asking, of_image, none, BEST_MATCH_KEY, "best_score", "best_score", reached=False))
+    none = summary.filter(
+        pc.and_(pc.equal(summary.column("n_above_threshold"), 0), _known(summary))
+    )
+    rows.append(
+        _best(asking, of_image, none, BEST_MATCH_KEY, "best_score", "best_score", reached=False)
+    )
     # with top_k 0 the best of the matches stands in the summary alone
-    bare = pc.and_(pc.greater(summary.column("n_above_threshold"), 0), pc.equal(summary.column("n_written"), 0))
+    bare = pc.and_(
+        pc.greater(summary.column("n_above_threshold"), 0), pc.equal(summary.column("n_written"), 0)
+    )
     first = summary.filter(pc.and_(bare, _known(summary)))
-    rows.append(_best(asking, of_image, first, BEST_MATCH_KEY, "best_score", "best_score", reached=True))
+    rows.append(
+        _best(asking, of_image, first, BEST_MATCH_KEY, "best_score", "best_score", reached=True)
+    )
     best = pa.concat_tables(rows).sort_by(ORDER)
-    return Answers(n_above, np.zeros(len(groups.image), bool), best)
+    return SearchResults(n_above, np.zeros(len(groups.image), bool), best)
 
 
 def _known(summary: pa.Table) -> pa.ChunkedArray:
@@ -84,7 +100,20 @@ def _best(
     asker = of_image[asking.places(one_chunk(rows.column(QUERY_KEY)))]
     asked = places_in(asking.captions, one_chunk(rows.column("query_caption")))
     written = "match_caption" in rows.column_names
-    captions = one_chunk(rows.column("match_caption")) if written else pa.array([""] * size, pa.string())
-    generated = pc.equal(one_chunk(rows.column("match_source")), GENERATED) if written else pa.array([False] * size)
-    columns = [pa.array(asker), pa.array([reached] * size, pa.bool_()), rows.column(order), rows.column(image)]
-    return pa.table([*columns, rows.column(score), pa.array(asked), captions, generated], schema=BEST)
+    captions = (
+        one_chunk(rows.column("match_caption")) if written else pa.array([""] * size, pa.string())
+    )
+    generated = (
+        pc.equal(one_chunk(rows.column("match_source")), GENERATED)
+        if written
+        else pa.array([False] * size)
+    )
+    columns = [
+        pa.array(asker),
+        pa.array([reached] * size, pa.bool_()),
+        rows.column(order),
+        rows.column(image),
+    ]
+    return pa.table(
+        [*columns, rows.column(score), pa.array(asked), captions, generated], schema=BEST
+    )

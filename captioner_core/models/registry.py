@@ -117,7 +117,11 @@ class Comparison:
             return f"{self.model!r} passes: no other model is current"
         figures = f"{self.split} CIDEr {self.cider:.4f} of {self.model!r}, {self.current_cider:.4f} of the current "
         figures += f"{self.current!r}, margin {self.margin:g}"
-        return f"{self.model!r} passes: {figures}" if self.passed else f"{figures}: {self.current!r} stays current"
+        return (
+            f"{self.model!r} passes: {figures}"
+            if self.passed
+            else f"{figures}: {self.current!r} stays current"
+        )
 
 
 def read_pointer(models: str) -> Pointer:
@@ -161,11 +165,15 @@ def resolve_model(uri: str) -> str:
     if uri == PRETRAINED:
         return uri
     with _one_line(uri):
-        if storage.exists(layout.join(uri, CONFIG)) or not storage.exists(layout.join(uri, POINTER)):
+        if storage.exists(layout.join(uri, CONFIG)) or not storage.exists(
+            layout.join(uri, POINTER)
+        ):
             return uri
     current = current_model(uri)
     if current is None:
-        raise CaptionerError(f"folder of models {uri!r} has no current model; choose one with 'captioner promote'")
+        raise CaptionerError(
+            f"folder of models {uri!r} has no current model; choose one with 'captioner promote'"
+        )
     return _model_folder(uri, current)
 
 
@@ -209,7 +217,9 @@ def undo(models: str) -> str:
         promoted = pointer.promoted()
         if len(promoted) < 2:
             known = f"{promoted[0].model!r} is the first model" if promoted else "no model was"
-            raise CaptionerError(f"nothing to undo in {models!r}: {known} promoted; promote another")
+            raise CaptionerError(
+                f"nothing to undo in {models!r}: {known} promoted; promote another"
+            )
         before = promoted[-2]
         folder = _model_folder(models, before.model)
         model_id = check_model(folder)
@@ -235,7 +245,11 @@ def list_models(models: str) -> list[KnownModel]:
     # what starts with a dot is a folder that is being written
     names = sorted(item.base_name for item in found if item.type == pafs.FileType.Directory)
     folders = {name: layout.join(models, name) for name in names if name[0] not in "._"}
-    return [_known(name, uri) for name, uri in folders.items() if storage.exists(layout.join(uri, CONFIG))]
+    return [
+        _known(name, uri)
+        for name, uri in folders.items()
+        if storage.exists(layout.join(uri, CONFIG))
+    ]
 
 
 def model_name(models: str, model: str) -> str:
@@ -250,7 +264,9 @@ def model_name(models: str, model: str) -> str:
     with _one_line(model):
         same = _place(parent or "/") == _place(models)
     if not same:
-        raise CaptionerError(f"model folder {model!r} does not lie directly below {models!r}; move or copy it there")
+        raise CaptionerError(
+            f"model folder {model!r} does not lie directly below {models!r}; move or copy it there"
+        )
     return name
 
 
@@ -285,14 +301,18 @@ def compare(models: str, model: str, split: str, margin: float) -> Comparison:
     remedy = f"evaluate {model!r} and {current!r} on the same dataset with 'captioner evaluate'"
     for name, has in ((model, known), (current, current_known)):
         if not has:
-            raise CaptionerError(f"model {name!r} has no {split} CIDEr with known references in {METRICS}; {remedy}")
+            raise CaptionerError(
+                f"model {name!r} has no {split} CIDEr with known references in {METRICS}; {remedy}"
+            )
     pairs = [(one, other) for one in known for other in current_known if one.compares_with(other)]
     if not pairs:
         raise CaptionerError(
             f"the {split} figures of {model!r} and {current!r} are of different references or beam widths; {remedy}"
         )
     # of those at the models' own beam widths, with which they caption unless told otherwise, the latest
-    one, other = max(enumerate(pairs), key=lambda item: (item[1][0].own_width and item[1][1].own_width, item[0]))[1]
+    one, other = max(
+        enumerate(pairs), key=lambda item: (item[1][0].own_width and item[1][1].own_width, item[0])
+    )[1]
     return Comparison(model, current, split, margin, one.cider, other.cider)
 
 
@@ -340,7 +360,11 @@ def _recorded(folder: str, split: str) -> list[_Figure]:
     listed = metrics.get("evaluations")
     found = []
     for one in listed if isinstance(listed, list) else ():
-        if not isinstance(one, dict) or one.get("split") != split or one.get("model_id") != metrics.get("model_id"):
+        if (
+            not isinstance(one, dict)
+            or one.get("split") != split
+            or one.get("model_id") != metrics.get("model_id")
+        ):
             continue
         scores, references, width = one.get("scores"), one.get("references"), one.get("beam_width")
         cider = _finite(scores.get(CIDER)) if isinstance(scores, dict) else None
@@ -357,7 +381,9 @@ def _dev_cider(folder: str) -> float | None:
 
 
 def _finite(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    )
     return float(value) if is_number else None  # type: ignore[arg-type]
 
 
@@ -374,9 +400,13 @@ def _json_object(folder: str, name: str) -> dict[str, Any]:
     try:
         value = storage.read_json(uri)
     except FileNotFoundError as error:
-        raise CaptionerError(f"model folder {folder!r} has no {name}; name a folder made by captioner train") from error
+        raise CaptionerError(
+            f"model folder {folder!r} has no {name}; name a folder made by captioner train"
+        ) from error
     except (OSError, ValueError) as error:
-        raise CaptionerError(f"{uri!r} can't be read ({storage.first_line(error)}); copy the model again") from error
+        raise CaptionerError(
+            f"{uri!r} can't be read ({storage.first_line(error)}); copy the model again"
+        ) from error
     if not isinstance(value, dict):
         raise CaptionerError(f"{uri!r} is not a JSON object; copy the model again")
     return value
@@ -387,7 +417,9 @@ def _check_folder(models: str) -> None:
         file_system, path = storage.resolve(models)
         there = file_system.get_file_info(path).type == pafs.FileType.Directory
     if not there:
-        raise CaptionerError(f"folder of models {models!r} is not a folder; name one that holds model folders")
+        raise CaptionerError(
+            f"folder of models {models!r} is not a folder; name one that holds model folders"
+        )
 
 
 def _model_folder(models: str, name: str) -> str:
@@ -403,14 +435,20 @@ def _model_folder(models: str, name: str) -> str:
         )
     uri = layout.join(models, name)
     if posixpath.dirname(_place(uri)) != _place(models):
-        raise CaptionerError(f"model {name!r} in {models!r} is a link that leaves the folder; copy the model there")
+        raise CaptionerError(
+            f"model {name!r} in {models!r} is a link that leaves the folder; copy the model there"
+        )
     return uri
 
 
 def _place(uri: str) -> str:
     """Of a local folder where it really is, of another its path."""
     file_system, path = storage.resolve(uri)
-    return os.path.realpath(path) if isinstance(file_system, pafs.LocalFileSystem) else path.rstrip("/")
+    return (
+        os.path.realpath(path)
+        if isinstance(file_system, pafs.LocalFileSystem)
+        else path.rstrip("/")
+    )
 
 
 @contextlib.contextmanager
@@ -436,14 +474,18 @@ def _locked(models: str) -> Iterator[None]:
         return
     # a file of its own, which stays: a lock on the pointer would be on the file that is about to be replaced
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # no file is made behind a link
+        flags = (
+            os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        )  # no file is made behind a link
         descriptor = os.open(os.path.join(path, _LOCK), flags, 0o666)
     except OSError as error:
         raise CaptionerError(
             f"folder of models {models!r} can't be written to ({error.strerror}); mend its permissions"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # gone with the descriptor, however this process ends
+        fcntl.flock(
+            descriptor, fcntl.LOCK_EX
+        )  # gone with the descriptor, however this process ends
         yield
     finally:
         os.close(descriptor)
@@ -464,14 +506,20 @@ def _write(models: str, pointer: Pointer, change: Change) -> None:
     }
     file_system, path = storage.resolve(uri)
     if isinstance(file_system, pafs.LocalFileSystem) and os.path.islink(path):
-        raise CaptionerError(f"{uri!r} is a link, and captioner writes through none; put the file itself there")
+        raise CaptionerError(
+            f"{uri!r} is a link, and captioner writes through none; put the file itself there"
+        )
     try:
         if isinstance(file_system, pafs.LocalFileSystem):
             storage.write_json(uri, value)
             return
         # an object appears as a whole once it is written, which a rename there, a copy, would not improve
         with file_system.open_output_stream(path) as stream:
-            stream.write((json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
+            stream.write(
+                (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
+                    "utf-8"
+                )
+            )
     except OSError as error:
         raise CaptionerError(
             f"{uri!r} can't be written ({storage.first_line(error)}); mend its permissions, nothing was changed"
@@ -489,7 +537,9 @@ def _parsed(value: object) -> Pointer:
     """
     if not isinstance(value, dict) or value.get("schema_version") != POINTER_VERSION:
         raise ValueError(f"it is not of schema_version {POINTER_VERSION}")
-    if value.keys() != {"schema_version", "current", "history"} or not isinstance(value["history"], list):
+    if value.keys() != {"schema_version", "current", "history"} or not isinstance(
+        value["history"], list
+    ):
         raise ValueError("it must hold schema_version, current and history alone")
     history = tuple(_parsed_change(number, one) for number, one in enumerate(value["history"]))
     _still_count(history)

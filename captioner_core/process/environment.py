@@ -43,7 +43,9 @@ def check() -> None:
     umask = os.umask(0o077)
     os.umask(umask)
     if umask & _ALL_OF_OWNER:
-        raise CaptionerError(f"umask {umask:04o} keeps you from files that you make; set another, such as umask 0022")
+        raise CaptionerError(
+            f"umask {umask:04o} keeps you from files that you make; set another, such as umask 0022"
+        )
     check_memory(LEAST_MEMORY)
     temporary_folder.begin()
     _settle_matplotlib()

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import captioner_core
 from captioner_core.errors import CaptionerError
-from captioner_core.security.redaction import shown_arguments, visible
+from captioner_core.security.redaction import escape_control_chars, redact_arguments
 
 DEBUG = "CAPTIONER_DEBUG"
 """Environment variable that has tracebacks printed instead of saved."""
@@ -81,7 +81,11 @@ _SYSTEM_ERRORS = {
     **dict.fromkeys((errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED), _CONNECTION),
     **dict.fromkeys((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EREMOTEIO), _CONNECTION),
 }
-_NEEDS_A_NAME = (errno.ENOENT, errno.EINVAL, errno.EEXIST)  # without a path these are mistakes of this program
+_NEEDS_A_NAME = (
+    errno.ENOENT,
+    errno.EINVAL,
+    errno.EEXIST,
+)  # without a path these are mistakes of this program
 _DAMAGE = re.compile("deserializ|corrupt|decompress|end of stream|parquet", re.IGNORECASE)
 _NO_MEMORY = "memory ran out"
 _MORE_MEMORY = "lower --batch-size, or let this process have more (ulimit -v, the container's limit), and run it again"
@@ -95,18 +99,28 @@ def describe(error: BaseException) -> ErrorLine | None:
         return ErrorLine(TRY_AGAIN, f"{_NO_MEMORY} ({_shortened(error)}); {_MORE_MEMORY}")
     if _is_lack_of_threads(error):
         return ErrorLine(
-            TRY_AGAIN, f"no more processes or threads can be started ({_shortened(error)}); raise the limit (ulimit -u)"
+            TRY_AGAIN,
+            f"no more processes or threads can be started ({_shortened(error)}); raise the limit (ulimit -u)",
         )
     if _is_of(error, "pyarrow.lib", "ArrowException"):
         return ErrorLine(
-            BAD_INPUT, f"a table does not hold what is expected ({_shortened(error)}); check the tables that are named"
+            BAD_INPUT,
+            f"a table does not hold what is expected ({_shortened(error)}); check the tables that are named",
         )
     if isinstance(error, OSError):
         return _describe_system_error(error)
     if isinstance(error, UnicodeError):
-        return ErrorLine(BAD_INPUT, f"a text or a name is no valid UTF-8 ({_shortened(error)}); convert it to UTF-8")
-    if isinstance(error, ModuleNotFoundError) and not (error.name or "captioner").startswith("captioner"):
-        return ErrorLine(BAD_INPUT, f"package {error.name!r} is not installed; install captioner with its requirements")
+        return ErrorLine(
+            BAD_INPUT,
+            f"a text or a name is no valid UTF-8 ({_shortened(error)}); convert it to UTF-8",
+        )
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "captioner").startswith(
+        "captioner"
+    ):
+        return ErrorLine(
+            BAD_INPUT,
+            f"package {error.name!r} is not installed; install captioner with its requirements",
+        )
     return None
 
 
@@ -122,7 +136,9 @@ def describe_unforeseen(error: BaseException) -> ErrorLine:
     if saved is None:
         traceback.print_exception(error)
         return ErrorLine(TRY_AGAIN, f"{what}; the traceback is above, please report it")
-    return ErrorLine(TRY_AGAIN, f"{what}; its traceback is in {saved!r}, please report it with that file")
+    return ErrorLine(
+        TRY_AGAIN, f"{what}; its traceback is in {saved!r}, please report it with that file"
+    )
 
 
 def save_traceback(error: BaseException) -> str | None:
@@ -135,12 +151,14 @@ def save_traceback(error: BaseException) -> str | None:
     text = (
         f"captioner {captioner_core.__version__}, Python {platform.python_version()}, {platform.platform()}\n"
         f"{now.isoformat(timespec='seconds')}\n"
-        f"{shown_arguments(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"
+        f"{redact_arguments(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"
     )
     for folder in _folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            handle, path = tempfile.mkstemp(prefix=f"{now:%Y%m%d-%H%M%S}-", suffix=".txt", dir=folder)
+            handle, path = tempfile.mkstemp(
+                prefix=f"{now:%Y%m%d-%H%M%S}-", suffix=".txt", dir=folder
+            )
             with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
         except (OSError, CaptionerError):
@@ -163,11 +181,18 @@ def _folders() -> Sequence[Path]:
 
 def _describe_system_error(error: OSError) -> ErrorLine | None:
     if error.errno is None and _DAMAGE.search(str(error)):  # pyarrow's, of a file's content
-        return ErrorLine(BAD_INPUT, f"a table is damaged ({_shortened(error)}); make it again, or name another")
+        return ErrorLine(
+            BAD_INPUT, f"a table is damaged ({_shortened(error)}); make it again, or name another"
+        )
     if error.errno is None:  # a storage client's, which has no number for it
-        return ErrorLine(TRY_AGAIN, f"the storage failed ({_shortened(error)}); mend the connection and run it again")
+        return ErrorLine(
+            TRY_AGAIN,
+            f"the storage failed ({_shortened(error)}); mend the connection and run it again",
+        )
     kind = _SYSTEM_ERRORS.get(error.errno)
-    if kind is None or (error.errno in _NEEDS_A_NAME and not error.filename and not _names_a_path(error)):
+    if kind is None or (
+        error.errno in _NEEDS_A_NAME and not error.filename and not _names_a_path(error)
+    ):
         return None
     what = os.strerror(error.errno)
     if error.filename:
@@ -178,7 +203,9 @@ def _describe_system_error(error: OSError) -> ErrorLine | None:
     remedy = kind.remedy
     if kind is _SPACE and _is_temporary(error.filename):
         remedy = "free space in the folder for temporary files, or set TMPDIR to another"
-    return ErrorLine(kind.exit_code, f"files can't be read or written ({what}); {remedy} and run it again")
+    return ErrorLine(
+        kind.exit_code, f"files can't be read or written ({what}); {remedy} and run it again"
+    )
 
 
 def _names_a_path(error: OSError) -> bool:
@@ -198,7 +225,9 @@ def _is_lack_of_memory(error: BaseException) -> bool:
         return True
     # what the loader of shared libraries says where the address space is limited
     said = str(error)
-    return isinstance(error, ImportError) and ("failed to map segment" in said or "Cannot allocate memory" in said)
+    return isinstance(error, ImportError) and (
+        "failed to map segment" in said or "Cannot allocate memory" in said
+    )
 
 
 def _is_lack_of_threads(error: BaseException) -> bool:
@@ -209,7 +238,9 @@ def _is_lack_of_threads(error: BaseException) -> bool:
 
 def _is_of(error: BaseException, package: str, name: str) -> bool:
     """Whether an error is of a class of some package's, which need not be loaded to ask."""
-    return any(one.__name__ == name and one.__module__.startswith(package) for one in type(error).__mro__)
+    return any(
+        one.__name__ == name and one.__module__.startswith(package) for one in type(error).__mro__
+    )
 
 
 def _one_line(error: BaseException) -> str:
@@ -223,5 +254,5 @@ def _shortened(error: BaseException) -> str:
 
 def print_line(prog: str, line: ErrorLine) -> int:
     """Prints the line of an error on stderr, and returns the exit code."""
-    print(f"{prog}: error: {visible(line.text)}", file=sys.stderr, flush=True)
+    print(f"{prog}: error: {escape_control_chars(line.text)}", file=sys.stderr, flush=True)
     return line.exit_code

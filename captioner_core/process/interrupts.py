@@ -22,7 +22,9 @@ from types import FrameType
 from captioner_core.process import streams
 
 LINE = "captioner: interrupted; run it again to complete"
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 _GRACE_S = 5.0  # for the main thread to unwind
 _LOOK_EVERY_S = 0.1
 # ``timeout`` and Airflow send a signal to a process and again to its group, which is one request and not two.
@@ -79,7 +81,9 @@ def install() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    threading.Thread(target=_watch, args=(reader,), name="captioner-interrupts", daemon=True).start()
+    threading.Thread(
+        target=_watch, args=(reader,), name="captioner-interrupts", daemon=True
+    ).start()
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for one in _SIGNALS:
         if one is signal.SIGINT or signal.getsignal(one) is not signal.SIG_IGN:

@@ -64,7 +64,10 @@ def guarded(run: Callable[[], int], prog: str) -> int:
     if _Program.is_own:
         failure = streams.finish()
         if failure is not None and not code:
-            print(f"{prog}: error: stdout can't be written ({failure.strerror}); free space there", file=sys.stderr)
+            print(
+                f"{prog}: error: stdout can't be written ({failure.strerror}); free space there",
+                file=sys.stderr,
+            )
             code = _STDOUT_FAILED
     return code
 
@@ -129,7 +132,9 @@ def _end() -> None:
     streams.give_back()
 
 
-def _say_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _say_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     """Takes the place of ``sys.excepthook``: ends the process with one line for what a module's imports raise."""
     code = _report(error.with_traceback(trace), _SCRIPT)
     _end()
@@ -138,7 +143,11 @@ def _say_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
 
 def _say_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     """Takes the place of ``threading.excepthook``."""
-    if args.exc_value is not None and not issubclass(args.exc_type, SystemExit) and not interrupts.number():
+    if (
+        args.exc_value is not None
+        and not issubclass(args.exc_type, SystemExit)
+        and not interrupts.number()
+    ):
         _report(args.exc_value, _SCRIPT)
 
 

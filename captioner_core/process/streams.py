@@ -188,7 +188,9 @@ class _Pump:
     def __init__(self, target: int) -> None:
         self._target = target
         self._reader, writer = os.pipe()
-        with contextlib.suppress(AttributeError, OSError):  # native code may write while Python's threads stand still
+        with contextlib.suppress(
+            AttributeError, OSError
+        ):  # native code may write while Python's threads stand still
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         os.dup2(writer, 2)
         os.close(writer)

@@ -21,7 +21,9 @@ from captioner_core.errors import CaptionerError
 
 _PREFIX = "captioner-"
 _LOCK = "owner.lock"
-_UNLOCKED_S = 3600.0  # for how long a folder may be without its lock file: it is made a moment later
+_UNLOCKED_S = (
+    3600.0  # for how long a folder may be without its lock file: it is made a moment later
+)
 _TRIES = 3
 
 
@@ -100,7 +102,9 @@ def _candidates() -> list[str]:
 def _locked(path: Path) -> int:
     """Returns the descriptor of the lock that says that the folder has an owner."""
     lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with contextlib.suppress(OSError):  # some network file systems have no locks; others' folders stay there
+    with contextlib.suppress(
+        OSError
+    ):  # some network file systems have no locks; others' folders stay there
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.write(lock, b"held while the process that this folder belongs to is alive\n")
     return lock

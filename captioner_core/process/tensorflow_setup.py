@@ -15,7 +15,10 @@ from captioner_core.errors import CaptionerError
 from captioner_core.process.environment import TENSORFLOW_MEMORY, check_memory, quiet_libraries
 
 _BACKEND = "tensorflow"
-_SETTINGS = {"KERAS_BACKEND": _BACKEND, "KERAS_HOME": f"{os.devnull}/keras"}  # no folder is, so no file is read
+_SETTINGS = {
+    "KERAS_BACKEND": _BACKEND,
+    "KERAS_HOME": f"{os.devnull}/keras",
+}  # no folder is, so no file is read
 _LIMITS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
 
 

@@ -1,7 +1,7 @@
 """Collects what a finished run says and renders it as one HTML page.
 
 The tables are streamed: what is kept is the images shown, counts, and the distinct
-captions. All text in them is a stranger's, so every value passes through ``visible`` and
+captions. All text in them is a stranger's, so every value passes through ``escape_control_chars`` and
 Jinja's autoescape on its way into the page.
 """
 
@@ -29,11 +29,18 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.options import PRETRAINED
 from captioner_core.report import plots
-from captioner_core.report.pictures import CARD_SIDE, MATCH_SIDE, Gallery, ImageFinder, Picture, among
+from captioner_core.report.pictures import (
+    CARD_SIDE,
+    MATCH_SIDE,
+    Gallery,
+    ImageFinder,
+    Picture,
+    among,
+)
 from captioner_core.runs import commits, run_files
 from captioner_core.runs.identity import collection_of_run
 from captioner_core.security.allowed_roots import is_allowed
-from captioner_core.security.redaction import visible
+from captioner_core.security.redaction import escape_control_chars
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import COLLECTION_COLUMNS, MATCHED
 
@@ -214,18 +221,28 @@ class _Run:
             )
         return None
 
-    def batches(self, name: str, columns: Sequence[str], ids: Sequence[str] | None = None) -> Iterator[Any]:
+    def batches(
+        self, name: str, columns: Sequence[str], ids: Sequence[str] | None = None
+    ) -> Iterator[Any]:
         """A table's rows; with ``ids``, those alone whose first column is one of them."""
         table = self.table(name)
         if table is not None:
             there = [column for column in columns if column in table.schema.names]
-            missing = [column for column in columns if column not in there and column not in COLLECTION_COLUMNS]
+            missing = [
+                column
+                for column in columns
+                if column not in there and column not in COLLECTION_COLUMNS
+            ]
             if missing:
-                raise CaptionerError(f"run {self.run_dir!r}: {name} has no column {missing[0]!r}; run it again")
+                raise CaptionerError(
+                    f"run {self.run_dir!r}: {name} has no column {missing[0]!r}; run it again"
+                )
             chosen = None if ids is None else among(table, columns[0], ids)
             yield from table.to_batches(columns=there, filter=chosen)
 
-    def rows(self, name: str, columns: Sequence[str], ids: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    def rows(
+        self, name: str, columns: Sequence[str], ids: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
         absent = dict.fromkeys(COLLECTION_COLUMNS.intersection(columns))
         for batch in self.batches(name, columns, ids):
             yield from ({**absent, **row} for row in batch.to_pylist())
@@ -242,7 +259,9 @@ class _Run:
     def captions_tables(self) -> list[str]:
         """Where images and captions of either side of a match may be listed."""
         listed = [self.options.get(name) for name in ("index", "captions")]
-        tables = [uri for uris in listed if isinstance(uris, list) for uri in uris if isinstance(uri, str)]
+        tables = [
+            uri for uris in listed if isinstance(uris, list) for uri in uris if isinstance(uri, str)
+        ]
         return [*tables, layout.join(self.run_dir, layout.CAPTIONS)]
 
 
@@ -253,7 +272,7 @@ class _ImageName(NamedTuple):
     collection: str | None
 
 
-def spread(items: Sequence[T], limit: int) -> list[T]:
+def sample_evenly(items: Sequence[T], limit: int) -> list[T]:
     """Returns at most ``limit`` of the items, in order, at even distances, the first and last among them.
 
     >>> spread("abcdefghi", 3)
@@ -278,9 +297,11 @@ def _images(run: _Run, captioned: bool) -> set[_ImageName]:
 def _collect(run: _Run, max_images: int) -> dict[str, Any]:
     """Everything that the template shows, by the names it uses."""
     captioned = layout.CAPTION in run.facts("stages") or run.table(layout.CAPTIONS) is not None
-    images = sorted(_images(run, captioned), key=lambda image: (image.image_id, image.collection or ""))
+    images = sorted(
+        _images(run, captioned), key=lambda image: (image.image_id, image.collection or "")
+    )
     gallery = Gallery()
-    cards = _cards(run, spread(images, max_images), gallery)
+    cards = _cards(run, sample_evenly(images, max_images), gallery)
     summary, captions = _summary(run), _captions(run)
     threshold = run.number("threshold")
     metrics = _metrics(run)
@@ -301,9 +322,19 @@ def _collect(run: _Run, max_images: int) -> dict[str, Any]:
         "history": history,
         "wall_times": _wall_times(run),
         "match_plot": _plot(
-            summary.match_scores.total, plots.score_histogram, summary.match_scores, threshold, "matches"
+            summary.match_scores.total,
+            plots.score_histogram,
+            summary.match_scores,
+            threshold,
+            "matches",
         ),
-        "best_plot": _plot(summary.best_scores.total, plots.score_histogram, summary.best_scores, threshold, "images"),
+        "best_plot": _plot(
+            summary.best_scores.total,
+            plots.score_histogram,
+            summary.best_scores,
+            threshold,
+            "images",
+        ),
         "length_plot": _plot(len(captions.lengths), plots.length_histogram, captions.lengths),
         "training_plot": _plot(len(history), plots.training_curve, history),
         "reliability_plot": _plot(len(known), plots.reliability_curve, *known),
@@ -318,18 +349,30 @@ def _plot(amount: int, draw: Callable[..., str], *data: Any) -> Markup | None:
 def _cards(run: _Run, shown: Sequence[_ImageName], gallery: Gallery) -> list[Card]:
     ids = [image.image_id for image in shown]
     own = run.own_collection
-    captions = {_ImageName(row["image_id"], own): row for row in run.rows(layout.CAPTIONS, _CAPTION_COLUMNS, ids)}
+    captions = {
+        _ImageName(row["image_id"], own): row
+        for row in run.rows(layout.CAPTIONS, _CAPTION_COLUMNS, ids)
+    }
     summaries = {_query(row): row for row in run.rows(layout.MATCH_SUMMARY, _SUMMARY_COLUMNS, ids)}
     matches: dict[_ImageName, list[dict[str, Any]]] = {}
     for row in run.rows(layout.MATCHES, _MATCH_COLUMNS, ids):
         matches.setdefault(_query(row), []).append(row)
     wanted = {*ids, *(row["match_image_id"] for rows in matches.values() for row in rows)}
-    wanted |= {row["best_match_image_id"] for row in summaries.values() if row["best_match_image_id"]}
+    wanted |= {
+        row["best_match_image_id"] for row in summaries.values() if row["best_match_image_id"]
+    }
     images = run.options.get("images")
     trusted = [run.run_dir, *([images] if isinstance(images, str) else [])]
     finder = ImageFinder(run.captions_tables, wanted, trusted)
     return [
-        _card(image, captions.get(image), summaries.get(image), matches.get(image, []), finder, gallery)
+        _card(
+            image,
+            captions.get(image),
+            summaries.get(image),
+            matches.get(image, []),
+            finder,
+            gallery,
+        )
         for image in shown
     ]
 
@@ -349,7 +392,9 @@ def _card(
     caption = own["caption"] if own else summary["query_caption"] if summary else ""
     closest = None
     if summary and summary["best_match_image_id"] and not matches:
-        closest = _closest(summary["best_match_image_id"], summary["best_match_collection"], finder, gallery)
+        closest = _closest(
+            summary["best_match_image_id"], summary["best_match_collection"], finder, gallery
+        )
     return Card(
         image_id=image.image_id,
         collection=image.collection,
@@ -359,18 +404,26 @@ def _card(
         status=summary["status"] if summary else None,
         n_above=summary["n_above_threshold"] if summary else 0,
         best_score=_known(summary["best_score"]) if summary else None,
-        matches=[_match(row, finder, gallery) for row in sorted(matches, key=lambda row: row["rank"])],
+        matches=[
+            _match(row, finder, gallery) for row in sorted(matches, key=lambda row: row["rank"])
+        ],
         closest=closest,
     )
 
 
-def _closest(image_id: str, collection: str | None, finder: ImageFinder, gallery: Gallery) -> Closest:
+def _closest(
+    image_id: str, collection: str | None, finder: ImageFinder, gallery: Gallery
+) -> Closest:
     picture = gallery.show(finder.location(image_id, collection=collection), MATCH_SIDE)
     return Closest(picture, image_id, collection, finder.captions(image_id, collection))
 
 
 def _match(row: Mapping[str, Any], finder: ImageFinder, gallery: Gallery) -> Match:
-    image_id, caption, collection = row["match_image_id"], row["match_caption"], row["match_collection"]
+    image_id, caption, collection = (
+        row["match_image_id"],
+        row["match_caption"],
+        row["match_collection"],
+    )
     return Match(
         rank=row["rank"],
         picture=gallery.show(finder.location(image_id, caption, collection), MATCH_SIDE),
@@ -407,7 +460,9 @@ def _captions(run: _Run) -> Captions:
     for batch in run.batches(layout.CAPTIONS, ("caption", "n_tokens")):
         for found in pc.value_counts(batch.column("caption")).to_pylist():
             counts[found["values"]] += found["counts"]
-        values, numbers = np.unique(batch.column("n_tokens").to_numpy(zero_copy_only=False), return_counts=True)
+        values, numbers = np.unique(
+            batch.column("n_tokens").to_numpy(zero_copy_only=False), return_counts=True
+        )
         lengths.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     common = heapq.nsmallest(MAX_COMMON, counts.items(), key=lambda item: (-item[1], item[0]))
     unique = sum(number == 1 for number in counts.values())
@@ -424,7 +479,9 @@ def _failures(run: _Run) -> Failures:
 
     rows = counted(run.rows(layout.FAILURES, ("stage", "image_id", "error_type", "error_message")))
     # the first in order, whichever part files the rows are in
-    first = heapq.nsmallest(MAX_FAILURES, rows, key=lambda row: (row["stage"], row["image_id"], row["error_type"]))
+    first = heapq.nsmallest(
+        MAX_FAILURES, rows, key=lambda row: (row["stage"], row["image_id"], row["error_type"])
+    )
     by_type = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return Failures(counts.total(), by_type, first)
 
@@ -446,7 +503,10 @@ def _history(metrics: Mapping[str, Any]) -> list[plots.Epoch]:
     """The training history beside the model; self-critical epochs have a reward in place of a loss."""
     try:
         listed = [e for e in metrics["history"] if e["train_loss"] is not None]
-        epochs = [plots.Epoch(int(e["epoch"]), float(e["train_loss"]), float(e["dev_loss"])) for e in listed]
+        epochs = [
+            plots.Epoch(int(e["epoch"]), float(e["train_loss"]), float(e["dev_loss"]))
+            for e in listed
+        ]
     except (ValueError, TypeError, KeyError):
         return []  # another program's metrics.json: the section says that there is none
     return [one for one in epochs if math.isfinite(one.train_loss) and math.isfinite(one.dev_loss)]
@@ -464,7 +524,9 @@ def _reliability(metrics: Mapping[str, Any]) -> list[list[float]]:
 
 def _wall_times(run: _Run) -> list[tuple[str, float]]:
     stages = run.facts("stages")
-    times = {name: stage.get("wall_time_s") for name, stage in stages.items() if isinstance(stage, dict)}
+    times = {
+        name: stage.get("wall_time_s") for name, stage in stages.items() if isinstance(stage, dict)
+    }
     return [(name, seconds) for name, seconds in times.items() if isinstance(seconds, int | float)]
 
 
@@ -501,7 +563,13 @@ def _plain(value: Any) -> str:
     """An option or a version as text: strings as they are, lists one to a line's worth, the rest as JSON."""
     if isinstance(value, list):
         return ", ".join(map(_plain, value)) or "none"
-    return value if isinstance(value, str) else "none" if value is None else json.dumps(value, ensure_ascii=False)
+    return (
+        value
+        if isinstance(value, str)
+        else "none"
+        if value is None
+        else json.dumps(value, ensure_ascii=False)
+    )
 
 
 def _short(text: str, limit: int = _TEXT_LIMIT) -> str:
@@ -509,7 +577,11 @@ def _short(text: str, limit: int = _TEXT_LIMIT) -> str:
 
 
 def _finalize(value: Any) -> Any:
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return (
+        escape_control_chars(value)
+        if isinstance(value, str) and not isinstance(value, Markup)
+        else value
+    )
 
 
 @functools.cache

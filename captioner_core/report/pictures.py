@@ -79,11 +79,17 @@ class Gallery:
     def load(self) -> list[Picture]:
         """Makes all thumbnails; returns the pictures that are shown more than once."""
         for picture in self._pictures.values():
-            made = thumbnail(picture.location, picture.side) if picture.location is not None else None
+            made = (
+                thumbnail(picture.location, picture.side) if picture.location is not None else None
+            )
             if made is not None:
                 jpeg, (picture.width, picture.height) = made
-                picture.data_uri = Markup("data:image/jpeg;base64,") + base64.b64encode(jpeg).decode("ascii")
-        return [picture for picture in self._pictures.values() if picture.data_uri and picture.uses > 1]
+                picture.data_uri = Markup("data:image/jpeg;base64,") + base64.b64encode(
+                    jpeg
+                ).decode("ascii")
+        return [
+            picture for picture in self._pictures.values() if picture.data_uri and picture.uses > 1
+        ]
 
 
 def thumbnail(location: Location, side: int) -> tuple[bytes, tuple[int, int]] | None:
@@ -100,8 +106,18 @@ def thumbnail(location: Location, side: int) -> tuple[bytes, tuple[int, int]] | 
     try:
         with _open(location) as stream:
             data = stream.read(MAX_BYTES + 1)  # it may have grown
-        return decoder_pool.thumbnail(data, side, max_pixels=MAX_PIXELS) if len(data) <= MAX_BYTES else None
-    except (ImageError, CaptionerError, OSError, ValueError, pa.ArrowException):  # ValueError: a NUL in the path
+        return (
+            decoder_pool.thumbnail(data, side, max_pixels=MAX_PIXELS)
+            if len(data) <= MAX_BYTES
+            else None
+        )
+    except (
+        ImageError,
+        CaptionerError,
+        OSError,
+        ValueError,
+        pa.ArrowException,
+    ):  # ValueError: a NUL in the path
         return None
 
 
@@ -114,7 +130,9 @@ def _open(location: Location) -> BinaryIO:
             if stream.size() > MAX_BYTES:
                 raise OSError("too large")
             return io.BytesIO(stream.read())
-    descriptor = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hold up the report
+    descriptor = os.open(
+        location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # a pipe must not hold up the report
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
         os.close(descriptor)
@@ -140,7 +158,9 @@ class ImageFinder:
       trusted: URIs of the user's own; a remote image is fetched only from a host of theirs.
     """
 
-    def __init__(self, tables: Sequence[str], wanted: Iterable[str], trusted: Sequence[str]) -> None:
+    def __init__(
+        self, tables: Sequence[str], wanted: Iterable[str], trusted: Sequence[str]
+    ) -> None:
         self._hosts = {_host(uri) for uri in (*trusted, *tables) if storage.is_remote(uri)}
         self._by_caption: dict[tuple[str, str | None, str], Location | None] = {}
         self._by_image: dict[tuple[str, str | None], Location | None] = {}
@@ -154,7 +174,9 @@ class ImageFinder:
                     self._by_image.setdefault(image, row.location)
                     self._captions.setdefault(image, []).append(row.caption)
 
-    def location(self, image_id: str, caption: str = "", collection: str | None = None) -> Location | None:
+    def location(
+        self, image_id: str, caption: str = "", collection: str | None = None
+    ) -> Location | None:
         """Returns where an image is, or None.
 
         Args:
@@ -179,7 +201,9 @@ class ImageFinder:
             columns = ["image_id", "caption", *(["image_uri"] if has_uri else [])]
             chosen = among(dataset, "image_id", ids)
             for batch in dataset.to_batches(columns=columns, filter=chosen):
-                for image_id, caption, *uri in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                for image_id, caption, *uri in zip(
+                    *(batch.column(name).to_pylist() for name in columns), strict=True
+                ):
                     where = self._of_uri(uri[0]) if has_uri else self._of_dataset(table, image_id)
                     yield _CaptionedImage(image_id, collection, caption or "", where)
         except (CaptionerError, pa.ArrowException, OSError, KeyError):
@@ -201,7 +225,9 @@ class ImageFinder:
         if storage.is_remote(table):
             folder = layout.join(table.rstrip("/").rpartition("/")[0], layout.DATASET_IMAGES)
             name = file_name_of(image_id).decode("utf-8", "replace")
-            return layout.join(folder, name) if stays_below(image_id) and stays_below(name) else None
+            return (
+                layout.join(folder, name) if stays_below(image_id) and stays_below(name) else None
+            )
         file_system, path = storage.resolve(table)
         if not isinstance(file_system, pafs.LocalFileSystem):
             return None
@@ -212,7 +238,9 @@ def among(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:
     """The filter for rows whose id is one of these, whichever type of text the table's writer chose."""
     kind = table.schema.field(column).type
     plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    field = pc.field(column) if plain else pc.field(column).cast(pa.string())  # statistics help where there's no cast
+    field = (
+        pc.field(column) if plain else pc.field(column).cast(pa.string())
+    )  # statistics help where there's no cast
     return field.isin(pa.array(list(ids), kind if plain else pa.string()))
 
 

@@ -16,9 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 _INK, _LINE, _FIRST, _SECOND = "#010203", "#010204", "#010205", "#010206"
-_VARIABLES = {_INK: "var(--soft)", _LINE: "var(--line)", _FIRST: "var(--accent)", _SECOND: "var(--second)"}
+_VARIABLES = {
+    _INK: "var(--soft)",
+    _LINE: "var(--line)",
+    _FIRST: "var(--accent)",
+    _SECOND: "var(--second)",
+}
 _SIZE_INCHES = (3.3, 2.2)
-_FINE = 2000  # bins of a cosine from -1 to 1, each 0.001 wide, so that any table is counted in one pass
+_FINE = (
+    2000  # bins of a cosine from -1 to 1, each 0.001 wide, so that any table is counted in one pass
+)
 _BARS = 30
 
 
@@ -70,7 +77,10 @@ def score_histogram(counts: ScoreCounts, threshold: float | None, unit: str) -> 
     if threshold is not None:
         axes.axvline(threshold, color=_SECOND, linewidth=1.6, linestyle=(0, (4, 2)))
     # room on both sides, lest a lone bar fills the plot
-    axes.set_xlim(left[0] - max(0.01, width * 2 / _FINE), min(1.02, left[-1] + max(0.02, 3 * width * 2 / _FINE)))
+    axes.set_xlim(
+        left[0] - max(0.01, width * 2 / _FINE),
+        min(1.02, left[-1] + max(0.02, 3 * width * 2 / _FINE)),
+    )
     _whole_numbers(axes)
     return _svg(figure, f"hist-{unit}")
 
@@ -144,11 +154,15 @@ def _svg(figure: Any, name: str) -> str:
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     text = stream.getvalue()
     text = text[text.index("<svg") :]  # without prolog and document type, which HTML has no use for
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # it would style the whole page
+    text = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL
+    )  # it would style the whole page
     text = re.sub(r' xmlns(:\w+)?="[^"]*"| (width|height)="[\d.]+pt"', "", text)
     text = text.replace("xlink:href", "href")
     prefix = re.sub(r"\W+", "-", name)
-    text = re.sub(r'( id="| href="#|url\(#)', rf"\g<1>{prefix}-", text)  # ids are unique in a page, not a figure
+    text = re.sub(
+        r'( id="| href="#|url\(#)', rf"\g<1>{prefix}-", text
+    )  # ids are unique in a page, not a figure
     text = re.sub(r"font-family: [^;\"]*;", "", text)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, variable)

@@ -68,7 +68,9 @@ def read_manifest(run_dir: str) -> Manifest:
     try:
         manifest = storage.read_json(uri)
     except ValueError as error:
-        raise CaptionerError(f"run {run_dir!r}: manifest.json is not JSON ({error}); run it again") from error
+        raise CaptionerError(
+            f"run {run_dir!r}: manifest.json is not JSON ({error}); run it again"
+        ) from error
     if not isinstance(manifest, dict):
         raise CaptionerError(f"run {run_dir!r}: manifest.json is not an object; run it again")
     return manifest
@@ -107,7 +109,9 @@ def begin_attempt(run: RunLayout) -> RunLayout:
     """
     run = dataclasses.replace(run, attempt=uuid4().hex)
     run_files.claim_run(run)
-    storage.write_json(run.owner, {"attempt": run.attempt, "host": platform.node(), "pid": os.getpid()})
+    storage.write_json(
+        run.owner, {"attempt": run.attempt, "host": platform.node(), "pid": os.getpid()}
+    )
     return run
 
 
@@ -159,7 +163,11 @@ def check_owner(run: RunLayout) -> None:
     except (FileNotFoundError, ValueError):  # storage that is lost is no other process
         owner = {}
     if owner.get("attempt") != run.attempt:
-        by = f"process {owner['pid']} on {owner['host']}" if {"pid", "host"} <= set(owner) else "another process"
+        by = (
+            f"process {owner['pid']} on {owner['host']}"
+            if {"pid", "host"} <= set(owner)
+            else "another process"
+        )
         raise CaptionerError(
             f"run {run.run_dir!r} was begun anew by {by}, so this one gave way and committed nothing; "
             "give two runs at the same time two --run-id"
@@ -176,7 +184,11 @@ def stage_parts(run: RunLayout, table: str, step: str, parts: Sequence[str]) -> 
 
 def staged_parts(run: RunLayout, table: str) -> list[str]:
     """The files of a staged table that count, in the order of their steps' names."""
-    return [part for uri in storage.list_files(run.staged_lists(table), ".json") for part in storage.read_json(uri)]
+    return [
+        part
+        for uri in storage.list_files(run.staged_lists(table), ".json")
+        for part in storage.read_json(uri)
+    ]
 
 
 def commit_stage(
@@ -218,14 +230,22 @@ def commit_stage(
     tables = layout.STAGE_TABLES[stage] if tables is None else tables
     staged = {name: staged_parts(run, name) for name in tables}
     there = {name: storage.list_parts(run.table(name)) for name in adds_to}
-    rows = {name: sum(map(storage.row_count, (*staged[name], *there.get(name, ())))) for name in tables}
+    rows = {
+        name: sum(map(storage.row_count, (*staged[name], *there.get(name, ())))) for name in tables
+    }
     earlier = [name for name in manifest["stages"] if name != stage]
-    kept = {table for name in earlier for table in layout.STAGE_TABLES[name]} - set(tables) | set(adds_to)
+    kept = {table for name in earlier for table in layout.STAGE_TABLES[name]} - set(tables) | set(
+        adds_to
+    )
     moves = [
-        move for name, parts in staged.items() for move in _moves(run, name, parts, taken=own if name in kept else ())
+        move
+        for name, parts in staged.items()
+        for move in _moves(run, name, parts, taken=own if name in kept else ())
     ]
     new = {move.path for move in moves} | {layout.MANIFEST}
-    run_files.write_marker(run.run_dir, own | new)  # before the first deletion, so that it is right at any moment
+    run_files.write_marker(
+        run.run_dir, own | new
+    )  # before the first deletion, so that it is right at any moment
     storage.delete(run.manifest)
     gone = {path for path in own if path.partition("/")[0] not in kept} - {layout.MANIFEST}
     for path in sorted(gone):

@@ -30,7 +30,12 @@ COLLECTION = "collection"
 """The field of ``manifest.json`` and of ``dataset.json`` that states the collection of the own images."""
 COLLECTIONS = "collections"
 """The field of ``manifest.json`` that lists the collections that were matched; earlier versions wrote none."""
-IMAGE_KEY, QUERY_KEY, MATCH_KEY, BEST_MATCH_KEY = "image_key", "query_key", "match_key", "best_match_key"
+IMAGE_KEY, QUERY_KEY, MATCH_KEY, BEST_MATCH_KEY = (
+    "image_key",
+    "query_key",
+    "match_key",
+    "best_match_key",
+)
 """The columns that ``with_keys`` adds."""
 _KEYED = (
     (IMAGE_KEY, "image_id", COLLECTION),
@@ -200,6 +205,8 @@ def _read_object(uri: str) -> dict[str, Any] | None:
 
 def _checked(stated: object, where: str) -> str:
     if not isinstance(stated, str):
-        raise CaptionerError(f"{where!r} states the collection {stated!r}, which is no text; mend the file")
+        raise CaptionerError(
+            f"{where!r} states the collection {stated!r}, which is no text; mend the file"
+        )
     check_collection(where, stated)
     return stated

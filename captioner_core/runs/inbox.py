@@ -96,7 +96,9 @@ def look(options: InboxOptions, now_s: float | None = None) -> list[InboxFolder]
     Raises:
       CaptionerError: the inbox or the output root can't be looked at.
     """
-    now_s = time.time() if now_s is None else now_s  # before anything is looked at, so that no age is too high
+    now_s = (
+        time.time() if now_s is None else now_s
+    )  # before anything is looked at, so that no age is too high
     inbox = _open(options.inbox, now_s)
     runs = _runs_within(options, inbox)
     try:
@@ -129,7 +131,9 @@ def _judged(options: InboxOptions, inbox: _Inbox, name: str, now_s: float) -> In
 def _state(options: InboxOptions, inbox: _Inbox, name: str, now_s: float) -> tuple[str, str]:
     if inbox.has_file(name, options.marker):
         # whoever delivered the folder says that nothing more will come; its run will say that there is no image
-        return READY, f"{options.marker} is there" + ("" if inbox.counts(name).images else ", but no image")
+        return READY, f"{options.marker} is there" + (
+            "" if inbox.counts(name).images else ", but no image"
+        )
     if options.marker_only:
         return WAITING, "no marker"
     content = inbox.content(name)
@@ -169,7 +173,9 @@ class _LocalInbox:
             status = os.lstat(path)
         except FileNotFoundError:
             return False
-        return stat.S_ISREG(status.st_mode) or (stat.S_ISLNK(status.st_mode) and self._leads_to_file(path))
+        return stat.S_ISREG(status.st_mode) or (
+            stat.S_ISLNK(status.st_mode) and self._leads_to_file(path)
+        )
 
     def content(self, folder: str) -> _Content:
         files, changed_s = 0, 0.0
@@ -238,20 +244,30 @@ class _RemoteInbox:
         if any(one and item.mtime_ns is None for one, item in zip(is_file, found, strict=True)):
             return _Content(sum(is_file), None)
         # an object store's folders have no time of their own
-        times = [item.mtime_ns for item in [self._file_system.get_file_info(path), *found] if item.mtime_ns is not None]
+        times = [
+            item.mtime_ns
+            for item in [self._file_system.get_file_info(path), *found]
+            if item.mtime_ns is not None
+        ]
         return _Content(sum(is_file), max(times, default=0) / 1e9)
 
     def counts(self, folder: str) -> ListingCounts:
         path, patterns = layout.join(self.root, folder), PathPatterns(())
         found = self._file_system.get_file_info(pafs.FileSelector(path, recursive=True))
-        names = (item.path.removeprefix(path).strip("/") for item in found if item.type == pafs.FileType.File)
+        names = (
+            item.path.removeprefix(path).strip("/")
+            for item in found
+            if item.type == pafs.FileType.File
+        )
         return _counts_to_first_image(_entry_of(name, patterns) for name in names)
 
 
 def _entry_of(name: str, patterns: PathPatterns) -> Entry:
     """Returns a file elsewhere as a listing of its folder would find it."""
     folders = name.split("/")[:-1]
-    reason = JUNK if any(is_junk_folder(folder) for folder in folders) else skipped_file(name, patterns)
+    reason = (
+        JUNK if any(is_junk_folder(folder) for folder in folders) else skipped_file(name, patterns)
+    )
     return SkippedEntry(name, reason) if reason else ImageRef(name, name)
 
 

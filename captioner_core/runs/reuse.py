@@ -58,7 +58,7 @@ class _Index(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EarlierImages:
+class FeatureCache:
     """The images of a finished run, found by the digest of their bytes; read where they are asked for.
 
     Args:
@@ -103,7 +103,11 @@ class EarlierImages:
 
     @cached_property
     def _index(self) -> _Index:
-        digests, places, pixels = [np.empty(0, "S64")], [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)]
+        digests, places, pixels = (
+            [np.empty(0, "S64")],
+            [np.empty((0, 3), np.int64)],
+            [np.empty(0, np.int64)],
+        )
         for number, part in enumerate(self.features):
             file_system, path = storage.resolve(part)
             with file_system.open_input_file(path) as stream:
@@ -112,8 +116,15 @@ class EarlierImages:
                     table = file.read_row_group(group, columns=[SHA256, "width", "height"])
                     digests.append(np.array(table.column(SHA256).to_pylist(), "S64"))
                     rows = np.arange(len(table))
-                    places.append(np.stack([np.full(len(rows), number), np.full(len(rows), group), rows], axis=1))
-                    sides = [table.column(name).to_numpy().astype(np.int64) for name in ("width", "height")]
+                    places.append(
+                        np.stack(
+                            [np.full(len(rows), number), np.full(len(rows), group), rows], axis=1
+                        )
+                    )
+                    sides = [
+                        table.column(name).to_numpy().astype(np.int64)
+                        for name in ("width", "height")
+                    ]
                     pixels.append(sides[0] * sides[1])
         known, first = np.unique(np.concatenate(digests), return_index=True)
         return _Index(known, np.concatenate(places)[first], np.concatenate(pixels)[first])
@@ -137,7 +148,9 @@ class EarlierImages:
         self.__dict__.update(state)
 
 
-def feature_row(table: pa.Table, row: int, image_id: str, image_uri: str, sha256: str) -> FeatureRow:
+def feature_row(
+    table: pa.Table, row: int, image_id: str, image_uri: str, sha256: str
+) -> FeatureRow:
     """A row of features as that of another image with the same bytes."""
     cell = {name: table.column(name)[row] for name in table.column_names}
     vectors = {name: cell[name].values.to_numpy() for name in ("feature", "grid") if name in cell}
@@ -159,8 +172,13 @@ def caption_row(known: Mapping[str, Any], image_id: str, image_uri: str, sha256:
 
 
 def earlier_images(
-    options: ImageOptions, stage: str, *, also: Sequence[str] = (), grid: bool = False, model_id: str | None = None
-) -> EarlierImages | None:
+    options: ImageOptions,
+    stage: str,
+    *,
+    also: Sequence[str] = (),
+    grid: bool = False,
+    model_id: str | None = None,
+) -> FeatureCache | None:
     """What the run of that name has found, if it was finished and made in the same way.
 
     Args:
@@ -178,11 +196,16 @@ def earlier_images(
         return None
     tables = [layout.FEATURES, *([layout.CAPTIONS] if model_id is not None else [])]
     parts = {name: storage.list_parts(run.table(name)) for name in tables}
-    wanted = {layout.FEATURES: FEATURES_GRID_SCHEMA if grid else FEATURES_SCHEMA, layout.CAPTIONS: CAPTIONS_SCHEMA}
-    if _otherwise(options, stage, also, model_id) or not all(_has(parts[name], wanted[name]) for name in tables):
+    wanted = {
+        layout.FEATURES: FEATURES_GRID_SCHEMA if grid else FEATURES_SCHEMA,
+        layout.CAPTIONS: CAPTIONS_SCHEMA,
+    }
+    if _incompatibility(options, stage, also, model_id) or not all(
+        _has(parts[name], wanted[name]) for name in tables
+    ):
         return None
     captions = tuple(parts[layout.CAPTIONS]) if model_id is not None else None
-    return EarlierImages(tuple(parts[layout.FEATURES]), captions, grid)
+    return FeatureCache(tuple(parts[layout.FEATURES]), captions, grid)
 
 
 @dataclass(frozen=True)
@@ -201,14 +224,16 @@ class Failures:
     others: Mapping[str, FailureRow]
     kept: int
 
-    def again(self, entry: ImageRef | FailureRow) -> ImageRef | FailureRow | None:
+    def retry_decision(self, entry: ImageRef | FailureRow) -> ImageRef | FailureRow | None:
         """What is to become of an image listed again, or of a folder that can't be listed.
 
         Returns:
           Itself where it is to be looked at again, its failure where that stays, None where its other rows stay.
         """
         image_id = entry.image_id
-        if image_id in self.image_ids or any(image_id.startswith(f"{folder}/") for folder in self.folders):
+        if image_id in self.image_ids or any(
+            image_id.startswith(f"{folder}/") for folder in self.folders
+        ):
             return entry
         return self.others.get(image_id)
 
@@ -234,15 +259,20 @@ def failures_of(
     if not options.only_failures or not storage.exists(run.manifest):
         return None
     decide = ("images", "collection", "exclude", *also)
-    other = _otherwise(options, stage, decide, model_id) or _other_limit(options)
+    other = _incompatibility(options, stage, decide, model_id) or _other_limit(options)
     if other:
         raise CaptionerError(
             f"--only-failures can't add to run {run.run_dir!r}, which was made {other}; run it without --only-failures"
         )
     columns = [field.name for field in dataclasses.fields(FailureRow)]
-    failed = [FailureRow(**row) for row in storage.read_table(run.table(layout.FAILURES), columns).to_pylist()]
+    failed = [
+        FailureRow(**row)
+        for row in storage.read_table(run.table(layout.FAILURES), columns).to_pylist()
+    ]
     wanted = [
-        row for row in failed if row.stage == LISTING or not options.failed_for or row.error_type in options.failed_for
+        row
+        for row in failed
+        if row.stage == LISTING or not options.failed_for or row.error_type in options.failed_for
     ]
     again = frozenset(row.image_id for row in wanted)
     return Failures(
@@ -253,7 +283,9 @@ def failures_of(
     )
 
 
-def _otherwise(options: ImageOptions, stage: str, also: Sequence[str], model_id: str | None) -> str | None:
+def _incompatibility(
+    options: ImageOptions, stage: str, also: Sequence[str], model_id: str | None
+) -> str | None:
     """How the finished run of that name was made otherwise than it would be now; None where it was not."""
     run = options.layout
     try:
@@ -297,7 +329,11 @@ def _other_limit(options: ImageOptions) -> str | None:
 def _has(parts: Sequence[str], wanted: pa.Schema) -> bool:
     """Whether files are there and have these columns, of these types."""
     try:
-        found = [{field.name: field.type for field in storage.open_table(part).schema} for part in parts]
+        found = [
+            {field.name: field.type for field in storage.open_table(part).schema} for part in parts
+        ]
     except CaptionerError:
         return False
-    return bool(parts) and all(types.get(field.name) == field.type for types in found for field in wanted)
+    return bool(parts) and all(
+        types.get(field.name) == field.type for types in found for field in wanted
+    )

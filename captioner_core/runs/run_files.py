@@ -54,7 +54,9 @@ def check_run_output(run: RunLayout, inputs: Mapping[str, Sequence[str]] | None 
     return own
 
 
-def check_inputs_apart(run: RunLayout, inputs: Mapping[str, Sequence[str]], own: Collection[str] = ()) -> None:
+def check_inputs_apart(
+    run: RunLayout, inputs: Mapping[str, Sequence[str]], own: Collection[str] = ()
+) -> None:
     """Refuses inputs that lie in a run's folder, which is about to be replaced.
 
     Args:
@@ -97,7 +99,11 @@ def _check_local(run: RunLayout, run_dir: str) -> None:
     root = os.path.dirname(os.path.dirname(run_dir))
     outputs.check_reachable(root, "--output")
     inside = (*layout.TABLES, "report", layout.STAGING)
-    for path in (os.path.dirname(run_dir), run_dir, *(os.path.join(run_dir, name) for name in inside)):
+    for path in (
+        os.path.dirname(run_dir),
+        run_dir,
+        *(os.path.join(run_dir, name) for name in inside),
+    ):
         if os.path.islink(path):
             raise CaptionerError(
                 f"{path!r} is a link, and captioner writes and deletes through none; "
@@ -119,7 +125,9 @@ def _own_files(run_dir: str, run_id: str) -> set[str]:
       CaptionerError: the folder holds files and is no run of captioner's.
     """
     what = f"run folder {run_dir!r}"
-    names = [name for name in _names(run_dir) if not outputs.is_temporary_name(name, outputs.MARKER)]
+    names = [
+        name for name in _names(run_dir) if not outputs.is_temporary_name(name, outputs.MARKER)
+    ]
     if outputs.MARKER in names:
         return _listed_files(run_dir)
     if layout.MANIFEST in names and _is_manifest(_read(run_dir, layout.MANIFEST), run_id):
@@ -150,7 +158,11 @@ def _check_plain(run_dir: str, path: str) -> None:
       CaptionerError: it is.
     """
     local = _local_path(layout.join(run_dir, path))
-    if local is not None and os.path.lexists(local) and (os.path.islink(local) or not os.path.isfile(local)):
+    if (
+        local is not None
+        and os.path.lexists(local)
+        and (os.path.islink(local) or not os.path.isfile(local))
+    ):
         raise in_the_way(run_dir, path)
 
 
@@ -164,7 +176,9 @@ def _is_manifest(data: bytes, run_id: str | None = None) -> bool:
 
 def _earlier_files(run_dir: str) -> set[str]:
     """Returns the files that a version without markers wrote, by their exact names."""
-    folders = {folder: _names(layout.join(run_dir, folder)) for folder in (*layout.TABLES, "report")}
+    folders = {
+        folder: _names(layout.join(run_dir, folder)) for folder in (*layout.TABLES, "report")
+    }
     paths = {f"{folder}/{name}" for folder, names in folders.items() for name in names}
     return {layout.MANIFEST, *(path for path in paths if path == REPORT or _PART.fullmatch(path))}
 
@@ -178,7 +192,9 @@ def _check_strangers(run_dir: str, own: set[str]) -> None:
     files = [layout.MANIFEST] if layout.MANIFEST in _names(run_dir) else []
     for table in layout.TABLES:
         names = _names(layout.join(run_dir, table))
-        files += [f"{table}/{name}" for name in names if name.endswith(".parquet") and name[0] not in "._"]
+        files += [
+            f"{table}/{name}" for name in names if name.endswith(".parquet") and name[0] not in "._"
+        ]
     for path in files:
         if path not in own:
             raise in_the_way(run_dir, path)
@@ -218,7 +234,10 @@ def claim_run(run: RunLayout) -> None:
         outputs.make_folders(local, f"run folder {run.run_dir!r}")
     if outputs.MARKER not in _names(run.run_dir):
         write_marker(run.run_dir, own)
-    for folder, names in ((run.run_dir, (outputs.MARKER, layout.MANIFEST)), (run.table("report"), ("index.html",))):
+    for folder, names in (
+        (run.run_dir, (outputs.MARKER, layout.MANIFEST)),
+        (run.table("report"), ("index.html",)),
+    ):
         for found in _names(folder):
             if any(outputs.is_temporary_name(found, name) for name in names):
                 storage.delete(layout.join(folder, found))
@@ -227,7 +246,9 @@ def claim_run(run: RunLayout) -> None:
 
 def write_marker(run_dir: str, files: Iterable[str]) -> None:
     """Lists files as captioner's; must come before the first of them is written."""
-    storage.write_text(layout.join(run_dir, outputs.MARKER), outputs.format_marker(KIND, files).decode("ascii"))
+    storage.write_text(
+        layout.join(run_dir, outputs.MARKER), outputs.format_marker(KIND, files).decode("ascii")
+    )
 
 
 def delete_staging(run: RunLayout) -> None:
@@ -278,7 +299,10 @@ def list_report(run_dir: str) -> None:
     if local is not None and os.path.islink(local):
         raise in_the_way(run_dir, "report")
     if outputs.MARKER not in _names(run_dir):
-        check_report(run_dir, _earlier_files(run_dir) if _is_manifest(_read(run_dir, layout.MANIFEST)) else set())
+        check_report(
+            run_dir,
+            _earlier_files(run_dir) if _is_manifest(_read(run_dir, layout.MANIFEST)) else set(),
+        )
         return
     own = _listed_files(run_dir)
     check_report(run_dir, own)

@@ -81,7 +81,15 @@ def verify(run_dir: str) -> list[str]:
         return breaches
     tables = _read_tables(run_dir, manifest, breaches.append)
     checks = (_check_counts, _check_images, _check_features, _check_captions)
-    for check in (*checks, _check_summary, _check_best, _check_matches, _check_ranks, _check_groups, _check_inputs):
+    for check in (
+        *checks,
+        _check_summary,
+        _check_best,
+        _check_matches,
+        _check_ranks,
+        _check_groups,
+        _check_inputs,
+    ):
         breaches += check(tables, manifest)
     return [*breaches, *_check_files(run_dir, manifest)]
 
@@ -106,7 +114,9 @@ def _check_manifest(manifest: commits.Manifest, folder: str) -> Iterator[str]:
             yield f"manifest.json: stage {stage!r} has no wall_time_s"
     if not manifest["versions"]:
         yield "manifest.json names no versions"
-    if {EXTRACT, CAPTION} & stages.keys() and not isinstance(manifest["options"].get("images"), str):
+    if {EXTRACT, CAPTION} & stages.keys() and not isinstance(
+        manifest["options"].get("images"), str
+    ):
         yield "manifest.json: options.images, the images folder, is missing"
     if CAPTION in stages and not isinstance(manifest.get("model"), dict):
         yield "manifest.json has no model"
@@ -128,7 +138,9 @@ def _is_number(value: Any, low: float) -> bool:
 
 
 def _tables_of(manifest: commits.Manifest) -> list[str]:
-    written = {table for stage in manifest["stages"] for table in layout.STAGE_TABLES.get(stage, ())}
+    written = {
+        table for stage in manifest["stages"] for table in layout.STAGE_TABLES.get(stage, ())
+    }
     return [name for name in layout.TABLES if name in written]
 
 
@@ -139,14 +151,23 @@ def _read_tables(run_dir: str, manifest: commits.Manifest, say: Callable[[str], 
     for name in _tables_of(manifest):
         uri = layout.join(run_dir, name)
         parts = storage.list_parts(uri)
-        breaches = [breach for part in parts for breach in _check_part(name, part, _expected(name, manifest))]
+        breaches = [
+            breach
+            for part in parts
+            for breach in _check_part(name, part, _expected(name, manifest))
+        ]
         if not parts:
             breaches = [f"table {name} holds no Parquet file"]
         if not breaches:
             try:
-                columns = [field.name for field in _expected(name, manifest) if field.name not in _UNREAD]
+                columns = [
+                    field.name for field in _expected(name, manifest) if field.name not in _UNREAD
+                ]
                 table = storage.read_table(uri, columns)
-                breaches = [f"table {name}: column {c!r} holds nulls" for c in _columns_with_nulls(name, table)]
+                breaches = [
+                    f"table {name}: column {c!r} holds nulls"
+                    for c in _columns_with_nulls(name, table)
+                ]
             except (CaptionerError, pa.ArrowException, OSError) as error:
                 breaches = [f"table {name}: its rows can't be read ({storage.first_line(error)})"]
         if breaches:
@@ -154,7 +175,9 @@ def _read_tables(run_dir: str, manifest: commits.Manifest, say: Callable[[str], 
                 say(breach)
             continue
         tables[name] = frame = with_keys(table, own).to_pandas()
-        if (frame.run_id != manifest["run_id"]).any() or (frame.schema_version != SCHEMA_VERSION).any():
+        if (frame.run_id != manifest["run_id"]).any() or (
+            frame.schema_version != SCHEMA_VERSION
+        ).any():
             say(f"table {name}: run_id or schema_version differs from the manifest's")
     return tables
 
@@ -162,7 +185,11 @@ def _read_tables(run_dir: str, manifest: commits.Manifest, say: Callable[[str], 
 def _expected(name: str, manifest: commits.Manifest) -> list[pa.Field]:
     """Returns the columns that a table must have."""
     names_collections = COLLECTIONS in manifest
-    return [field for field in TABLE_SCHEMAS[name] if names_collections or field.name not in COLLECTION_COLUMNS]
+    return [
+        field
+        for field in TABLE_SCHEMAS[name]
+        if names_collections or field.name not in COLLECTION_COLUMNS
+    ]
 
 
 def _check_part(name: str, part: str, expected: Iterable[pa.Field]) -> Iterator[str]:
@@ -236,7 +263,9 @@ def _check_images(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
         return
     found, failed = manifest["counts"].get("images_found"), tables[FAILURES].image_id
     yield from _some("failures: image twice", failed[failed.duplicated()])
-    yield from _broken(FAILURES, failed, {"error_type is empty": tables[FAILURES].error_type.str.strip() == ""})
+    yield from _broken(
+        FAILURES, failed, {"error_type is empty": tables[FAILURES].error_type.str.strip() == ""}
+    )
     if not _is_number(manifest["counts"].get("files_passed_over"), low=0):
         yield "manifest.json: counts.files_passed_over is missing"
     for name in (CAPTIONS, FEATURES) if CAPTION in stages else (FEATURES,):
@@ -248,7 +277,9 @@ def _check_images(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
         if found != len(done) + len(failed):
             yield f"{found} images found, but {len(done)} {name} + {len(failed)} failures"
     if CAPTIONS in tables and FEATURES in tables:
-        both = tables[CAPTIONS].merge(tables[FEATURES], on="image_id", suffixes=("", "_of_features"))
+        both = tables[CAPTIONS].merge(
+            tables[FEATURES], on="image_id", suffixes=("", "_of_features")
+        )
         differs = both.image_sha256 != both.image_sha256_of_features
         yield from _some("captions: image_sha256 is not that of features", both.image_id[differs])
 
@@ -292,7 +323,8 @@ def _check_summary(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
         yield from _some("match_summary: image not captioned", set(keys) - captioned)
     rules = {
         "n_above_threshold is negative": above < 0,
-        "status doesn't fit n_above_threshold": summary.status != np.where(above > 0, MATCHED, NO_MATCH),
+        "status doesn't fit n_above_threshold": summary.status
+        != np.where(above > 0, MATCHED, NO_MATCH),
         "best_score is outside -1 to 1": _no_cosine(summary.best_score),
     }
     top_k = manifest["options"].get("top_k")
@@ -301,7 +333,9 @@ def _check_summary(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     if MATCHES in tables:
         queries = tables[MATCHES].query_key
         yield from _some("matches: image without match_summary", set(queries) - set(keys))
-        rules["n_written is not its number of matches"] = written != keys.map(queries.value_counts()).fillna(0)
+        rules["n_written is not its number of matches"] = written != keys.map(
+            queries.value_counts()
+        ).fillna(0)
     yield from _broken(MATCH_SUMMARY, keys, rules)
 
 
@@ -310,10 +344,14 @@ def _check_best(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     if MATCH_SUMMARY not in tables or MATCHES not in tables:
         return
     first = tables[MATCHES][tables[MATCHES]["rank"] == 1]
-    summary = tables[MATCH_SUMMARY].merge(first[["query_key", "match_key", "score"]], on="query_key")
+    summary = tables[MATCH_SUMMARY].merge(
+        first[["query_key", "match_key", "score"]], on="query_key"
+    )
     near = (summary.best_score - summary.score).abs() <= _TOLERANCE  # False where either is NaN
     differs = (summary.best_match_key != summary.match_key) | ~near
-    yield from _some("match_summary: best match is not the match of rank 1", summary.query_key[differs])
+    yield from _some(
+        "match_summary: best match is not the match of rank 1", summary.query_key[differs]
+    )
     threshold = manifest["options"].get("threshold")
     if _is_number(threshold, low=-1):
         none = tables[MATCH_SUMMARY][tables[MATCH_SUMMARY].n_above_threshold == 0]
@@ -334,11 +372,14 @@ def _check_matches(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
         "an image matches itself": frame.query_key == frame.match_key,
         "match image twice for one query": frame.duplicated(["query_key", "match_key"]),
         "match_source is neither generated nor human": ~frame.match_source.isin([GENERATED, HUMAN]),
-        "encoder is not the manifest's": frame.encoder != (encoder.get("name") if isinstance(encoder, dict) else None),
+        "encoder is not the manifest's": frame.encoder
+        != (encoder.get("name") if isinstance(encoder, dict) else None),
     }
     threshold = manifest["options"].get("threshold")
     if _is_number(threshold, low=-1):
-        rules[f"score is below the threshold {threshold}"] = ~(frame.score >= threshold - _TOLERANCE)
+        rules[f"score is below the threshold {threshold}"] = ~(
+            frame.score >= threshold - _TOLERANCE
+        )
     if manifest["options"].get("rank_by") != COMBINED:
         rules["rank_score is not the score"] = frame.rank_score != frame.score
     yield from _broken(MATCHES, frame.query_key, rules)
@@ -383,7 +424,9 @@ def _check_inputs(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     if MATCH_SUMMARY in tables and sides["query"] != set(tables[MATCH_SUMMARY].query_key):
         yield "match_inputs: the images that asked are not those of match_summary"
     if MATCHES in tables:
-        yield from _some("match_inputs: match is not listed", set(tables[MATCHES].match_key) - sides["index"])
+        yield from _some(
+            "match_inputs: match is not listed", set(tables[MATCHES].match_key) - sides["index"]
+        )
 
 
 def _check_files(run_dir: str, manifest: commits.Manifest) -> Iterator[str]:
@@ -400,7 +443,9 @@ def _check_files(run_dir: str, manifest: commits.Manifest) -> Iterator[str]:
         elif item.base_name in layout.TABLES and item.base_name not in tables:
             yield f"table {item.base_name} is of no stage in manifest.json"
     for name in tables:
-        held = file_system.get_file_info(pafs.FileSelector(layout.join(path, name), allow_not_found=True))
+        held = file_system.get_file_info(
+            pafs.FileSelector(layout.join(path, name), allow_not_found=True)
+        )
         stray += [f"{name}/{item.base_name}" for item in held if not _belongs_in_table(item)]
     yield from _some("left over from work cut off, so run the stage again", stray)
 

@@ -23,10 +23,24 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _OTHER_SPELLINGS = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 # Beam's client for HDFS tells no folder from a file, so what lies in folders within folders would be lost
 _HADOOP_SCHEMES = ("hdfs", "webhdfs", "swebhdfs", "viewfs", "har")
-_NETWORK_SCHEMES = ("ftp", "ftps", "sftp", "ssh", "scp", "rsync", "smb", "cifs", "nfs", "afp", "dav", "davs", "webdav")
+_NETWORK_SCHEMES = (
+    "ftp",
+    "ftps",
+    "sftp",
+    "ssh",
+    "scp",
+    "rsync",
+    "smb",
+    "cifs",
+    "nfs",
+    "afp",
+    "dav",
+    "davs",
+    "webdav",
+)
 
 
-def check_place(what: str, place: str) -> None:
+def check_uri(what: str, place: str) -> None:
     """Refuses a path or URI that holds a secret or lies outside the allowed roots.
 
     Args:
@@ -58,26 +72,26 @@ def is_allowed(place: str) -> bool:
     return not has_secret(place) and (roots is None or _is_below_one(place, roots))
 
 
-def place_argument(text: str) -> str:
+def uri_argument(text: str) -> str:
     """Returns a command line's path or URI in its plain form; the ``type`` of an argument.
 
     Raises:
-      argparse.ArgumentTypeError: see ``check_place`` and ``plain_place``.
+      argparse.ArgumentTypeError: see ``check_uri`` and ``normalize_uri``.
     """
     try:
-        check_place("path", text)
-        plain = plain_place(text)
-        check_place("path", plain)
+        check_uri("path", text)
+        plain = normalize_uri(text)
+        check_uri("path", plain)
     except CaptionerError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return plain
 
 
-def plain_place(text: str) -> str:
+def normalize_uri(text: str) -> str:
     """Returns a path or URI that a user wrote in the form that everything else expects.
 
     A leading ``~`` becomes the home folder, a ``file:`` URI the path that it stands for, and a scheme is written in
-    lower case. A URI that holds a secret comes back as it is, for ``check_place`` to refuse.
+    lower case. A URI that holds a secret comes back as it is, for ``check_uri`` to refuse.
 
     Raises:
       CaptionerError: the URI is of a kind that can't be read, or a ``file:`` URI without an absolute path.
@@ -98,7 +112,9 @@ def plain_place(text: str) -> str:
 def _expanded(text: str) -> str:
     expanded = os.path.expanduser(text)
     if expanded == text and text.partition("/")[0] == "~":
-        raise CaptionerError(f"{text!r} names the home folder, and nothing says where it is; write the whole path")
+        raise CaptionerError(
+            f"{text!r} names the home folder, and nothing says where it is; write the whole path"
+        )
     return expanded
 
 
@@ -182,10 +198,16 @@ def allowed_roots() -> tuple[str, ...] | None:
     named = [root.strip() for root in re.split(r"[\n,]", setting) if root.strip()]
     for root in named:
         if not os.path.isabs(root) and "://" not in root:
-            raise CaptionerError(f"{ROOTS} names {root!r}, which must be an absolute path or a URI; mend the variable")
+            raise CaptionerError(
+                f"{ROOTS} names {root!r}, which must be an absolute path or a URI; mend the variable"
+            )
     if not named:
-        raise CaptionerError(f"{ROOTS} is set and names no folder; name some, or unset it to allow all")
-    return tuple(_prefix(root) if is_remote(root) else os.path.realpath(_local(root)) for root in named)
+        raise CaptionerError(
+            f"{ROOTS} is set and names no folder; name some, or unset it to allow all"
+        )
+    return tuple(
+        _prefix(root) if is_remote(root) else os.path.realpath(_local(root)) for root in named
+    )
 
 
 def path_below(folder: str | os.PathLike[str], image_id: str) -> bytes | None:
@@ -208,7 +230,9 @@ def path_below(folder: str | os.PathLike[str], image_id: str) -> bytes | None:
 
 def stays_below(name: str) -> bool:
     """Whether an id, joined to a folder's name, names something below it; links aside."""
-    return bool(name) and not name.startswith("/") and "\0" not in name and ".." not in name.split("/")
+    return (
+        bool(name) and not name.startswith("/") and "\0" not in name and ".." not in name.split("/")
+    )
 
 
 def _is_below_one(place: str, roots: tuple[str, ...]) -> bool:
@@ -217,9 +241,13 @@ def _is_below_one(place: str, roots: tuple[str, ...]) -> bool:
     if is_remote(place):
         # ".." means one thing to an object store and another to a file system; an endpoint in a query is another server
         plain = not any(re.search(r"[?#\0]|(^|/)\.\.(/|$)", reading) for reading in readings)
-        return plain and all(any(_starts(_prefix(reading), root) for root in roots) for reading in readings)
+        return plain and all(
+            any(_starts(_prefix(reading), root) for root in roots) for reading in readings
+        )
     paths = [os.path.realpath(_local(reading)) for reading in readings if "\0" not in reading]
-    return len(paths) == len(readings) and all(any(_starts(path, root) for root in roots) for path in paths)
+    return len(paths) == len(readings) and all(
+        any(_starts(path, root) for root in roots) for path in paths
+    )
 
 
 def _starts(place: str, root: str) -> bool:

@@ -12,7 +12,9 @@ _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def check_members(archive: zipfile.ZipFile, *, max_members: int, max_bytes: int) -> list[zipfile.ZipInfo]:
+def check_members(
+    archive: zipfile.ZipFile, *, max_members: int, max_bytes: int
+) -> list[zipfile.ZipInfo]:
     """The members of an archive, if all of them are harmless.
 
     No member inflates to more than the directory says: ``zipfile`` stops reading there.
@@ -37,7 +39,9 @@ def check_members(archive: zipfile.ZipFile, *, max_members: int, max_bytes: int)
         if info.flag_bits & _ENCRYPTED:
             raise ValueError(f"entry {info.filename!r} is encrypted")
         if info.compress_type not in _METHODS:
-            raise ValueError(f"entry {info.filename!r} is packed by method {info.compress_type}; deflate it")
+            raise ValueError(
+                f"entry {info.filename!r} is packed by method {info.compress_type}; deflate it"
+            )
         if info.header_offset < 0:
             raise ValueError(f"entry {info.filename!r} begins before the archive does")
     if (size := total_bytes(members)) > max_bytes:
@@ -53,4 +57,10 @@ def total_bytes(members: Iterable[zipfile.ZipInfo]) -> int:
 def is_outside(name: str) -> bool:
     """Whether a file of this name could land outside the folder that it is put into, on any system."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0] or "\0" in name
+    return (
+        path.is_absolute()
+        or ".." in path.parts
+        or not path.parts
+        or ":" in path.parts[0]
+        or "\0" in name
+    )

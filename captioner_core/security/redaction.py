@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-SECRET_NAME = re.compile(r"secret|token|passw|pwd|key|credential|auth|(?:^|[_-])sig(?:nature)?$", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    r"secret|token|passw|pwd|key|credential|auth|(?:^|[_-])sig(?:nature)?$", re.IGNORECASE
+)
 """Finds names of options and parameters whose values are not for logs; rather one too many."""
 
 # Control characters, lone surrogates, and the invisible ones that reorder, hide or end text.
@@ -16,34 +18,42 @@ _UNSEEN = re.compile(
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-def visible(text: str) -> str:
+def escape_control_chars(text: str) -> str:
     r"""Text with what can't be seen, or reorders what can, written as escapes.
 
     So a file's name can neither break its line, nor recolour or retitle a terminal, nor look like another.
 
-    >>> visible("a\nb\u202egpj.exe")
+    >>> escape_control_chars("a\nb\u202egpj.exe")
     'a\\nb\\u202egpj.exe'
     """
     return _UNSEEN.sub(lambda found: _SHORT_ESCAPES.get(found[0]) or _escape(ord(found[0])), text)
 
 
 def _escape(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
 
 
-def shown_arguments(arguments: Sequence[str]) -> str:
+def redact_arguments(arguments: Sequence[str]) -> str:
     """A command line on one line, without values of options whose names speak of secrets, and of URIs that hold some.
 
-    >>> shown_arguments(["--s3_secret_access_key=abc", "--token", "abc", "--runner=FlinkRunner"])
+    >>> redact_arguments(["--s3_secret_access_key=abc", "--token", "abc", "--runner=FlinkRunner"])
     '--s3_secret_access_key=*** --token *** --runner=FlinkRunner'
     """
-    return visible(" ".join(_masked(arguments)))
+    return escape_control_chars(" ".join(_masked(arguments)))
 
 
 def _masked(arguments: Sequence[str]) -> Iterator[str]:
     value_is_secret = False
     for argument in arguments:
-        name, has_value, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+        name, has_value, value = (
+            argument.partition("=") if argument.startswith("-") else ("", "", argument)
+        )
         if value_is_secret and not argument.startswith("--"):
             yield "***"
         elif has_value:
@@ -61,9 +71,15 @@ def has_secret(uri: str) -> bool:
     place, *query = re.split(r"[?#]", rest, maxsplit=1)
     user, at, _ = place.partition("/")[0].rpartition("@")
     # Azure and HDFS name a container and a user so, which are no secrets; web servers take tokens in that place
-    if ":" in user or (at and scheme.lower() in ("http", "https")) or (not at and _has_bad_port(place)):
+    if (
+        ":" in user
+        or (at and scheme.lower() in ("http", "https"))
+        or (not at and _has_bad_port(place))
+    ):
         return True
-    return any(SECRET_NAME.search(part.partition("=")[0]) for part in re.split("[&;]", "".join(query)))
+    return any(
+        SECRET_NAME.search(part.partition("=")[0]) for part in re.split("[&;]", "".join(query))
+    )
 
 
 def without_secret(uri: str) -> str:

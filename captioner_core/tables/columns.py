@@ -35,7 +35,9 @@ _ROW = Callable[[int], int]
 """Maps an element's position in an array to the number of its row in the table."""
 
 
-def text_column(column: pa.Array | pa.ChunkedArray, what: str, uri: str, first_row: int = 1) -> pa.Array:
+def text_column(
+    column: pa.Array | pa.ChunkedArray, what: str, uri: str, first_row: int = 1
+) -> pa.Array:
     """Returns a column of text as plain strings, none of them null.
 
     Strings of any width, categories (dictionaries) and bytes in UTF-8 are text.
@@ -79,7 +81,9 @@ def split_column(column: pa.Array | pa.ChunkedArray, uri: str, first_row: int = 
     return pa.array(known, pa.string()).take(encoded.indices)
 
 
-def one_caption_a_row(batch: pa.RecordBatch, uri: str, column: str = "caption", first_row: int = 1) -> pa.RecordBatch:
+def one_caption_a_row(
+    batch: pa.RecordBatch, uri: str, column: str = "caption", first_row: int = 1
+) -> pa.RecordBatch:
     """Returns the rows of a table with a single caption in each, as plain strings.
 
     A row with a list of captions becomes a row for each of them, with the other columns repeated; a
@@ -128,7 +132,9 @@ def vector_column(column: pa.Array | pa.ChunkedArray, what: str, uri: str) -> pa
     if pa.types.is_fixed_size_list(values.type) and not values.null_count:
         return values
     if not any(is_list(values.type) for is_list in _IS_LIST):
-        raise CaptionerError(f"table {uri!r}, column {what!r}: {values.type} is no list; extract the features again")
+        raise CaptionerError(
+            f"table {uri!r}, column {what!r}: {values.type} is no list; extract the features again"
+        )
     lengths = pc.unique(pc.list_value_length(values)).to_pylist()
     if len(lengths) > 1 or None in lengths:
         raise CaptionerError(
@@ -152,11 +158,15 @@ def readable_table(uri: str) -> Iterator[None]:
     try:
         yield
     except pa.ArrowException as error:
-        raise CaptionerError(f"table {uri!r} can't be read ({first_line(error)}); write it again") from error
+        raise CaptionerError(
+            f"table {uri!r} can't be read ({first_line(error)}); write it again"
+        ) from error
     except OSError as error:
         if error.errno is not None or is_remote(uri):
             raise  # the disk's or the network's fault, not the table's
-        raise CaptionerError(f"table {uri!r} can't be read ({first_line(error)}); write it again") from error
+        raise CaptionerError(
+            f"table {uri!r} can't be read ({first_line(error)}); write it again"
+        ) from error
 
 
 def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -180,14 +190,18 @@ def _as_text(array: pa.Array, what: str, uri: str, row: _ROW) -> pa.Array:
     if pa.types.is_null(array.type):  # without rows, or it would be refused
         return pa.array([], pa.string())
     if not any(is_text(array.type) for is_text in (*_IS_STRING, *_IS_BINARY)):
-        raise CaptionerError(f"table {uri!r}, column {what!r}: it holds {array.type}; write it as text")
+        raise CaptionerError(
+            f"table {uri!r}, column {what!r}: it holds {array.type}; write it as text"
+        )
     data = array.cast(pa.large_binary())  # Parquet's strings may be any bytes
     try:
         return data.cast(pa.string())
     except pa.ArrowInvalid as error:
         for position, value in enumerate(data.to_pylist()):
             if not _is_utf8(value):
-                raise _refused(uri, what, row(position), f"{value[:40]!r} is not UTF-8; write it as text") from error
+                raise _refused(
+                    uri, what, row(position), f"{value[:40]!r} is not UTF-8; write it as text"
+                ) from error
         raise CaptionerError(
             f"table {uri!r}, column {what!r}: {first_line(error)}; write it in smaller row groups"
         ) from error
@@ -196,7 +210,9 @@ def _as_text(array: pa.Array, what: str, uri: str, row: _ROW) -> pa.Array:
 def _refuse_null(array: pa.Array, what: str, uri: str, row: _ROW) -> None:
     if array.null_count:
         position = pc.index(array.is_null(), True).as_py()
-        raise _refused(uri, what, row(position), f"it is null; write the {what} or take the row out")
+        raise _refused(
+            uri, what, row(position), f"it is null; write the {what} or take the row out"
+        )
 
 
 def _is_utf8(value: bytes) -> bool:

@@ -316,22 +316,37 @@ def rows_as_table(rows: Sequence[Row], run_id: str, schema: pa.Schema) -> pa.Tab
       ValueError: a vector has another length than its column.
     """
     own = [field for field in schema if field.name not in _EVERY_TABLE]
-    return _stamped([_column([getattr(row, field.name) for row in rows], field.type) for field in own], run_id, schema)
+    return _stamped(
+        [_column([getattr(row, field.name) for row in rows], field.type) for field in own],
+        run_id,
+        schema,
+    )
 
 
 def _stamped(columns: Sequence[pa.Array], run_id: str, schema: pa.Schema) -> pa.Table:
     count = len(columns[0])
-    stamps = [pa.array([run_id] * count, pa.string()), pa.array([SCHEMA_VERSION] * count, pa.int32())]
+    stamps = [
+        pa.array([run_id] * count, pa.string()),
+        pa.array([SCHEMA_VERSION] * count, pa.int32()),
+    ]
     return pa.table([*columns, *stamps], schema=schema)
 
 
 def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values, kind)
-    flat = np.stack([np.asarray(value).reshape(-1) for value in values]) if values else np.empty((0, kind.list_size))
+    flat = (
+        np.stack([np.asarray(value).reshape(-1) for value in values])
+        if values
+        else np.empty((0, kind.list_size))
+    )
     if flat.shape[1] != kind.list_size:
-        raise ValueError(f"vectors of {flat.shape[1]} numbers where the column has {kind.list_size}")
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1), kind.value_type), kind.list_size)
+        raise ValueError(
+            f"vectors of {flat.shape[1]} numbers where the column has {kind.list_size}"
+        )
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(flat.reshape(-1), kind.value_type), kind.list_size
+    )
 
 
 def row_bytes(schema: pa.Schema) -> int:

@@ -57,7 +57,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if self.words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
-            raise CaptionerError(f"vocabulary must begin with {', '.join(SPECIAL_WORDS)}; train the model again")
+            raise CaptionerError(
+                f"vocabulary must begin with {', '.join(SPECIAL_WORDS)}; train the model again"
+            )
         if len(set(self.words)) != len(self.words):
             twice = next(word for word, count in Counter(self.words).items() if count > 1)
             raise CaptionerError(f"vocabulary lists {twice!r} twice; train the model again")
@@ -67,7 +69,9 @@ class Vocabulary:
     def from_captions(cls, captions: Iterable[str], min_count: int = 1) -> Vocabulary:
         """The words seen at least ``min_count`` times, most frequent first, ties by spelling."""
         counts = Counter(word for caption in captions for word in tokenize(caption))
-        kept = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
+        kept = sorted(
+            (w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w)
+        )
         return cls((*SPECIAL_WORDS, *kept))
 
     @classmethod
@@ -80,7 +84,9 @@ class Vocabulary:
         try:
             words = parse_json(text)
         except ValueError as error:
-            raise CaptionerError(f"vocabulary is not JSON ({error}); train the model again") from error
+            raise CaptionerError(
+                f"vocabulary is not JSON ({error}); train the model again"
+            ) from error
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise CaptionerError("vocabulary is not a JSON list of words; train the model again")
         return cls(tuple(words))

@@ -49,7 +49,9 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
 
 
-def save_checkpoint(path: Path, state: TrainingState, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+def save_checkpoint(
+    path: Path, state: TrainingState, tensors: Mapping[str, npt.NDArray[Any]]
+) -> None:
     """Writes a checkpoint beside its place and renames it, so that there is always a whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     made = temporary_path(path)
@@ -71,7 +73,9 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
-def load_checkpoint(path: Path, fingerprint: str) -> tuple[TrainingState, dict[str, npt.NDArray[Any]]] | None:
+def load_checkpoint(
+    path: Path, fingerprint: str
+) -> tuple[TrainingState, dict[str, npt.NDArray[Any]]] | None:
     """The checkpoint of this training, or None where there is none, another's, or one of an older form."""
     try:
         with np.load(path, allow_pickle=False) as stored:

@@ -60,7 +60,9 @@ def _from_tf_config(text: str) -> Cluster | None:
         listed = value.get("cluster", {})
         workers = (*listed.get("chief", ()), *listed.get("worker", ()))
         task = value.get("task", {"type": "worker", "index": 0})
-        index = int(task["index"]) + (len(listed.get("chief", ())) if task["type"] == "worker" else 0)
+        index = int(task["index"]) + (
+            len(listed.get("chief", ())) if task["type"] == "worker" else 0
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CaptionerError(
             f"TF_CONFIG {text!r} is not of TensorFlow's form ({error!r}); mend it or unset it"
@@ -94,7 +96,11 @@ def _from_slurm(environ: Mapping[str, str]) -> Cluster:
         hosts = expand_hostlist(environ["SLURM_STEP_NODELIST"])
         tasks = expand_tasks_per_node(environ["SLURM_STEP_TASKS_PER_NODE"])
         port = int(environ.get("CAPTIONER_PORT", _DEFAULT_PORT))
-        workers = [f"{host}:{port + n}" for host, count in zip(hosts, tasks, strict=True) for n in range(count)]
+        workers = [
+            f"{host}:{port + n}"
+            for host, count in zip(hosts, tasks, strict=True)
+            for n in range(count)
+        ]
         return Cluster(tuple(workers), int(environ["SLURM_PROCID"]))
     except (KeyError, ValueError) as error:
         raise CaptionerError(

@@ -35,7 +35,9 @@ from captioner_core.text.vocabulary import PAD, Vocabulary, single_line
 
 TRAIN, DEV = "train", "dev"
 _INDEX = "caption_index"
-_DATASET_ROWS = pa.schema({"image_id": pa.string(), _INDEX: pa.int64(), "caption": pa.string(), "split": pa.string()})
+_DATASET_ROWS = pa.schema(
+    {"image_id": pa.string(), _INDEX: pa.int64(), "caption": pa.string(), "split": pa.string()}
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def _read_dataset_rows(uri: str) -> pa.Table:
             batches.append(_dataset_rows(batch, uri, first_row))
             first_row += len(batch)
         rows = pa.Table.from_batches(batches, schema=_DATASET_ROWS)
-        order = pa.array(range(len(rows)), pa.int64())  # sorting alone would not keep the order of equal rows
+        order = pa.array(
+            range(len(rows)), pa.int64()
+        )  # sorting alone would not keep the order of equal rows
         keys = [("image_id", "ascending"), (_INDEX, "ascending"), ("order", "ascending")]
         return rows.append_column("order", order).sort_by(keys)
 
@@ -126,11 +130,15 @@ def _dataset_rows(batch: pa.RecordBatch, uri: str, first_row: int) -> pa.RecordB
             raise CaptionerError(
                 f"table {uri!r}, column {_INDEX!r}: {storage.first_line(error)}; write integers"
             ) from error
-    checked = pa.record_batch({"image_id": ids, _INDEX: index, "caption": batch.column("caption"), "split": splits})
+    checked = pa.record_batch(
+        {"image_id": ids, _INDEX: index, "caption": batch.column("caption"), "split": splits}
+    )
     return one_caption_a_row(checked, uri, first_row=first_row)
 
 
-def encode_captions(captions: dict[str, list[str]], vocabulary: Vocabulary, max_words: int) -> Captions:
+def encode_captions(
+    captions: dict[str, list[str]], vocabulary: Vocabulary, max_words: int
+) -> Captions:
     """The captions of some images as word ids, images in the order given."""
     most = max(map(len, captions.values()), default=1)
     words = np.zeros((len(captions), most, max_words + 2), np.int32)
@@ -147,7 +155,11 @@ def open_features(uri: str) -> tuple[pads.Dataset, set[str], str]:
       CaptionerError: no features table, no grid in it, nothing in it, or more than one backbone.
     """
     dataset = storage.open_table(uri, "features table")
-    missing = [name for name in ("image_id", "backbone", "feature", "grid") if name not in dataset.schema.names]
+    missing = [
+        name
+        for name in ("image_id", "backbone", "feature", "grid")
+        if name not in dataset.schema.names
+    ]
     if missing:
         raise CaptionerError(
             f"features table {uri!r} has no column {missing[0]!r}; extract them with 'captioner extract --grid'"
@@ -155,11 +167,15 @@ def open_features(uri: str) -> tuple[pads.Dataset, set[str], str]:
     with readable_table(uri):
         table = dataset.to_table(columns=["image_id", "backbone"])
     image_ids = text_column(table.column("image_id"), "image_id", uri).to_pylist()
-    backbones = sorted(pc.unique(text_column(table.column("backbone"), "backbone", uri)).to_pylist())
+    backbones = sorted(
+        pc.unique(text_column(table.column("backbone"), "backbone", uri)).to_pylist()
+    )
     if not backbones:
         raise CaptionerError(f"features table {uri!r} is empty; extract the dataset's images first")
     if len(backbones) > 1:
-        raise CaptionerError(f"features table {uri!r} mixes backbones {backbones}; extract all images with one")
+        raise CaptionerError(
+            f"features table {uri!r} mixes backbones {backbones}; extract all images with one"
+        )
     return dataset, set(image_ids), str(backbones[0])
 
 
@@ -235,7 +251,9 @@ def read_grids(
     by_id = None if filter_later else pc.field("image_id").isin(wanted)
     columns = ["image_id", "feature", "grid"]
     # a grid is 190 kB: small batches and no reading ahead keep memory at what is needed
-    batches = dataset.to_batches(columns=columns, filter=by_id, batch_size=64, batch_readahead=1, fragment_readahead=1)
+    batches = dataset.to_batches(
+        columns=columns, filter=by_id, batch_size=64, batch_readahead=1, fragment_readahead=1
+    )
     with readable_table(uri):
         for batch in batches:
             ids = text_column(batch.column("image_id"), "image_id", uri)

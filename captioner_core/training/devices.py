@@ -13,7 +13,7 @@ from captioner_core.training.cluster import Cluster
 
 
 @dataclass(frozen=True)
-class Place:
+class ReplicaContext:
     """Which replicas are this process's: all, unless several processes train together.
 
     Args:
@@ -58,15 +58,19 @@ class Place:
 
 @tf.function(reduce_retracing=True)
 def _total(strategy: tf.distribute.Strategy, share: tf.Tensor) -> tf.Tensor:
-    return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(tf.identity, args=(share,)), axis=None)
+    return strategy.reduce(
+        tf.distribute.ReduceOp.SUM, strategy.run(tf.identity, args=(share,)), axis=None
+    )
 
 
-def find_place(cluster: Cluster | None) -> Place:
+def make_context(cluster: Cluster | None) -> ReplicaContext:
     """One device, several GPUs, or several processes; must come before TensorFlow does anything else."""
     if cluster is not None and len(cluster.workers) > 1:
         os.environ["TF_CONFIG"] = cluster.tf_config()
-        return Place(tf.distribute.MultiWorkerMirroredStrategy(), cluster.index, len(cluster.workers))
+        return ReplicaContext(
+            tf.distribute.MultiWorkerMirroredStrategy(), cluster.index, len(cluster.workers)
+        )
     gpus = tf.config.list_logical_devices("GPU")
     if len(gpus) > 1:
-        return Place(tf.distribute.MirroredStrategy())
-    return Place(tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0"))
+        return ReplicaContext(tf.distribute.MirroredStrategy())
+    return ReplicaContext(tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0"))

@@ -64,11 +64,15 @@ class JointModel:
       options: sizes and seed.
     """
 
-    def __init__(self, counts: Mapping[str, int], captions: int, options: TrainEncoderOptions) -> None:
+    def __init__(
+        self, counts: Mapping[str, int], captions: int, options: TrainEncoderOptions
+    ) -> None:
         vectors = load_vectors()
         start = keras.initializers.GlorotUniform(options.seed)
         self.words = tuple(counts)
-        table = np.zeros((len(counts) + 1, vectors.dim), np.float32)  # the last row stands for no word
+        table = np.zeros(
+            (len(counts) + 1, vectors.dim), np.float32
+        )  # the last row stands for no word
         for row, word in enumerate(self.words):
             vector = vectors.of(word)
             table[row] = 0 if vector is None else vector
@@ -92,7 +96,9 @@ class JointModel:
         kept = tf.random.stateless_uniform(tf.shape(words), seed) >= _WORD_DROPOUT
         weights = tf.nn.softplus(tf.gather(self._weights, words)) * tf.cast(kept, tf.float32)
         vectors = tf.gather(self._spacy, words) @ self._map + tf.gather(self._free, words)
-        return tf.math.l2_normalize(tf.reduce_sum(vectors * weights[:, :, tf.newaxis], axis=1), axis=1)
+        return tf.math.l2_normalize(
+            tf.reduce_sum(vectors * weights[:, :, tf.newaxis], axis=1), axis=1
+        )
 
     def _images(self, features: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Unit rows [batch, dim] of features [batch, 2048]."""
@@ -102,12 +108,17 @@ class JointModel:
         hidden = tf.nn.experimental.stateless_dropout(hidden, _FEATURE_DROPOUT, seeds[1])
         return tf.math.l2_normalize(hidden @ self._output + self._output_bias, axis=1)
 
-    def loss(self, one: tf.Tensor, other: tf.Tensor, features: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def loss(
+        self, one: tf.Tensor, other: tf.Tensor, features: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
         """Mean InfoNCE of two captions of each image and the image, in both directions."""
         seeds = [tf.random.experimental.stateless_fold_in(seed, place) for place in range(3)]
         first, second = self._texts(one, seeds[0]), self._texts(other, seeds[1])
         images = self._images(features, seeds[2])
-        return self._apart(first, second) + (self._apart(images, first) + self._apart(images, second)) / 2
+        return (
+            self._apart(first, second)
+            + (self._apart(images, first) + self._apart(images, second)) / 2
+        )
 
     def _apart(self, one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
         logits = tf.matmul(one, other, transpose_b=True) * tf.exp(self._log_scale)
@@ -135,12 +146,19 @@ class JointModel:
 
 def count_words(captions: Sequence[Sequence[str]]) -> dict[str, int]:
     """In how many captions each word stands, the most frequent first, ties by spelling; rare ones left out."""
-    counts = Counter(word for listed in captions for caption in listed for word in set(tokenize(caption)))
-    kept = sorted((word for word, count in counts.items() if count >= _LEAST_CAPTIONS), key=lambda w: (-counts[w], w))
+    counts = Counter(
+        word for listed in captions for caption in listed for word in set(tokenize(caption))
+    )
+    kept = sorted(
+        (word for word, count in counts.items() if count >= _LEAST_CAPTIONS),
+        key=lambda w: (-counts[w], w),
+    )
     return {word: counts[word] for word in kept}
 
 
-def train_joint(data: JointData, options: TrainEncoderOptions) -> tuple[JointModel, dict[str, int], list[float]]:
+def train_joint(
+    data: JointData, options: TrainEncoderOptions
+) -> tuple[JointModel, dict[str, int], list[float]]:
     """Fits both sides.
 
     Returns:
@@ -172,16 +190,21 @@ def train_joint(data: JointData, options: TrainEncoderOptions) -> tuple[JointMod
         order, total = random.permutation(images), 0.0
         for number in range(steps):
             batch = order[number * options.batch_size : (number + 1) * options.batch_size]
-            pairs = np.array([random.choice(len(words[image]), 2, replace=False) for image in batch])
+            pairs = np.array(
+                [random.choice(len(words[image]), 2, replace=False) for image in batch]
+            )
             one, other = (
-                np.stack([words[i][p] for i, p in zip(batch, pairs[:, side], strict=True)]) for side in (0, 1)
+                np.stack([words[i][p] for i, p in zip(batch, pairs[:, side], strict=True)])
+                for side in (0, 1)
             )
             view = random.integers(len(data.features), size=len(batch))
             seed = np.array([options.seed, epoch * steps + number], np.int64)
             total += float(step(one, other, data.features[view, batch], seed))
         history.append(total / steps)
         if not math.isfinite(history[-1]):
-            raise CheckFailed(f"loss is {history[-1]} in epoch {epoch + 1}; nothing was written, lower --learning-rate")
+            raise CheckFailed(
+                f"loss is {history[-1]} in epoch {epoch + 1}; nothing was written, lower --learning-rate"
+            )
     return model, counts, history
 
 
@@ -202,7 +225,9 @@ def check_encoder_output(folder: str, inputs: outputs.Inputs | None = None) -> N
 
 def _earlier_encoder(folder: Path) -> set[str] | None:
     """Returns the files of an encoder that a version without markers made; None for any other folder."""
-    is_earlier = is_earlier_folder(folder, FILES, CONFIG, ("format_version", "dim", "backbone", "calibration"))
+    is_earlier = is_earlier_folder(
+        folder, FILES, CONFIG, ("format_version", "dim", "backbone", "calibration")
+    )
     return set(FILES) if is_earlier else None
 
 
@@ -232,7 +257,9 @@ def save_encoder(
     output = outputs.OutputFolder.claim(folder, kind=KIND, adopt=_earlier_encoder)
     np.savez_compressed(output.stage(WEIGHTS), allow_pickle=False, **tensors)
     listed: dict[str, Any] = {"captions": captions, "words": counts}
-    output.stage(WORDS).write_text(json.dumps(listed, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    output.stage(WORDS).write_text(
+        json.dumps(listed, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
+    )
     output.stage(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     output.stage(MODEL_CARD).write_text(card, encoding="utf-8")
     output.publish(FILES, mark=CONFIG)

@@ -60,7 +60,9 @@ def _start(options: TrainOptions, cluster: Cluster) -> subprocess.Popen[bytes]:
     # -P: or modules would be imported from the current folder, which may hold strangers' files
     command = [sys.executable, "-P", "-m", "captioner_core.training", *worker_arguments(options)]
     # In a session of its own, so that a Ctrl-C reaches the launcher alone, which asks all to stop at the same batch
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], stop: StopRequest) -> None:
@@ -83,7 +85,11 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], stop: StopRequest) -> No
 
 
 def _how(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return (
+        f"was killed by {signal.Signals(-code).name}"
+        if code < 0
+        else f"ended with exit code {code}"
+    )
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -17,19 +17,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning.beam_search import unwritten
+from captioner_core.captioning.beam_search import forbidden_token_mask
 from captioner_core.captioning.generator import CaptionSearch, draw_captions
 from captioner_core.captioning.network import Captioner
 from captioner_core.errors import CheckFailed
 from captioner_core.options import TrainOptions
 from captioner_core.process.tensorflow_setup import tf
 from captioner_core.text.vocabulary import PAD
-from captioner_core.training.checkpoint import NO_SCORE, TrainingState, load_checkpoint, save_checkpoint
+from captioner_core.training.checkpoint import (
+    NO_SCORE,
+    TrainingState,
+    load_checkpoint,
+    save_checkpoint,
+)
 from captioner_core.training.dataset import Captions, FeatureStore
-from captioner_core.training.devices import Place
+from captioner_core.training.devices import ReplicaContext
 from captioner_core.training.optimizer import make_optimizer
 from captioner_core.training.order import BatchOrder
-from captioner_core.training.self_critical import CaptionReward, advantages, begun
+from captioner_core.training.self_critical import CaptionReward, advantages, prepend_start
 from captioner_core.training.stopping import StopRequest
 
 LABEL_SMOOTHING = 0.1
@@ -54,7 +59,9 @@ class Split:
     reward: CaptionReward | None = None
     mirrored: FeatureStore | None = None
 
-    def seen(self, rows: npt.NDArray[np.int64], mirrored: npt.NDArray[np.bool_]) -> npt.NDArray[np.float16]:
+    def seen(
+        self, rows: npt.NDArray[np.int64], mirrored: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float16]:
         """Cells of some rows, of the mirrored images where asked for and there."""
         cells = self.features.cells[rows]
         if self.mirrored is not None:
@@ -96,7 +103,7 @@ class Trainer:
 
     def __init__(
         self,
-        place: Place,
+        place: ReplicaContext,
         captioner: Captioner,
         train: Split,
         dev: Split,
@@ -122,7 +129,9 @@ class Trainer:
         self._draw = tf.function(self._drawn, reduce_retracing=True)
         self._search = CaptionSearch(captioner)
 
-    def fit(self, say: Callable[[EpochResult], None], stop: StopRequest | None = None) -> TrainingState:
+    def fit(
+        self, say: Callable[[EpochResult], None], stop: StopRequest | None = None
+    ) -> TrainingState:
         """Trains, and leaves the captioner with the weights of the best epoch.
 
         Teacher forcing keeps the weights of least dev loss; self-critical training goes on from
@@ -170,31 +179,43 @@ class Trainer:
 
     def _epoch(self, reinforcing: bool, stop: StopRequest) -> EpochResult:
         state, start, captions, waited = self._state, time.monotonic(), 0, 0.0
-        orders = [self._order.batches(state.epoch, replica, self._place.replicas) for replica in self._place.own]
+        orders = [
+            self._order.batches(state.epoch, replica, self._place.replicas)
+            for replica in self._place.own
+        ]
         for step in range(state.step, self._order.steps):
             asked_at = time.monotonic()
             shares = [
-                self._share(order[step], step, replica) for replica, order in zip(self._place.own, orders, strict=True)
+                self._share(order[step], step, replica)
+                for replica, order in zip(self._place.own, orders, strict=True)
             ]
             waited += time.monotonic() - asked_at
             reward = 0.0
             if reinforcing:
                 shares, reward = self._reinforced(shares, [order[step] for order in orders])
             asked = tf.constant(1.0 if stop.asked else 0.0)
-            loss, words, stopping = self._steps[reinforcing](*self._spread(shares), asked).numpy().tolist()
+            loss, words, stopping = (
+                self._steps[reinforcing](*self._spread(shares), asked).numpy().tolist()
+            )
             captions += sum(int((words[:, :, 0] != PAD).sum()) for _, words, *_ in shares)
             state.step, state.words = step + 1, state.words + words
             state.loss += reward if reinforcing else loss
             if not math.isfinite(loss):
-                raise CheckFailed(f"loss is {loss} in epoch {state.epoch}; nothing was written, lower --learning-rate")
+                raise CheckFailed(
+                    f"loss is {loss} in epoch {state.epoch}; nothing was written, lower --learning-rate"
+                )
             if stopping or time.monotonic() - self._saved_at > self._options.checkpoint_s:
                 self._save()
             if stopping:
                 where = f"in epoch {state.epoch} after batch {state.step}"
-                raise stop.interrupted(f"training stopped {where}; run it again to go on from there")
+                raise stop.interrupted(
+                    f"training stopped {where}; run it again to go on from there"
+                )
         return self._result(reinforcing, max(time.monotonic() - start, 1e-9), captions, waited)
 
-    def _result(self, reinforcing: bool, seconds: float, captions: int, waited: float) -> EpochResult:
+    def _result(
+        self, reinforcing: bool, seconds: float, captions: int, waited: float
+    ) -> EpochResult:
         state, dev_loss = self._state, self.evaluate()
         if not math.isfinite(dev_loss):
             raise CheckFailed(
@@ -243,7 +264,9 @@ class Trainer:
         totals = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([loss, count, stop]))
         # The optimizer sums over replicas: divided by the words of all, that is the mean over the whole batch
         scale = 1 / tf.maximum(totals[1], 1.0)
-        self._optimizer.apply([tf.convert_to_tensor(gradient) * scale for gradient in gradients], variables)
+        self._optimizer.apply(
+            [tf.convert_to_tensor(gradient) * scale for gradient in gradients], variables
+        )
         return totals
 
     def _loss(
@@ -266,13 +289,19 @@ class Trainer:
         word_seed = None if drawn else dropout_seed
         logits = self._captioner.teacher_forced(state, given, present, word_seed)
         if drawn:
-            logits += unwritten(tf.shape(logits)[-1])
+            logits += forbidden_token_mask(tf.shape(logits)[-1])
         wanted = tf.boolean_mask(wanted, present)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(wanted, logits)
-        if word_seed is not None:  # the mean of -log p over all words is logsumexp minus the mean logit
-            uniform = loss + tf.gather(logits, wanted, batch_dims=1) - tf.reduce_mean(logits, axis=-1)
+        if (
+            word_seed is not None
+        ):  # the mean of -log p over all words is logsumexp minus the mean logit
+            uniform = (
+                loss + tf.gather(logits, wanted, batch_dims=1) - tf.reduce_mean(logits, axis=-1)
+            )
             loss = (1 - LABEL_SMOOTHING) * loss + LABEL_SMOOTHING * uniform
-        of_caption = tf.repeat(tf.reshape(weights, [-1]), tf.reshape(tf.math.count_nonzero(present, axis=2), [-1]))
+        of_caption = tf.repeat(
+            tf.reshape(weights, [-1]), tf.reshape(tf.math.count_nonzero(present, axis=2), [-1])
+        )
         return tf.reduce_sum(loss * of_caption), tf.cast(tf.size(loss), tf.float32)
 
     def _drawn(self, cells: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -304,7 +333,7 @@ class Trainer:
             reward = self._train.reward.of(chosen, words[: len(chosen)])
             weights = np.zeros(words.shape[:2], np.float32)
             weights[: len(chosen)] = advantages(reward)
-            made.append((cells, _trimmed(begun(words)), weights, seed))
+            made.append((cells, _trimmed(prepend_start(words)), weights, seed))
             rewards.append(reward)
         return made, float(np.concatenate(rewards).mean())
 
@@ -312,9 +341,15 @@ class Trainer:
         """Each replica's share where tf.distribute wants it."""
         if len(shares) == 1:
             return [tf.convert_to_tensor(array) for array in shares[0]]
-        first, spread = self._place.own[0], self._place.strategy.experimental_distribute_values_from_function
+        first, spread = (
+            self._place.own[0],
+            self._place.strategy.experimental_distribute_values_from_function,
+        )
         parts = zip(*shares, strict=True)
-        return [spread(lambda replica, part=part: part[replica.replica_id_in_sync_group - first]) for part in parts]
+        return [
+            spread(lambda replica, part=part: part[replica.replica_id_in_sync_group - first])
+            for part in parts
+        ]
 
     def _dev_batches(self) -> Any:
         """Places among all dev images, and cells, of this process's own."""
@@ -327,8 +362,13 @@ class Trainer:
 
     def _variables(self) -> dict[str, Any]:
         """Every tensor that the next step depends on."""
-        trained = {f"weight {n}": variable for n, variable in enumerate(self._captioner.trainable_variables)}
-        return trained | {f"optimizer {n}": variable for n, variable in enumerate(self._optimizer.variables)}
+        trained = {
+            f"weight {n}": variable
+            for n, variable in enumerate(self._captioner.trainable_variables)
+        }
+        return trained | {
+            f"optimizer {n}": variable for n, variable in enumerate(self._optimizer.variables)
+        }
 
     def _save(self) -> None:
         self._saved_at = time.monotonic()
@@ -339,7 +379,9 @@ class Trainer:
 
     def _resume(self) -> TrainingState:
         """The state to go on from: the chief's checkpoint, which every process is given."""
-        loaded = load_checkpoint(self._checkpoint, self._state.fingerprint) if self._checkpoint else None
+        loaded = (
+            load_checkpoint(self._checkpoint, self._state.fingerprint) if self._checkpoint else None
+        )
         if not self._place.sum_over_workers(np.array([float(loaded is not None)]))[0]:
             return self._state
         state, tensors = loaded or (self._state, {})
@@ -349,7 +391,9 @@ class Trainer:
             value = tensors[name] if loaded else np.zeros(variable.shape)
             return self._place.sum_over_workers(value.astype(np.float64))
 
-        numbers = np.array([state.epoch, state.step, state.best_epoch, state.best_score, state.loss, state.words])
+        numbers = np.array(
+            [state.epoch, state.step, state.best_epoch, state.best_score, state.loss, state.words]
+        )
         numbers = self._place.sum_over_workers(numbers * (loaded is not None))
         state.epoch, state.step, state.best_epoch = map(int, numbers[:3])
         state.best_score, state.loss, state.words = map(float, numbers[3:])

@@ -44,4 +44,7 @@ class BatchOrder:
         for lane in range(worker, self.batch_size, workers):
             own = np.arange(lane, self.images, self.batch_size)
             lanes.append(np.random.default_rng([self.seed, epoch, lane]).permutation(own))
-        return [np.array([lane[step] for lane in lanes if step < len(lane)], np.int64) for step in range(self.steps)]
+        return [
+            np.array([lane[step] for lane in lanes if step < len(lane)], np.int64)
+            for step in range(self.steps)
+        ]

@@ -25,7 +25,11 @@ class EpochLog:
     def say(self, result: EpochResult) -> None:
         """Prints the line and writes the scalars."""
         left = (self._epochs - result.epoch) * result.seconds
-        came_to = f"loss {result.train_loss:.3f}" if result.train_loss is not None else f"reward {result.reward:.3f}"
+        came_to = (
+            f"loss {result.train_loss:.3f}"
+            if result.train_loss is not None
+            else f"reward {result.reward:.3f}"
+        )
         dev = f"dev loss {result.dev_loss:.3f}"
         if result.dev_reward is not None:
             dev += f", dev reward {result.dev_reward:.3f}"

@@ -43,9 +43,13 @@ class Reward(ABC):
     @abstractmethod
     def _score(self, image: int, caption: Sequence[int]) -> float: ...
 
-    def score(self, images: Sequence[int], captions: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+    def score(
+        self, images: Sequence[int], captions: Sequence[Sequence[int]]
+    ) -> npt.NDArray[np.float32]:
         """float32 [len(captions)], of captions of the images at those places among the references."""
-        return np.array([self._score(*pair) for pair in zip(images, captions, strict=True)], np.float32)
+        return np.array(
+            [self._score(*pair) for pair in zip(images, captions, strict=True)], np.float32
+        )
 
 
 class CiderReward(Reward):
@@ -66,21 +70,34 @@ class CiderReward(Reward):
 
     def _weighted(self, counts: Sequence[Counter[int]]) -> _Weighted:
         vectors = tuple(
-            {ngram: count * self._idf.get(ngram, self._unseen) for ngram, count in order.items()} for order in counts
+            {ngram: count * self._idf.get(ngram, self._unseen) for ngram, count in order.items()}
+            for order in counts
         )
-        norms = tuple(math.sqrt(sum(weight * weight for weight in vector.values())) for vector in vectors)
+        norms = tuple(
+            math.sqrt(sum(weight * weight for weight in vector.values())) for vector in vectors
+        )
         return _Weighted(vectors, norms, sum(counts[1].values()))
 
     def _score(self, image: int, caption: Sequence[int]) -> float:
-        hypothesis, references, total = self._weighted(_counts(caption)), self._references[image], 0.0
+        hypothesis, references, total = (
+            self._weighted(_counts(caption)),
+            self._references[image],
+            0.0,
+        )
         for reference in references:
             similarity = 0.0
             for ours, theirs, norm, other in zip(
-                hypothesis.vectors, reference.vectors, hypothesis.norms, reference.norms, strict=True
+                hypothesis.vectors,
+                reference.vectors,
+                hypothesis.norms,
+                reference.norms,
+                strict=True,
             ):
                 if norm and other:
                     shared = sum(
-                        min(weight, theirs[ngram]) * theirs[ngram] for ngram, weight in ours.items() if ngram in theirs
+                        min(weight, theirs[ngram]) * theirs[ngram]
+                        for ngram, weight in ours.items()
+                        if ngram in theirs
                     )
                     similarity += shared / (norm * other)
             gap = hypothesis.length - reference.length
@@ -101,7 +118,9 @@ class BleuReward(Reward):
 
     def _score(self, image: int, caption: Sequence[int]) -> float:
         precision = 0.0
-        for order, (counts, most) in enumerate(zip(_counts(caption), self._most[image], strict=True)):
+        for order, (counts, most) in enumerate(
+            zip(_counts(caption), self._most[image], strict=True)
+        ):
             matches, added = (counts & most).total(), int(order > 0)
             if not matches + added:
                 return 0.0  # not a word right
@@ -146,5 +165,7 @@ def _counts(caption: Sequence[int]) -> list[Counter[int]]:
     current = packed
     for order in range(_ORDERS):
         orders.append(Counter(current))
-        current = [(head << _BITS) | tail for head, tail in zip(current, packed[order + 1 :], strict=False)]
+        current = [
+            (head << _BITS) | tail for head, tail in zip(current, packed[order + 1 :], strict=False)
+        ]
     return orders

@@ -32,12 +32,16 @@ class CaptionReward:
     def __init__(self, captions: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> None:
         ids = {word: number for number, word in enumerate(vocabulary.words)}
         listed = [[tokenize(caption) for caption in texts] for texts in captions.values()]
-        for word in sorted({word for texts in listed for words in texts for word in words} - set(ids)):
+        for word in sorted(
+            {word for texts in listed for words in texts for word in words} - set(ids)
+        ):
             ids[word] = len(ids)
         references = [[[*(ids[w] for w in words), END] for words in texts] for texts in listed]
         self._rewards = [(kind(references), weight) for kind, weight in REWARDS.items()]
 
-    def of(self, images: npt.NDArray[np.int64], words: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    def of(
+        self, images: npt.NDArray[np.int64], words: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float32]:
         """The reward of each sample.
 
         Args:
@@ -60,7 +64,7 @@ def advantages(reward: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return (reward - others).astype(np.float32)
 
 
-def begun(words: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+def prepend_start(words: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Samples as training wants them: with START before the first word."""
     return np.concatenate([np.full((*words.shape[:2], 1), START, np.int32), words], axis=2)
 

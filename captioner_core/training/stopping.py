@@ -59,7 +59,9 @@ def stop_on_signals(patience_s: float = PATIENCE_S) -> Iterator[StopRequest]:
         with interrupts.deferred(request.ask, patience_s):
             yield request
         return
-    before = {number: signal.signal(number, request.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, request.ask) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield request
     finally:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
     from captioner_core.training.cluster import Cluster
-    from captioner_core.training.devices import Place
+    from captioner_core.training.devices import ReplicaContext
     from captioner_core.training.loop import Split
 
 _WORK = "folder of a training under way"
@@ -90,7 +90,11 @@ def check_train_outputs(options: TrainOptions, option: str = "--output") -> None
         read["--mirrored"] = [options.mirrored]
     check_model_output(options.output, option=option, inputs=read)
     outputs.check_output_folder(
-        work_folder(options), kind=_WORK, option="work folder", inputs=read, adopt=_earlier_work_folder
+        work_folder(options),
+        kind=_WORK,
+        option="work folder",
+        inputs=read,
+        adopt=_earlier_work_folder,
     )
 
 
@@ -112,15 +116,22 @@ def _earlier_work_folder(folder: Path) -> set[str] | None:
     checkpoint = {_CHECKPOINT, temporary_path(Path(_CHECKPOINT)).name}
     names = set(os.listdir(folder))
     logs = folder / _LOGS
-    if not names <= checkpoint | {_LOGS} or logs.is_symlink() or (_LOGS in names and not logs.is_dir()):
+    if (
+        not names <= checkpoint | {_LOGS}
+        or logs.is_symlink()
+        or (_LOGS in names and not logs.is_dir())
+    ):
         return None
-    if any(not name.startswith("events.out.tfevents.") for name in (os.listdir(logs) if _LOGS in names else ())):
+    if any(
+        not name.startswith("events.out.tfevents.")
+        for name in (os.listdir(logs) if _LOGS in names else ())
+    ):
         return None
     return checkpoint if _CHECKPOINT not in names or is_checkpoint(folder / _CHECKPOINT) else None
 
 
 def _train_here(options: TrainOptions, cluster: Cluster | None) -> str:
-    from captioner_core.training.devices import find_place
+    from captioner_core.training.devices import make_context
 
     start = time.monotonic()
     captions = _with_dev(read_captions_by_split(options.dataset), options.dataset)
@@ -129,14 +140,15 @@ def _train_here(options: TrainOptions, cluster: Cluster | None) -> str:
         check_same_images(options.dataset, features)
     mirrored = _open_mirrored(options.mirrored, backbone, set(captions[TRAIN]) & extracted)
     captions = _with_features(captions, extracted, options)
-    place = find_place(cluster)
+    place = make_context(cluster)
     if options.batch_size % place.replicas:
         raise CaptionerError(
             f"--batch-size {options.batch_size} must be a multiple of the {place.replicas} replicas that train; "
             "each takes an equal share"
         )
     vocabulary = Vocabulary.from_captions(
-        (caption for listed in captions[TRAIN].values() for caption in listed), options.min_word_count
+        (caption for listed in captions[TRAIN].values() for caption in listed),
+        options.min_word_count,
     )
     config = CaptionerConfig(
         backbone=backbone,
@@ -159,10 +171,16 @@ def _train_here(options: TrainOptions, cluster: Cluster | None) -> str:
         reward = CaptionReward(captions[name], vocabulary) if options.reinforce_epochs else None
         encoded = encode_captions(captions[name], vocabulary, config.max_words)
         features = load_features(dataset, own, config, scratch)
-        also = load_features(mirrored, own, config, scratch) if mirrored is not None and name == TRAIN else None
+        also = (
+            load_features(mirrored, own, config, scratch)
+            if mirrored is not None and name == TRAIN
+            else None
+        )
         return Split(encoded, features, reward, also)
 
-    return _fit_and_save(options, place, config, vocabulary, {TRAIN: split(TRAIN), DEV: split(DEV)}, work, start)
+    return _fit_and_save(
+        options, place, config, vocabulary, {TRAIN: split(TRAIN), DEV: split(DEV)}, work, start
+    )
 
 
 def _open_mirrored(uri: str | None, backbone: str, image_ids: set[str]) -> pads.Dataset | None:
@@ -185,7 +203,7 @@ def _open_mirrored(uri: str | None, backbone: str, image_ids: set[str]) -> pads.
 
 def _fit_and_save(
     options: TrainOptions,
-    place: Place,
+    place: ReplicaContext,
     config: CaptionerConfig,
     vocabulary: Vocabulary,
     splits: dict[str, Split],
@@ -201,13 +219,21 @@ def _fit_and_save(
 
     keras.utils.set_random_seed(options.seed)
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    precision = options.precision if options.precision != "auto" else "bfloat16" if on_gpu else "float32"
+    precision = (
+        options.precision if options.precision != "auto" else "bfloat16" if on_gpu else "float32"
+    )
     with place.strategy.scope():
         captioner = Captioner(config, seed=options.seed, precision=precision)
     checkpoint = work.reserve(_CHECKPOINT) if work else None
     fingerprint = training_fingerprint(options)
-    trainer = Trainer(place, captioner, splits[TRAIN], splits[DEV], options, checkpoint, fingerprint)
-    log = EpochLog(work.make_folder(_LOGS), options.epochs + options.reinforce_epochs) if work else None
+    trainer = Trainer(
+        place, captioner, splits[TRAIN], splits[DEV], options, checkpoint, fingerprint
+    )
+    log = (
+        EpochLog(work.make_folder(_LOGS), options.epochs + options.reinforce_epochs)
+        if work
+        else None
+    )
     try:
         with stop_on_signals() as stop:
             state = trainer.fit(log.say if log else lambda result: None, stop)
@@ -249,14 +275,24 @@ def training_fingerprint(options: TrainOptions) -> str:
     return digest.hexdigest()
 
 
-def _with_dev(captions: dict[str, dict[str, list[str]]], dataset: str) -> dict[str, dict[str, list[str]]]:
+def _with_dev(
+    captions: dict[str, dict[str, list[str]]], dataset: str
+) -> dict[str, dict[str, list[str]]]:
     """A dataset without a dev split lends some of its training images."""
     if not captions.get(TRAIN):
-        raise CaptionerError(f"dataset {dataset!r} has no image in split 'train'; give captions.parquet a train split")
+        raise CaptionerError(
+            f"dataset {dataset!r} has no image in split 'train'; give captions.parquet a train split"
+        )
     if captions.get(DEV):
         return captions
-    held = {image_id: listed for n, (image_id, listed) in enumerate(captions[TRAIN].items()) if n % _HELD_FOR_DEV == 0}
-    rest = {image_id: listed for image_id, listed in captions[TRAIN].items() if image_id not in held}
+    held = {
+        image_id: listed
+        for n, (image_id, listed) in enumerate(captions[TRAIN].items())
+        if n % _HELD_FOR_DEV == 0
+    }
+    rest = {
+        image_id: listed for image_id, listed in captions[TRAIN].items() if image_id not in held
+    }
     return {**captions, DEV: held, TRAIN: rest or captions[TRAIN]}
 
 
@@ -266,7 +302,9 @@ def _with_features(
     """The images of train and dev that have features; the others are said."""
     kept = {}
     for name in (TRAIN, DEV):
-        kept[name] = {image_id: listed for image_id, listed in captions[name].items() if image_id in extracted}
+        kept[name] = {
+            image_id: listed for image_id, listed in captions[name].items() if image_id in extracted
+        }
         lacking = len(captions[name]) - len(kept[name])
         if not kept[name]:
             raise CaptionerError(
@@ -275,6 +313,7 @@ def _with_features(
             )
         if lacking:
             print(
-                f"train: {lacking} of {len(captions[name])} images of split {name!r} have no features", file=sys.stderr
+                f"train: {lacking} of {len(captions[name])} images of split {name!r} have no features",
+                file=sys.stderr,
             )
     return kept

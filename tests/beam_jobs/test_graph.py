@@ -59,8 +59,21 @@ def caption(pipeline, root, listing):
 
 def match(pipeline, root, _listing):
     plan = MatchPlan(
-        **{"sets": f"{root}/sets", "facts": f"{root}/facts", "encoder": "learned", "threshold": 0.9, "top_k": 10},
-        **{"combined": False, "captions": (), "index": (), "collections": {}, "index_splits": (), "image_parts": 4},
+        **{
+            "sets": f"{root}/sets",
+            "facts": f"{root}/facts",
+            "encoder": "learned",
+            "threshold": 0.9,
+            "top_k": 10,
+        },
+        **{
+            "combined": False,
+            "captions": (),
+            "index": (),
+            "collections": {},
+            "index_splits": (),
+            "image_parts": 4,
+        },
         parts={QUERY: 2, INDEX: 3},
     )
     match_captions.build(pipeline, RunLayout(root, "run"), plan)
@@ -79,13 +92,19 @@ def graph(job, root, listing):
 
 def test_dataflow_accepts_the_options():
     options = PipelineOptions([*DATAFLOW, "--gcp_oauth_scopes=none"])
-    complaints = PipelineOptionsValidator(options, DataflowRunner.__new__(DataflowRunner)).validate()
-    assert [one for one in complaints if "bucket" not in one.lower()] == [], "buckets are looked up, others are not"
+    complaints = PipelineOptionsValidator(
+        options, DataflowRunner.__new__(DataflowRunner)
+    ).validate()
+    assert [one for one in complaints if "bucket" not in one.lower()] == [], (
+        "buckets are looked up, others are not"
+    )
 
 
 @JOBS
 def test_a_graph_does_not_grow_with_the_images(job, listed, tmp_path):
-    few, many = (len(graph(job, "gs://b/out", listed(images)).SerializeToString()) for images in (3, 3000))
+    few, many = (
+        len(graph(job, "gs://b/out", listed(images)).SerializeToString()) for images in (3, 3000)
+    )
     assert many == pytest.approx(few, abs=200)
     assert many < MOST_BYTES
 
@@ -95,7 +114,9 @@ def test_keys_are_coded_the_same_everywhere(job, listed):
     """Equal keys that two workers write as different bytes would not meet."""
     made = graph(job, "gs://b/out", listed(3))
     groupings = [
-        step for step in made.components.transforms.values() if step.spec.urn == "beam:transform:group_by_key:v1"
+        step
+        for step in made.components.transforms.values()
+        if step.spec.urn == "beam:transform:group_by_key:v1"
     ]
     assert groupings
     for step in groupings:
@@ -103,8 +124,14 @@ def test_keys_are_coded_the_same_everywhere(job, listed):
         coder = made.components.coders[made.components.pcollections[source].coder_id]
         assert coder.spec.urn == "beam:coder:kv:v1", step.unique_name
         key = made.components.coders[coder.component_coder_ids[0]]
-        coded = key.spec.payload if key.spec.urn == "beam:coder:pickled_python:v1" else key.spec.urn.encode()
-        assert coded == b"beam:coder:varint:v1" or b"DeterministicFastPrimitivesCoder" in coded, step.unique_name
+        coded = (
+            key.spec.payload
+            if key.spec.urn == "beam:coder:pickled_python:v1"
+            else key.spec.urn.encode()
+        )
+        assert coded == b"beam:coder:varint:v1" or b"DeterministicFastPrimitivesCoder" in coded, (
+            step.unique_name
+        )
 
 
 @pytest.mark.parametrize("job", [extract, caption])
@@ -127,7 +154,12 @@ def test_nothing_of_this_machine_is_in_a_graph(job, tmp_path):
 
 @pytest.mark.parametrize("name", ["images", "output", "model"])
 def test_a_relative_path_is_refused_where_workers_would_look_elsewhere(name, tmp_path):
-    places = {"images": str(tmp_path), "output": str(tmp_path / "out"), "model": "pretrained", name: "some/where"}
+    places = {
+        "images": str(tmp_path),
+        "output": str(tmp_path / "out"),
+        "model": "pretrained",
+        name: "some/where",
+    }
     with pytest.raises(CaptionerError, match=f"--{name} 'some/where' is relative"):
         caption_images.run(CaptionOptions(**places), ["--runner=FlinkRunner"])
     assert not (tmp_path / "out").exists()

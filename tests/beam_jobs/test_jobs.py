@@ -24,7 +24,12 @@ from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.runs import commits
 from captioner_core.runs.verify import verify
 from captioner_core.tables.layout import RunLayout
-from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, TABLE_SCHEMAS, DatasetCaptionRow, rows_as_table
+from captioner_core.tables.schemas import (
+    DATASET_CAPTIONS_SCHEMA,
+    TABLE_SCHEMAS,
+    DatasetCaptionRow,
+    rows_as_table,
+)
 from tests.fakes import FakeBackbone
 
 
@@ -58,13 +63,19 @@ def test_extract_writes_features_and_failures(photos, run):
     }
     row = features[features.image_id == "red/picture 0.png"].iloc[0]
     assert (row.width, row.height, row.backbone) == (60, 40, "fake-299")
-    assert row.image_sha256 == hashlib.sha256((photos / "red/picture 0.png").read_bytes()).hexdigest()
-    np.testing.assert_allclose(row.grid.reshape(25, 3800)[:, :2048].mean(axis=0), row.feature, rtol=1e-2)
+    assert (
+        row.image_sha256 == hashlib.sha256((photos / "red/picture 0.png").read_bytes()).hexdigest()
+    )
+    np.testing.assert_allclose(
+        row.grid.reshape(25, 3800)[:, :2048].mean(axis=0), row.feature, rtol=1e-2
+    )
     assert verify(run.run_dir) == []
 
 
 def test_extract_without_grid(photos, run):
-    extract_features.run(ExtractOptions(images=str(photos), output=run.root, grid=False), load=FakeBackbone)
+    extract_features.run(
+        ExtractOptions(images=str(photos), output=run.root, grid=False), load=FakeBackbone
+    )
     assert storage.open_table(run.table("features")).schema.equals(TABLE_SCHEMAS["features"])
 
 
@@ -73,7 +84,9 @@ def test_caption_writes_the_contracts_tables(captioned, run):
         schema = storage.open_table(run.table(name)).schema
         assert schema.equals(TABLE_SCHEMAS[name]), name
         part = storage.list_parts(run.table(name))[0]
-        assert pq.ParquetFile(part).metadata.row_group(0).column(0).compression == "ZSTD" or not len(frame(run, name))
+        assert pq.ParquetFile(part).metadata.row_group(0).column(
+            0
+        ).compression == "ZSTD" or not len(frame(run, name))
     assert captioned["counts"] == {
         **captioned["counts"],
         "captions": 12,
@@ -85,22 +98,32 @@ def test_caption_writes_the_contracts_tables(captioned, run):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_same_rows_whatever_the_batch_size(photos, run, model_dir, load_models, batch_size, captioned):
+def test_same_rows_whatever_the_batch_size(
+    photos, run, model_dir, load_models, batch_size, captioned
+):
     before = {name: frame(run, name) for name in ("captions", "features", "failures")}
-    options = CaptionOptions(images=str(photos), output=run.root, model=model_dir, batch_size=batch_size)
+    options = CaptionOptions(
+        images=str(photos), output=run.root, model=model_dir, batch_size=batch_size
+    )
     caption_images.run(options, load=load_models)
     for name, old in before.items():
         new = frame(run, name).sort_values("image_id", ignore_index=True)
         old = old.sort_values("image_id", ignore_index=True)
         if name == "features":
-            np.testing.assert_allclose(np.stack(new.pop("feature")), np.stack(old.pop("feature")), atol=1e-5)
+            np.testing.assert_allclose(
+                np.stack(new.pop("feature")), np.stack(old.pop("feature")), atol=1e-5
+            )
         pd.testing.assert_frame_equal(new, old, atol=1e-5)
 
 
 def test_same_rows_on_the_multi_processing_runner(photos, run, model_dir, load_models, captioned):
     before = frame(run, "captions").sort_values("image_id", ignore_index=True)
     options = CaptionOptions(images=str(photos), output=run.root, model=model_dir)
-    caption_images.run(options, ["--direct_running_mode=multi_threading", "--direct_num_workers=2"], load=load_models)
+    caption_images.run(
+        options,
+        ["--direct_running_mode=multi_threading", "--direct_num_workers=2"],
+        load=load_models,
+    )
     after = frame(run, "captions").sort_values("image_id", ignore_index=True)
     pd.testing.assert_frame_equal(after, before, atol=1e-5)
 
@@ -114,7 +137,10 @@ def test_a_promotion_meanwhile_changes_no_caption(photos, run, model_dir, tmp_pa
     models = tmp_path / "models"
     shutil.copytree(model_dir, models / "old")
     save_model(
-        str(models / "new"), Captioner(load_model(model_dir).config, seed=2), load_model(model_dir).vocabulary, {}
+        str(models / "new"),
+        Captioner(load_model(model_dir).config, seed=2),
+        load_model(model_dir).vocabulary,
+        {},
     )
     promote(str(models), "old")
 
@@ -132,7 +158,9 @@ def test_a_promotion_meanwhile_changes_no_caption(photos, run, model_dir, tmp_pa
     assert set(frame(run, "captions").model_id) == {old}
     again = caption_images.run(options)
     assert again["model"]["path"] == str(models / "new")
-    assert set(frame(run, "captions").model_id) == {again["model"]["model_id"]} != {old}, "nor is one taken over"
+    assert set(frame(run, "captions").model_id) == {again["model"]["model_id"]} != {old}, (
+        "nor is one taken over"
+    )
 
 
 def test_more_failures_than_allowed(photos, run, model_dir, load_models):
@@ -146,9 +174,12 @@ def test_more_failures_than_allowed(photos, run, model_dir, load_models):
 def test_an_empty_folder_is_an_empty_run(tmp_path, run, model_dir, load_models):
     (tmp_path / "nothing").mkdir()
     caption_images.run(
-        CaptionOptions(images=str(tmp_path / "nothing"), output=run.root, model=model_dir), load=load_models
+        CaptionOptions(images=str(tmp_path / "nothing"), output=run.root, model=model_dir),
+        load=load_models,
     )
-    options = MatchOptions(captions=(run.table("captions"),), output=run.root, index=(run.table("captions"),))
+    options = MatchOptions(
+        captions=(run.table("captions"),), output=run.root, index=(run.table("captions"),)
+    )
     match_captions.run(options)
     assert commits.read_manifest(run.run_dir)["counts"]["match_summary"] == 0
     assert verify(run.run_dir) == []
@@ -201,7 +232,9 @@ def test_splits_of_the_index(captioned, run, human_captions):
 
 
 def test_an_image_with_many_captions_is_one_query(run, human_captions):
-    options = MatchOptions(captions=(human_captions,), output=run.root, index=(human_captions,), threshold=-1.0)
+    options = MatchOptions(
+        captions=(human_captions,), output=run.root, index=(human_captions,), threshold=-1.0
+    )
     match_captions.run(options)
     summary = frame(run, "match_summary").set_index("query_image_id")
     assert sorted(summary.index) == ["one.jpg", "two.jpg"]
@@ -211,13 +244,17 @@ def test_an_image_with_many_captions_is_one_query(run, human_captions):
 
 def test_captions_of_an_unfinished_run_are_refused(captioned, run, human_captions):
     storage.delete(run.manifest)
-    options = MatchOptions(captions=(run.table("captions"),), output=run.root, run_id="other", index=(human_captions,))
+    options = MatchOptions(
+        captions=(run.table("captions"),), output=run.root, run_id="other", index=(human_captions,)
+    )
     with pytest.raises(CaptionerError, match="not complete"):
         match_captions.run(options)
 
 
 def test_not_a_captions_table(captioned, run):
-    options = MatchOptions(captions=(run.table("failures"),), output=run.root, index=(run.table("captions"),))
+    options = MatchOptions(
+        captions=(run.table("failures"),), output=run.root, index=(run.table("captions"),)
+    )
     with pytest.raises(CaptionerError, match="captions table"):
         match_captions.run(options)
 

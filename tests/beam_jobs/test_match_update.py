@@ -20,7 +20,21 @@ from captioner_core.runs.verify import verify
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import CAPTIONS_SCHEMA, CaptionRow, rows_as_table
 
-WORDS = ("dog", "cat", "man", "woman", "red", "blue", "green", "grass", "water", "street", "runs", "sits", "plays")
+WORDS = (
+    "dog",
+    "cat",
+    "man",
+    "woman",
+    "red",
+    "blue",
+    "green",
+    "grass",
+    "water",
+    "street",
+    "runs",
+    "sits",
+    "plays",
+)
 WORDS += ("jumps", "two", "three", "old", "young")
 MODEL = "lstm-1"
 
@@ -38,7 +52,15 @@ def sha256(text):
 def write_captions(path, captions, model_id=MODEL):
     rows = [
         CaptionRow(
-            name, name, hashlib.sha256(name.encode()).hexdigest(), text, "generated", model_id, -1.0, len(text), 0.0
+            name,
+            name,
+            hashlib.sha256(name.encode()).hexdigest(),
+            text,
+            "generated",
+            model_id,
+            -1.0,
+            len(text),
+            0.0,
         )
         for name, text in captions.items()
     ]
@@ -49,16 +71,26 @@ def write_captions(path, captions, model_id=MODEL):
 
 @pytest.fixture
 def first(tmp_path):
-    return write_captions(tmp_path / "first.parquet", captions_of(0, [f"a/{n:03d}" for n in range(120)]))
+    return write_captions(
+        tmp_path / "first.parquet", captions_of(0, [f"a/{n:03d}" for n in range(120)])
+    )
 
 
 @pytest.fixture
 def second(tmp_path):
-    return write_captions(tmp_path / "second.parquet", captions_of(1, [f"b/{n:03d}" for n in range(40)]))
+    return write_captions(
+        tmp_path / "second.parquet", captions_of(1, [f"b/{n:03d}" for n in range(40)])
+    )
 
 
 def match(tmp_path, run_id, **options):
-    asked = {"output": str(tmp_path / "root"), "run_id": run_id, "threshold": 0.85, "top_k": 3, "encoder": "learned"}
+    asked = {
+        "output": str(tmp_path / "root"),
+        "run_id": run_id,
+        "threshold": 0.85,
+        "top_k": 3,
+        "encoder": "learned",
+    }
     return match_captions.run(MatchOptions(**{**asked, **options}))
 
 
@@ -72,7 +104,10 @@ def rows(tmp_path, run_id):
         "match_inputs": ["side", "image_id", "caption"],
     }
     return {
-        name: storage.read_table(run.table(name)).to_pandas().drop(columns="run_id").sort_values(by, ignore_index=True)
+        name: storage.read_table(run.table(name))
+        .to_pandas()
+        .drop(columns="run_id")
+        .sort_values(by, ignore_index=True)
         for name, by in orders.items()
     }
 
@@ -118,7 +153,9 @@ def test_an_update_equals_matching_all_anew(tmp_path, first, second, small_parts
 
     match(tmp_path, "anew", captions=(first, second), index=(first, second), top_k=top_k)
     where = {"output": None, "run_id": None} if in_place else {"run_id": "updated"}
-    match(tmp_path, **{"run_id": "updated", **where}, captions=(second,), update=earlier, top_k=top_k)
+    match(
+        tmp_path, **{"run_id": "updated", **where}, captions=(second,), update=earlier, top_k=top_k
+    )
     assert_same_rows(rows(tmp_path, "kept" if in_place else "updated"), rows(tmp_path, "anew"))
     if not in_place:
         assert_same_rows(rows(tmp_path, "kept"), before)
@@ -137,7 +174,9 @@ def test_updates_go_on_from_updates_and_dropped_tables_are_gone(tmp_path, first,
 def test_new_images_join_the_index_only_where_those_of_before_did(tmp_path, first, second):
     match(tmp_path, "run", captions=(first,), index=(second,))
     third = write_captions(tmp_path / "third.parquet", captions_of(2, ["c/1", "c/2"]))
-    manifest = match(tmp_path, None, output=None, captions=(third,), update=str(tmp_path / "root/runs/run"))
+    manifest = match(
+        tmp_path, None, output=None, captions=(third,), update=str(tmp_path / "root/runs/run")
+    )
     assert manifest["options"]["index"] == (second,)
     match(tmp_path, "anew", captions=(first, third), index=(second,))
     assert_same_rows(rows(tmp_path, "run"), rows(tmp_path, "anew"))
@@ -159,11 +198,17 @@ def searched(monkeypatch):
 
 
 def test_an_update_searches_only_what_is_new(tmp_path, monkeypatch):
-    one = write_captions(tmp_path / "one.parquet", {f"a{n}": f"dog number {WORDS[n % 18]} {n}" for n in range(90)})
-    two = write_captions(tmp_path / "two.parquet", {f"b{n}": f"cat number {WORDS[n % 18]} {n}" for n in range(10)})
+    one = write_captions(
+        tmp_path / "one.parquet", {f"a{n}": f"dog number {WORDS[n % 18]} {n}" for n in range(90)}
+    )
+    two = write_captions(
+        tmp_path / "two.parquet", {f"b{n}": f"cat number {WORDS[n % 18]} {n}" for n in range(10)}
+    )
     match(tmp_path, "run", captions=(one,), index=(one,))
     counted = searched(monkeypatch)
-    match(tmp_path, None, output=None, captions=(two,), update=str(tmp_path / "root" / "runs" / "run"))
+    match(
+        tmp_path, None, output=None, captions=(two,), update=str(tmp_path / "root" / "runs" / "run")
+    )
     assert sum(counted) == 10 * 100 + 90 * 10
 
 
@@ -193,7 +238,9 @@ def test_two_encoders_are_refused_by_their_fingerprints(tmp_path, first):
     run = RunLayout(str(tmp_path / "root"), "run")
     manifest = commits.read_manifest(run.run_dir)
     ours = manifest["encoder"]["fingerprint"]
-    storage.write_json(run.manifest, {**manifest, "encoder": {"name": "learned", "fingerprint": "learned/other"}})
+    storage.write_json(
+        run.manifest, {**manifest, "encoder": {"name": "learned", "fingerprint": "learned/other"}}
+    )
     with pytest.raises(CaptionerError, match=f"(?s)'learned/other'.*{ours!r}"):
         match(tmp_path, None, output=None, update=run.run_dir)
 
@@ -206,7 +253,10 @@ def test_two_models_are_refused_by_their_fingerprints(tmp_path, first, second):
 
 def test_a_run_with_captions_of_its_own_is_not_updated_with_others_in_place(tmp_path, second):
     run = RunLayout(str(tmp_path / "root"), "run")
-    own = write_captions(tmp_path / "root" / "runs" / "run" / "captions" / "part-00000.parquet", captions_of(0, ["a"]))
+    own = write_captions(
+        tmp_path / "root" / "runs" / "run" / "captions" / "part-00000.parquet",
+        captions_of(0, ["a"]),
+    )
     own = run.table("captions")
     manifest = commits.new_manifest(run)
     storage.write_json(run.manifest, {**manifest, "stages": {"caption": {"wall_time_s": 1}}})
@@ -217,9 +267,19 @@ def test_a_run_with_captions_of_its_own_is_not_updated_with_others_in_place(tmp_
     assert len(rows(tmp_path, "both")["match_summary"]) == 41
 
 
-def test_a_run_refuses_captions_of_another_model_before_it_captions_anything(tmp_path, first, capsys):
+def test_a_run_refuses_captions_of_another_model_before_it_captions_anything(
+    tmp_path, first, capsys
+):
     (tmp_path / "images").mkdir()
-    command = ["run", "--images", str(tmp_path / "images"), "--output", str(tmp_path / "out"), "--index", first]
+    command = [
+        "run",
+        "--images",
+        str(tmp_path / "images"),
+        "--output",
+        str(tmp_path / "out"),
+        "--index",
+        first,
+    ]
     assert main(command) == 2
     said = capsys.readouterr().err
     assert "'lstm-1'" in said

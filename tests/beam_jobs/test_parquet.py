@@ -112,7 +112,9 @@ def test_a_listing_of_many_parts_holds_every_image_once(tmp_path, monkeypatch):
     for number in range(14):
         (tmp_path / "images" / f"{number:02d}.jpg").touch()
     (tmp_path / "images" / "notes.txt").touch()
-    listing, counts = files.write_listing(str(tmp_path / "images"), RunLayout(str(tmp_path / "out"), "run"))
+    listing, counts = files.write_listing(
+        str(tmp_path / "images"), RunLayout(str(tmp_path / "out"), "run")
+    )
     assert (counts.images, counts.other) == (14, 1)
     assert [groups for _, groups in listing] == [2, 2, 1]
     places = [(file, group) for file, groups in listing for group in range(groups)]

@@ -79,7 +79,8 @@ def test_a_run_that_is_not_complete_is_made_as_a_whole(photos, run):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"grid": False}, "with grid True"), ({"max_bytes": 100_000}, "with max_bytes 268435456")]
+    ("change", "said"),
+    [({"grid": False}, "with grid True"), ({"max_bytes": 100_000}, "with max_bytes 268435456")],
 )
 def test_rows_made_otherwise_are_not_added(photos, run, change, said):
     extract(photos, run)
@@ -99,7 +100,9 @@ def test_captions_of_features_are_those_of_images(photos, run, model_dir, tmp_pa
     assert_same_tables(run, whole, ["captions", "failures"])
     match(run)
     assert not verify(run.run_dir)
-    assert caption(photos, run, model_dir, from_features=True)["captions"] == 12, "again, in place of the first"
+    assert caption(photos, run, model_dir, from_features=True)["captions"] == 12, (
+        "again, in place of the first"
+    )
     assert "matches" not in read_manifest(run.run_dir)["counts"]
     assert not verify(run.run_dir)
     assert extract(photos, run)["taken_over"] == 12, "a run made again finds its features"
@@ -108,7 +111,9 @@ def test_captions_of_features_are_those_of_images(photos, run, model_dir, tmp_pa
 def match(run):
     captions = (run.table("captions"),)
     match_captions.run(
-        MatchOptions(captions=captions, index=captions, output=run.root, run_id=run.run_id, encoder="tfidf")
+        MatchOptions(
+            captions=captions, index=captions, output=run.root, run_id=run.run_id, encoder="tfidf"
+        )
     )
 
 
@@ -128,7 +133,9 @@ def test_what_has_no_features_to_caption_is_refused(photos, run, model_dir, tmp_
 
 def test_a_model_of_other_features_is_refused(photos, run):
     extract(photos, run)
-    with pytest.raises(CaptionerError, match=r"trained on features of 'xception.*, and .* has those of 'fake-299'"):
+    with pytest.raises(
+        CaptionerError, match=r"trained on features of 'xception.*, and .* has those of 'fake-299'"
+    ):
         caption(photos, run, "pretrained", from_features=True)
 
 
@@ -160,7 +167,9 @@ def test_failures_for_one_reason_alone(photos, run):
     assert (counts["features"], counts["failures"], counts["images_found"]) == (13, 1, 14)
     assert verify(run.run_dir) == []
     kept = frame(run, "failures")
-    assert kept.to_dict("records") == before[before.image_id == "not an image.jpg"].to_dict("records")
+    assert kept.to_dict("records") == before[before.image_id == "not an image.jpg"].to_dict(
+        "records"
+    )
 
 
 @pytest.mark.parametrize(

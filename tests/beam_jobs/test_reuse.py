@@ -48,7 +48,9 @@ def extract(photos, run, **options):
 
 
 def caption(photos, run, model_dir, **options):
-    asked = CaptionOptions(images=str(photos), output=run.root, run_id=run.run_id, model=model_dir, **options)
+    asked = CaptionOptions(
+        images=str(photos), output=run.root, run_id=run.run_id, model=model_dir, **options
+    )
     return caption_images.run(asked, load=functools.partial(counting_models, model_dir))["counts"]
 
 
@@ -63,7 +65,9 @@ def change_folder(photos):
 
 
 def frame(run, name):
-    return storage.read_table(run.table(name)).to_pandas().sort_values("image_id", ignore_index=True)
+    return (
+        storage.read_table(run.table(name)).to_pandas().sort_values("image_id", ignore_index=True)
+    )
 
 
 def assert_same_tables(one, other, names):

@@ -35,7 +35,9 @@ def page(live) -> Iterator[object]:
             browser = playwright.chromium.launch(args=FLAGS)
         except Error:
             system = shutil.which("chromium") or shutil.which("google-chrome")
-            assert system, "no browser: 'playwright install chromium', or install the system's package chromium"
+            assert system, (
+                "no browser: 'playwright install chromium', or install the system's package chromium"
+            )
             browser = playwright.chromium.launch(executable_path=system, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         page.goto(live.url)

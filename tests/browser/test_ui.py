@@ -66,7 +66,12 @@ def test_a_field_that_is_needed_is_asked_for(form, shoot):
 
 @pytest.mark.parametrize(
     ("field", "value", "limit"),
-    [("threshold", "1.5", "1"), ("threshold", "-3", "-1"), ("top_k", "-1", "0"), ("beam_width", "99", "20")],
+    [
+        ("threshold", "1.5", "1"),
+        ("threshold", "-3", "-1"),
+        ("top_k", "-1", "0"),
+        ("beam_width", "99", "20"),
+    ],
 )
 def test_a_number_beyond_its_limits_becomes_the_limit(form, field, value, limit):
     """That is how this form refuses it: it can't be sent."""
@@ -81,7 +86,9 @@ def test_a_text_that_is_refused_comes_back_with_the_reason(form, live, images, t
 
     fill(form, images=str(images), output=str(tmp_path), run_id="../up")
     trigger_button(form).click()
-    reason = form.get_by_text(re.compile(r"Invalid input for param run_id: '\.\./up' does not match"))
+    reason = form.get_by_text(
+        re.compile(r"Invalid input for param run_id: '\.\./up' does not match")
+    )
     expect(reason).to_be_visible()
     reason.scroll_into_view_if_needed()
     shoot("refused-run_id")
@@ -100,7 +107,9 @@ def test_from_the_form_to_the_report(form, page, live, images, tmp_path, shoot):
     expect(page.get_by_text("Running").first).to_be_visible(timeout=60_000)
     shoot("running")
     assert live.finish("caption_folder", run_id) == "success"
-    expect(page.get_by_test_id("table-list").get_by_text("Success")).to_have_count(5)  # the page follows by itself
+    expect(page.get_by_test_id("table-list").get_by_text("Success")).to_have_count(
+        5
+    )  # the page follows by itself
     page.reload()
     with page.expect_response(lambda answer: "/captioner/report/" in answer.url) as shown:
         page.get_by_title("Report", exact=True).first.click()

@@ -54,22 +54,60 @@ BAD_USAGE = [
     ["dataset", "flickr8k", "--output", "out", "--source", "nowhere"],
     ["dataset", "flickr8k", "--output", "out", "--source", "nowhere", "--limit", "0"],
     ["dataset", "csv", "--output", "out", "--csv", "nowhere.csv", "--images", "nowhere"],
-    ["dataset", "coco", "--output", "out", "--annotations", "train=nowhere.json", "--images", "nowhere"],
-    ["dataset", "coco", "--output", "out", "--annotations", "other=nowhere.json", "--images", "nowhere"],
-    *([command, *given] for command, given in OPTIONS.items() if command != "run-local"),  # nothing there
+    [
+        "dataset",
+        "coco",
+        "--output",
+        "out",
+        "--annotations",
+        "train=nowhere.json",
+        "--images",
+        "nowhere",
+    ],
+    [
+        "dataset",
+        "coco",
+        "--output",
+        "out",
+        "--annotations",
+        "other=nowhere.json",
+        "--images",
+        "nowhere",
+    ],
+    *(
+        [command, *given] for command, given in OPTIONS.items() if command != "run-local"
+    ),  # nothing there
     *([command, *given, "--no-such-option=1"] for command, given in OPTIONS.items()),
     *(
         [command, *given, "--batch-size", "0"]
         for command, given in OPTIONS.items()
         if command not in ("evaluate", "match")
     ),
-    *([command, *OPTIONS[command], "--run-id", "../up"] for command in ("extract", "caption", "match", "run")),
-    *([command, *OPTIONS[command], "--threshold", "1.5"] for command in ("match", "run", "run-local")),
-    *([command, *OPTIONS[command], "--threshold", "nan"] for command in ("match", "run", "run-local")),
+    *(
+        [command, *OPTIONS[command], "--run-id", "../up"]
+        for command in ("extract", "caption", "match", "run")
+    ),
+    *(
+        [command, *OPTIONS[command], "--threshold", "1.5"]
+        for command in ("match", "run", "run-local")
+    ),
+    *(
+        [command, *OPTIONS[command], "--threshold", "nan"]
+        for command in ("match", "run", "run-local")
+    ),
     *([command, *OPTIONS[command], "--top-k", "-1"] for command in ("match", "run", "run-local")),
-    *([command, *OPTIONS[command], "--encoder", "none"] for command in ("match", "run", "run-local")),
-    *([command, *OPTIONS[command], "--max-failures", "-1"] for command in ("extract", "caption", "run", "run-local")),
-    *([command, *OPTIONS[command], "--beam-width", "0"] for command in ("caption", "run", "train", "evaluate")),
+    *(
+        [command, *OPTIONS[command], "--encoder", "none"]
+        for command in ("match", "run", "run-local")
+    ),
+    *(
+        [command, *OPTIONS[command], "--max-failures", "-1"]
+        for command in ("extract", "caption", "run", "run-local")
+    ),
+    *(
+        [command, *OPTIONS[command], "--beam-width", "0"]
+        for command in ("caption", "run", "train", "evaluate")
+    ),
     ["train", *OPTIONS["train"], "--epochs", "0"],
     ["train", *OPTIONS["train"], "--learning-rate", "inf"],
     ["train", *OPTIONS["train"], "--units", "20.5"],
@@ -98,7 +136,9 @@ BAD_USAGE = [
 def test_bad_usage_is_one_line_and_exit_2_before_work_starts(argv, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert exit_code(argv) == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("assets: ")]
+    said = [
+        line for line in capsys.readouterr().err.splitlines() if not line.startswith("assets: ")
+    ]
     assert len(said) == 1, said
     assert "error: " in said[0]
     assert not list(tmp_path.rglob("*.parquet"))

@@ -30,7 +30,9 @@ RUN_LOCAL = [sys.executable, "-m", "captioner_cli", "run-local"]
 def finished(tmp_path_factory):
     """What ``make run-local`` leaves behind, and what it printed."""
     root = tmp_path_factory.mktemp("run-local")
-    done = subprocess.run([*RUN_LOCAL, "--out", str(root)], capture_output=True, text=True, timeout=1400)
+    done = subprocess.run(
+        [*RUN_LOCAL, "--out", str(root)], capture_output=True, text=True, timeout=1400
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return root, done.stdout
 
@@ -60,7 +62,9 @@ def test_the_run_keeps_every_invariant(finished, capsys):
 def test_captions_of_unseen_images_name_the_right_things(finished):
     """Both kinds of object that a picture shows, for four of five pictures of the split that nothing was chosen by."""
     captions = rows(finished[0] / "runs" / "new", "captions")
-    numbers = [int(image_id.removeprefix("scene-").removesuffix(".jpg")) for image_id in captions.image_id]
+    numbers = [
+        int(image_id.removeprefix("scene-").removesuffix(".jpg")) for image_id in captions.image_id
+    ]
     assert {sample.split_of(number) for number in numbers} == {"test"}
     assert len(numbers) == sample.DEFAULT_IMAGES // 10
     right = [
@@ -82,9 +86,13 @@ def test_matches_are_of_the_same_things(finished):
         ]
         return np.mean([bool(one & other) for one, other in zip(*things, strict=True)])
 
-    at_random = in_common(matches.query_caption, matches.match_caption.sample(frac=1, random_state=0))
+    at_random = in_common(
+        matches.query_caption, matches.match_caption.sample(frac=1, random_state=0)
+    )
     assert in_common(matches.query_caption, matches.match_caption) > 2 * at_random
-    assert matches.feature_score.notna().all(), "features of the dataset and of the new images are both known"
+    assert matches.feature_score.notna().all(), (
+        "features of the dataset and of the new images are both known"
+    )
     human = matches[matches.match_source == "human"]
     assert not {sample.split_of(int(i[6:11])) for i in human.match_image_id} & {"test"}
 
@@ -93,14 +101,18 @@ def test_a_second_call_goes_on_from_what_is_there(finished):
     root, _ = finished
     model_made = (root / "model" / "weights.npz").stat().st_mtime_ns
     before = {table: rows(root / "runs" / "new", table) for table in layout.TABLES}
-    done = subprocess.run([*RUN_LOCAL, "--out", str(root)], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [*RUN_LOCAL, "--out", str(root)], capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "this training is done" in done.stderr
     assert (root / "model" / "weights.npz").stat().st_mtime_ns == model_made
     for table, old in before.items():
         new = rows(root / "runs" / "new", table)
         if table == "features":
-            np.testing.assert_array_equal(np.stack(new.pop("feature")), np.stack(old.pop("feature")))
+            np.testing.assert_array_equal(
+                np.stack(new.pop("feature")), np.stack(old.pop("feature"))
+            )
         pd.testing.assert_frame_equal(new, old, obj=table)
 
 
@@ -108,16 +120,35 @@ def test_a_folder_as_people_have_them(finished, tmp_path, capsys):
     """Every file is a caption or one failure row; the same rows from batches of 1 and of 32, and from two runs."""
     root, _ = finished
     expected = make_hostile_folder(tmp_path / "in")
-    shared = ["--images", str(tmp_path / "in"), "--model", str(root / "model"), "--output", str(tmp_path / "out")]
-    shared += ["--index", str(root / "datasets" / "sample" / "captions.parquet"), "--threshold", "0.8"]
+    shared = [
+        "--images",
+        str(tmp_path / "in"),
+        "--model",
+        str(root / "model"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    shared += [
+        "--index",
+        str(root / "datasets" / "sample" / "captions.parquet"),
+        "--threshold",
+        "0.8",
+    ]
     assert main(["run", *shared, "--run-id", "one", "--batch-size", "32"]) == 0
     allowed = sum(outcome != CAPTION for outcome in expected.values()) - 1
     capsys.readouterr()
-    assert main(["run", *shared, "--run-id", "two", "--batch-size", "1", "--max-failures", str(allowed)]) == 1
+    assert (
+        main(
+            ["run", *shared, "--run-id", "two", "--batch-size", "1", "--max-failures", str(allowed)]
+        )
+        == 1
+    )
     assert f"{allowed + 1} images failed" in capsys.readouterr().err
     run_dir = tmp_path / "out" / "runs" / "one"
     captions, failures = rows(run_dir, "captions"), rows(run_dir, "failures")
-    assert set(captions.image_id) == {image_id for image_id, outcome in expected.items() if outcome == CAPTION}
+    assert set(captions.image_id) == {
+        image_id for image_id, outcome in expected.items() if outcome == CAPTION
+    }
     assert sorted([*captions.image_id, *failures.image_id]) == sorted(expected)
     for image_id, error_type, message in zip(
         failures.image_id, failures.error_type, failures.error_message, strict=True
@@ -127,7 +158,9 @@ def test_a_folder_as_people_have_them(finished, tmp_path, capsys):
         assert "\n" not in message
     assert read_manifest(str(run_dir))["counts"]["files_passed_over"] == PASSED_OVER
     assert verify(str(run_dir)) == []
-    assert verify(str(tmp_path / "out" / "runs" / "two")) == [], "too many failures, and yet all was written"
+    assert verify(str(tmp_path / "out" / "runs" / "two")) == [], (
+        "too many failures, and yet all was written"
+    )
     assert_same_tables(run_dir, tmp_path / "out" / "runs" / "two")
 
 
@@ -140,7 +173,17 @@ def _reached(moment, start, log):
 def test_cut_off_at_several_moments_and_run_again(tmp_path):
     """Cut off while it makes the dataset, extracts, trains, captions and matches: then it completes, no row twice."""
     out, new = tmp_path / "out", tmp_path / "out" / "runs" / "new"
-    command = [*RUN_LOCAL, "--out", str(out), "--limit", "30", "--epochs", "3", "--threshold", "0.5"]
+    command = [
+        *RUN_LOCAL,
+        "--out",
+        str(out),
+        "--limit",
+        "30",
+        "--epochs",
+        "3",
+        "--threshold",
+        "0.5",
+    ]
     staged = Path("_staging", "*", "listing")
     moments = [  # a file that appears, or a line that is said
         (signal.SIGKILL, out / "datasets" / "sample" / "images" / "scene-00010.jpg"),
@@ -161,7 +204,9 @@ def test_cut_off_at_several_moments_and_run_again(tmp_path):
         said = (tmp_path / "log").read_text()
         assert code in (-signal.SIGKILL, 130), f"{moment} was never reached: {said[-2000:]}"
         assert "Traceback" not in said
-        assert not (new / "manifest.json").exists(), "an unfinished run is not taken for a finished one"
+        assert not (new / "manifest.json").exists(), (
+            "an unfinished run is not taken for a finished one"
+        )
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert verify(str(new)) == []

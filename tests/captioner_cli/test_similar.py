@@ -19,7 +19,14 @@ def data(tmp_path_factory):
 
 def similar(data, tmp_path, *options):
     image = sorted((data / "images").iterdir())[0]
-    command = ["similar", str(image), "--index", str(data / "captions.parquet"), "--output", str(tmp_path / "out.png")]
+    command = [
+        "similar",
+        str(image),
+        "--index",
+        str(data / "captions.parquet"),
+        "--output",
+        str(tmp_path / "out.png"),
+    ]
     return image, main([*command, *options])
 
 
@@ -51,7 +58,9 @@ def test_nothing_similar_is_said_with_the_best_that_fell_short(data, tmp_path, c
 
 def test_a_file_that_is_no_image_is_one_line(data, tmp_path, capsys):
     (tmp_path / "no.jpg").write_text("no")
-    assert main(["similar", str(tmp_path / "no.jpg"), "--index", str(data / "captions.parquet")]) == 2
+    assert (
+        main(["similar", str(tmp_path / "no.jpg"), "--index", str(data / "captions.parquet")]) == 2
+    )
     assert "can't be used" in capsys.readouterr().err
     assert main(["similar", str(tmp_path / "no.jpg")]) == 2
     assert "no --index given" in capsys.readouterr().err

@@ -106,12 +106,16 @@ def test_a_worker_is_given_the_launchers_options(mirrored):
 def test_a_switch_can_be_turned_off():
     parser = argparse.ArgumentParser()
     add_arguments(parser, ExtractOptions)
-    options = from_namespace(ExtractOptions, parser.parse_args(["--images", "in", "--output", "out", "--no-grid"]))
+    options = from_namespace(
+        ExtractOptions, parser.parse_args(["--images", "in", "--output", "out", "--no-grid"])
+    )
     assert options.grid is False
 
 
 def test_a_run_is_matched_against_itself_too():
-    options = RunOptions(images="in", output="out", model="m", index=("human",), run_id="r", top_k=3)
+    options = RunOptions(
+        images="in", output="out", model="m", index=("human",), run_id="r", top_k=3
+    )
     captions = RunLayout("out", "r").table("captions")
     assert options.match_options() == MatchOptions(
         captions=(captions,), output="out", run_id="r", index=("human", captions), top_k=3

@@ -27,8 +27,21 @@ JAVA_OPTIONS = (
     *(
         f"--add-opens=java.base/{package}=ALL-UNNAMED"
         for package in (
-            *("java.lang", "java.lang.reflect", "java.net", "java.io", "java.nio", "java.text", "java.time"),
-            *("java.util", "java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks"),
+            *(
+                "java.lang",
+                "java.lang.reflect",
+                "java.net",
+                "java.io",
+                "java.nio",
+                "java.text",
+                "java.time",
+            ),
+            *(
+                "java.util",
+                "java.util.concurrent",
+                "java.util.concurrent.atomic",
+                "java.util.concurrent.locks",
+            ),
             "sun.nio.ch",
         )
     ),
@@ -62,10 +75,19 @@ def job_server(name: str, main_class: str, artifacts: Sequence[str], exclude: st
 """
         )
         command = ["mvn", "--quiet", "--batch-mode", "--file", str(made / "pom.xml")]
-        call([*command, f"{MAVEN_DEPENDENCY}:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=lib"])
+        call(
+            [
+                *command,
+                f"{MAVEN_DEPENDENCY}:copy-dependencies",
+                "-DincludeScope=runtime",
+                "-DoutputDirectory=lib",
+            ]
+        )
         # java -jar, as Beam starts it, takes the class path from the manifest, beside which the libraries lie
         path = " ".join(f"lib/{jar.name}" for jar in sorted((made / "lib").glob("*.jar")))
-        manifest = f"Manifest-Version: 1.0\nMain-Class: {main_class}\n{_folded(f'Class-Path: {path}')}\n\n"
+        manifest = (
+            f"Manifest-Version: 1.0\nMain-Class: {main_class}\n{_folded(f'Class-Path: {path}')}\n\n"
+        )
         with zipfile.ZipFile(made / "job-server.jar", "w") as jar:
             jar.writestr("META-INF/MANIFEST.MF", manifest)
 
@@ -74,9 +96,15 @@ def job_server(name: str, main_class: str, artifacts: Sequence[str], exclude: st
 
 def _dependency(artifact: str, exclude: str) -> str:
     names = ("groupId", "artifactId", "version")
-    said = "".join(f"<{name}>{part}</{name}>" for name, part in zip(names, artifact.split(":"), strict=True))
+    said = "".join(
+        f"<{name}>{part}</{name}>" for name, part in zip(names, artifact.split(":"), strict=True)
+    )
     group, _, name = exclude.partition(":")
-    left_out = f"<exclusion><groupId>{group}</groupId><artifactId>{name}</artifactId></exclusion>" if exclude else ""
+    left_out = (
+        f"<exclusion><groupId>{group}</groupId><artifactId>{name}</artifactId></exclusion>"
+        if exclude
+        else ""
+    )
     return f"<dependency>{said}<exclusions>{left_out}</exclusions></dependency>"
 
 
@@ -93,7 +121,10 @@ def boot_program() -> Path:
     def fetch(made: Path) -> None:
         # the cache of Go's modules is as it is, the program goes where it is kept
         environment = {**os.environ, "GOBIN": str(made), "GOFLAGS": "-mod=mod"}
-        call(["go", "install", f"github.com/apache/beam/sdks/v2/python/container@v{beam}"], environment)
+        call(
+            ["go", "install", f"github.com/apache/beam/sdks/v2/python/container@v{beam}"],
+            environment,
+        )
 
     return kept(f"beam-boot-{beam}", fetch) / "container"
 
@@ -114,11 +145,15 @@ def kept(name: str, fetch: Callable[[Path], None]) -> Path:
 def call(command: list[str], environment: dict[str, str] | None = None) -> None:
     """Runs a program that fetches; what it says where it fails is a ``Missing``."""
     if not shutil.which(command[0]):
-        raise Missing(f"{command[0]} is not installed; test-cluster needs Java 11 or 17, Maven and Go")
+        raise Missing(
+            f"{command[0]} is not installed; test-cluster needs Java 11 or 17, Maven and Go"
+        )
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise Missing(f"{' '.join(command[:4])} ... failed: {lines[0] if lines else done.returncode}")
+        raise Missing(
+            f"{' '.join(command[:4])} ... failed: {lines[0] if lines else done.returncode}"
+        )
 
 
 def worker_python(folder: Path) -> Path:

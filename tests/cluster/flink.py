@@ -74,7 +74,9 @@ class FlinkCluster:
         self._configure()
         entry = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
         try:
-            self._job_manager = self._java(entry, "job-manager", ["-Xmx600m"], ["--executionMode", "cluster"])
+            self._job_manager = self._java(
+                entry, "job-manager", ["-Xmx600m"], ["--executionMode", "cluster"]
+            )
             for _ in range(self._wanted):
                 self.start_task_manager()
             self._wait_for(self._wanted)
@@ -147,7 +149,9 @@ class FlinkCluster:
         return bool(self._overview()["jobs-running"])
 
     def _overview(self) -> dict[str, int]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._rest}/overview", timeout=10) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self._rest}/overview", timeout=10
+        ) as answer:
             return json.load(answer)
 
     def _wait_for(self, task_managers: int) -> None:
@@ -160,7 +164,9 @@ class FlinkCluster:
                 if self._overview()["taskmanagers"] >= task_managers:
                     return
             time.sleep(0.2)
-        raise Missing(f"Flink did not start within {_START_S:.0f} s; see the logs in {self._folder}")
+        raise Missing(
+            f"Flink did not start within {_START_S:.0f} s; see the logs in {self._folder}"
+        )
 
     def _configure(self) -> None:
         folder = self._folder / "conf"
@@ -193,27 +199,44 @@ class FlinkCluster:
             "heartbeat.timeout": 10000,
             "io.tmp.dirs": str(temporary),
         }
-        (folder / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
+        (folder / "config.yaml").write_text(
+            "".join(f"{name}: {value}\n" for name, value in settings.items())
+        )
         (folder / "log4j.properties").write_text(_LOGGING)
 
     def _resources(self) -> tuple[list[str], list[str]]:
         """What a TaskManager's JVM gets, and its options, as Flink's own scripts have them computed."""
-        classes = [*(self._distribution / "lib").glob("flink-dist-*.jar"), *(self._distribution / "bin").glob("*.jar")]
+        classes = [
+            *(self._distribution / "lib").glob("flink-dist-*.jar"),
+            *(self._distribution / "bin").glob("*.jar"),
+        ]
         classes += (self._distribution / "lib").glob("log4j-*.jar")
         command = ["java", "-cp", os.pathsep.join(map(str, classes))]
         command += ["org.apache.flink.runtime.util.bash.BashJavaUtils", "GET_TM_RESOURCE_PARAMS"]
         command += ["--configDir", str(self._folder / "conf")]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         marked = [
-            line.split(":", 1)[1].split() for line in said.splitlines() if line.startswith("BASH_JAVA_UTILS_EXEC")
+            line.split(":", 1)[1].split()
+            for line in said.splitlines()
+            if line.startswith("BASH_JAVA_UTILS_EXEC")
         ]
         return marked[0], marked[1]
 
     def _java(
-        self, entry: str, name: str, jvm: list[str], arguments: list[str], place: dict[str, str] | None = None
+        self,
+        entry: str,
+        name: str,
+        jvm: list[str],
+        arguments: list[str],
+        place: dict[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         conf = self._folder / "conf"
-        command = ["java", *jvm, *JAVA_OPTIONS, f"-Dlog4j.configurationFile={conf / 'log4j.properties'}"]
+        command = [
+            "java",
+            *jvm,
+            *JAVA_OPTIONS,
+            f"-Dlog4j.configurationFile={conf / 'log4j.properties'}",
+        ]
         # Beam's classes after Flink's, whose distribution has a part of them too
         classes = [f"{self._distribution / 'lib'}/*", str(self._job_server)]
         command += ["-cp", os.pathsep.join(classes), entry, "--configDir", str(conf), *arguments]
@@ -223,16 +246,35 @@ class FlinkCluster:
         working = self._folder / name  # each its own: boot writes a job's options to a file in it
         working.mkdir()
         with (self._folder / f"{name}.log").open("wb") as log:
-            return subprocess.Popen(command, cwd=working, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            return subprocess.Popen(
+                command, cwd=working, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
 
 
 def flink_distribution() -> Path:
     """The folder of Flink's ``bin`` and ``lib``; fetched once."""
 
     def fetch(made: Path) -> None:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+        ]
         # an sdist whose setup.py wants to be run for its metadata; pip download does, and it needs nothing
-        call([*command, "--no-build-isolation", "--dest", str(made), f"apache-flink-libraries=={FLINK}"])
+        call(
+            [
+                *command,
+                "--no-build-isolation",
+                "--dest",
+                str(made),
+                f"apache-flink-libraries=={FLINK}",
+            ]
+        )
         (archive,) = made.glob("*.tar.gz")
         with tarfile.open(archive) as packed:
             packed.extractall(made, filter="data")
@@ -246,7 +288,10 @@ def job_server_jar() -> Path:
     """Beam's job server for Flink: the release of our Beam, or else what it consists of, at an older release."""
     beam = apache_beam.__version__
     with contextlib.suppress(Missing):
-        return kept(f"flink-{_LINE}-job-server-{beam}", lambda made: _fetch_job_server(made, beam)) / "job-server.jar"
+        return (
+            kept(f"flink-{_LINE}-job-server-{beam}", lambda made: _fetch_job_server(made, beam))
+            / "job-server.jar"
+        )
     print(f"test-cluster: job server {OLDER_BEAM}, since that of Beam {beam} is not to be had")
     artifact = f"org.apache.beam:beam-runners-flink-{_LINE}:{OLDER_BEAM}"
     return job_server(f"flink-{_LINE}-job-server-{OLDER_BEAM}", _JOB_SERVER_MAIN, [artifact])

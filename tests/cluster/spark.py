@@ -16,7 +16,10 @@ _EXCLUDED = "org.slf4j:slf4j-jdk14"
 
 def spark_arguments(setup_file: Path) -> list[str]:
     """Options of Beam's that run a job on Spark."""
-    artifacts = [f"org.apache.beam:beam-runners-spark-3:{OLDER_BEAM}", f"org.apache.spark:spark-streaming_2.12:{SPARK}"]
+    artifacts = [
+        f"org.apache.beam:beam-runners-spark-3:{OLDER_BEAM}",
+        f"org.apache.spark:spark-streaming_2.12:{SPARK}",
+    ]
     jar = job_server(f"spark-{SPARK}-job-server-{OLDER_BEAM}", _MAIN, artifacts, _EXCLUDED)
     return [
         "--runner=SparkRunner",

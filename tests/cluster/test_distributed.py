@@ -21,7 +21,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def command(asked):
-    return [sys.executable, "-m", "captioner_core.training", *worker_arguments(asked), f"--workers={asked.workers}"]
+    return [
+        sys.executable,
+        "-m",
+        "captioner_core.training",
+        *worker_arguments(asked),
+        f"--workers={asked.workers}",
+    ]
 
 
 def assert_same_weights(one, other, **tolerance):
@@ -61,7 +67,9 @@ def children(pid):
 
 
 @pytest.mark.parametrize("step", [5, "random"])
-def test_a_worker_killed_is_said_and_the_relaunch_ends_with_the_same_weights(source, tmp_path, step):
+def test_a_worker_killed_is_said_and_the_relaunch_ends_with_the_same_weights(
+    source, tmp_path, step
+):
     """At any step, and at an epoch's last, whose checkpoint leaves nothing of the epoch to do but its end."""
     asked = options(source, tmp_path / "model", epochs=12, workers=2, checkpoint_s=0.0)
     undisturbed = dataclasses.replace(asked, output=str(tmp_path / "undisturbed"))
@@ -80,7 +88,9 @@ def test_a_worker_killed_is_said_and_the_relaunch_ends_with_the_same_weights(sou
     assert [epoch["train_loss"] for epoch in ours] == [epoch["train_loss"] for epoch in theirs]
 
 
-@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM), (2, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM), (2, signal.SIGINT)]
+)
 def test_asked_to_stop_it_saves_and_goes_on(source, tmp_path, workers, number):
     asked = options(source, tmp_path / "model", epochs=200, workers=workers, checkpoint_s=0.0)
     process = subprocess.Popen(command(asked), stderr=subprocess.PIPE, text=True)

@@ -49,7 +49,9 @@ def local(images, tmp_path_factory):
 
 def match(root):
     captions = f"{root}/runs/captions/captions"
-    return match_captions.run(MatchOptions(captions=(captions,), index=(captions,), output=root, run_id="matches"))
+    return match_captions.run(
+        MatchOptions(captions=(captions,), index=(captions,), output=root, run_id="matches")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,9 @@ def flink(tmp_path_factory):
 def started(flink: FlinkCluster, job: str, *arguments: str):
     """A job as a user starts it, from the folder of the sources, which come with it."""
     command = [sys.executable, "-m", f"beam_jobs.{job}", *arguments, *flink.arguments()]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         yield process
     finally:
@@ -80,16 +84,24 @@ def finish(process):
 
 def loads(flink, of):
     """How often each worker process has said that it loaded a model."""
-    logs = "".join(flink.log(f"task-manager-{number}") for number in range(len(flink.task_managers)))
-    said = [line.rsplit(" ", 1)[1] for line in logs.splitlines() if f"loaded {of} in process" in line]
+    logs = "".join(
+        flink.log(f"task-manager-{number}") for number in range(len(flink.task_managers))
+    )
+    said = [
+        line.rsplit(" ", 1)[1] for line in logs.splitlines() if f"loaded {of} in process" in line
+    ]
     return {process: said.count(process) for process in said}
 
 
 def test_the_three_jobs_give_the_same_tables(flink, images, local, tmp_path):
     root = str(tmp_path)
-    with started(flink, "extract_features", f"--images={images}", f"--output={root}", "--run-id=features") as job:
+    with started(
+        flink, "extract_features", f"--images={images}", f"--output={root}", "--run-id=features"
+    ) as job:
         finish(job)
-    with started(flink, "caption_images", f"--images={images}", f"--output={root}", "--run-id=captions") as job:
+    with started(
+        flink, "caption_images", f"--images={images}", f"--output={root}", "--run-id=captions"
+    ) as job:
         finish(job)
     captions = f"{root}/runs/captions/captions"
     with started(
@@ -101,18 +113,27 @@ def test_the_three_jobs_give_the_same_tables(flink, images, local, tmp_path):
     for run, tables in {
         "features": (layout.FEATURES, layout.FAILURES),
         "captions": (layout.FEATURES, layout.CAPTIONS, layout.FAILURES),
-        "matches": (layout.MATCHES, layout.MATCH_SUMMARY, layout.CAPTION_GROUPS, layout.MATCH_INPUTS),
+        "matches": (
+            layout.MATCHES,
+            layout.MATCH_SUMMARY,
+            layout.CAPTION_GROUPS,
+            layout.MATCH_INPUTS,
+        ),
     }.items():
         assert verify(f"{root}/runs/{run}") == []
         assert_same_tables(f"{root}/runs/{run}", f"{local}/runs/{run}", tables)
     for model in ("Xception", "CaptioningModels"):
-        assert sorted(loads(flink, model).values()) == [1, 1], f"{model} once in each of two processes"
+        assert sorted(loads(flink, model).values()) == [1, 1], (
+            f"{model} once in each of two processes"
+        )
 
 
 def test_a_task_manager_killed_at_work_changes_nothing(flink, images, local, tmp_path):
     root = str(tmp_path)
     before = len(loads(flink, "CaptioningModels"))
-    with started(flink, "caption_images", f"--images={images}", f"--output={root}", "--run-id=captions") as job:
+    with started(
+        flink, "caption_images", f"--images={images}", f"--output={root}", "--run-id=captions"
+    ) as job:
         while len(loads(flink, "CaptioningModels")) < before + 2:  # both are about to caption
             assert job.poll() is None, job.communicate()[1][-4000:]
             time.sleep(0.2)
@@ -122,13 +143,21 @@ def test_a_task_manager_killed_at_work_changes_nothing(flink, images, local, tmp
         finish(job)
     assert verify(f"{root}/runs/captions") == []
     assert_same_tables(
-        f"{root}/runs/captions", f"{local}/runs/captions", (layout.FEATURES, layout.CAPTIONS, layout.FAILURES)
+        f"{root}/runs/captions",
+        f"{local}/runs/captions",
+        (layout.FEATURES, layout.CAPTIONS, layout.FAILURES),
     )
 
 
 def test_a_cluster_that_is_not_there_is_one_line(flink, images, tmp_path):
     arguments = [one for one in flink.arguments() if not one.startswith("--flink_master")]
-    command = [sys.executable, "-m", "beam_jobs.extract_features", f"--images={images}", f"--output={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "beam_jobs.extract_features",
+        f"--images={images}",
+        f"--output={tmp_path}",
+    ]
     done = subprocess.run(
         [*command, *arguments, "--flink_master=127.0.0.1:1"],
         cwd=REPOSITORY,

@@ -29,7 +29,10 @@ def test_the_same_tables(tmp_path):
     captions = f"{local}/runs/run/captions"
     match_captions.run(MatchOptions(captions=(captions,), index=(captions,), output=str(local)))
     try:
-        arguments, environment = spark_arguments(REPOSITORY / "setup.py"), spark_environment(tmp_path)
+        arguments, environment = (
+            spark_arguments(REPOSITORY / "setup.py"),
+            spark_environment(tmp_path),
+        )
     except Missing as missing:
         pytest.fail(str(missing), pytrace=False)
     captions = f"{root}/runs/run/captions"
@@ -39,7 +42,13 @@ def test_the_same_tables(tmp_path):
     ):
         command = [sys.executable, "-m", f"beam_jobs.{job}", *asked, f"--output={root}", *arguments]
         done = subprocess.run(  # not in the sources: a worker's boot program writes a file where it is started
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr[-4000:]
     assert verify(f"{root}/runs/run") == []

@@ -44,7 +44,9 @@ class Airflow:
             "CAPTIONER_PYTHON": str(home / "python"),
             "CAPTIONER_RETRY_DELAY_S": "0.1",
         }
-        recorder = RECORDER.format(python=sys.executable, calls=str(home / "calls"), answers=str(home / "answers"))
+        recorder = RECORDER.format(
+            python=sys.executable, calls=str(home / "calls"), answers=str(home / "answers")
+        )
         (home / "python").write_text(recorder)
         (home / "python").chmod(0o755)
         self.answer()
@@ -60,7 +62,9 @@ class Airflow:
     def run(self, code: str) -> str:
         command = [sys.executable, "-c", code]
         env = {**self.env, **{k: v for k, v in os.environ.items() if k.startswith("AIRFLOW_CONN_")}}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, cwd=self.home)
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=300, cwd=self.home
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
@@ -72,7 +76,9 @@ run = bag.dags[{dag_id!r}].test(run_conf=json.loads({json.dumps(conf)!r}))
 print("STATES", json.dumps([run.state, {{ti.task_id: ti.state for ti in run.get_task_instances()}}]))
 """
         said = self.run(LOAD + code)
-        state, tasks = json.loads(next(line for line in said.splitlines() if line.startswith("STATES "))[7:])
+        state, tasks = json.loads(
+            next(line for line in said.splitlines() if line.startswith("STATES "))[7:]
+        )
         return state, tasks
 
 

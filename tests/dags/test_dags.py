@@ -10,7 +10,14 @@ from tests.dags.conftest import LOAD
 
 GRAPHS = {
     "caption_folder": ["extract_features", "caption_images", "match_captions", "verify", "report"],
-    "train_captioner": ["prepare_dataset", "extract_features", "train", "evaluate", "gate", "promote"],
+    "train_captioner": [
+        "prepare_dataset",
+        "extract_features",
+        "train",
+        "evaluate",
+        "gate",
+        "promote",
+    ],
     "watch_inbox": ["find_folders", "start_runs"],
 }
 
@@ -33,7 +40,10 @@ def test_graphs_parse_without_the_heavy_libraries(airflow):
         + "d.topological_sort()] for d in bag.dags.values()}))"
     )
     chains = {
-        dag_id: [[task, [after] if after else []] for task, after in zip(tasks, [*tasks[1:], None], strict=True)]
+        dag_id: [
+            [task, [after] if after else []]
+            for task, after in zip(tasks, [*tasks[1:], None], strict=True)
+        ]
         for dag_id, tasks in GRAPHS.items()
     }
     assert json.loads(said.splitlines()[-1]) == chains
@@ -90,7 +100,10 @@ print(json.dumps({d.dag_id: {
     ids=str,
 )
 def test_bad_parameters_are_refused(airflow, dag_id, bad):
-    good = {"caption_folder": {"images": "in", "output": "out"}, "train_captioner": {"output": "out"}}.get(dag_id, {})
+    good = {
+        "caption_folder": {"images": "in", "output": "out"},
+        "train_captioner": {"output": "out"},
+    }.get(dag_id, {})
     code = f"""
 import json
 try:

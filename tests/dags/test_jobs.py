@@ -93,7 +93,8 @@ def test_what_a_check_says_is_final(python):
 def test_an_interpreter_that_is_not_there_is_said(monkeypatch):
     monkeypatch.setenv("CAPTIONER_PYTHON", "/nowhere/python")
     with pytest.raises(
-        AirflowFailException, match=r"CAPTIONER_PYTHON '/nowhere/python' can't be started .*name the python"
+        AirflowFailException,
+        match=r"CAPTIONER_PYTHON '/nowhere/python' can't be started .*name the python",
     ):
         jobs.run_program("captioner_cli")
 
@@ -114,7 +115,9 @@ def test_a_job_that_is_interrupted_leaves_no_process(python, tmp_path, monkeypat
         jobs.run_program("captioner_cli")
     sleeper = int((tmp_path / "sleeper").read_text())
     # one that has ended stays a zombie where nobody asks for its exit code
-    assert not psutil.pid_exists(sleeper) or psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE
+    assert (
+        not psutil.pid_exists(sleeper) or psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE
+    )
 
 
 def test_a_silent_job_ends_when_the_supervisor_of_its_task_is_killed(python, tmp_path):

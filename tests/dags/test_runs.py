@@ -51,18 +51,27 @@ TRAIN = {
 # what starts the options of runners that need some
 PLACE = RunnerSettings(
     {
-        "FlinkRunner": {"flink_master": "host:8081", "environment_type": "EXTERNAL", "parallelism": 8},
+        "FlinkRunner": {
+            "flink_master": "host:8081",
+            "environment_type": "EXTERNAL",
+            "parallelism": 8,
+        },
         "SparkRunner": {"spark_master_url": "spark://host:7077", "environment_type": "PROCESS"},
         "DataflowRunner": {
             "project": "p",
             "region": "europe-west1",
             "temp_location": "gs://b/tmp",
             "sdk_container_image": "image:1",
-            "dataflow_service_options": ["worker_accelerator=type:nvidia-l4;count:1", "enable_prime"],
+            "dataflow_service_options": [
+                "worker_accelerator=type:nvidia-l4;count:1",
+                "enable_prime",
+            ],
         },
     }
 )
-text = st.text(st.characters(exclude_characters="\0~", exclude_categories=["Cs"]), min_size=1, max_size=30)
+text = st.text(
+    st.characters(exclude_characters="\0~", exclude_categories=["Cs"]), min_size=1, max_size=30
+)
 
 
 def parsed(options, beam=()):
@@ -87,7 +96,12 @@ def parsed(options, beam=()):
 def test_every_flag_of_a_caption_run_is_what_the_job_parses(runner, **fields):
     run = CaptionRun({**CAPTION, **fields}, "manual__2026-01-01T00:00:00+00:00")
     beam = runner_options(runner, PLACE)
-    for options in (run.run_options(check=True), run.extract_options(), run.caption_options(), run.match_options()):
+    for options in (
+        run.run_options(check=True),
+        run.extract_options(),
+        run.caption_options(),
+        run.match_options(),
+    ):
         assert parsed(options, beam) == options
         assert options.layout == run.layout
 
@@ -137,7 +151,14 @@ def test_a_runner_that_is_not_set_up_is_refused_in_one_line(name, settings, said
 
 def test_a_parameter_is_one_argument_whatever_it_holds(airflow):
     hostile = '"; touch x; echo $(id) `id`\n--help'
-    conf = {"images": hostile, "output": "out", "model": "m", "index": ["a b"], "run_id": "r1", "beam_width": 4}
+    conf = {
+        "images": hostile,
+        "output": "out",
+        "model": "m",
+        "index": ["a b"],
+        "run_id": "r1",
+        "beam_width": 4,
+    }
     state, _ = airflow.run_dag("caption_folder", conf)
     assert state == "success"
     calls = airflow.calls()
@@ -157,13 +178,22 @@ def test_a_parameter_is_one_argument_whatever_it_holds(airflow):
     assert {f"--images={hostile}", "--check", "--index=a b"} <= set(check)
     assert extract[-1] == "--runner=FnApiRunner"
     assert {"--from-features", "--beam-width=4", "--model=m"} <= set(caption)
-    assert {"--index=a b", "--index=out/runs/r1/captions", "--captions=out/runs/r1/captions"} <= set(match)
-    assert rest[1:] == [["captioner_cli", "verify", "out/runs/r1"], ["captioner_cli", "report", "out/runs/r1"]]
+    assert {
+        "--index=a b",
+        "--index=out/runs/r1/captions",
+        "--captions=out/runs/r1/captions",
+    } <= set(match)
+    assert rest[1:] == [
+        ["captioner_cli", "verify", "out/runs/r1"],
+        ["captioner_cli", "report", "out/runs/r1"],
+    ]
     assert not list(airflow.home.glob("x"))
 
 
 def test_only_failures_needs_the_run_they_are_of(airflow):
-    state, tasks = airflow.run_dag("caption_folder", {"images": "in", "output": "out", "only_failures": True})
+    state, tasks = airflow.run_dag(
+        "caption_folder", {"images": "in", "output": "out", "only_failures": True}
+    )
     assert (state, tasks["extract_features"]) == ("failed", "failed")
     assert airflow.calls() == []
     conf = {"images": "in", "output": "out", "only_failures": True, "run_id": "r1"}
@@ -196,7 +226,9 @@ Variable.set("captioner_kubernetes", {{**{place!r}, "deferrable": {deferrable}}}
     model = {"dataset": "/data/d", "output": "/data/out", "workers": 2, "launcher": "kubernetes"}
     _, tasks = airflow.run_dag("train_captioner", model)
     assert (tasks["train"], tasks["gate"]) == ("success", "success")
-    assert not any(call[0] == "captioner_core.training" for call in airflow.calls()), "nothing trains here"
+    assert not any(call[0] == "captioner_core.training" for call in airflow.calls()), (
+        "nothing trains here"
+    )
     job, service = cluster.created
     assert (job["spec"]["completions"], service["spec"]["clusterIP"]) == (2, "None")
     said = job["spec"]["template"]["spec"]["containers"][0]["args"]
@@ -219,7 +251,13 @@ Variable.set("captioner_kubernetes", {"image": "captioner:1"}, serialize_json=Tr
 def test_a_folder_gets_one_run(airflow):
     found = [
         {"folder": "a b", "uri": "/in/a b", "run_id": "a-b-1", "state": "ready", "reason": ""},
-        {"folder": "late", "uri": "/in/late", "run_id": "late", "state": "waiting", "reason": "changed 20 s ago"},
+        {
+            "folder": "late",
+            "uri": "/in/late",
+            "run_id": "late",
+            "state": "waiting",
+            "reason": "changed 20 s ago",
+        },
         {"folder": "old", "uri": "/in/old", "run_id": "old", "state": "done", "reason": ""},
     ]
     airflow.answer(inbox=found)

@@ -33,7 +33,16 @@ from captioner_core.io import storage
 from tests.fakes import FakeBackbone
 from tests.runs import MODEL_ID, caption_of
 
-_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree", "shutil.move"}
+_CHANGES = {
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.link",
+    "os.truncate",
+    "shutil.rmtree",
+    "shutil.move",
+}
 
 
 class Kill:
@@ -45,7 +54,9 @@ class Kill:
 
     def before(self, what: str, path: Any) -> bool:
         """Counts a write; True where it is the last one, and only half of it is to be done."""
-        if not isinstance(path, str | bytes) or not os.path.realpath(os.fsdecode(path)).startswith(self._root):
+        if not isinstance(path, str | bytes) or not os.path.realpath(os.fsdecode(path)).startswith(
+            self._root
+        ):
             return False
         self.count += 1
         os.write(self._log, f"{what} {os.path.relpath(os.fsdecode(path), self._root)}\n".encode())
@@ -62,7 +73,11 @@ class Kill:
         """A hook for Python's own calls."""
         if event in _CHANGES:
             self.before(event, arguments[0])
-        elif event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        elif (
+            event == "open"
+            and isinstance(arguments[2], int)
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        ):
             self.before("open", arguments[0])
 
 
@@ -126,7 +141,9 @@ class _Generator:
 
 def _use_stand_ins() -> None:
     config = types.SimpleNamespace(beam_width=3)
-    caption_images.load_model = lambda folder: types.SimpleNamespace(config=config, model_id=MODEL_ID)
+    caption_images.load_model = lambda folder: types.SimpleNamespace(
+        config=config, model_id=MODEL_ID
+    )
     caption_images.load_models = lambda *arguments: CaptioningModels(FakeBackbone(), _Generator())
 
 
@@ -135,13 +152,19 @@ def _count_writes(kill: Kill) -> None:
 
     def counted(uri: str) -> tuple[Any, str]:
         file_system, path = resolve(uri)
-        return (_FileSystem(kill) if isinstance(file_system, pafs.LocalFileSystem) else file_system), path
+        return (
+            _FileSystem(kill) if isinstance(file_system, pafs.LocalFileSystem) else file_system
+        ), path
 
     # only where it is written: readers want pyarrow's own
     for name in ("write_text", "delete", "move", "output_stream"):
         function = getattr(storage, name)
         changed = types.FunctionType(
-            function.__code__, {**vars(storage), "resolve": counted}, name, function.__defaults__, function.__closure__
+            function.__code__,
+            {**vars(storage), "resolve": counted},
+            name,
+            function.__defaults__,
+            function.__closure__,
         )
         setattr(storage, name, changed)
     sys.addaudithook(kill.audit)

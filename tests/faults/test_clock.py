@@ -46,7 +46,11 @@ def test_a_clock_that_jumps_while_a_run_is_made(tmp_path):
     clock = tmp_path / "clock"
     clock.write_text("+0")
     environment = {
-        **{"LD_PRELOAD": str(LIBFAKETIME[0]), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"},
+        **{
+            "LD_PRELOAD": str(LIBFAKETIME[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(clock),
+            "FAKETIME_NO_CACHE": "1",
+        },
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # which no setting of a clock moves
     }
     jumps = random.Random(1)
@@ -59,7 +63,9 @@ def test_a_clock_that_jumps_while_a_run_is_made(tmp_path):
             f"--images={images}",
             f"--output={tmp_path / name}",
         ]
-        with subprocess.Popen(command, env={**os.environ, **faked}, stderr=subprocess.PIPE, text=True) as job:
+        with subprocess.Popen(
+            command, env={**os.environ, **faked}, stderr=subprocess.PIPE, text=True
+        ) as job:
             while job.poll() is None:
                 (tmp_path / "new").write_text(f"{jumps.uniform(-TEN_YEARS_S, TEN_YEARS_S):+.0f}")
                 (tmp_path / "new").replace(clock)
@@ -71,7 +77,9 @@ def test_a_clock_that_jumps_while_a_run_is_made(tmp_path):
     assert_same_tables(str(run), str(tmp_path / "undisturbed" / "runs" / "run"), tables)
 
 
-@pytest.mark.parametrize("run_at_s", [TEN_YEARS_S, 3 * TEN_YEARS_S + 2_000_000_000], ids=["past", "future"])
+@pytest.mark.parametrize(
+    "run_at_s", [TEN_YEARS_S, 3 * TEN_YEARS_S + 2_000_000_000], ids=["past", "future"]
+)
 def test_a_run_made_at_another_time_is_brought_up_to_date(
     photos,
     model_dir,

@@ -31,7 +31,9 @@ def undisturbed(forks, tmp_path_factory):
 def small_disk(place, options):
     """A file system of its own."""
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", place], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "none", place], capture_output=True
+    ).returncode:
         pytest.skip("not allowed to mount a tmpfs")
     try:
         yield place
@@ -63,7 +65,9 @@ def test_a_full_disk_is_one_line_and_the_next_run_completes(forks, undisturbed, 
         assert_same_tables(run.run_dir, whole.run_dir)
 
 
-def test_a_disk_that_fills_while_a_run_is_replaced_never_shows_a_mixture(forks, undisturbed, tmp_path):
+def test_a_disk_that_fills_while_a_run_is_replaced_never_shows_a_mixture(
+    forks, undisturbed, tmp_path
+):
     images, whole, size = undisturbed
     changed = tmp_path / "images"
     shutil.copytree(images, changed)
@@ -91,7 +95,9 @@ def test_an_output_that_cant_be_written_is_one_line(forks, undisturbed, tmp_path
     assert "--output" in one_line(said)
 
 
-def test_an_output_that_becomes_read_only_is_one_line_and_the_next_run_completes(forks, undisturbed, tmp_path):
+def test_an_output_that_becomes_read_only_is_one_line_and_the_next_run_completes(
+    forks, undisturbed, tmp_path
+):
     images, whole, _ = undisturbed
     with small_disk(tmp_path / "disk", "size=64m") as disk:
         run = RunLayout(str(disk / "root"), "run")

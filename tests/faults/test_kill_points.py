@@ -51,8 +51,16 @@ def second(forks, first, tmp_path_factory):
 def points(writes, seed):
     """Half of them anywhere, half of them in commits, where most is at stake; of many writes to a file the first."""
     rng = random.Random(seed)
-    numbers = [number for number, write in enumerate(writes, 1) if number == 1 or write != writes[number - 2]]
-    commits = [number for number in numbers if writes[number - 1].split()[0] in ("move", "delete_dir", "delete_file")]
+    numbers = [
+        number
+        for number, write in enumerate(writes, 1)
+        if number == 1 or write != writes[number - 2]
+    ]
+    commits = [
+        number
+        for number in numbers
+        if writes[number - 1].split()[0] in ("move", "delete_dir", "delete_file")
+    ]
     commits += [number for number in numbers if "manifest.json" in writes[number - 1]]
     in_commits = rng.sample(sorted(set(commits)), KILL_POINTS // 2)
     anywhere = rng.sample(sorted({*numbers} - {*in_commits}), KILL_POINTS - len(in_commits))
@@ -65,12 +73,16 @@ def state(run):
         with pytest.raises(CaptionerError, match="is missing or not complete"):
             commits.read_manifest(run.run_dir)
         return None
-    assert [breach for breach in verify(run.run_dir) if "left over from work cut off" not in breach] == []
+    assert [
+        breach for breach in verify(run.run_dir) if "left over from work cut off" not in breach
+    ] == []
     return commits.read_manifest(run.run_dir)
 
 
 @pytest.mark.parametrize("replaces", [False, True], ids=["first", "again"])
-def test_a_run_killed_at_any_write_is_completed_by_the_next(forks, first, second, replaces, tmp_path):
+def test_a_run_killed_at_any_write_is_completed_by_the_next(
+    forks, first, second, replaces, tmp_path
+):
     images, undisturbed, writes = second if replaces else first
     killed = 0
     print(f"FAULTS_SEED={SEED}; {len(writes)} writes")
@@ -85,11 +97,15 @@ def test_a_run_killed_at_any_write_is_completed_by_the_next(forks, first, second
         killed += code == -signal.SIGKILL
         seen = state(run)
         # complete means wholly the old run or wholly the new one
-        assert seen is None or seen == before or counts(seen) == counts(state(undisturbed)), done[-1]
+        assert seen is None or seen == before or counts(seen) == counts(state(undisturbed)), done[
+            -1
+        ]
         assert forks.run(images, root)[0] == 0
         assert verify(run.run_dir) == []
         assert_same_tables(run.run_dir, undisturbed.run_dir)
-        assert sorted(os.listdir(run.run_dir)) == sorted(os.listdir(undisturbed.run_dir)), "nothing is left over"
+        assert sorted(os.listdir(run.run_dir)) == sorted(os.listdir(undisturbed.run_dir)), (
+            "nothing is left over"
+        )
         assert (root / "runs" / "run" / REPORT).exists()
     assert killed >= 10
 

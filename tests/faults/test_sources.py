@@ -182,7 +182,9 @@ def extract(folder, root, **options):
 
 
 @pytest.mark.parametrize(
-    ("moment", "fault", "expected"), CASES, ids=[f"{moment}-{fault.__name__}" for moment, fault, _ in CASES]
+    ("moment", "fault", "expected"),
+    CASES,
+    ids=[f"{moment}-{fault.__name__}" for moment, fault, _ in CASES],
 )
 def test_an_image_that_changes_under_a_run(folder, tmp_path, monkeypatch, moment, fault, expected):
     undisturbed = extract(folder, tmp_path / "undisturbed")
@@ -191,7 +193,9 @@ def test_an_image_that_changes_under_a_run(folder, tmp_path, monkeypatch, moment
         disturb(patch, moment, fault, folder / TARGET)
         run = extract(folder, tmp_path / "out")
     assert verify(run.run_dir) == []
-    failed = {row["image_id"]: row for row in storage.read_table(run.table(layout.FAILURES)).to_pylist()}
+    failed = {
+        row["image_id"]: row for row in storage.read_table(run.table(layout.FAILURES)).to_pylist()
+    }
     others = rows(undisturbed.run_dir, layout.FEATURES)
     made = rows(run.run_dir, layout.FEATURES)
     assert made["image_id"].tolist() == [name for name in others["image_id"] if name not in failed]
@@ -199,7 +203,9 @@ def test_an_image_that_changes_under_a_run(folder, tmp_path, monkeypatch, moment
         assert failed == {}
     else:
         assert {name: row["error_type"] for name, row in failed.items()} == {TARGET: expected}
-        assert ("leaves the images folder" in failed[TARGET]["error_message"]) == ("link_out" in fault.__name__)
+        assert ("leaves the images folder" in failed[TARGET]["error_message"]) == (
+            "link_out" in fault.__name__
+        )
     secret = hashlib.sha256((tmp_path / SECRET).read_bytes()).hexdigest()
     assert secret not in set(made["image_sha256"])
 

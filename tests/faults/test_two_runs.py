@@ -65,6 +65,8 @@ def test_one_name_for_two(forks, others, undisturbed, tmp_path, wait_s):
             assert "was begun anew by process" in said.splitlines()[-1]
     run = RunLayout(str(tmp_path), "run").run_dir
     assert verify(run) == []
-    winner = [str(folder) for folder, _ in undisturbed].index(commits.read_manifest(run)["options"]["images"])
+    winner = [str(folder) for folder, _ in undisturbed].index(
+        commits.read_manifest(run)["options"]["images"]
+    )
     assert outcomes[winner][0] == 0
     assert_same_tables(run, undisturbed[winner][1])

@@ -23,13 +23,23 @@ TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2
 
 def extract(images, root, *options):
     """The job in a process of its own, whose stderr is to be read."""
-    command = [sys.executable, "-m", "captioner_cli", "extract", f"--images={images}", f"--output={root}"]
+    command = [
+        sys.executable,
+        "-m",
+        "captioner_cli",
+        "extract",
+        f"--images={images}",
+        f"--output={root}",
+    ]
     return subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
 
 
 def test_a_worker_killed(tmp_path):
     images = make_images(tmp_path / "images", 400, 1)
-    run, undisturbed = RunLayout(str(tmp_path / "out"), "run"), RunLayout(str(tmp_path / "undisturbed"), "run")
+    run, undisturbed = (
+        RunLayout(str(tmp_path / "out"), "run"),
+        RunLayout(str(tmp_path / "undisturbed"), "run"),
+    )
     with extract(images, run.root, *TWO_WORKERS) as job:
         for line in job.stderr:
             if found := re.search(r"loaded Xception in process (\d+)", line):

@@ -63,4 +63,10 @@ def as_nobody() -> list[str]:
     """What runs a command as a user who can read everything and write nothing of root's."""
     capability = "+dac_read_search"  # Python may lie in root's own home
     user = f"--reuid={UNSEEN_BY_ROOT}", f"--regid={UNSEEN_BY_ROOT}"
-    return ["setpriv", *user, "--clear-groups", f"--inh-caps={capability}", f"--ambient-caps={capability}"]
+    return [
+        "setpriv",
+        *user,
+        "--clear-groups",
+        f"--inh-caps={capability}",
+        f"--ambient-caps={capability}",
+    ]

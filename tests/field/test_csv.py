@@ -47,24 +47,72 @@ def pairs(path):
 # --- what is refused, with the line on which the record begins
 
 REFUSED = {
-    "a comma without quotes": ("image_id,caption\na.jpg,a dog\nb.jpg,a cat, asleep\n", 3, "double quotes"),
-    "a comma that leaves the split over": ("image_id,caption,split\na.jpg,a cat, asleep,dev\n", 2, "double quotes"),
-    "a comma in place of the split": ("image_id,caption,split\na.jpg,a cat, asleep\n", 2, "split 'asleep'"),
+    "a comma without quotes": (
+        "image_id,caption\na.jpg,a dog\nb.jpg,a cat, asleep\n",
+        3,
+        "double quotes",
+    ),
+    "a comma that leaves the split over": (
+        "image_id,caption,split\na.jpg,a cat, asleep,dev\n",
+        2,
+        "double quotes",
+    ),
+    "a comma in place of the split": (
+        "image_id,caption,split\na.jpg,a cat, asleep\n",
+        2,
+        "split 'asleep'",
+    ),
     "a comma at the end": ("image_id,caption\na.jpg,a dog,\n", 2, "double quotes"),
     "a semicolon without quotes": ("image;caption\na.jpg;a cat; asleep\n", 2, "double quotes"),
-    "a quote that nothing closes": ('image_id,caption\na.jpg,a dog\nb.jpg,"a cat\nc.jpg,a bird\n', 3, "quotes"),
-    "a quote closed by the next one": ('image_id,caption\na.jpg,"a dog\nb.jpg,"a cat"\n', 2, "quotes"),
-    "a quote closed at a later line's end": ('image_id,caption\na.jpg,"a dog\nb.jpg,a cat"\nc.jpg,x\n', 2, "quotes"),
-    "a quote closed by an empty caption": ('image_id,caption\na.jpg,"a dog\nb.jpg,a cat\nc.jpg,"\n', 2, "quotes"),
+    "a quote that nothing closes": (
+        'image_id,caption\na.jpg,a dog\nb.jpg,"a cat\nc.jpg,a bird\n',
+        3,
+        "quotes",
+    ),
+    "a quote closed by the next one": (
+        'image_id,caption\na.jpg,"a dog\nb.jpg,"a cat"\n',
+        2,
+        "quotes",
+    ),
+    "a quote closed at a later line's end": (
+        'image_id,caption\na.jpg,"a dog\nb.jpg,a cat"\nc.jpg,x\n',
+        2,
+        "quotes",
+    ),
+    "a quote closed by an empty caption": (
+        'image_id,caption\na.jpg,"a dog\nb.jpg,a cat\nc.jpg,"\n',
+        2,
+        "quotes",
+    ),
     "of the same image": ('image_id,caption\na.jpg,"a dog\na.jpg,a hound"\nb.jpg,x\n', 2, "quotes"),
-    "the same with the image last": ('caption,image\n"a dog,a.jpg\na cat,b.jpg\nx",c.jpg\n', 2, "quotes"),
+    "the same with the image last": (
+        'caption,image\n"a dog,a.jpg\na cat,b.jpg\nx",c.jpg\n',
+        2,
+        "quotes",
+    ),
     "two lines with the image last": ('caption,image\n"a dog,a.jpg\nx",c.jpg\n', 2, "quotes"),
     "text after quotes": ('image_id,caption\na.jpg,"Stop" says the sign\n', 2, "quotes"),
-    "a caption that is missing": ("image_id,caption\na.jpg,a dog\n\nb.jpg\n", 4, "1 fields where the header has 2"),
-    "a split that is missing": ("image_id,caption,split\na.jpg,a dog\n", 2, "2 fields where the header has 3"),
-    "after a caption of two lines": ('image_id,caption\na.jpg,"a\ndog"\nb.jpg,a cat,x\n', 4, "double quotes"),
+    "a caption that is missing": (
+        "image_id,caption\na.jpg,a dog\n\nb.jpg\n",
+        4,
+        "1 fields where the header has 2",
+    ),
+    "a split that is missing": (
+        "image_id,caption,split\na.jpg,a dog\n",
+        2,
+        "2 fields where the header has 3",
+    ),
+    "after a caption of two lines": (
+        'image_id,caption\na.jpg,"a\ndog"\nb.jpg,a cat,x\n',
+        4,
+        "double quotes",
+    ),
     "with old line ends": ("image_id,caption\ra.jpg,a dog\rb.jpg,a cat,x\r", 3, "double quotes"),
-    "an unknown split": ("image_id,caption,split\na.jpg,a dog,train\nb.jpg,a cat,holdout\n", 3, "'holdout'"),
+    "an unknown split": (
+        "image_id,caption,split\na.jpg,a dog,train\nb.jpg,a cat,holdout\n",
+        3,
+        "'holdout'",
+    ),
     "an empty split": ("image_id,caption,split\na.jpg,a dog,train\nb.jpg,a cat,\n", 3, "split ''"),
     "bytes of Latin-1": (b"image_id,caption\na.jpg,a dog\nb.jpg,a caf\xe9\n", 3, "UTF-8"),
     "a field without end": ('image_id,caption\na.jpg,"' + "a dog\n" * 50_000, 2, "quotes"),
@@ -81,7 +129,16 @@ def test_a_record_that_is_not_strictly_csv_is_refused_with_its_line(write, text,
 
 def test_the_command_exits_with_2_and_leaves_the_output_alone(tmp_path, write, images, capsys):
     source = write("image_id,caption\na.jpg,a dog, running\n")
-    command = ["dataset", "csv", "--csv", str(source), "--images", str(images), "--output", str(tmp_path / "out")]
+    command = [
+        "dataset",
+        "csv",
+        "--csv",
+        str(source),
+        "--images",
+        str(images),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "line 2" in line
@@ -90,14 +147,27 @@ def test_the_command_exits_with_2_and_leaves_the_output_alone(tmp_path, write, i
 
 
 def test_an_image_in_two_splits_is_refused_with_both_lines(tmp_path, write, images):
-    source = write("image_id,caption,split\na.jpg,a dog,train\nb.jpg,a cat,train\n./a.jpg,a hound,val\n")
-    with pytest.raises(CaptionerError, match=r"line 4: image 'a.jpg' is in split 'dev' here and in 'train' on line 2"):
+    source = write(
+        "image_id,caption,split\na.jpg,a dog,train\nb.jpg,a cat,train\n./a.jpg,a hound,val\n"
+    )
+    with pytest.raises(
+        CaptionerError,
+        match=r"line 4: image 'a.jpg' is in split 'dev' here and in 'train' on line 2",
+    ):
         csv_captions.build(tmp_path / "out", csv_file=source, images=images)
 
 
 @pytest.mark.parametrize(
     "header",
-    ["caption", "image_id", "a,b", "image_id,caption,caption", "image_id,image_id,caption", "a.jpg,a dog", ""],
+    [
+        "caption",
+        "image_id",
+        "a,b",
+        "image_id,caption,caption",
+        "image_id,image_id,caption",
+        "a.jpg,a dog",
+        "",
+    ],
 )
 def test_a_header_without_one_of_each_column_is_refused(write, header):
     with pytest.raises(CaptionerError, match=r"needs image_id and caption|twice"):
@@ -107,12 +177,18 @@ def test_a_header_without_one_of_each_column_is_refused(write, header):
 # --- what is read
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"], ids=["comma", "semicolon", "tab", "pipe"])
+@pytest.mark.parametrize(
+    "delimiter", [",", ";", "\t", "|"], ids=["comma", "semicolon", "tab", "pipe"]
+)
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte-order mark"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
 def test_the_header_tells_the_delimiter(write, delimiter, mark, line_end):
     others = "".join(other for other in ",;\t|" if other != delimiter)
-    rows = [["image_id", "caption", "split"], ["a.jpg", f"a{others}dog", "train"], ["b.jpg", f"x{delimiter}y", "dev"]]
+    rows = [
+        ["image_id", "caption", "split"],
+        ["a.jpg", f"a{others}dog", "train"],
+        ["b.jpg", f"x{delimiter}y", "dev"],
+    ]
     stream = io.StringIO()
     csv.writer(stream, delimiter=delimiter, lineterminator=line_end).writerows(rows)
     records = read_records(write(mark + stream.getvalue()))
@@ -158,7 +234,11 @@ def test_names_of_splits(tmp_path, write, images):
     text = "image_id,caption,split\na.jpg,x,restval\nb.jpg,y,Validation\nc.jpg,z,test\n"
     csv_captions.build(tmp_path / "out", csv_file=write(text), images=images)
     frame = storage.read_table(str(tmp_path / "out" / "captions.parquet")).to_pandas()
-    assert dict(zip(frame.image_id, frame.split, strict=True)) == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+    assert dict(zip(frame.image_id, frame.split, strict=True)) == {
+        "a.jpg": "train",
+        "b.jpg": "dev",
+        "c.jpg": "test",
+    }
 
 
 FIELD = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\ufeff"), max_size=12)
@@ -177,7 +257,9 @@ def test_what_a_csv_writer_writes_is_read_back(tmp_path_factory, captions, delim
     path = tmp_path_factory.mktemp("csv") / "captions.csv"
     path.write_bytes(stream.getvalue().encode("utf-8"))
     records = read_records(path)
-    assert [record.image_id for record in records] == [f"{number}.jpg" for number in range(len(captions))]
+    assert [record.image_id for record in records] == [
+        f"{number}.jpg" for number in range(len(captions))
+    ]
     for record, caption in zip(records, captions, strict=True):
         assert record.caption.replace(" ", "") == "".join(
             character

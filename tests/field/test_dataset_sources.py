@@ -30,13 +30,20 @@ def images(tmp_path):
 def captions_of(folder):
     """Returns each image's captions and split as the dataset's table says them."""
     frame = storage.read_table(str(folder / "captions.parquet")).to_pandas()
-    return {name: (group.caption.tolist(), group.split.iloc[0]) for name, group in frame.groupby("image_id")}
+    return {
+        name: (group.caption.tolist(), group.split.iloc[0])
+        for name, group in frame.groupby("image_id")
+    }
 
 
-def coco_file(path, images=((0, "a.jpg"), (1, "b.jpg")), annotations=((0, "a dog"), (1, "a cat")), **more):
+def coco_file(
+    path, images=((0, "a.jpg"), (1, "b.jpg")), annotations=((0, "a dog"), (1, "a cat")), **more
+):
     value = {
         "images": [{"id": number, "file_name": name} for number, name in images],
-        "annotations": [{"id": 9, "image_id": number, "caption": caption} for number, caption in annotations],
+        "annotations": [
+            {"id": 9, "image_id": number, "caption": caption} for number, caption in annotations
+        ],
         **more,
     }
     path.write_text(json.dumps(value))
@@ -45,7 +52,14 @@ def coco_file(path, images=((0, "a.jpg"), (1, "b.jpg")), annotations=((0, "a dog
 
 # --- COCO
 
-BOXES = {"id": 1, "image_id": 0, "category_id": 18, "bbox": [1, 2, 3, 4], "segmentation": [], "area": 12.0}
+BOXES = {
+    "id": 1,
+    "image_id": 0,
+    "category_id": 18,
+    "bbox": [1, 2, 3, 4],
+    "segmentation": [],
+    "area": 12.0,
+}
 WRONG_FILES = {
     "instances": ([BOXES], "boxes or outlines"),
     "keypoints": ([{**BOXES, "keypoints": [1, 2, 2], "num_keypoints": 1}], "boxes or outlines"),
@@ -55,7 +69,9 @@ WRONG_FILES = {
 
 
 @pytest.mark.parametrize(("annotations", "message"), WRONG_FILES.values(), ids=WRONG_FILES)
-def test_a_coco_file_of_something_else_is_named_as_that(tmp_path, images, annotations, message, capsys):
+def test_a_coco_file_of_something_else_is_named_as_that(
+    tmp_path, images, annotations, message, capsys
+):
     source = coco_file(tmp_path / "instances_val2017.json", annotations=(), categories=[])
     value = json.loads(source.read_text())
     source.write_text(json.dumps({**value, "annotations": annotations}))
@@ -108,16 +124,27 @@ def test_a_byte_order_mark_before_json_is_read(tmp_path, images, mark):
 
 @pytest.mark.parametrize(
     ("name", "split"),
-    [("val", "dev"), ("valid", "dev"), ("validation", "dev"), ("VAL", "dev"), ("restval", "train"), ("test", "test")],
+    [
+        ("val", "dev"),
+        ("valid", "dev"),
+        ("validation", "dev"),
+        ("VAL", "dev"),
+        ("restval", "train"),
+        ("test", "test"),
+    ],
 )
 def test_other_names_of_splits(tmp_path, images, name, split):
     source = coco_file(tmp_path / "x.json")
-    assert coco.build(tmp_path / "out", annotations={name: source}, images=images).images == {split: 2}
+    assert coco.build(tmp_path / "out", annotations={name: source}, images=images).images == {
+        split: 2
+    }
 
 
 def test_an_unknown_split_is_refused(tmp_path, images):
     with pytest.raises(CaptionerError, match="'holdout' is not one of train, dev"):
-        coco.build(tmp_path / "out", annotations={"holdout": coco_file(tmp_path / "x.json")}, images=images)
+        coco.build(
+            tmp_path / "out", annotations={"holdout": coco_file(tmp_path / "x.json")}, images=images
+        )
 
 
 def test_files_of_one_split_are_joined(tmp_path, images):
@@ -126,7 +153,20 @@ def test_files_of_one_split_are_joined(tmp_path, images):
     three = coco_file(tmp_path / "three.json", [(0, "c.jpg")], [(0, "a bird")])
     files = [f"train={one}", f"train={two}", f"restval={three}"]
     options = [word for file in files for word in ("--annotations", file)]
-    assert main(["dataset", "coco", *options, "--images", str(images), "--output", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [
+                "dataset",
+                "coco",
+                *options,
+                "--images",
+                str(images),
+                "--output",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
     assert captions_of(tmp_path / "out") == {
         "a.jpg": (["a dog"], "train"),
         "b.jpg": (["a cat"], "train"),
@@ -136,7 +176,9 @@ def test_files_of_one_split_are_joined(tmp_path, images):
 
 def test_an_image_in_two_splits_is_refused(tmp_path, images):
     one, two = (coco_file(tmp_path / f"{name}.json") for name in ("one", "two"))
-    with pytest.raises(CaptionerError, match=r"image 'a.jpg' is in split 'dev' here and in 'train'"):
+    with pytest.raises(
+        CaptionerError, match=r"image 'a.jpg' is in split 'dev' here and in 'train'"
+    ):
         coco.build(tmp_path / "out", annotations={"train": one, "val": two}, images=images)
 
 
@@ -148,12 +190,16 @@ def test_an_id_of_two_images_is_refused(tmp_path, images):
 
 def test_ids_that_fit_no_image_are_named(tmp_path, images):
     source = coco_file(tmp_path / "x.json", annotations=[("0", "a dog"), ("1", "a cat")])
-    with pytest.raises(CaptionerError, match=r"no caption is of a listed image: '0' is not among .* such as 0"):
+    with pytest.raises(
+        CaptionerError, match=r"no caption is of a listed image: '0' is not among .* such as 0"
+    ):
         coco.build(tmp_path / "out", annotations={"train": source}, images=images)
 
 
 def test_line_separators_within_captions_become_spaces(tmp_path, images):
-    source = coco_file(tmp_path / "x.json", annotations=[(0, "a\ndog\u2028runs\r\n"), (1, "\x85\n")])
+    source = coco_file(
+        tmp_path / "x.json", annotations=[(0, "a\ndog\u2028runs\r\n"), (1, "\x85\n")]
+    )
     coco.build(tmp_path / "out", annotations={"train": source}, images=images)
     assert captions_of(tmp_path / "out") == {"a.jpg": (["a dog runs"], "train")}
 
@@ -162,7 +208,11 @@ def test_line_separators_within_captions_become_spaces(tmp_path, images):
 
 
 def test_the_message_names_a_caption_and_a_file(tmp_path, images):
-    source = coco_file(tmp_path / "x.json", images=[(0, "COCO_val2014_000000000042.jpg")], annotations=[(0, "a dog")])
+    source = coco_file(
+        tmp_path / "x.json",
+        images=[(0, "COCO_val2014_000000000042.jpg")],
+        annotations=[(0, "a dog")],
+    )
     with pytest.raises(CaptionerError, match="no image has both a file and a caption") as caught:
         coco.build(tmp_path / "out", annotations={"val": source}, images=images)
     assert "'COCO_val2014_000000000042.jpg'" in str(caught.value)
@@ -184,7 +234,9 @@ def test_the_message_says_that_a_side_is_empty(tmp_path, images):
         csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=images)
     (tmp_path / "x.csv").write_text("image,caption\na.jpg,a dog\n")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CaptionerError, match=r"the captions name 'a.jpg', but .*empty' holds no images"):
+    with pytest.raises(
+        CaptionerError, match=r"the captions name 'a.jpg', but .*empty' holds no images"
+    ):
         csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=tmp_path / "empty")
 
 
@@ -233,7 +285,9 @@ def test_old_line_ends_are_line_ends(tmp_path):
 
 def test_zips_that_do_not_fit_are_named_by_example(tmp_path):
     write_zips(tmp_path, b"x.jpg#0\tA dog .\n", {"train": b"x.jpg\n"})
-    with pytest.raises(CaptionerError, match=r"both a file and a caption: the captions name 'x.jpg', .* 'a.jpg'"):
+    with pytest.raises(
+        CaptionerError, match=r"both a file and a caption: the captions name 'x.jpg', .* 'a.jpg'"
+    ):
         flickr8k.build(tmp_path / "out", source=tmp_path, cache=tmp_path)
 
 
@@ -242,7 +296,10 @@ def kaggle(folder, lists=()):
     (folder / "Images").mkdir(parents=True)
     for name in NAMES:
         (folder / "Images" / name).write_bytes(JPEG)
-    rows = [f'{name},"A dog , running , number {number} ."\n{name},A dog runs .' for number, name in enumerate(NAMES)]
+    rows = [
+        f'{name},"A dog , running , number {number} ."\n{name},A dog runs .'
+        for number, name in enumerate(NAMES)
+    ]
     (folder / "captions.txt").write_text("\n".join(["image,caption", *rows]) + "\n")
     for split in lists:
         (folder / f"Flickr_8k.{split}Images.txt").write_bytes(LISTS[split])
@@ -251,11 +308,17 @@ def kaggle(folder, lists=()):
 
 def test_kaggles_folder_is_flickr8k(tmp_path, capsys):
     source = kaggle(tmp_path / "archive")
-    assert main(["dataset", "flickr8k", "--source", str(source), "--output", str(tmp_path / "out")]) == 0
-    assert "dataset flickr8k-kaggle: 4 images" in capsys.readouterr().out, "the name says that the splits are others"
+    assert (
+        main(["dataset", "flickr8k", "--source", str(source), "--output", str(tmp_path / "out")])
+        == 0
+    )
+    assert "dataset flickr8k-kaggle: 4 images" in capsys.readouterr().out, (
+        "the name says that the splits are others"
+    )
     found = captions_of(tmp_path / "out")
     assert {name: captions for name, (captions, _) in found.items()} == {
-        name: [f"A dog , running , number {number} .", "A dog runs ."] for number, name in enumerate(NAMES)
+        name: [f"A dog , running , number {number} .", "A dog runs ."]
+        for number, name in enumerate(NAMES)
     }
 
 
@@ -269,7 +332,9 @@ def test_kaggles_folder_takes_flickr8ks_lists_where_they_are(tmp_path):
 
 def test_kaggles_captions_are_a_csv_file_too(tmp_path):
     source = kaggle(tmp_path / "archive")
-    summary = csv_captions.build(tmp_path / "out", csv_file=source / "captions.txt", images=source / "Images")
+    summary = csv_captions.build(
+        tmp_path / "out", csv_file=source / "captions.txt", images=source / "Images"
+    )
     assert summary.captions == 8
 
 
@@ -283,6 +348,7 @@ def test_kaggles_captions_with_a_stray_comma_are_refused_with_the_line(tmp_path)
 
 def test_a_folder_of_neither_form_names_both(tmp_path):
     with pytest.raises(
-        CaptionerError, match=r"Flickr8k_text.zip is not in .*nor are Kaggle's Images/ and captions.txt"
+        CaptionerError,
+        match=r"Flickr8k_text.zip is not in .*nor are Kaggle's Images/ and captions.txt",
     ):
         flickr8k.build(tmp_path / "out", source=tmp_path, cache=tmp_path)

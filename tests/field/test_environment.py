@@ -19,10 +19,16 @@ from tests.field.programs import as_nobody, call, captioner, environment, in_she
 from tests.runs import make_run
 
 needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("setpriv"), reason="becomes another user, which root alone can"
+    os.geteuid() != 0 or not shutil.which("setpriv"),
+    reason="becomes another user, which root alone can",
 )
 ASCII_FILE_NAMES = {"PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONUTF8": "0"}
-USER_KERAS = {"backend": "torch", "image_data_format": "channels_first", "floatx": "float16", "epsilon": 0.5}
+USER_KERAS = {
+    "backend": "torch",
+    "image_data_format": "channels_first",
+    "floatx": "float16",
+    "epsilon": 0.5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,9 @@ def one_line(ended, code, *parts):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1"])
-def test_a_terminal_that_lacks_letters_shows_escapes_and_the_work_is_done(run_dir, tmp_path, encoding):
+def test_a_terminal_that_lacks_letters_shows_escapes_and_the_work_is_done(
+    run_dir, tmp_path, encoding
+):
     folder = tmp_path / "Ferien-Grüße-犬"
     shutil.copytree(run_dir, folder)
     ended = captioner("report", folder, PYTHONIOENCODING=encoding)
@@ -64,13 +72,22 @@ def test_an_error_shows_escapes_too(tmp_path):
 
 
 def test_a_locale_that_can_not_name_files_is_refused_at_the_start(run_dir):
-    one_line(captioner("verify", run_dir, **ASCII_FILE_NAMES), 2, "'ascii'", "LC_ALL=C.UTF-8", "PYTHONUTF8=1")
+    one_line(
+        captioner("verify", run_dir, **ASCII_FILE_NAMES),
+        2,
+        "'ascii'",
+        "LC_ALL=C.UTF-8",
+        "PYTHONUTF8=1",
+    )
 
 
-@pytest.mark.skipif(not shutil.which("localedef"), reason="needs localedef to make a Latin-1 locale")
+@pytest.mark.skipif(
+    not shutil.which("localedef"), reason="needs localedef to make a Latin-1 locale"
+)
 def test_a_latin_1_locale_is_refused_at_the_start(run_dir, tmp_path):
     made = subprocess.run(
-        ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "en_US.ISO-8859-1")], capture_output=True
+        ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "en_US.ISO-8859-1")],
+        capture_output=True,
     )
     if made.returncode > 1:
         pytest.skip("localedef has no sources of locales here")
@@ -102,7 +119,12 @@ def test_closed_streams_never_become_files_of_the_run(run_dir, closed):
 
 
 def test_a_full_stdout_is_a_failure(run_dir):
-    one_line(in_shell('"$@" >/dev/full', "verify", run_dir), 1, "stdout can't be written", "No space left")
+    one_line(
+        in_shell('"$@" >/dev/full', "verify", run_dir),
+        1,
+        "stdout can't be written",
+        "No space left",
+    )
 
 
 def test_a_full_stderr_hides_the_line_and_not_the_exit_code():
@@ -127,11 +149,15 @@ sys.exit(program.guarded(work, "work"))
 """
 
 
-@pytest.mark.parametrize("pipe", ["2>&1 | head -1", "| head -1", "2>&1 >/dev/null | head -1", "2>&1 | true"])
+@pytest.mark.parametrize(
+    "pipe", ["2>&1 | head -1", "| head -1", "2>&1 >/dev/null | head -1", "2>&1 | true"]
+)
 def test_a_reader_that_goes_away_stops_nothing(tmp_path, pipe):
     script = f'set -o pipefail; exec "$@" {pipe}' if shutil.which("bash") else f'"$@" {pipe}'
     shell = "bash" if shutil.which("bash") else "sh"
-    ended = call([shell, "-c", script, shell, sys.executable, "-P", "-c", SAYS_MUCH, tmp_path / "done"])
+    ended = call(
+        [shell, "-c", script, shell, sys.executable, "-P", "-c", SAYS_MUCH, tmp_path / "done"]
+    )
     assert (tmp_path / "done").exists(), "the work goes on"
     assert ended.code == 0
     assert "Exception ignored" not in ended.err
@@ -142,8 +168,16 @@ def test_a_pipe_that_does_not_block_is_waited_for(tmp_path):
     """Some programs start others with such pipes, and read them slowly."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    command = [sys.executable, "-P", "-c", SAYS_MUCH.replace("3000", "20000"), str(tmp_path / "done")]
-    with subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL, env=environment()) as process:
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        SAYS_MUCH.replace("3000", "20000"),
+        str(tmp_path / "done"),
+    ]
+    with subprocess.Popen(
+        command, stdout=writer, stderr=subprocess.DEVNULL, env=environment()
+    ) as process:
         os.close(writer)
         time.sleep(1)
         with open(reader, "rb") as stream:
@@ -191,7 +225,9 @@ sys.exit(program.guarded(work, "work"))
 
 def started(temporary, seconds="60"):
     command = [sys.executable, "-P", "-c", HOLDS_FILES, seconds]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(TMPDIR=str(temporary)))
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, env=environment(TMPDIR=str(temporary))
+    )
     assert process.stdout.readline() == b"begun\n"
     return process
 
@@ -229,7 +265,9 @@ def test_no_writable_temporary_folder_is_one_line(run_dir, tmp_path):
         pytest.skip("no mount namespaces here")
     bind = 'for f in /tmp /var/tmp; do mount --bind "$f" "$f"; mount -o remount,ro,bind "$f"; done; exec "$@"'
     prefix = ["unshare", "-m", "sh", "-c", bind, "sh"]
-    one_line(captioner("verify", run_dir, prefix=prefix, TMPDIR="/nowhere"), 2, "TMPDIR", "/nowhere")
+    one_line(
+        captioner("verify", run_dir, prefix=prefix, TMPDIR="/nowhere"), 2, "TMPDIR", "/nowhere"
+    )
 
 
 def test_a_bad_tmpdir_is_passed_over(run_dir):
@@ -248,7 +286,13 @@ def test_a_home_that_is_none_names_the_variable(tmp_path, home):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").touch()
     ended = captioner(
-        "extract", "--images", tmp_path / "images", "--output", tmp_path / "out", HOME=home, XDG_CACHE_HOME=None
+        "extract",
+        "--images",
+        tmp_path / "images",
+        "--output",
+        tmp_path / "out",
+        HOME=home,
+        XDG_CACHE_HOME=None,
     )
     one_line(ended, 2, "CAPTIONER_CACHE", home)
     assert not (tmp_path / "out").exists()
@@ -260,14 +304,18 @@ def test_a_user_without_entry_and_home_is_told_of_the_variable(tmp_path):
     (tmp_path / "images" / "a.jpg").touch()
     tmp_path.chmod(0o777)
     command = ("extract", "--images", tmp_path / "images", "--output", tmp_path / "out")
-    ended = captioner(*command, prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=None, XDG_CACHE_HOME=None)
+    ended = captioner(
+        *command, prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=None, XDG_CACHE_HOME=None
+    )
     one_line(ended, 2, "CAPTIONER_CACHE", "54321")
 
 
 @needs_root
 def test_a_complete_cache_may_be_read_only_and_its_user_homeless(tmp_path):
     """The packages can't be written either: they are root's."""
-    ended = captioner("assets", prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=str(assets.cache_dir()))
+    ended = captioner(
+        "assets", prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=str(assets.cache_dir())
+    )
     assert ended.code == 0, ended
     assert ended.err == ""
     assert "verified" in ended.out
@@ -308,7 +356,9 @@ def test_too_little_address_space_for_tensorflow_is_one_line():
         "def work():\n    import captioner_core.process.tensorflow_setup\n    return 0\n"
         "sys.exit(program.guarded(work, 'work'))"
     )
-    ended = call(["sh", "-c", 'ulimit -v 3000000; exec "$@"', "sh", sys.executable, "-P", "-c", code])
+    ended = call(
+        ["sh", "-c", 'ulimit -v 3000000; exec "$@"', "sh", sys.executable, "-P", "-c", code]
+    )
     one_line(ended, 2, "4096 MiB", "ulimit -v")
 
 

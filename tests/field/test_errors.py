@@ -64,12 +64,22 @@ FORESEEN = [
     (pa.ArrowTypeError("not a list"), BAD_INPUT, "check the tables"),
     (UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "invalid start byte"), BAD_INPUT, "UTF-8"),
     (UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "surrogates not allowed"), BAD_INPUT, "UTF-8"),
-    (ModuleNotFoundError("No module named 'spacy'", name="spacy"), BAD_INPUT, "'spacy' is not installed"),
-    (ImportError("libtensorflow_cc.so.2: failed to map segment from shared object"), TRY_AGAIN, "memory ran out"),
+    (
+        ModuleNotFoundError("No module named 'spacy'", name="spacy"),
+        BAD_INPUT,
+        "'spacy' is not installed",
+    ),
+    (
+        ImportError("libtensorflow_cc.so.2: failed to map segment from shared object"),
+        TRY_AGAIN,
+        "memory ran out",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("error", "code", "part"), FORESEEN, ids=[repr(item[0])[:60] for item in FORESEEN])
+@pytest.mark.parametrize(
+    ("error", "code", "part"), FORESEEN, ids=[repr(item[0])[:60] for item in FORESEEN]
+)
 def test_each_kind_of_error_has_a_line_and_an_exit_code(error, code, part):
     line = describe(error)
     assert line is not None
@@ -83,7 +93,9 @@ UNFORESEEN = [
     KeyError("caption"),
     IndexError(),
     ModuleNotFoundError("No module named 'captioner_core.x'", name="captioner_core.x"),
-    FileNotFoundError(errno.ENOENT, "No such file or directory"),  # of no file: a mistake of the program's
+    FileNotFoundError(
+        errno.ENOENT, "No such file or directory"
+    ),  # of no file: a mistake of the program's
 ]
 
 
@@ -202,7 +214,9 @@ def outputs(folder):
     }
 
 
-@pytest.mark.parametrize("kind", ["file", "below a file", "device", "below a device", "loop", "long name", "proc"])
+@pytest.mark.parametrize(
+    "kind", ["file", "below a file", "device", "below a device", "loop", "long name", "proc"]
+)
 def test_an_output_that_can_not_be_a_folder_is_one_line(images, tmp_path, kind):
     output = outputs(tmp_path)[kind]
     ended = captioner("extract", "--images", images, "--output", output)
@@ -248,7 +262,9 @@ sys.exit(program.guarded(work, "captioner"))
     ],
 )
 def test_an_error_in_a_step_comes_out_as_anywhere_else(tmp_path, what, code, part):
-    ended = python(STEP.format(what=what), tmp_path / "root", CAPTIONER_CACHE=str(tmp_path / "cache"))
+    ended = python(
+        STEP.format(what=what), tmp_path / "root", CAPTIONER_CACHE=str(tmp_path / "cache")
+    )
     assert ended.code == code, ended.err[-2000:]
     assert len(ended.lines) == 1, ended.err
     assert part.strip("'") in ended.err
@@ -280,14 +296,19 @@ def test_an_encoder_without_its_weights_is_told_before_any_image_is_read(images,
         (["caption", "--images", "IMAGES", "--output", "OUT", "--model", "pretrained"], "Xception"),
         (["run", "--images", "IMAGES", "--output", "OUT"], "spaCy|Xception"),
         (["run", "--images", "IMAGES", "--output", "OUT", "--check"], "spaCy|Xception"),
-        (["match", "--captions", "RUN/captions", "--index", "RUN/captions", "--output", "OUT"], "spaCy"),
+        (
+            ["match", "--captions", "RUN/captions", "--index", "RUN/captions", "--output", "OUT"],
+            "spaCy",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_weights_that_can_not_be_had_are_told_first(images, tmp_path, arguments, part):
     run = make_run(tmp_path / "runs")
     names = {"IMAGES": str(images), "OUT": str(tmp_path / "out"), "RUN": run}
-    given = [re.sub("|".join(names), lambda found: names[found[0]], argument) for argument in arguments]
+    given = [
+        re.sub("|".join(names), lambda found: names[found[0]], argument) for argument in arguments
+    ]
     ended = captioner(*given, CAPTIONER_CACHE=str(tmp_path / "cache"), CAPTIONER_OFFLINE="1")
     assert ended.code == 2
     (line,) = ended.lines

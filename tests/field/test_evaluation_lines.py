@@ -54,7 +54,9 @@ def separated(text: str, separator: str) -> str:
 
 
 def separated_references(separator: str) -> dict[str, list[str]]:
-    return {name: [separated(text, separator) for text in listed] for name, listed in REFERENCES.items()}
+    return {
+        name: [separated(text, separator) for text in listed] for name, listed in REFERENCES.items()
+    }
 
 
 def separated_hypotheses(separator: str) -> dict[str, str]:
@@ -69,7 +71,9 @@ def without_meteor(monkeypatch):
 
 @pytest.mark.parametrize("separator", SEPARATORS.values(), ids=SEPARATORS)
 @pytest.mark.parametrize("side", ["references", "hypotheses"])
-@pytest.mark.parametrize("java", [pytest.param(True, marks=needs_java), False], ids=["java", "no java"])
+@pytest.mark.parametrize(
+    "java", [pytest.param(True, marks=needs_java), False], ids=["java", "no java"]
+)
 def test_a_line_separator_scores_as_a_space(separator, side, java, monkeypatch, without_meteor):
     monkeypatch.setattr(caption_metrics, "has_java", lambda: java)
     expected = caption_metrics.score(HYPOTHESES, REFERENCES)
@@ -130,7 +134,9 @@ def test_empty_captions_and_field_separators_shift_nothing_in_meteor():
     assert java_metrics.meteor(references, hypotheses) == pytest.approx(0.1920280, abs=1e-6)
 
 
-@pytest.mark.parametrize("java", [pytest.param(True, marks=needs_java), False], ids=["java", "no java"])
+@pytest.mark.parametrize(
+    "java", [pytest.param(True, marks=needs_java), False], ids=["java", "no java"]
+)
 def test_references_without_a_word_are_refused(java, monkeypatch):
     monkeypatch.setattr(caption_metrics, "has_java", lambda: java)
     with pytest.raises(CaptionerError, match="no reference holds a word"):
@@ -216,7 +222,8 @@ def test_meteor_that_answers_with_no_number_is_an_error(fake_java):
 def test_evaluate_tries_java_before_it_captions(tmp_path, fake_java, capsys, monkeypatch):
     """The model does not exist: the line on Java comes before the one on the model."""
     monkeypatch.setattr(
-        "captioner_core.training.dataset.read_captions_by_split", lambda dataset: {"dev": {"a.jpg": ["a dog"]}}
+        "captioner_core.training.dataset.read_captions_by_split",
+        lambda dataset: {"dev": {"a.jpg": ["a dog"]}},
     )
     fake_java(BROKEN["fails"][0])
     assert main(["evaluate", "--model", str(tmp_path / "none"), "--dataset", str(tmp_path)]) == 2

@@ -29,7 +29,11 @@ from captioner_core.captioning.generator import GeneratedCaption
 from captioner_core.captioning.saved_model import model_id_of
 from captioner_core.io import storage
 from captioner_core.runs import commits
-from captioner_core.runs.identity import collection_of_images, collection_of_table, default_collection
+from captioner_core.runs.identity import (
+    collection_of_images,
+    collection_of_table,
+    default_collection,
+)
 from captioner_core.runs.verify import verify
 from tests.fakes import FakeBackbone
 from tests.image_files import COLOURS
@@ -79,7 +83,9 @@ class ColourCaptioner:
 
     def __init__(self) -> None:
         self.model_id = model_id_of("pretrained")
-        pixels = np.array(list(COLOURS.values()), np.uint8)[:, None, None] * np.ones((1, 299, 299, 1), np.uint8)
+        pixels = np.array(list(COLOURS.values()), np.uint8)[:, None, None] * np.ones(
+            (1, 299, 299, 1), np.uint8
+        )
         self._colours = FakeBackbone().features(pixels)[0]
 
     def generate(self, features, grids):
@@ -113,7 +119,15 @@ def days(tmp_path, monkeypatch):
 
 
 def run_day(root: Path, day: str, *options: str) -> Path:
-    command = ["run", "--images", str(root / "inbox" / day), "--output", str(root / "out"), "--run-id", day]
+    command = [
+        "run",
+        "--images",
+        str(root / "inbox" / day),
+        "--output",
+        str(root / "out"),
+        "--run-id",
+        day,
+    ]
     assert main([*command, "--collection", day, *options]) == 0
     return root / "out" / "runs" / day
 
@@ -149,7 +163,9 @@ def test_a_run_matched_against_another_folder_tells_the_two_apart(days):
     copies = frame[frame.is_duplicate]
     np.testing.assert_allclose(copies.feature_score, 1, atol=1e-6)
     others = frame[~frame.is_duplicate]
-    assert (others.feature_score < 1 - 1e-7).all(), "another picture's features are not those of its namesake"
+    assert (others.feature_score < 1 - 1e-7).all(), (
+        "another picture's features are not those of its namesake"
+    )
 
 
 def test_tables_given_together_keep_namesakes_apart(days):
@@ -196,7 +212,9 @@ def test_without_names_given_equal_folder_names_are_still_two_collections(days):
     for day, collection in zip(("day1", "day2"), collections, strict=True):
         text = text.replace(collection, day)
     expected = DAY2_MATCHES
-    if collections[0] > collections[1]:  # two images called IMG_2 are ranked by the names of their collections
+    if (
+        collections[0] > collections[1]
+    ):  # two images called IMG_2 are ranked by the names of their collections
         expected = expected.replace("IMG_4 1 day1/IMG_2", "IMG_4 1 day2/IMG_2").replace(
             "IMG_4 2 day2/IMG_2", "IMG_4 2 day1/IMG_2"
         )
@@ -206,11 +224,16 @@ def test_without_names_given_equal_folder_names_are_still_two_collections(days):
 def test_a_run_made_again_is_the_same_collection(days, monkeypatch):
     monkeypatch.chdir(days)
     (days / "link").symlink_to(days / "inbox" / "day1")
-    names = {default_collection(path) for path in ("inbox/day1", "./inbox/day1/", f"{days}/inbox/day1", "link")}
+    names = {
+        default_collection(path)
+        for path in ("inbox/day1", "./inbox/day1/", f"{days}/inbox/day1", "link")
+    }
     assert len(names) == 1
     assert main(["run", "--images", "inbox/day1", "--output", "out", "--run-id", "once"]) == 0
     assert main(["run", "--images", "link", "--output", "out", "--run-id", "again"]) == 0
-    both = match_all(days, "both", str(days / "out/runs/once/captions"), str(days / "out/runs/again/captions"))
+    both = match_all(
+        days, "both", str(days / "out/runs/once/captions"), str(days / "out/runs/again/captions")
+    )
     assert matches_of(both) == "\n\n", "an image of the same folder is itself, not a match"
 
 
@@ -225,7 +248,10 @@ def test_runs_of_earlier_versions_still_match_update_verify_and_report(days, cap
     capsys.readouterr()
     assert main(["match", "--update", str(library), "--captions", captions_of(day2)]) == 0
     assert "all images are matched anew" in capsys.readouterr().err
-    assert matches_of(library).replace(default_collection(str(days / "inbox/day1")), "day1") == ALL_MATCHES
+    assert (
+        matches_of(library).replace(default_collection(str(days / "inbox/day1")), "day1")
+        == ALL_MATCHES
+    )
 
 
 def _as_earlier_version(run_dir: Path) -> None:
@@ -235,10 +261,18 @@ def _as_earlier_version(run_dir: Path) -> None:
         manifest.pop(name, None)
     manifest["options"].pop("collection", None)
     path.write_text(json.dumps(manifest), encoding="utf-8")
-    new = {"query_collection", "match_collection", "best_match_collection", "collection", "collections"}
+    new = {
+        "query_collection",
+        "match_collection",
+        "best_match_collection",
+        "collection",
+        "collections",
+    }
     for part in run_dir.glob("*/part-*.parquet"):
         table = pq.read_table(part)
-        pq.write_table(table.drop_columns(sorted(new & set(table.column_names))), part, compression="zstd")
+        pq.write_table(
+            table.drop_columns(sorted(new & set(table.column_names))), part, compression="zstd"
+        )
 
 
 def test_the_report_shows_each_namesake_with_its_own_picture(days):
@@ -247,13 +281,18 @@ def test_the_report_shows_each_namesake_with_its_own_picture(days):
     day1, day2 = run_day(days, "day1"), run_day(days, "day2")
     finder = ImageFinder([captions_of(day1), captions_of(day2)], ["IMG_1.png"], [])
     for day in ("day1", "day2"):
-        assert finder.location("IMG_1.png", collection=day) == str(days / "inbox" / day / "IMG_1.png").encode()
+        assert (
+            finder.location("IMG_1.png", collection=day)
+            == str(days / "inbox" / day / "IMG_1.png").encode()
+        )
     assert finder.captions("IMG_1.png", "day2") == [CAPTIONS["grey"]]
     both = match_all(days, "both", captions_of(day1), captions_of(day2))
     assert main(["report", str(both)]) == 0
     page = (both / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count('<article class="card">') == 7
-    assert page.count("of <bdi>day1</bdi>") == 4, "three matches, and the closest image of one without"
+    assert page.count("of <bdi>day1</bdi>") == 4, (
+        "three matches, and the closest image of one without"
+    )
     assert page.count("in <bdi>day2</bdi>") == 4, "each of its cards says which day it is of"
     assert 'class="pic missing"' not in page
 
@@ -282,13 +321,33 @@ def _fake_similar(monkeypatch):
 
 
 def test_folders_of_an_inbox_are_collections_of_their_own(days, capsys):
-    look = ["inbox", "--inbox", str(days / "inbox"), "--output", str(days / "out"), "--quiet-minutes", "0", "--json"]
+    look = [
+        "inbox",
+        "--inbox",
+        str(days / "inbox"),
+        "--output",
+        str(days / "out"),
+        "--quiet-minutes",
+        "0",
+        "--json",
+    ]
     assert main(look) == 0
     ready = json.loads(capsys.readouterr().out)
-    assert [(one["folder"], one["state"]) for one in ready] == [("day1", "ready"), ("day2", "ready")]
+    assert [(one["folder"], one["state"]) for one in ready] == [
+        ("day1", "ready"),
+        ("day2", "ready"),
+    ]
     tables = []
     for one in ready:
-        command = ["run", "--images", one["uri"], "--output", str(days / "out"), "--run-id", one["run_id"]]
+        command = [
+            "run",
+            "--images",
+            one["uri"],
+            "--output",
+            str(days / "out"),
+            "--run-id",
+            one["run_id"],
+        ]
         assert main([*command, *(part for table in tables for part in ("--index", table))]) == 0
         tables.append(str(days / "out/runs" / one["run_id"] / "captions"))
     text = matches_of(days / "out/runs/day2")

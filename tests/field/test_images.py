@@ -69,13 +69,17 @@ def test_a_png_with_megabytes_of_text_or_profile_is_decoded(name, behind):
 
 
 @pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind the pixels"])
-@pytest.mark.parametrize("name", [b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"gAMA", b"pHYs", b"tIME", b"eXIf", b"teSt"])
+@pytest.mark.parametrize(
+    "name", [b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"gAMA", b"pHYs", b"tIME", b"eXIf", b"teSt"]
+)
 def test_a_png_with_a_wrong_checksum_in_a_chunk_that_is_not_critical_is_decoded(name, behind):
     data = with_chunk(with_wrong_checksum(png_chunk(name, b"Comment\0\0abcdefgh")), behind=behind)
     np.testing.assert_array_equal(decode(data)[0], PIXELS)
 
 
-@pytest.mark.parametrize("name", [b"pHYs", b"cHRM", b"gAMA", b"sRGB", b"iCCP", b"acTL", b"fcTL", b"tRNS"])
+@pytest.mark.parametrize(
+    "name", [b"pHYs", b"cHRM", b"gAMA", b"sRGB", b"iCCP", b"acTL", b"fcTL", b"tRNS"]
+)
 def test_a_png_with_a_chunk_of_a_wrong_length_is_decoded(name):
     np.testing.assert_array_equal(decode(with_chunk(png_chunk(name, b"\1")))[0], PIXELS)
 
@@ -112,7 +116,10 @@ def test_a_png_that_ends_in_its_pixels_still_fails_as_truncated():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
     png = with_chunk(png_chunk(b"pHYs", bytes(9)), png=encoded(noise, "PNG"))
     assert failure_of(png[:4000]).error_type == "truncated"
-    assert failure_of(with_chunk(LARGE_CHUNKS["packed text"], png=png)[:-5000]).error_type == "truncated"
+    assert (
+        failure_of(with_chunk(LARGE_CHUNKS["packed text"], png=png)[:-5000]).error_type
+        == "truncated"
+    )
 
 
 @pytest.mark.parametrize("kind", JPEG_KINDS)
@@ -130,7 +137,12 @@ def test_a_jpeg_that_is_cut_in_its_pixels_still_fails_as_truncated(kind):
     """Also where what is missing is white: nobody can know what was there."""
     whole = encoded(photo(), "JPEG", **JPEG_KINDS[kind])
     places = random.Random(0)
-    for cut in (20, 100, len(whole) // 2, *(places.randrange(20, len(whole) - 700) for _ in range(15))):
+    for cut in (
+        20,
+        100,
+        len(whole) // 2,
+        *(places.randrange(20, len(whole) - 700) for _ in range(15)),
+    ):
         assert failure_of(whole[:-cut]).error_type == "truncated", cut
 
 
@@ -167,7 +179,11 @@ def test_a_jpeg_with_a_broken_application_segment_is_decoded(segment):
 
 def tiff(*tags: tuple[int, int, int, int]) -> bytes:
     """Returns a TIFF of one directory whose pixels no decoder finds; behind it stands the maker's name."""
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    directory = (
+        struct.pack("<H", len(tags))
+        + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        + bytes(4)
+    )
     return b"II*\0\x08\0\0\0" + directory + b"NIKON CORPORATION\0" + bytes(64)
 
 
@@ -221,7 +237,9 @@ def test_an_ordinary_tiff_is_no_raw_file():
 def test_good_files_are_opened_once_and_as_they_are(monkeypatch):
     seen = []
     real = Image.open
-    monkeypatch.setattr(Image, "open", lambda fp, formats: seen.append(fp.getvalue()) or real(fp, formats=formats))
+    monkeypatch.setattr(
+        Image, "open", lambda fp, formats: seen.append(fp.getvalue()) or real(fp, formats=formats)
+    )
     for kind in ("PNG", "JPEG", "TIFF", "WEBP", "GIF"):
         data = encoded(picture(), kind)
         decode(data)

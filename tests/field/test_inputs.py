@@ -20,8 +20,22 @@ from tests.image_files import encoded, picture
 from tests.runs import make_run
 
 JUNK = (
-    *(".DS_Store", "._part-00000.parquet", ".nfs0000000000c0ffee", "_SUCCESS", "_metadata", "_common_metadata"),
-    *("Thumbs.db", "desktop.ini", ".part-00000.parquet.crc", "_committed_1234", ".captioner-files", ".Rhistory"),
+    *(
+        ".DS_Store",
+        "._part-00000.parquet",
+        ".nfs0000000000c0ffee",
+        "_SUCCESS",
+        "_metadata",
+        "_common_metadata",
+    ),
+    *(
+        "Thumbs.db",
+        "desktop.ini",
+        ".part-00000.parquet.crc",
+        "_committed_1234",
+        ".captioner-files",
+        ".Rhistory",
+    ),
 )
 
 
@@ -75,7 +89,9 @@ def put(folder: Path, *names: str) -> Path:
 
 
 def found(inbox: Path, **options: object) -> dict[str, tuple[str, str]]:
-    asked = InboxOptions(inbox=str(inbox), output=f"{inbox}-out", **{"quiet_minutes": 0.0, **options})  # type: ignore[arg-type]
+    asked = InboxOptions(
+        inbox=str(inbox), output=f"{inbox}-out", **{"quiet_minutes": 0.0, **options}
+    )  # type: ignore[arg-type]
     return {folder.folder: (folder.state, folder.reason) for folder in look(asked)}
 
 
@@ -122,7 +138,10 @@ def test_a_report_with_pictures_is_not_replaced_by_one_without(tmp_path, capsys)
     assert main(["report", run_dir]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert repr(str(report)) in line
-    assert f"put the images back where they were (--images was {str(tmp_path / 'new')!r}), or delete the report" in line
+    assert (
+        f"put the images back where they were (--images was {str(tmp_path / 'new')!r}), or delete the report"
+        in line
+    )
     assert report.read_bytes() == before
     assert main(["report", run_dir, "--max-images", "0"]) == 0, "nobody asked for a picture"
     report.unlink()
@@ -137,7 +156,9 @@ def test_a_report_whose_pictures_are_there_in_part_is_written(tmp_path):
     assert "data:image/jpeg" in Path(run_dir, "report", "index.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EACCES, 2)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EACCES, 2)]
+)
 def test_a_full_disk_at_the_report_is_no_bad_input(tmp_path, monkeypatch, capsys, number, code):
     run_dir = make_run(tmp_path)
 

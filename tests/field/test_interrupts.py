@@ -22,7 +22,9 @@ from tests.field.programs import CAPTIONER, call, environment
 SEED = int(os.environ.get("FAULTS_SEED") or 20_261)
 MOMENTS = int(os.environ.get("FAULTS_MOMENTS") or 20)
 LINE = "captioner: interrupted; run it again to complete"
-PYTHON_START_S = 0.5  # Python's own start, in which signals are its own business, takes a tenth of this
+PYTHON_START_S = (
+    0.5  # Python's own start, in which signals are its own business, takes a tenth of this
+)
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
@@ -48,7 +50,9 @@ def interrupt(command, temporary, number, after_s, *, whole_group=False, **chang
         start_new_session=True,
     )
     time.sleep(after_s)
-    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    children = (
+        psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    )
     sent_at = time.monotonic()
     if process.poll() is None:
         os.killpg(process.pid, number) if whole_group else process.send_signal(number)
@@ -75,7 +79,9 @@ def moments(count, longest_s, seed):
     """Moments and signals, the same for one seed."""
     chosen = random.Random(f"{SEED} {seed}")
     print(f"FAULTS_SEED={SEED}")
-    return [(chosen.uniform(PYTHON_START_S, longest_s), chosen.choice(SIGNALS)) for _ in range(count)]
+    return [
+        (chosen.uniform(PYTHON_START_S, longest_s), chosen.choice(SIGNALS)) for _ in range(count)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +99,34 @@ def job_command(images, root):
 
 
 def workers_command(images, root):
-    return [*job_command(images, root), "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    return [
+        *job_command(images, root),
+        "--direct_running_mode=multi_processing",
+        "--direct_num_workers=2",
+    ]
 
 
 def run_local_command(_, root):
-    return [*CAPTIONER, "run-local", "--out", root, "--limit", "30", "--epochs", "2", "--threshold", "0.5"]
+    return [
+        *CAPTIONER,
+        "run-local",
+        "--out",
+        root,
+        "--limit",
+        "30",
+        "--epochs",
+        "2",
+        "--threshold",
+        "0.5",
+    ]
 
 
-COMMANDS = {"run": run_command, "job": job_command, "workers": workers_command, "run-local": run_local_command}
+COMMANDS = {
+    "run": run_command,
+    "job": job_command,
+    "workers": workers_command,
+    "run-local": run_local_command,
+}
 RUN_DIRS = {"run-local": "runs/new"}
 
 
@@ -119,21 +145,29 @@ def interrupt_and_complete(name, count, longest_s, images, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["run", "job"])
-def test_a_program_interrupted_at_random_moments_is_completed_by_the_next_call(name, images, tmp_path):
+def test_a_program_interrupted_at_random_moments_is_completed_by_the_next_call(
+    name, images, tmp_path
+):
     interrupt_and_complete(name, 4, 25, images, tmp_path)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("name", "longest_s"), [("run", 30), ("job", 25), ("workers", 40), ("run-local", 150)], ids=list(COMMANDS)
+    ("name", "longest_s"),
+    [("run", 30), ("job", 25), ("workers", 40), ("run-local", 150)],
+    ids=list(COMMANDS),
 )
-def test_a_program_interrupted_at_many_random_moments_is_completed_by_the_next_call(name, longest_s, images, tmp_path):
+def test_a_program_interrupted_at_many_random_moments_is_completed_by_the_next_call(
+    name, longest_s, images, tmp_path
+):
     interrupt_and_complete(name, MOMENTS, longest_s, images, tmp_path)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("module", ["captioner_cli", "beam_jobs.caption_images", "captioner_core.training"])
+@pytest.mark.parametrize(
+    "module", ["captioner_cli", "beam_jobs.caption_images", "captioner_core.training"]
+)
 def test_imports_and_options_are_interrupted_in_one_line(module, number, tmp_path):
     # held up where the first heavy import would be
     hook = tmp_path / "sitecustomize.py"
@@ -233,7 +267,12 @@ HOWS = [
 def interrupt_work(how, *numbers, apart_s=0.0):
     command = [sys.executable, "-P", "-c", WORK.replace("{how}", how)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
     ) as process:
         assert process.stdout.readline() == "begun\n"
         children = psutil.Process(process.pid).children(recursive=True)
@@ -256,7 +295,9 @@ def test_wherever_a_signal_strikes_one_line_is_said(how, number):
 
 
 def test_a_second_signal_ends_it_at_once():
-    code, err, took_s = interrupt_work("swallow(BaseException)", signal.SIGINT, signal.SIGINT, apart_s=1.5)
+    code, err, took_s = interrupt_work(
+        "swallow(BaseException)", signal.SIGINT, signal.SIGINT, apart_s=1.5
+    )
     assert (code, err) == (130, f"{LINE}\n")
     assert took_s < 4
 
@@ -287,9 +328,13 @@ def test_a_parent_that_blocks_or_ignores_signals_does_not_make_a_program_deaf():
 def test_signals_are_heard_after_every_package_of_programs_is_loaded(tmp_path):
     """Each of them begins the program where it is the first."""
     script = tmp_path / "captioner"
-    script.write_text(WORK.replace("{how}", "thread()").replace("import ctypes", "import captioner_cli, ctypes"))
     script.write_text(
-        script.read_text().replace("def main():", "def main():\n    import beam_jobs, captioner_core.training")
+        WORK.replace("{how}", "thread()").replace("import ctypes", "import captioner_cli, ctypes")
+    )
+    script.write_text(
+        script.read_text().replace(
+            "def main():", "def main():\n    import beam_jobs, captioner_core.training"
+        )
     )
     with subprocess.Popen(
         [sys.executable, "-P", str(script)],

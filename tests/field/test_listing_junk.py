@@ -48,8 +48,14 @@ JUNK_NAMES = (
     "Thumbs.db",
     "desktop.ini",
     "Desktop.INI",
-    *(f"{folder}/photo.jpg" for folder in (".git", ".Trash", ".Trash-1000", ".ipynb_checkpoints", ".thumbnails")),
-    *(f"{folder}/photo.jpg" for folder in ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")),
+    *(
+        f"{folder}/photo.jpg"
+        for folder in (".git", ".Trash", ".Trash-1000", ".ipynb_checkpoints", ".thumbnails")
+    ),
+    *(
+        f"{folder}/photo.jpg"
+        for folder in ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")
+    ),
     "System Volume Information/photo.jpg",
     "day1/@eaDir/photo.jpg/SYNOPHOTO_THUMB_M.jpg",
 )
@@ -63,7 +69,9 @@ def write(folder: Path, *names: str, data: bytes = JPEG) -> Path:
 
 
 def ids(folder: Path, *exclude: str) -> list[str]:
-    return [entry.image_id for entry in list_images(str(folder), exclude) if isinstance(entry, ImageRef)]
+    return [
+        entry.image_id for entry in list_images(str(folder), exclude) if isinstance(entry, ImageRef)
+    ]
 
 
 def counts_of(folder: Path, *exclude: str) -> ListingCounts:
@@ -79,7 +87,14 @@ def extract(images: Path, root: Path, **options: object) -> dict[str, object]:
 
 
 def test_two_files_never_share_an_id_and_each_leads_back_to_its_file(tmp_path):
-    names = [b"caf\xe9.jpg", rb"caf\xe9.jpg", rb"caf\x5cxe9.jpg", "café.jpg".encode(), rb"caf\\xe9.jpg", rb"a\x41.jpg"]
+    names = [
+        b"caf\xe9.jpg",
+        rb"caf\xe9.jpg",
+        rb"caf\x5cxe9.jpg",
+        "café.jpg".encode(),
+        rb"caf\\xe9.jpg",
+        rb"a\x41.jpg",
+    ]
     names += [b"fold\xff/" + names[0], rb"fold\xff/" + names[1]]
     for name in names:
         path = os.fsencode(tmp_path) + b"/" + name
@@ -92,7 +107,9 @@ def test_two_files_never_share_an_id_and_each_leads_back_to_its_file(tmp_path):
         with open(local_path(entry.image_uri), "rb") as file:
             name = file.read()
         assert file_name_of(entry.image_id) == name
-        assert path_below(tmp_path, entry.image_id) == os.path.realpath(os.fsencode(tmp_path) + b"/" + name)
+        assert path_below(tmp_path, entry.image_id) == os.path.realpath(
+            os.fsencode(tmp_path) + b"/" + name
+        )
     assert image_id_of(b"caf\xe9.jpg") == r"caf\xe9.jpg"
     assert image_id_of(rb"caf\xe9.jpg") == r"caf\x5cxe9.jpg"
     assert image_id_of("żółw \\ 🐢.jpg".encode()) == "żółw \\ 🐢.jpg"
@@ -105,7 +122,10 @@ def test_every_name_comes_back_from_its_id(name):
     assert file_name_of(image_id) == name
 
 
-@given(st.binary(max_size=6) | st.text(r"\x5ce9", max_size=10).map(str.encode), st.text(r"\x5ce9", max_size=10))
+@given(
+    st.binary(max_size=6) | st.text(r"\x5ce9", max_size=10).map(str.encode),
+    st.text(r"\x5ce9", max_size=10),
+)
 def test_two_names_never_have_one_id(name, other):
     assert (image_id_of(name) == image_id_of(other.encode())) == (name == other.encode())
 
@@ -145,7 +165,12 @@ def test_backslashes_between_folders_still_become_slashes():
 def test_what_systems_leave_behind_is_passed_over_and_counted(tmp_path):
     write(tmp_path, *JUNK_NAMES)
     write(tmp_path, "photo.jpg", ".photo.jpg", "day1/photo.jpg", "lost and found/photo.jpg")
-    assert ids(tmp_path) == [".photo.jpg", "day1/photo.jpg", "lost and found/photo.jpg", "photo.jpg"]
+    assert ids(tmp_path) == [
+        ".photo.jpg",
+        "day1/photo.jpg",
+        "lost and found/photo.jpg",
+        "photo.jpg",
+    ]
     counts = counts_of(tmp_path)
     assert counts.passed == {JUNK: len(JUNK_NAMES)}
     assert counts.passed_over_text() == f"{len(JUNK_NAMES)} hidden folders and system files"
@@ -161,16 +186,23 @@ def own_picture() -> bytes:
 
 def test_pictures_that_captioner_made_are_passed_over(tmp_path):
     write(tmp_path, "similar.png", "SIMILAR.PNG", data=own_picture())
-    write(tmp_path, "drawing.png", data=PNG[:33] + png_chunk(b"tEXt", b"Software\0captioner 2 of mine") + PNG[33:])
+    write(
+        tmp_path,
+        "drawing.png",
+        data=PNG[:33] + png_chunk(b"tEXt", b"Software\0captioner 2 of mine") + PNG[33:],
+    )
     write(tmp_path, "screenshot.png", data=PNG)
     assert ids(tmp_path) == ["drawing.png", "screenshot.png"]
     assert counts_of(tmp_path).passed == {OWN: 2}
 
 
 @pytest.mark.parametrize(
-    ("kind", "is_looked_into"), [("run", False), ("model", False), ("dataset", True), ("folder of images", True)]
+    ("kind", "is_looked_into"),
+    [("run", False), ("model", False), ("dataset", True), ("folder of images", True)],
 )
-def test_folders_of_captioners_own_are_passed_over_unless_they_hold_images(tmp_path, kind, is_looked_into):
+def test_folders_of_captioners_own_are_passed_over_unless_they_hold_images(
+    tmp_path, kind, is_looked_into
+):
     header = {"made_by": "captioner", "kind": kind, "format_version": 1}
     write(tmp_path, "made/.captioner-files", data=json.dumps(header).encode() + b"\n")
     write(tmp_path, "made/a.jpg")
@@ -205,11 +237,28 @@ def test_a_stranger_s_marker_hides_nothing(tmp_path):
         ("A.JPG", set()),
         ("[ab].jpg", {"a.jpg", "raw/b.jpg"}),
         ("caf\N{LATIN SMALL LETTER E WITH ACUTE}*", {"cafe\N{COMBINING ACUTE ACCENT}.jpg"}),
-        ("*", {"a.jpg", "a_thumb.jpg", "raw/b.jpg", "raw/b_thumb.jpg", "old/raw/c.jpg", "cafe\u0301.jpg"}),
+        (
+            "*",
+            {
+                "a.jpg",
+                "a_thumb.jpg",
+                "raw/b.jpg",
+                "raw/b_thumb.jpg",
+                "old/raw/c.jpg",
+                "cafe\u0301.jpg",
+            },
+        ),
     ],
 )
 def test_a_pattern_leaves_out_files_and_folders(tmp_path, pattern, excluded):
-    every = {"a.jpg", "a_thumb.jpg", "raw/b.jpg", "raw/b_thumb.jpg", "old/raw/c.jpg", "cafe\u0301.jpg"}
+    every = {
+        "a.jpg",
+        "a_thumb.jpg",
+        "raw/b.jpg",
+        "raw/b_thumb.jpg",
+        "old/raw/c.jpg",
+        "cafe\u0301.jpg",
+    }
     write(tmp_path, *every)
     assert set(ids(tmp_path, pattern)) == every - excluded
     assert bool(counts_of(tmp_path, pattern).passed.get(EXCLUDED)) == bool(excluded)
@@ -223,7 +272,9 @@ def test_several_patterns_add_up(tmp_path):
 
 @pytest.mark.parametrize("pattern", ["", "/", ".", "./", "a\nb"])
 def test_a_pattern_that_is_none_is_refused_in_one_line(pattern):
-    with pytest.raises(CaptionerError, match=r"--exclude .* is no shell pattern; write one such as"):
+    with pytest.raises(
+        CaptionerError, match=r"--exclude .* is no shell pattern; write one such as"
+    ):
         ExtractOptions(images="in", output="out", exclude=(pattern,))
 
 
@@ -231,7 +282,9 @@ def test_a_pattern_that_is_none_is_refused_in_one_line(pattern):
 
 
 def test_files_are_counted_by_suffix_and_the_line_names_them(tmp_path):
-    write(tmp_path, "a.HEIC", "b.heic", "c.heic", "notes.txt", "README", "x.a very long suffix indeed")
+    write(
+        tmp_path, "a.HEIC", "b.heic", "c.heic", "notes.txt", "README", "x.a very long suffix indeed"
+    )
     (tmp_path / "link").symlink_to("/etc/hostname")
     (tmp_path / "other.jpg").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -259,11 +312,19 @@ def test_any_number_of_suffixes_is_counted_in_little_memory():
 
 def test_a_run_states_in_manifest_and_last_line_what_it_passed_over(tmp_path, capsys):
     write(tmp_path / "in", "a.jpg", "b.heic", "c.heic", "._a.jpg", "skip/d.jpg")
-    options = ExtractOptions(images=str(tmp_path / "in"), output=str(tmp_path / "out"), exclude=("skip/",))
+    options = ExtractOptions(
+        images=str(tmp_path / "in"), output=str(tmp_path / "out"), exclude=("skip/",)
+    )
     manifest = extract_features.run(options, load=FakeBackbone)
     assert manifest["passed_over_by_suffix"] == {".heic": 2}
     counts = manifest["counts"]
-    names = ("images_found", "files_passed_over", "links_passed_over", "junk_passed_over", "excluded_passed_over")
+    names = (
+        "images_found",
+        "files_passed_over",
+        "links_passed_over",
+        "junk_passed_over",
+        "excluded_passed_over",
+    )
     assert [counts[name] for name in names] == [1, 4, 0, 1, 1]
     assert manifest["options"]["exclude"] == ("skip/",)
     run_dir = options.layout.run_dir
@@ -288,7 +349,9 @@ def test_a_run_states_in_manifest_and_last_line_what_it_passed_over(tmp_path, ca
 )
 def test_a_run_over_files_of_which_none_is_an_image_is_refused(tmp_path, names, exclude, said):
     write(tmp_path / "in", *names)
-    with pytest.raises(CaptionerError, match=f"no image that could be looked at, only {said}.*; ") as caught:
+    with pytest.raises(
+        CaptionerError, match=f"no image that could be looked at, only {said}.*; "
+    ) as caught:
         extract(tmp_path / "in", tmp_path / "out", exclude=exclude)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "out").exists()
@@ -329,7 +392,9 @@ def test_the_same_rules_hold_in_an_object_store(tmp_path, monkeypatch):
     write(tmp_path, *JUNK_NAMES, "a.jpg", ".b.jpg", "raw/c.jpg", "d.heic", rb"caf\xe9.jpg".decode())
     local = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
     resolve = storage.resolve
-    monkeypatch.setattr(storage, "resolve", lambda uri: (local, "/") if uri.startswith("s3://") else resolve(uri))
+    monkeypatch.setattr(
+        storage, "resolve", lambda uri: (local, "/") if uri.startswith("s3://") else resolve(uri)
+    )
     found = list(files.list_entries("s3://bucket", ("raw/",)))
     here = list(list_images(str(tmp_path), ("raw/",)))
     assert sorted(map(name_and_kind, found)) == sorted(map(name_and_kind, here))
@@ -354,6 +419,8 @@ def test_patterns_are_compiled_once_for_any_number_of_files():
 
 
 def test_the_list_of_captioners_files_is_not_told_as_passed_over(tmp_path):
-    (tmp_path / ".captioner-files").write_text('{"made_by": "captioner", "kind": "folder of images"}\n')
+    (tmp_path / ".captioner-files").write_text(
+        '{"made_by": "captioner", "kind": "folder of images"}\n'
+    )
     (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
     assert [entry.image_id for entry in files.list_entries(str(tmp_path))] == ["a.png"]

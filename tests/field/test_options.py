@@ -16,11 +16,18 @@ from captioner_core.errors import CaptionerError
 from captioner_core.images.listing import list_images
 from captioner_core.io import storage
 from captioner_core.matching import CaptionIndex, Query, make_records
-from captioner_core.options import ExtractOptions, InboxOptions, MatchOptions, RunOptions, add_arguments, from_namespace
+from captioner_core.options import (
+    ExtractOptions,
+    InboxOptions,
+    MatchOptions,
+    RunOptions,
+    add_arguments,
+    from_namespace,
+)
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.inbox import look
 from captioner_core.runs.verify import verify
-from captioner_core.security.allowed_roots import local_path_of, place_argument, plain_place
+from captioner_core.security.allowed_roots import local_path_of, normalize_uri, uri_argument
 from captioner_core.tables.schemas import GENERATED, MATCHED, NO_MATCH
 from tests.fakes import FakeBackbone, HashedWords
 from tests.image_files import encoded, picture
@@ -50,28 +57,44 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 def test_a_leading_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    options = parsed(RunOptions, "--images=~/photos", "--output=~", "--index", "~/a", "--index=~/b", "--model=~/m")
+    options = parsed(
+        RunOptions,
+        "--images=~/photos",
+        "--output=~",
+        "--index",
+        "~/a",
+        "--index=~/b",
+        "--model=~/m",
+    )
     home = str(tmp_path)
     assert (options.images, options.output, options.model) == (f"{home}/photos", home, f"{home}/m")
     assert options.index == (f"{home}/a", f"{home}/b")
-    assert parsed(MatchOptions, "--captions=~/c", "--index=i", "--output=o").captions == (f"{home}/c",)
+    assert parsed(MatchOptions, "--captions=~/c", "--index=i", "--output=o").captions == (
+        f"{home}/c",
+    )
     for command in ("verify", "report", "manifest"):
         assert make_parser().parse_args([command, "~/runs/r"]).run_dir == f"{home}/runs/r"
     assert make_parser().parse_args(["models", "~/m"]).models == f"{home}/m"
-    csv = make_parser().parse_args(["dataset", "csv", "--output=~/d", "--csv=~/c.csv", "--images=~/i"])
-    assert (csv.output, csv.csv, csv.images) == tuple(tmp_path / name for name in ("d", "c.csv", "i"))
+    csv = make_parser().parse_args(
+        ["dataset", "csv", "--output=~/d", "--csv=~/c.csv", "--images=~/i"]
+    )
+    assert (csv.output, csv.csv, csv.images) == tuple(
+        tmp_path / name for name in ("d", "c.csv", "i")
+    )
 
 
 @pytest.mark.parametrize("text", ["a~b", "./~", "/data/~", "s3://bucket/~/x", "no~"])
 def test_a_tilde_elsewhere_is_a_character(text):
-    assert plain_place(text) == text
+    assert normalize_uri(text) == text
 
 
 def test_a_home_that_nobody_knows_is_said_in_one_line(monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda text: text)
-    with pytest.raises(CaptionerError, match="'~/x' names the home folder, and nothing says where it is; write"):
-        plain_place("~/x")
-    assert plain_place("~nobody-of-that-name/x") == "~nobody-of-that-name/x"
+    with pytest.raises(
+        CaptionerError, match="'~/x' names the home folder, and nothing says where it is; write"
+    ):
+        normalize_uri("~/x")
+    assert normalize_uri("~nobody-of-that-name/x") == "~nobody-of-that-name/x"
 
 
 def test_names_are_no_paths():
@@ -96,12 +119,14 @@ def test_names_are_no_paths():
     ],
 )
 def test_a_file_uri_is_the_path_that_it_stands_for(uri, path):
-    assert plain_place(uri) == local_path_of(uri) == path
+    assert normalize_uri(uri) == local_path_of(uri) == path
     assert storage.resolve(uri)[1] == path
     assert not storage.is_remote(uri)
 
 
-@pytest.mark.parametrize("uri", ["file:photos", "file://photos/day1", "file:./x", "file:", "file://", "file:///a%00b"])
+@pytest.mark.parametrize(
+    "uri", ["file:photos", "file://photos/day1", "file:./x", "file:", "file://", "file:///a%00b"]
+)
 def test_a_file_uri_that_is_no_absolute_path_is_refused_in_one_line(uri, capsys):
     line = refusal(capsys, "run", "--images", uri)
     assert "--images" in line
@@ -118,7 +143,10 @@ def test_a_run_by_file_uris_is_that_of_the_paths(tmp_path):
         (folder / name).write_bytes(encoded(picture(), "PNG") if "not" not in name else b"hello")
     uri = "file://" + quote(str(folder))
     tables = []
-    for images, output in ((str(folder), str(tmp_path / "1")), (uri, "file://localhost" + quote(str(tmp_path / "2")))):
+    for images, output in (
+        (str(folder), str(tmp_path / "1")),
+        (uri, "file://localhost" + quote(str(tmp_path / "2"))),
+    ):
         options = parsed(ExtractOptions, "--images", images, "--output", output)
         extract_features.run(options, load=FakeBackbone)
         assert read_manifest(options.layout.run_dir)["options"]["images"] == str(folder)
@@ -128,8 +156,12 @@ def test_a_run_by_file_uris_is_that_of_the_paths(tmp_path):
     # options that no command line has put into their plain form
     direct = ExtractOptions(images=uri, output=f"file://{quote(str(tmp_path / '3'))}")
     extract_features.run(direct, load=FakeBackbone)
-    assert repr([rows(direct.layout.run_dir, name) for name in ("features", "failures")]) == repr(tables[0])
-    assert [repr(entry) for entry in list_images(uri)] == [repr(entry) for entry in list_images(str(folder))]
+    assert repr([rows(direct.layout.run_dir, name) for name in ("features", "failures")]) == repr(
+        tables[0]
+    )
+    assert [repr(entry) for entry in list_images(uri)] == [
+        repr(entry) for entry in list_images(str(folder))
+    ]
 
 
 def test_an_inbox_and_a_run_dir_may_be_file_uris(tmp_path, capsys):
@@ -197,13 +229,25 @@ def test_a_dataset_lies_in_a_local_folder(capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["run", "--images", "a", "--images", "b"], "--images is given twice, as 'a' and 'b', and takes one value"),
+        (
+            ["run", "--images", "a", "--images", "b"],
+            "--images is given twice, as 'a' and 'b', and takes one value",
+        ),
         (["run", "--images=a", "--images=a"], "--images is given twice, as 'a' and 'a'"),
-        (["run", "--images=a", "--threshold=0.9", "--threshold", "0.5"], "--threshold is given twice"),
+        (
+            ["run", "--images=a", "--threshold=0.9", "--threshold", "0.5"],
+            "--threshold is given twice",
+        ),
         (["extract", "--images=a", "--grid", "--no-grid"], "--grid and --no-grid are both given"),
         (["dataset", "csv", "--csv=a", "--csv=b"], "--csv is given twice, as 'a' and 'b'"),
-        (["report", "r", "--max-images=1", "--max-images=2"], "--max-images is given twice, as '1' and '2'"),
-        (["run", "--images=s3://k:hunter2@b/x", "--images=b"], "--images is given twice, as 's3://***@b/x' and 'b'"),
+        (
+            ["report", "r", "--max-images=1", "--max-images=2"],
+            "--max-images is given twice, as '1' and '2'",
+        ),
+        (
+            ["run", "--images=s3://k:hunter2@b/x", "--images=b"],
+            "--images is given twice, as 's3://***@b/x' and 'b'",
+        ),
     ],
 )
 def test_an_option_of_one_value_is_refused_when_given_twice(argv, said, capsys):
@@ -212,7 +256,14 @@ def test_an_option_of_one_value_is_refused_when_given_twice(argv, said, capsys):
 
 def test_options_of_several_values_may_be_repeated():
     options = parsed(
-        RunOptions, "--images=a", "--index=b", "--index=c", "--exclude=x", "--exclude=y", "--reuse", "--reuse"
+        RunOptions,
+        "--images=a",
+        "--index=b",
+        "--index=c",
+        "--exclude=x",
+        "--exclude=y",
+        "--reuse",
+        "--reuse",
     )
     assert (options.index, options.exclude, options.reuse) == (("b", "c"), ("x", "y"), True)
     assert parsed(RunOptions, "--images=a") == parsed(RunOptions, "--images=a"), (
@@ -230,7 +281,11 @@ def test_an_option_of_beams_is_refused_when_given_twice(capsys):
 
 @pytest.mark.parametrize(
     "argv",
-    [["run", "--image", "a"], ["run", "--images=a", "--thresh=0.5"], ["run", "--images=a", "--runne=FlinkRunner"]],
+    [
+        ["run", "--image", "a"],
+        ["run", "--images=a", "--thresh=0.5"],
+        ["run", "--images=a", "--runne=FlinkRunner"],
+    ],
 )
 def test_an_abbreviated_option_is_refused(argv, capsys):
     """It was taken for the one option of today that it abbreviates, and silently for another one tomorrow."""
@@ -262,9 +317,9 @@ def captured_help(capsys: pytest.CaptureFixture[str], command: str) -> str:
 
 def test_place_arguments_are_in_their_plain_form(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert place_argument("~/a") == str(tmp_path / "a")
+    assert uri_argument("~/a") == str(tmp_path / "a")
     monkeypatch.setenv("CAPTIONER_ROOTS", str(tmp_path / "allowed"))
-    assert place_argument(f"file://{tmp_path}/allowed/a") == str(tmp_path / "allowed" / "a")
+    assert uri_argument(f"file://{tmp_path}/allowed/a") == str(tmp_path / "allowed" / "a")
     for outside in ("~/a", f"file://{tmp_path}/a", f"file://localhost{tmp_path}/a"):
         with pytest.raises(argparse.ArgumentTypeError, match="lies outside the folders"):
-            place_argument(outside)
+            uri_argument(outside)

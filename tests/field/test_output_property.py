@@ -56,7 +56,9 @@ class Writes:
         self.folder, self.at, self.count = "", 0, 0
 
     def before(self, path: object) -> None:
-        is_inside = isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(self.folder)
+        is_inside = isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(
+            self.folder
+        )
         if not self.folder or not is_inside:
             return
         self.count += 1
@@ -97,7 +99,12 @@ VOCABULARY = Vocabulary.from_captions(["a red dog runs", "two cats sleep"])
 
 def captioner() -> Captioner:
     config = CaptionerConfig(
-        backbone="fake-299", vocabulary_size=len(VOCABULARY), cell_dim=8, units=8, embedding_dim=8, heads=2
+        backbone="fake-299",
+        vocabulary_size=len(VOCABULARY),
+        cell_dim=8,
+        units=8,
+        embedding_dim=8,
+        heads=2,
     )
     return Captioner(config, seed=3)
 
@@ -106,7 +113,9 @@ def make_inputs(here: Path) -> None:
     (here / "pictures").mkdir()
     for number in range(4):
         (here / "pictures" / f"{number}.jpg").write_bytes(encoded(picture(), "JPEG"))
-    lines = [f"{number}.jpg,a dog {number},{'dev' if number == 3 else 'train'}" for number in range(4)]
+    lines = [
+        f"{number}.jpg,a dog {number},{'dev' if number == 3 else 'train'}" for number in range(4)
+    ]
     (here / "captions.csv").write_text("\n".join(["image_id,caption,split", *lines]))
     shutil.copytree(here / "pictures", here / "dataset" / "images")
     (here / "outside").mkdir()
@@ -115,12 +124,17 @@ def make_inputs(here: Path) -> None:
 
 def csv(here: Path) -> None:
     csv_captions.build(
-        here / "out", csv_file=here / "captions.csv", images=here / "pictures", limit=random.choice((2, 3))
+        here / "out",
+        csv_file=here / "captions.csv",
+        images=here / "pictures",
+        limit=random.choice((2, 3)),
     )
 
 
 def split(here: Path) -> None:
-    link_split(here / "dataset", here / "out", random.sample(["0.jpg", "1.jpg", "2.jpg", "3.jpg"], 2))
+    link_split(
+        here / "dataset", here / "out", random.sample(["0.jpg", "1.jpg", "2.jpg", "3.jpg"], 2)
+    )
 
 
 def model(here: Path) -> None:
@@ -136,8 +150,17 @@ def exported(here: Path) -> None:
 def recorded(here: Path) -> None:
     if not (here / "out").exists():
         model(here)
-    figures = {"model_id": "m", "split": "dev", "beam_width": 1, "dataset": "d", "images": 1, "scores": {}}
-    caption_metrics.record(str(here / "out"), {**figures, "tokenizer": "none", "references": "r", "reliability": []})
+    figures = {
+        "model_id": "m",
+        "split": "dev",
+        "beam_width": 1,
+        "dataset": "d",
+        "images": 1,
+        "scores": {},
+    }
+    caption_metrics.record(
+        str(here / "out"), {**figures, "tokenizer": "none", "references": "r", "reliability": []}
+    )
 
 
 def encoder(here: Path) -> None:
@@ -146,7 +169,9 @@ def encoder(here: Path) -> None:
 
 
 def run(here: Path) -> None:
-    commit(stage_captions(RunLayout(str(here / "out"), "r"), ["a", "b"], parts=random.choice((1, 2))))
+    commit(
+        stage_captions(RunLayout(str(here / "out"), "r"), ["a", "b"], parts=random.choice((1, 2)))
+    )
 
 
 def report(here: Path) -> None:
@@ -183,20 +208,33 @@ def own_paths(here: Path) -> set[Path]:
         for line in marker.read_text().splitlines()[1:]:
             own.add(marker.parent / json.loads(line).rstrip("/"))
         own.update(
-            path for path in (marker.parent / "_staging").glob("*") if len(path.name) == 32 or "owner" in path.name
+            path
+            for path in (marker.parent / "_staging").glob("*")
+            if len(path.name) == 32 or "owner" in path.name
         )
-    own.update((here / "out").rglob("runs/test-run/report/index.html"))  # of a run without marker, by its name
+    own.update(
+        (here / "out").rglob("runs/test-run/report/index.html")
+    )  # of a run without marker, by its name
     for name in ("similar.png", "thresholds.svg"):
         if (path := here / "out" / name).is_file() and outputs.is_own_picture(path.read_bytes()):
             own.add(path)
-    return {path for path in own if not path.is_symlink() and not any(above.is_symlink() for above in path.parents)}
+    return {
+        path
+        for path in own
+        if not path.is_symlink() and not any(above.is_symlink() for above in path.parents)
+    }
 
 
 def put_strangers(here: Path, chance: random.Random) -> None:
     """Puts files and links of somebody else into the output, some in the place of captioner's own."""
     out = here / "out"
-    folders = [out, *(path for path in sorted(out.rglob("*")) if path.is_dir() and not path.is_symlink())]
-    own = [path for path in sorted(own_paths(here)) if path.is_file() and path.name != outputs.MARKER]
+    folders = [
+        out,
+        *(path for path in sorted(out.rglob("*")) if path.is_dir() and not path.is_symlink()),
+    ]
+    own = [
+        path for path in sorted(own_paths(here)) if path.is_file() and path.name != outputs.MARKER
+    ]
     names = [
         "mine.txt",
         "config.json.tmp",
@@ -206,11 +244,27 @@ def put_strangers(here: Path, chance: random.Random) -> None:
         "part-00001.parquet",
         "index.html",
     ]
-    names += ["metrics.json", "similar.png", "thresholds.svg", "1.jpg", "manifest.json.tmp", outputs.MARKER + ".tmp"]
+    names += [
+        "metrics.json",
+        "similar.png",
+        "thresholds.svg",
+        "1.jpg",
+        "manifest.json.tmp",
+        outputs.MARKER + ".tmp",
+    ]
     for _ in range(chance.randint(1, 4)):
         place = chance.choice(folders) / chance.choice(names)
         kind = chance.choice(
-            ["file", "link to file", "link to folder", "dangling link", "folder", "own", "own folder", "own folder"]
+            [
+                "file",
+                "link to file",
+                "link to folder",
+                "dangling link",
+                "folder",
+                "own",
+                "own folder",
+                "own folder",
+            ]
         )
         if kind == "own" and own and chance.random() < 0.5:
             place = chance.choice(own)

@@ -49,7 +49,9 @@ def pictures(tmp_path) -> Path:
     (folder / "images").mkdir(parents=True)
     for number in range(7):
         (folder / "images" / f"{number}.jpg").write_bytes(JPEG)
-    (folder / "captions.csv").write_text("image_id,caption,split\n0.jpg,a dog,train\n1.jpg,a cat,dev\n")
+    (folder / "captions.csv").write_text(
+        "image_id,caption,split\n0.jpg,a dog,train\n1.jpg,a cat,dev\n"
+    )
     return folder
 
 
@@ -76,7 +78,9 @@ def test_a_dataset_is_not_made_in_the_folder_of_its_own_pictures(pictures, capsy
 
 
 @pytest.mark.parametrize("spelling", ["link", "relative", "hard linked pictures"])
-def test_a_dataset_is_not_made_over_its_pictures_by_another_name(pictures, tmp_path, capsys, monkeypatch, spelling):
+def test_a_dataset_is_not_made_over_its_pictures_by_another_name(
+    pictures, tmp_path, capsys, monkeypatch, spelling
+):
     output = tmp_path / "other"
     if spelling == "link":
         output.symlink_to(pictures)
@@ -123,17 +127,29 @@ def test_a_stranger_in_a_dataset_stays_and_one_in_the_way_is_named(pictures, tmp
 
 
 @pytest.mark.parametrize("fault", ["bad split", "no picture", "unreadable CSV", "disk full"])
-def test_a_dataset_that_fails_leaves_the_one_before_it_whole(pictures, tmp_path, capsys, monkeypatch, fault):
+def test_a_dataset_that_fails_leaves_the_one_before_it_whole(
+    pictures, tmp_path, capsys, monkeypatch, fault
+):
     made = tmp_path / "made"
     assert main(csv_command(pictures, made)) == 0
     before = snapshot(made, but=[made / outputs.MARKER])
-    rows = {"bad split": "2.jpg,x,nowhere\n", "no picture": "gone.jpg,x,train\n", "disk full": "2.jpg,x,train\n"}
+    rows = {
+        "bad split": "2.jpg,x,nowhere\n",
+        "no picture": "gone.jpg,x,train\n",
+        "disk full": "2.jpg,x,train\n",
+    }
     (pictures / "captions.csv").write_bytes(
-        b"\xff" if fault == "unreadable CSV" else ("image_id,caption,split\n" + rows[fault]).encode()
+        b"\xff"
+        if fault == "unreadable CSV"
+        else ("image_id,caption,split\n" + rows[fault]).encode()
     )
     if fault == "disk full":
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
-        monkeypatch.setattr(shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        monkeypatch.setattr(
+            os, "link", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        )
+        monkeypatch.setattr(
+            shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        )
     assert main(csv_command(pictures, made)) in (1, 2)
     monkeypatch.undo()
     assert snapshot(made, but=[made / outputs.MARKER]) == before
@@ -156,9 +172,13 @@ def test_a_dataset_made_again_over_linked_pictures_changes_none_of_them(pictures
     made = tmp_path / "made"
     for name in ("scene-00000.jpg", "scene-00001.jpg"):
         (pictures / "images" / name).write_bytes(JPEG)
-    (pictures / "captions.csv").write_text("image_id,caption\nscene-00000.jpg,a\nscene-00001.jpg,b\n")
+    (pictures / "captions.csv").write_text(
+        "image_id,caption\nscene-00000.jpg,a\nscene-00001.jpg,b\n"
+    )
     assert main(csv_command(pictures, made)) == 0
-    assert os.path.samefile(made / "images" / "scene-00000.jpg", pictures / "images" / "scene-00000.jpg")
+    assert os.path.samefile(
+        made / "images" / "scene-00000.jpg", pictures / "images" / "scene-00000.jpg"
+    )
     sample.build(made, images=30)
     assert (pictures / "images" / "scene-00000.jpg").read_bytes() == JPEG
     assert is_built(made, sample.options(30))
@@ -175,17 +195,25 @@ def test_a_dataset_of_an_earlier_version_is_read_and_not_rewritten(tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    "damage", ["{}\n", "", "nonsense\n", '{"made_by": "captioner", "kind": "model", "format_version": 1}\n']
+    "damage",
+    ["{}\n", "", "nonsense\n", '{"made_by": "captioner", "kind": "model", "format_version": 1}\n'],
 )
 def test_a_marker_that_is_damaged_or_of_another_kind_is_refused(tmp_path, capsys, damage):
     sample.build(tmp_path / "made", images=30)
     (tmp_path / "made" / outputs.MARKER).write_text(damage)
     before = snapshot(tmp_path)
-    refused(["dataset", "sample", "--images", "40", "--output", f"{tmp_path}/made"], capsys, "--output", "name another")
+    refused(
+        ["dataset", "sample", "--images", "40", "--output", f"{tmp_path}/made"],
+        capsys,
+        "--output",
+        "name another",
+    )
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("path", ["../precious.txt", "/etc/hostname", "images/../../precious.txt", ".", "a//b", ""])
+@pytest.mark.parametrize(
+    "path", ["../precious.txt", "/etc/hostname", "images/../../precious.txt", ".", "a//b", ""]
+)
 def test_a_marker_that_names_files_outside_its_folder_is_refused(tmp_path, capsys, path):
     (tmp_path / "precious.txt").write_text("mine")
     sample.build(tmp_path / "made", images=30)
@@ -203,14 +231,20 @@ def test_a_listed_file_that_is_now_a_link_is_neither_followed_nor_deleted(tmp_pa
     for name in ("scene-00035.jpg", "scene-00003.jpg"):  # one that goes, one that is made anew
         (made / "images" / name).unlink()
         (made / "images" / name).symlink_to(precious)
-    refused(["dataset", "sample", "--images", "30", "--output", str(made)], capsys, "'images/scene-00003.jpg'")
+    refused(
+        ["dataset", "sample", "--images", "30", "--output", str(made)],
+        capsys,
+        "'images/scene-00003.jpg'",
+    )
     (made / "images" / "scene-00003.jpg").unlink()
     sample.build(made, images=30)
     assert (made / "images" / "scene-00035.jpg").is_symlink()
     assert precious.read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("place", ["a file", "below a file", "a device", "a dangling link", "a loop"])
+@pytest.mark.parametrize(
+    "place", ["a file", "below a file", "a device", "a dangling link", "a loop"]
+)
 def test_an_output_folder_that_cannot_be_is_one_line(tmp_path, capsys, place):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -223,7 +257,12 @@ def test_an_output_folder_that_cannot_be_is_one_line(tmp_path, capsys, place):
         "a loop": tmp_path / "loop" / "out",
     }[place]
     before = snapshot(tmp_path)
-    refused(["dataset", "sample", "--images", "30", "--output", str(output)], capsys, "--output", "name another")
+    refused(
+        ["dataset", "sample", "--images", "30", "--output", str(output)],
+        capsys,
+        "--output",
+        "name another",
+    )
     images = tmp_path / "images"
     images.mkdir()
     refused(["extract", "--images", str(images), "--output", str(output)], capsys, str(output))
@@ -271,7 +310,9 @@ def test_training_does_not_write_over_what_it_reads(tmp_path, capsys, name):
         (tmp_path / folder).mkdir()
     read = ["--dataset", f"{tmp_path}/dataset", "--features", f"{tmp_path}/features"]
     for command in ("train", "train-encoder"):
-        refused([command, *read, "--output", f"{tmp_path}/{name}"], capsys, f"--{name}", "which is read")
+        refused(
+            [command, *read, "--output", f"{tmp_path}/{name}"], capsys, f"--{name}", "which is read"
+        )
 
 
 def test_training_does_not_use_a_users_folder_for_its_checkpoint(tmp_path, capsys):
@@ -301,13 +342,18 @@ def test_a_model_is_exported_into_a_folder_of_its_own(model_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "taken", ["model", "model.training", "new_images", "datasets/sample", "runs/new", "runs/dataset"]
+    "taken",
+    ["model", "model.training", "new_images", "datasets/sample", "runs/new", "runs/dataset"],
 )
-def test_run_local_looks_at_all_its_folders_before_anything_else(tmp_path, capsys, monkeypatch, taken):
+def test_run_local_looks_at_all_its_folders_before_anything_else(
+    tmp_path, capsys, monkeypatch, taken
+):
     mine = tmp_path / "project" / taken
     mine.mkdir(parents=True)
     (mine / "mine.txt").write_text("mine")
-    monkeypatch.setattr("captioner_core.weights.assets.ensure", lambda asset: pytest.fail("work was begun"))
+    monkeypatch.setattr(
+        "captioner_core.weights.assets.ensure", lambda asset: pytest.fail("work was begun")
+    )
     before = snapshot(tmp_path)
     refused(["run-local", "--out", f"{tmp_path}/project"], capsys, "'mine.txt'", "did not make")
     assert snapshot(tmp_path) == before
@@ -326,15 +372,46 @@ def test_a_query_is_not_written_over(tmp_path, capsys):
     for output in ("q.png", "./q.png", "hard.png", "soft.png"):
         command = ["similar", str(query), "--index", str(index), "--output", f"{tmp_path}/{output}"]
         refused(command, capsys, "--output", "which is read")
-    refused(["similar", str(query), "--index", str(index), "--output", str(index)], capsys, "--index")
+    refused(
+        ["similar", str(query), "--index", str(index), "--output", str(index)], capsys, "--index"
+    )
     assert snapshot(tmp_path) == before
 
 
 OWN_FILES = {
-    "similar": lambda there, out: ["similar", there / "q.png", "--index", there / "captions.parquet", "--output", out],
-    "thresholds": lambda there, out: ["thresholds", "--captions", there / "captions.parquet", "--output", out],
-    "calibrate": lambda there, out: ["calibrate", "--encoder", "tfidf", "--dataset", there, "--output", out],
-    "evaluate": lambda there, out: ["evaluate", "--model", "pretrained", "--dataset", there, "--output", out],
+    "similar": lambda there, out: [
+        "similar",
+        there / "q.png",
+        "--index",
+        there / "captions.parquet",
+        "--output",
+        out,
+    ],
+    "thresholds": lambda there, out: [
+        "thresholds",
+        "--captions",
+        there / "captions.parquet",
+        "--output",
+        out,
+    ],
+    "calibrate": lambda there, out: [
+        "calibrate",
+        "--encoder",
+        "tfidf",
+        "--dataset",
+        there,
+        "--output",
+        out,
+    ],
+    "evaluate": lambda there, out: [
+        "evaluate",
+        "--model",
+        "pretrained",
+        "--dataset",
+        there,
+        "--output",
+        out,
+    ],
 }
 
 
@@ -359,7 +436,10 @@ def test_a_file_that_captioner_did_not_make_is_not_replaced(tmp_path, capsys, co
         (mine / name, "lies below"),
     ):
         refused(
-            OWN_FILES[command](tmp_path / "there", output), capsys, "--output", said if output != mine / name else ""
+            OWN_FILES[command](tmp_path / "there", output),
+            capsys,
+            "--output",
+            said if output != mine / name else "",
         )
     assert snapshot(tmp_path) == before
 
@@ -418,15 +498,25 @@ def test_a_run_is_not_replaced_by_an_empty_one(photos, tmp_path, capsys, load_mo
             refused([*command, "--only-failures"], capsys, "--allow-empty")
     assert snapshot(tmp_path / "runs") == before
     assert verify(f"{tmp_path}/runs/run") == []
-    assert extract(photos, tmp_path, run_id="extracted", allow_empty=True)["counts"]["features"] == 0
+    assert (
+        extract(photos, tmp_path, run_id="extracted", allow_empty=True)["counts"]["features"] == 0
+    )
 
 
 def test_an_images_folder_that_is_gone_leaves_the_run_as_it_was(photos, tmp_path, capsys):
     extract(photos, tmp_path)
     before = snapshot(tmp_path / "runs")
-    refused(["extract", "--images", f"{tmp_path}/gone", "--output", str(tmp_path)], capsys, "is not a folder")
+    refused(
+        ["extract", "--images", f"{tmp_path}/gone", "--output", str(tmp_path)],
+        capsys,
+        "is not a folder",
+    )
     assert snapshot(tmp_path / "runs") == before
-    refused(["extract", "--images", f"{tmp_path}/gone", "--output", f"{tmp_path}/new"], capsys, "is not a folder")
+    refused(
+        ["extract", "--images", f"{tmp_path}/gone", "--output", f"{tmp_path}/new"],
+        capsys,
+        "is not a folder",
+    )
     assert not (tmp_path / "new" / "runs" / "run").exists()
 
 
@@ -454,7 +544,13 @@ def test_strangers_files_in_a_run_stay(photos, tmp_path):
         (run_dir / name).write_text("mine")
     (run_dir / "manifest.json.tmp").write_text("mine")
     extract(photos, tmp_path)
-    names = ("notes.txt", "features/readme.md", "report/screenshot.png", "_staging/mine.txt", "manifest.json.tmp")
+    names = (
+        "notes.txt",
+        "features/readme.md",
+        "report/screenshot.png",
+        "_staging/mine.txt",
+        "manifest.json.tmp",
+    )
     assert {(run_dir / name).read_text() for name in (*names, "failures/x/y.parquet")} == {"mine"}
     assert not (run_dir / "report" / "index.html").exists(), "a report of rows that are gone"
 
@@ -466,12 +562,24 @@ def test_a_strangers_file_that_would_be_read_as_rows_is_named(photos, tmp_path, 
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
     before = snapshot(tmp_path / "runs")
-    refused(["extract", "--images", str(photos), "--output", str(tmp_path)], capsys, name, "did not make")
+    refused(
+        ["extract", "--images", str(photos), "--output", str(tmp_path)],
+        capsys,
+        name,
+        "did not make",
+    )
     assert snapshot(tmp_path / "runs") == before
 
 
 @pytest.mark.parametrize(
-    "name", ["runs", "runs/run", "runs/run/features", "runs/run/_staging", "runs/run/features/part-00000.parquet"]
+    "name",
+    [
+        "runs",
+        "runs/run",
+        "runs/run/features",
+        "runs/run/_staging",
+        "runs/run/features/part-00000.parquet",
+    ],
 )
 def test_a_link_in_the_place_of_a_runs_folder_is_not_followed(photos, tmp_path, capsys, name):
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
@@ -484,7 +592,11 @@ def test_a_link_in_the_place_of_a_runs_folder_is_not_followed(photos, tmp_path, 
         (elsewhere / "mine.txt").write_text("mine")
     place.symlink_to(elsewhere)
     before = snapshot(tmp_path)
-    refused(["extract", "--images", str(photos), "--output", str(root)], capsys, name.removeprefix("runs/run/"))
+    refused(
+        ["extract", "--images", str(photos), "--output", str(root)],
+        capsys,
+        name.removeprefix("runs/run/"),
+    )
     assert snapshot(tmp_path) == before
 
 
@@ -511,24 +623,58 @@ def test_a_manifest_of_another_program_makes_no_run(photos, tmp_path, capsys, co
     assert snapshot(tmp_path) == before
 
 
-def test_inputs_may_not_lie_in_the_run_that_is_replaced(photos, tmp_path, capsys, load_models, model_dir):
+def test_inputs_may_not_lie_in_the_run_that_is_replaced(
+    photos, tmp_path, capsys, load_models, model_dir
+):
     for run_id in ("one", "two"):
-        options = CaptionOptions(images=str(photos), output=str(tmp_path), run_id=run_id, model=model_dir)
+        options = CaptionOptions(
+            images=str(photos), output=str(tmp_path), run_id=run_id, model=model_dir
+        )
         caption_images.run(options, load=load_models)
     one, two = (RunLayout(str(tmp_path), run_id) for run_id in ("one", "two"))
     before = snapshot(tmp_path / "runs")
     into_two = ["--output", str(tmp_path), "--run-id", "two", "--encoder", "tfidf"]
-    match = ["match", "--captions", one.table("captions"), "--index", two.table("captions"), *into_two]
+    match = [
+        "match",
+        "--captions",
+        one.table("captions"),
+        "--index",
+        two.table("captions"),
+        *into_two,
+    ]
     refused(match, capsys, "--index", "would be replaced")
     both = ["--captions", one.table("captions"), "--captions", two.table("captions")]
-    refused(["match", *both, "--index", one.table("captions"), *into_two], capsys, "--captions", "would be replaced")
+    refused(
+        ["match", *both, "--index", one.table("captions"), *into_two],
+        capsys,
+        "--captions",
+        "would be replaced",
+    )
     inside = Path(two.run_dir, "more")
     shutil.copytree(photos, inside)
     before |= snapshot(inside)
-    refused(["extract", "--images", str(inside), "--output", str(tmp_path), "--run-id", "two"], capsys, "--images")
-    refused(["run", "--images", str(inside), "--output", str(tmp_path), "--run-id", "two"], capsys, "--images")
+    refused(
+        ["extract", "--images", str(inside), "--output", str(tmp_path), "--run-id", "two"],
+        capsys,
+        "--images",
+    )
+    refused(
+        ["run", "--images", str(inside), "--output", str(tmp_path), "--run-id", "two"],
+        capsys,
+        "--images",
+    )
     model = shutil.copytree(model_dir, inside / "model")
-    command = ["caption", "--images", str(photos), "--model", str(model), "--output", str(tmp_path), "--run-id", "two"]
+    command = [
+        "caption",
+        "--images",
+        str(photos),
+        "--model",
+        str(model),
+        "--output",
+        str(tmp_path),
+        "--run-id",
+        "two",
+    ]
     refused(command, capsys, "--model")
     assert_unchanged(before, snapshot(tmp_path / "runs"))
 
@@ -536,11 +682,15 @@ def test_inputs_may_not_lie_in_the_run_that_is_replaced(photos, tmp_path, capsys
 def test_a_runs_own_captions_are_matched_in_place_however_they_are_spelled(
     photos, tmp_path, load_models, model_dir, monkeypatch
 ):
-    caption_images.run(CaptionOptions(images=str(photos), output=str(tmp_path), model=model_dir), load=load_models)
+    caption_images.run(
+        CaptionOptions(images=str(photos), output=str(tmp_path), model=model_dir), load=load_models
+    )
     run = RunLayout(str(tmp_path), "run")
     monkeypatch.chdir(tmp_path)
     captions = ("runs/../runs/run/captions",)
-    match_captions.run(MatchOptions(captions=captions, index=captions, output=str(tmp_path), encoder="tfidf"))
+    match_captions.run(
+        MatchOptions(captions=captions, index=captions, output=str(tmp_path), encoder="tfidf")
+    )
     assert set(commits.read_manifest(run.run_dir)["stages"]) == {layout.CAPTION, layout.MATCH}
     assert verify(run.run_dir) == []
 
@@ -551,7 +701,9 @@ def test_a_report_of_somebody_else_is_not_replaced(photos, tmp_path, capsys):
     page.parent.mkdir()
     page.write_text("mine")
     refused(["report", f"{tmp_path}/runs/run"], capsys, "report/index.html")
-    refused(["run", "--images", str(photos), "--output", str(tmp_path)], capsys, "report/index.html")
+    refused(
+        ["run", "--images", str(photos), "--output", str(tmp_path)], capsys, "report/index.html"
+    )
     assert page.read_text() == "mine"
 
 
@@ -595,7 +747,12 @@ def test_csv_captions_of_a_folder_elsewhere_still_work(pictures, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     read = {"csv_file": pictures / "captions.csv", "images": pictures / "images"}
-    for output in (tmp_path / "a" / "b", tmp_path / "empty", tmp_path / "link", pictures / "images" / "made"):
+    for output in (
+        tmp_path / "a" / "b",
+        tmp_path / "empty",
+        tmp_path / "link",
+        pictures / "images" / "made",
+    ):
         assert csv_captions.build(output, **read).captions == 2
         assert csv_captions.build(output, **read).captions == 2
 
@@ -608,7 +765,11 @@ def test_a_read_only_part_of_an_output_is_one_line(tmp_path, capsys):
         pytest.skip("this file system has no immutable folders")
     try:
         before = snapshot(made, but=[made / outputs.MARKER])
-        refused(["dataset", "sample", "--images", "30", "--output", str(made)], capsys, "cannot be written to")
+        refused(
+            ["dataset", "sample", "--images", "30", "--output", str(made)],
+            capsys,
+            "cannot be written to",
+        )
         assert snapshot(made, but=[made / outputs.MARKER]) == before
     finally:
         subprocess.run(["chattr", "-i", made / "images"], check=True)

@@ -27,7 +27,9 @@ def images(tmp_path):
     ],
     ids=["rank-by", "index-splits", "features", "index", "model"],
 )
-def test_a_run_that_could_not_be_matched_captions_nothing(images, tmp_path, capsys, monkeypatch, options, said):
+def test_a_run_that_could_not_be_matched_captions_nothing(
+    images, tmp_path, capsys, monkeypatch, options, said
+):
     from beam_jobs import caption_images
 
     monkeypatch.setattr(caption_images, "run", lambda *_args, **_options: pytest.fail("captioned"))

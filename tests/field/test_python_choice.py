@@ -82,7 +82,9 @@ def tools_path(folder: Path) -> str:
 
 def choose(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": path}
-    return subprocess.run(["/bin/sh", str(CHOOSE), *arguments], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        ["/bin/sh", str(CHOOSE), *arguments], env=environment, capture_output=True, text=True
+    )
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -203,7 +205,9 @@ def test_a_named_python_is_taken(tools, bin_folder):
     assert choose(tools, str(older)).stdout == f"{older}\n"
 
 
-@pytest.mark.parametrize("named", ["python3.12", "/nowhere/python3.12", "cd", "/etc", "--help", "a b"])
+@pytest.mark.parametrize(
+    "named", ["python3.12", "/nowhere/python3.12", "cd", "/etc", "--help", "a b"]
+)
 def test_a_named_python_that_is_none(tools, named):
     assert_refused(choose(tools, named), f"PYTHON={named}: ", "name a")
 
@@ -411,7 +415,9 @@ def test_the_lock_file_pins_all_requirements_of_each_version(version):
             assert requirement.name not in pins
             pins[requirement.name] = requirement
     dags = (ROOT / "dags" / "requirements.txt").read_text()
-    named = re.findall(r'^ {4,8}"([a-z0-9-]+(?:\[\w+\])?(?:==[\w.]+)?)",', (ROOT / "setup.py").read_text(), re.M)
+    named = re.findall(
+        r'^ {4,8}"([a-z0-9-]+(?:\[\w+\])?(?:==[\w.]+)?)",', (ROOT / "setup.py").read_text(), re.M
+    )
     named += re.findall(r"^[a-z].*$", dags, re.M)
     assert len(named) > 30
     for text in named:

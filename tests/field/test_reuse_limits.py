@@ -40,7 +40,9 @@ def photos(tmp_path: Path) -> Path:
 
 def extract(photos: Path, root: Path, run_id: str = "run", **options: Any) -> dict[str, int]:
     SEEN.clear()
-    asked = ExtractOptions(images=str(photos), output=str(root), run_id=run_id, grid=False, **options)
+    asked = ExtractOptions(
+        images=str(photos), output=str(root), run_id=run_id, grid=False, **options
+    )
     counts: dict[str, int] = extract_features.run(asked, load=CountingBackbone)["counts"]
     return counts
 
@@ -80,7 +82,9 @@ def test_failures_alone_are_looked_at_again_with_a_higher_limit(photos, tmp_path
     assert sum(SEEN) == 2
     assert (counts["features"], counts["failures"]) == (4, 1)
     extract(photos, tmp_path, "anew", max_pixels=20_000)
-    assert_same_tables(RunLayout(str(tmp_path), "run").run_dir, RunLayout(str(tmp_path), "anew").run_dir, TABLES)
+    assert_same_tables(
+        RunLayout(str(tmp_path), "run").run_dir, RunLayout(str(tmp_path), "anew").run_dir, TABLES
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,10 +97,14 @@ def test_failures_alone_are_looked_at_again_with_a_higher_limit(photos, tmp_path
         ({"exclude": ("10.bmp",)}, {}),
     ],
 )
-def test_failures_alone_are_refused_where_other_images_would_fare_otherwise(photos, tmp_path, before, after):
+def test_failures_alone_are_refused_where_other_images_would_fare_otherwise(
+    photos, tmp_path, before, after
+):
     extract(photos, tmp_path, **before)
     name = next(iter({**before, **after}))
-    with pytest.raises(CaptionerError, match=f"which was made with {name} .*; run it without --only-failures"):
+    with pytest.raises(
+        CaptionerError, match=f"which was made with {name} .*; run it without --only-failures"
+    ):
         extract(photos, tmp_path, only_failures=True, **after)
 
 

@@ -9,7 +9,12 @@ import pytest
 
 from captioner_cli.main import main
 from captioner_core.errors import CaptionerError
-from captioner_core.tables.columns import one_caption_a_row, split_column, text_column, vector_column
+from captioner_core.tables.columns import (
+    one_caption_a_row,
+    split_column,
+    text_column,
+    vector_column,
+)
 from captioner_core.training.dataset import open_features, read_captions_by_split, read_grids
 
 IDS = ["b.jpg", "a.jpg", "b.jpg", "c.jpg"]
@@ -45,7 +50,13 @@ def dataset(tmp_path):
     """Returns a function that writes a dataset's table of these columns and returns its folder."""
 
     def write(row_group_size=None, **columns):
-        table = {"image_id": IDS, "caption_index": [0, 0, 1, 0], "caption": CAPTIONS, "split": SPLITS, **columns}
+        table = {
+            "image_id": IDS,
+            "caption_index": [0, 0, 1, 0],
+            "caption": CAPTIONS,
+            "split": SPLITS,
+            **columns,
+        }
         kept = {name: values for name, values in table.items() if values is not None}
         pq.write_table(pa.table(kept), tmp_path / "captions.parquet", row_group_size=row_group_size)
         return str(tmp_path)
@@ -77,7 +88,9 @@ def test_any_type_that_holds_text_is_read(dataset, column, kind, row_group_size)
 def test_pandas_categories_are_read(dataset, tmp_path):
     folder = dataset()
     frame = pq.read_table(tmp_path / "captions.parquet").to_pandas()
-    frame.astype(dict.fromkeys(("image_id", "caption", "split"), "category")).to_parquet(tmp_path / "captions.parquet")
+    frame.astype(dict.fromkeys(("image_id", "caption", "split"), "category")).to_parquet(
+        tmp_path / "captions.parquet"
+    )
     assert read_captions_by_split(folder) == EXPECTED
 
 
@@ -92,7 +105,9 @@ def test_pandas_categories_are_read(dataset, tmp_path):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("id_type", [pa.string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+@pytest.mark.parametrize(
+    "id_type", [pa.string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
 def test_a_list_holds_several_captions(dataset, kind, id_type):
     inner = kind.value_type
     flat = texts(["a dog", "a hound", "a cat"], inner)
@@ -104,12 +119,17 @@ def test_a_list_holds_several_captions(dataset, kind, id_type):
         split=["train", "train", "dev"],
         caption_index=None,
     )
-    assert read_captions_by_split(folder) == {"train": {"b.jpg": ["a dog", "a hound"]}, "dev": {"a.jpg": ["a cat"]}}
+    assert read_captions_by_split(folder) == {
+        "train": {"b.jpg": ["a dog", "a hound"]},
+        "dev": {"a.jpg": ["a cat"]},
+    }
 
 
 def test_without_an_index_captions_keep_the_order_of_the_rows(dataset):
     captions = [f"caption {n}" for n in range(50)]
-    folder = dataset(image_id=["a.jpg"] * 50, caption=captions, split=["dev"] * 50, caption_index=None)
+    folder = dataset(
+        image_id=["a.jpg"] * 50, caption=captions, split=["dev"] * 50, caption_index=None
+    )
     assert read_captions_by_split(folder) == {"dev": {"a.jpg": captions}}
 
 
@@ -162,7 +182,9 @@ def test_bytes_that_are_no_text_are_refused_with_their_row(dataset, column):
     data = pa.array([b"a", b"b", b"\xff\xfe", b"d"])
     # A string column of Parquet can hold any bytes too: readers don't check.
     for values in (data, data.view(pa.string()), data.cast(pa.binary_view())):
-        assert f"column '{column}', row 3: b'\\xff\\xfe' is not UTF-8" in refusal(dataset(**{column: values}))
+        assert f"column '{column}', row 3: b'\\xff\\xfe' is not UTF-8" in refusal(
+            dataset(**{column: values})
+        )
 
 
 @pytest.mark.parametrize(
@@ -193,7 +215,9 @@ def test_an_image_in_two_splits_is_refused(dataset):
 
 
 def test_an_index_that_is_no_number_is_refused(dataset):
-    assert "column 'caption_index'" in refusal(dataset(caption_index=["first", "first", "second", "first"]))
+    assert "column 'caption_index'" in refusal(
+        dataset(caption_index=["first", "first", "second", "first"])
+    )
 
 
 def test_a_damaged_table_is_refused(dataset, tmp_path):
@@ -232,7 +256,9 @@ def test_rows_of_a_batch_are_counted_on():
     for refuse in (
         lambda: text_column(pa.array(["a", None]), "caption", "t", first_row=101),
         lambda: split_column(pa.array(["dev", "x"]), "t", first_row=101),
-        lambda: one_caption_a_row(pa.record_batch({"caption": [["a"], ["b", None]]}), "t", first_row=101),
+        lambda: one_caption_a_row(
+            pa.record_batch({"caption": [["a"], ["b", None]]}), "t", first_row=101
+        ),
     ):
         with pytest.raises(CaptionerError, match="row 102"):
             refuse()

@@ -25,7 +25,12 @@ def test_what_it_begins_with_breaks_nothing(target):
 
 
 @pytest.mark.parametrize(
-    ("target", "path"), [(folder.name, path) for folder in sorted(FOUND.iterdir()) for path in sorted(folder.iterdir())]
+    ("target", "path"),
+    [
+        (folder.name, path)
+        for folder in sorted(FOUND.iterdir())
+        for path in sorted(folder.iterdir())
+    ],
 )
 def test_what_was_found_stays_mended(target, path):
     assert path.read_bytes() in found(target)

@@ -33,7 +33,22 @@ FORMATS = {
     "PPM": "ppm",
 }
 # formats that Pillow writes and that are never opened
-_OTHERS = ("DDS", "EPS", "ICNS", "ICO", "IM", "MSP", "PCX", "PDF", "SGI", "SPIDER", "TGA", "XBM", "BLP", "DIB")
+_OTHERS = (
+    "DDS",
+    "EPS",
+    "ICNS",
+    "ICO",
+    "IM",
+    "MSP",
+    "PCX",
+    "PDF",
+    "SGI",
+    "SPIDER",
+    "TGA",
+    "XBM",
+    "BLP",
+    "DIB",
+)
 _CUTS = 12
 _FLIPS = 14
 
@@ -43,7 +58,9 @@ def hostile_files(seed: int = SEED) -> dict[str, bytes]:
     rng = random.Random(seed)
     files: dict[str, bytes] = {}
     for kind, suffix in FORMATS.items():
-        for number, data in enumerate((*_cut(kind), *_flipped(kind, rng), *_lying(kind), *_spliced(kind, rng))):
+        for number, data in enumerate(
+            (*_cut(kind), *_flipped(kind, rng), *_lying(kind), *_spliced(kind, rng))
+        ):
             files[f"{kind.lower()}-{number:03d}.{suffix}"] = data
     files |= {f"other-{kind.lower()}.jpg": _other(kind) for kind in _OTHERS}
     files |= dict(_written_by_hand())
@@ -84,7 +101,9 @@ def _spliced(kind: str, rng: random.Random) -> Iterator[bytes]:
         part = data[start:end]
         yield (
             data[:start]
-            + (b"", part * 2, bytes(len(part)), b"\xff" * len(part), part[::-1], b"\0" + part)[number]
+            + (b"", part * 2, bytes(len(part)), b"\xff" * len(part), part[::-1], b"\0" + part)[
+                number
+            ]
             + data[end:]
         )
 
@@ -121,9 +140,15 @@ def _written_by_hand() -> Iterator[tuple[str, bytes]]:
     yield "emf.png", b"\x01\0\0\0" + bytes(36) + b" EMF" + bytes(200)
     yield "fli.gif", bytes(4) + b"\x11\xaf\x02\0" + bytes(200)
     yield "psd.jpg", b"8BPS\0\1" + bytes(200)
-    yield "svg.png", b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
+    yield (
+        "svg.png",
+        b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
+    )
     yield "xpm.png", b'/* XPM */\nstatic char *x[] = {"1 1 1 1", "a c #fff", "a"};'
-    yield "postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%id) (r) file\n"
+    yield (
+        "postscript.jpg",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%id) (r) file\n",
+    )
     yield "script.jpg", b"#!/bin/sh\ntouch /tmp/owned\n"
     yield (
         "pickle.png",
@@ -157,17 +182,32 @@ def _bombs() -> Iterator[tuple[str, bytes]]:
     yield "many-chunks.png", _png(png_chunk(b"tEXt", b"a\0b") * 60_000)
     yield "endless-chunk.png", _png(png_chunk(b"tEXt", b"a\0b", length=2**31 - 1))
     yield "bomb.jpg", _with_size(encoded(picture(), "JPEG"), 65_500, 65_500)
-    yield "bomb-progressive.jpg", _with_size(encoded(picture(), "JPEG", progressive=True), 9_900, 9_900)
+    yield (
+        "bomb-progressive.jpg",
+        _with_size(encoded(picture(), "JPEG", progressive=True), 9_900, 9_900),
+    )
     yield "many-scans.jpg", _many_scans()
     frames = [picture("P", (16, 16)).rotate(turn) for turn in range(360)]
     yield "many-frames.gif", encoded(frames[0], "GIF", save_all=True, append_images=frames * 8)
-    yield "large-screen.gif", _replaced(encoded(picture("P"), "GIF"), 6, struct.pack("<HH", 65_535, 65_535))
+    yield (
+        "large-screen.gif",
+        _replaced(encoded(picture("P"), "GIF"), 6, struct.pack("<HH", 65_535, 65_535)),
+    )
     yield "bomb.webp", encoded(Image.new("RGB", (16_000, 6_200)), "WEBP", quality=1, method=0)
     yield "bomb.tif", encoded(Image.new("1", (10_001, 10_000)), "TIFF", compression="group4")
     yield "endless-directory.tif", b"II*\0\x08\0\0\0" + b"\0\0" + struct.pack("<I", 8)
-    yield "many-tags.tif", b"II*\0\x08\0\0\0\xff\xff" + b"\x0e\x01\x02\0\xff\xff\xff\xff\x08\0\0\0" * 5_000
-    yield "bomb.bmp", _replaced(encoded(picture(), "BMP"), 18, struct.pack("<ii", 2**31 - 1, 2**31 - 1))
-    yield "negative.bmp", _replaced(encoded(picture(), "BMP"), 18, struct.pack("<ii", -64, -(2**31)))
+    yield (
+        "many-tags.tif",
+        b"II*\0\x08\0\0\0\xff\xff" + b"\x0e\x01\x02\0\xff\xff\xff\xff\x08\0\0\0" * 5_000,
+    )
+    yield (
+        "bomb.bmp",
+        _replaced(encoded(picture(), "BMP"), 18, struct.pack("<ii", 2**31 - 1, 2**31 - 1)),
+    )
+    yield (
+        "negative.bmp",
+        _replaced(encoded(picture(), "BMP"), 18, struct.pack("<ii", -64, -(2**31))),
+    )
     yield "bomb.ppm", b"P6 60000 60000 255\n"
     yield "plain-bomb.ppm", b"P3 9000 9000 255\n" + b"1 " * 1000
     yield "bomb.pgm", b"P5 99999 99999 65535\n" + bytes(1000)
@@ -202,7 +242,9 @@ def _jpeg2000_of(width: int, height: int, tile: int | None = None) -> bytes:
 
 def _polyglots() -> Iterator[tuple[str, bytes]]:
     """Two formats in one."""
-    jpeg, png, gif = (encoded(picture("P" if kind == "GIF" else "RGB"), kind) for kind in ("JPEG", "PNG", "GIF"))
+    jpeg, png, gif = (
+        encoded(picture("P" if kind == "GIF" else "RGB"), kind) for kind in ("JPEG", "PNG", "GIF")
+    )
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as made:
         made.writestr("../../escaped.txt", "out")

@@ -66,7 +66,9 @@ class MostMemory(threading.Thread):
 def done(folder, model_dir):
     """The finished run, and the most memory that it took."""
     root = folder.parent / "root"
-    process = subprocess.Popen([sys.executable, "-c", JOB, folder, root, model_dir], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", JOB, folder, root, model_dir], stderr=subprocess.PIPE, text=True
+    )
     watch = MostMemory(process.pid)
     watch.start()
     _, said = process.communicate(timeout=380)

@@ -27,7 +27,13 @@ from captioner_core.analysis.caption_metrics import caption_split
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.ensemble import make_captioner
 from captioner_core.captioning.network import Captioner
-from captioner_core.captioning.saved_model import MAX_BYTES, check_model, load_model, model_id_of, save_model
+from captioner_core.captioning.saved_model import (
+    MAX_BYTES,
+    check_model,
+    load_model,
+    model_id_of,
+    save_model,
+)
 from captioner_core.datasets import coco, csv_captions, flickr8k, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.images.listing import list_images
@@ -36,7 +42,7 @@ from captioner_core.io.json_text import parse_json
 from captioner_core.io.tensors import StoredTensors
 from captioner_core.options import ExtractOptions
 from captioner_core.security.archives import check_members
-from captioner_core.security.redaction import SECRET_NAME, visible
+from captioner_core.security.redaction import SECRET_NAME, escape_control_chars
 from captioner_core.tables import schemas
 from captioner_core.tables.schemas import ImageRef
 from captioner_core.text.vocabulary import Vocabulary
@@ -77,7 +83,10 @@ HOSTILE_TENSORS = {
     "fewer values than its shape": (npz(a=npy(ONE, shape=(2**40, 3))), "which are not float32"),
     "negative shape": (npz(a=npy(ONE, shape=(-2, -3))), "is no tensor"),
     "code in its header": (npz(a=npy(ONE).replace(b"(2, 3)", b"exit()")), "malformed"),
-    "nested header": (npz(a=b"\x93NUMPY\x01\x00" + struct.pack("<H", 60_000) + b"(" * 60_000), "(?i)header"),
+    "nested header": (
+        npz(a=b"\x93NUMPY\x01\x00" + struct.pack("<H", 60_000) + b"(" * 60_000),
+        "(?i)header",
+    ),
     "no tensor": (npz(a=b"hello, world"), "magic"),
     "another version": (npz(a=npy(ONE).replace(b"\x01\x00", b"\x03\x00", 1)), "unknown version"),
     "outside": (npz(**{"../a": npy(ONE)}), "outside its folder"),
@@ -119,7 +128,12 @@ def test_a_member_that_holds_more_than_it_claims_is_not_inflated_beyond_it():
 def good_model(tmp_path_factory):
     vocabulary = Vocabulary.from_captions(["a red dog"])
     config = CaptionerConfig(
-        backbone="fake-299", vocabulary_size=len(vocabulary), cell_dim=16, units=16, embedding_dim=8, heads=2
+        backbone="fake-299",
+        vocabulary_size=len(vocabulary),
+        cell_dim=16,
+        units=16,
+        embedding_dim=8,
+        heads=2,
     )
     folder = tmp_path_factory.mktemp("model") / "good"
     save_model(str(folder), Captioner(config), vocabulary, {})
@@ -156,11 +170,15 @@ HOSTILE_MODELS = {
     "endless captions": lambda f: change_config(f, max_words=2**31),
     "NaN": lambda f: change_config(f, length_penalty=float("nan")),
     "infinite": lambda f: change_config(f, joint_weight=float("inf")),
-    "a number of 5000 digits": lambda f: (f / "config.json").write_text('{"units": ' + "9" * 5000 + "}"),
+    "a number of 5000 digits": lambda f: (f / "config.json").write_text(
+        '{"units": ' + "9" * 5000 + "}"
+    ),
     "nested config": lambda f: (f / "config.json").write_text("[" * 60_000),
     "large config": lambda f: (f / "config.json").write_text(" " * (MAX_BYTES["config.json"] + 1)),
     "nested vocabulary": lambda f: (f / "vocabulary.json").write_text("[" * 1_000_000),
-    "large vocabulary": lambda f: (f / "vocabulary.json").write_text(" " * (MAX_BYTES["vocabulary.json"] + 1)),
+    "large vocabulary": lambda f: (f / "vocabulary.json").write_text(
+        " " * (MAX_BYTES["vocabulary.json"] + 1)
+    ),
     "another backbone's module": lambda f: change_config(f, backbone=["os"]),
     "vocabulary of numbers": lambda f: (f / "vocabulary.json").write_text("[1, 2]"),
 }
@@ -218,7 +236,9 @@ def archive_of(*names: str, link: bool = False, flags: int = 0) -> zipfile.ZipFi
     return archive
 
 
-@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "C:/x", "C:x", "..\\x", "\\\\host\\x", "a/.."])
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "/x", "C:/x", "C:x", "..\\x", "\\\\host\\x", "a/.."]
+)
 def test_entries_that_would_lie_outside(name):
     with pytest.raises(ValueError, match="outside its folder"):
         check_members(archive_of("good", name), max_members=9, max_bytes=99)
@@ -256,7 +276,9 @@ def test_a_wheel_with_an_entry_outside_is_not_unpacked(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("claimed", [9 << 30, None], ids=["claims much", "holds more than it claims"])
+@pytest.mark.parametrize(
+    "claimed", [9 << 30, None], ids=["claims much", "holds more than it claims"]
+)
 def test_a_bomb_in_place_of_flickr8k(tmp_path, claimed):
     with zipfile.ZipFile(tmp_path / flickr8k.TEXT_ZIP, "w") as archive:
         archive.writestr("Flickr8k.token.txt", "\n".join(f"{n}.jpg#0\tA dog ." for n in range(3)))
@@ -291,7 +313,11 @@ def test_no_dataset_takes_an_id_that_leads_out(tmp_path, image_id):
         json.dumps({"images": images, "annotations": [{"image_id": 1, "caption": "a cat"}]})
     )
     with pytest.raises(CaptionerError, match="outside its folder"):
-        coco.build(tmp_path / "out", annotations={"train": tmp_path / "coco.json"}, images=tmp_path / "images")
+        coco.build(
+            tmp_path / "out",
+            annotations={"train": tmp_path / "coco.json"},
+            images=tmp_path / "images",
+        )
     with pytest.raises(CaptionerError, match="outside its folder"):
         link_split(tmp_path, tmp_path / "new", [image_id])
 
@@ -301,17 +327,26 @@ def test_no_link_leads_out_of_a_dataset(tmp_path):
     draw_picture(tmp_path / "images" / "good.jpg", 1)
     (tmp_path / "images" / "link.jpg").symlink_to(secret)
     (tmp_path / "captions.csv").write_text("image_id,caption\ngood.jpg,a dog\nlink.jpg,a cat\n")
-    summary = csv_captions.build(tmp_path / "out", csv_file=tmp_path / "captions.csv", images=tmp_path / "images")
+    summary = csv_captions.build(
+        tmp_path / "out", csv_file=tmp_path / "captions.csv", images=tmp_path / "images"
+    )
     assert sum(summary.images.values()) == 1
     link_split(tmp_path, tmp_path / "new", ["good.jpg", "link.jpg"])
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [".captioner-files", "good.jpg"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        ".captioner-files",
+        "good.jpg",
+    ]
 
 
 def test_nested_coco_is_one_line(tmp_path):
     draw_picture(tmp_path / "images" / "good.jpg", 1)
     (tmp_path / "coco.json").write_text('{"images":' + "[" * 100_000)
     with pytest.raises(CaptionerError, match="is no COCO captions JSON") as caught:
-        coco.build(tmp_path / "out", annotations={"train": tmp_path / "coco.json"}, images=tmp_path / "images")
+        coco.build(
+            tmp_path / "out",
+            annotations={"train": tmp_path / "coco.json"},
+            images=tmp_path / "images",
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -334,12 +369,24 @@ def test_an_image_of_a_dataset_that_is_none_is_one_line(tmp_path):
 
 
 def test_ids_of_a_listing_lead_nowhere_else(tmp_path):
-    names = ["..jpg", "...jpg", "a..b.jpg", "C:x.jpg", "~.jpg", "%2e%2e.jpg", "=cmd.jpg", "-rf.jpg", "b\\..\\c.jpg"]
+    names = [
+        "..jpg",
+        "...jpg",
+        "a..b.jpg",
+        "C:x.jpg",
+        "~.jpg",
+        "%2e%2e.jpg",
+        "=cmd.jpg",
+        "-rf.jpg",
+        "b\\..\\c.jpg",
+    ]
     for name in names:
         draw_picture(tmp_path / "images" / "sub" / f"{name}.png", 1)
     (tmp_path / "images" / "up.jpg").symlink_to("../secret.jpg")
     draw_picture(tmp_path / "secret.jpg", 1)
-    listed = [entry for entry in list_images(str(tmp_path / "images")) if isinstance(entry, ImageRef)]
+    listed = [
+        entry for entry in list_images(str(tmp_path / "images")) if isinstance(entry, ImageRef)
+    ]
     assert len(listed) == len(names)
     for entry in listed:
         parts = entry.image_id.split("/")
@@ -356,8 +403,18 @@ def test_an_index_of_strangers_has_a_report_show_images_and_nothing_else(tmp_pat
     secret.write_text("hunter2 " * 100)
     os.mkfifo(tmp_path / "pipe")
     found = storage.read_table(f"{run_dir}/captions").to_pylist()
-    uris = [str(secret), f"file://{secret}", "/dev/zero", str(tmp_path / "pipe"), "http://127.0.0.1:1/x.png", "\0", "/"]
-    index = [{**found[0], "image_id": f"{n:03d}.jpg", "image_uri": uri} for n, uri in enumerate(uris)]
+    uris = [
+        str(secret),
+        f"file://{secret}",
+        "/dev/zero",
+        str(tmp_path / "pipe"),
+        "http://127.0.0.1:1/x.png",
+        "\0",
+        "/",
+    ]
+    index = [
+        {**found[0], "image_id": f"{n:03d}.jpg", "image_uri": uri} for n, uri in enumerate(uris)
+    ]
     pq.write_table(pa.Table.from_pylist(index, schemas.CAPTIONS_SCHEMA), tmp_path / "index.parquet")
     manifest = json.loads(Path(run_dir, "manifest.json").read_text())
     manifest["options"]["index"] = [str(tmp_path / "index.parquet")]
@@ -365,7 +422,9 @@ def test_an_index_of_strangers_has_a_report_show_images_and_nothing_else(tmp_pat
     assert main(["report", run_dir]) == 0
     page = Path(run_dir, "report", "index.html").read_text()
     assert "hunter2" not in page
-    assert {uri.split(",")[0] for uri in re.findall(r'src="([^"]{0,40})', page)} <= {"data:image/jpeg;base64"}
+    assert {uri.split(",")[0] for uri in re.findall(r'src="([^"]{0,40})', page)} <= {
+        "data:image/jpeg;base64"
+    }
     assert 'class="pic missing"' in page
 
 
@@ -373,7 +432,13 @@ def test_an_index_of_strangers_has_a_report_show_images_and_nothing_else(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "text", ["javascript:alert(1)", '" onerror="alert(1)', "</svg><script>alert(1)</script>", "=cmd|' /C calc'!A0"]
+    "text",
+    [
+        "javascript:alert(1)",
+        '" onerror="alert(1)',
+        "</svg><script>alert(1)</script>",
+        "=cmd|' /C calc'!A0",
+    ],
 )
 def test_text_in_a_report_neither_acts_nor_leaves_its_attribute(tmp_path, text):
     """With the plots, which are SVG of our own and take in numbers alone."""
@@ -383,7 +448,7 @@ def test_text_in_a_report_neither_acts_nor_leaves_its_attribute(tmp_path, text):
     page = Path(run_dir, "report", "index.html").read_text()
     read = Page(str(Path(run_dir, "report", "index.html")))
     read.check()
-    assert visible(text) in read.text
+    assert escape_control_chars(text) in read.text
     plots = re.findall(r"<svg aria-hidden.*?</svg>", page, re.DOTALL)
     assert plots
     assert not any("alert" in plot or "calc" in plot for plot in plots)
@@ -401,7 +466,9 @@ def test_no_control_character_of_a_name_reaches_a_terminal(tmp_path, capsys, mon
     (tmp_path / "models" / ESCAPES).mkdir(parents=True)
     (tmp_path / "models" / ESCAPES / "config.json").write_text("{}")
     manifest = json.loads(Path(run_dir, "manifest.json").read_text())
-    Path(run_dir, "manifest.json").write_text(json.dumps({**manifest, "run_id": ESCAPES, "stages": {ESCAPES: {}}}))
+    Path(run_dir, "manifest.json").write_text(
+        json.dumps({**manifest, "run_id": ESCAPES, "stages": {ESCAPES: {}}})
+    )
     (tmp_path / ESCAPES).write_text("no image")
     commands = [
         ["manifest", run_dir],
@@ -451,7 +518,11 @@ def test_credentials_given_to_beam_are_in_no_output(tmp_path, capfd):
     try:
         extract_features.run(
             options,
-            [f"--s3_secret_access_key={secret}", f"--s3_session_token={secret}", f"--s3_access_key_id={secret}"],
+            [
+                f"--s3_secret_access_key={secret}",
+                f"--s3_session_token={secret}",
+                f"--s3_access_key_id={secret}",
+            ],
             load=FakeBackbone,
         )
     finally:
@@ -464,19 +535,31 @@ def test_credentials_given_to_beam_are_in_no_output(tmp_path, capfd):
 
 def test_a_task_logs_no_secret_and_gives_jobs_none_of_airflows(tmp_path, monkeypatch, capfd):
     program = tmp_path / "python"
-    program.write_text(f"#!{sys.executable}\nimport os\nprint('has', sorted(n for n in os.environ if 'IRFLOW' in n))\n")
+    program.write_text(
+        f"#!{sys.executable}\nimport os\nprint('has', sorted(n for n in os.environ if 'IRFLOW' in n))\n"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("CAPTIONER_PYTHON", str(program))
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://user:hunter2@host/x")
     monkeypatch.setenv("AIRFLOW_CONN_S3", "hunter2")
-    jobs.run_program("beam_jobs.x", "--images=\x1b[31m", "--s3_secret_access_key=hunter2", "--kms-token", "hunter2")
+    jobs.run_program(
+        "beam_jobs.x",
+        "--images=\x1b[31m",
+        "--s3_secret_access_key=hunter2",
+        "--kms-token",
+        "hunter2",
+    )
     said = capfd.readouterr().out
-    assert "running beam_jobs.x --images=\\x1b[31m --s3_secret_access_key=*** --kms-token ***" in said
+    assert (
+        "running beam_jobs.x --images=\\x1b[31m --s3_secret_access_key=*** --kms-token ***" in said
+    )
     assert "has []" in said or "has ['AIRFLOW_HOME']" in said
     assert "hunter2" not in said
 
 
-def test_the_password_of_airflows_database_is_neither_printed_nor_an_argument(tmp_path, monkeypatch, capfd):
+def test_the_password_of_airflows_database_is_neither_printed_nor_an_argument(
+    tmp_path, monkeypatch, capfd
+):
     monkeypatch.setenv("AIRFLOW_DB", "postgresql+psycopg2://user:hunter2@host/x")
     seen = []
 
@@ -497,9 +580,18 @@ def test_the_password_of_airflows_database_is_neither_printed_nor_an_argument(tm
 def test_an_image_runs_as_nobody_and_keeps_no_secret(recipe):
     lines = (Path(__file__).parents[2] / recipe).read_text().splitlines()
     (*_, last_user) = (line.split()[1] for line in lines if line.startswith("USER"))
-    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last_user), "by number, or Kubernetes can't tell that it is not root"
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last_user), (
+        "by number, or Kubernetes can't tell that it is not root"
+    )
     set_in_it = [line for line in lines if line.lstrip().startswith(("ARG", "ENV", "ADD"))]
     assert not [line for line in set_in_it if SECRET_NAME.search(line)]
-    copied = [name for line in lines if line.startswith("COPY") and "--from" not in line for name in line.split()[1:-1]]
+    copied = [
+        name
+        for line in lines
+        if line.startswith("COPY") and "--from" not in line
+        for name in line.split()[1:-1]
+    ]
     assert copied
-    assert not {".", "./", "*", ".git"} & set(copied), "what is copied is named, so that no file of keys comes along"
+    assert not {".", "./", "*", ".git"} & set(copied), (
+        "what is copied is named, so that no file of keys comes along"
+    )

@@ -119,15 +119,30 @@ class FakeCluster:
         complete = job["fate"] == "complete"
         for index, pod in enumerate(self.pods[job["metadata"]["uid"]]):
             code = 0 if complete or index != 1 else job["fate"]
-            ended = {"exitCode": code, "reason": "Completed" if not code else "Error", "message": "a\nthe reason\n"}
-            status = {"name": "train", "ready": False, "restartCount": 0, "image": "i", "imageID": "i"}
+            ended = {
+                "exitCode": code,
+                "reason": "Completed" if not code else "Error",
+                "message": "a\nthe reason\n",
+            }
+            status = {
+                "name": "train",
+                "ready": False,
+                "restartCount": 0,
+                "image": "i",
+                "imageID": "i",
+            }
             pod["status"] = {"phase": "Failed" if code else "Succeeded"}
             pod["status"]["containerStatuses"] = [{**status, "state": {"terminated": ended}}]
         rules = job["spec"].get("podFailurePolicy", {}).get("rules", [])
-        refused = any(rule["action"] == "FailJob" and job["fate"] in rule["onExitCodes"]["values"] for rule in rules)
+        refused = any(
+            rule["action"] == "FailJob" and job["fate"] in rule["onExitCodes"]["values"]
+            for rule in rules
+        )
         reason = "" if complete else "PodFailurePolicy" if refused else "BackoffLimitExceeded"
         kind = "Complete" if complete else "Failed"
-        job["status"] = {"conditions": [{"type": kind, "status": "True", "reason": reason, "message": ""}]}
+        job["status"] = {
+            "conditions": [{"type": kind, "status": "True", "reason": reason, "message": ""}]
+        }
 
     # HTTP
 
@@ -152,7 +167,11 @@ class FakeCluster:
                 return self.look(name)
             wanted = query["labelSelector"][0].split("=")
             pods = [pod for pods in self.pods.values() for pod in pods]
-            return 200, {"items": [pod for pod in pods if pod["metadata"]["labels"].get(wanted[0]) == wanted[1]]}
+            return 200, {
+                "items": [
+                    pod for pod in pods if pod["metadata"]["labels"].get(wanted[0]) == wanted[1]
+                ]
+            }
 
     def serve(self):
         """A server that answers for this cluster."""
@@ -166,7 +185,9 @@ class FakeCluster:
                 code, said = cluster.answer(self.command, url.path, parse_qs(url.query), body)
                 data = said.encode() if isinstance(said, str) else json.dumps(said).encode()
                 self.send_response(code)
-                self.send_header("Content-Type", "text/plain" if isinstance(said, str) else "application/json")
+                self.send_header(
+                    "Content-Type", "text/plain" if isinstance(said, str) else "application/json"
+                )
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -191,7 +212,12 @@ def documented_rights():
     text = (ROOT / "docs/kubernetes.md").read_text()
     documents = yaml.safe_load_all(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
     role = next(document for document in documents if document["kind"] == "Role")
-    return {(verb, kind) for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]}
+    return {
+        (verb, kind)
+        for rule in role["rules"]
+        for kind in rule["resources"]
+        for verb in rule["verbs"]
+    }
 
 
 @pytest.fixture

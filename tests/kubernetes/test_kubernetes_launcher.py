@@ -26,7 +26,12 @@ __all__ = ["cluster"]
 ROOT = Path(__file__).parents[2]
 LONGEST = "registry.example:5000/team/captioner@sha256:" + "0" * 64
 GIVEN = {"image": LONGEST, "claim": "models", "namespace": "ns", "poll_interval_s": 0.01}
-BASIC = {"dataset": "/data/dataset", "features": "/data/features", "output": "/data/models/Flickr_8k v2", "workers": 2}
+BASIC = {
+    "dataset": "/data/dataset",
+    "features": "/data/features",
+    "output": "/data/models/Flickr_8k v2",
+    "workers": 2,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,16 +70,26 @@ def expanded(argument, environment):
 # Manifests
 
 
-@pytest.mark.parametrize("settings", [{}, {"gpus": 0, "service_account": "trainer", "mount_path": "/mnt/a/b"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"gpus": 0, "service_account": "trainer", "mount_path": "/mnt/a/b"}]
+)
 def test_manifests_are_valid_and_say_what_was_set(settings):
     root = settings.get("mount_path", "/data")
-    asked = options(**{name: f"{root}/{name}" for name in ("dataset", "features", "output")}, workers=4)
+    asked = options(
+        **{name: f"{root}/{name}" for name in ("dataset", "features", "output")}, workers=4
+    )
     job, service = launcher(**settings).manifests(asked, "dag/run/task/-1")
     for manifest in (job, service):
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
-    assert (job["spec"]["completionMode"], job["spec"]["completions"], job["spec"]["parallelism"]) == ("Indexed", 4, 4)
+    assert (
+        job["spec"]["completionMode"],
+        job["spec"]["completions"],
+        job["spec"]["parallelism"],
+    ) == ("Indexed", 4, 4)
     limits = container(job)["resources"]["limits"]
-    assert job["spec"]["backoffLimit"] == 0, "one worker started anew would wait for those that miss it and end"
+    assert job["spec"]["backoffLimit"] == 0, (
+        "one worker started anew would wait for those that miss it and end"
+    )
     assert limits.get("nvidia.com/gpu") == (None if settings else "1")
     assert limits["memory"] == "8Gi", "the template's own limit is kept"
     pod = job["spec"]["template"]["spec"]
@@ -82,42 +97,66 @@ def test_manifests_are_valid_and_say_what_was_set(settings):
     assert pod.get("serviceAccountName") == settings.get("service_account")
     mounts = {mount["name"]: mount["mountPath"] for mount in container(job)["volumeMounts"]}
     claims = {
-        v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v
+        v["name"]: v["persistentVolumeClaim"]["claimName"]
+        for v in pod["volumes"]
+        if "persistentVolumeClaim" in v
     }
     assert [(mounts[name], claim) for name, claim in claims.items()] == [(root, "models")]
     assert service["spec"]["clusterIP"] == "None"
-    assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    assert (
+        service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 3, 64])
 @pytest.mark.parametrize("output", ["/data/m", "/data/" + "Very long_name." * 20])
 def test_workers_find_each_other(workers, output):
     """By the names that the cluster gives to the pods of an Indexed Job and to its Service."""
-    job, service = launcher().manifests(options(output=output, workers=workers, batch_size=192), "t")
+    job, service = launcher().manifests(
+        options(output=output, workers=workers, batch_size=192), "t"
+    )
     name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
     environment = {item["name"]: item["value"] for item in container(job)["env"]}
     hosts = [f"{name}-{index}" for index in range(workers)]
     assert all(re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", host) for host in hosts)
     assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
-    assert (job["metadata"]["namespace"], service["metadata"]["namespace"]) == (namespace, namespace)
+    assert (job["metadata"]["namespace"], service["metadata"]["namespace"]) == (
+        namespace,
+        namespace,
+    )
     for index, host in enumerate(hosts):
-        cluster = read_cluster({**environment, "HOSTNAME": host, "JOB_COMPLETION_INDEX": str(index)})
+        cluster = read_cluster(
+            {**environment, "HOSTNAME": host, "JOB_COMPLETION_INDEX": str(index)}
+        )
         assert cluster.index == index
-        assert cluster.workers == tuple(f"{host}.{service['metadata']['name']}:23456" for host in hosts)
-    assert container(job)["ports"][0]["containerPort"] == service["spec"]["ports"][0]["port"] == 23456
+        assert cluster.workers == tuple(
+            f"{host}.{service['metadata']['name']}:23456" for host in hosts
+        )
+    assert (
+        container(job)["ports"][0]["containerPort"] == service["spec"]["ports"][0]["port"] == 23456
+    )
 
 
 def test_arguments_give_the_same_options_whatever_they_hold():
     hostile = '/data/"; touch x; echo $(id) `id` $(CAPTIONER_PORT) $$(HOME) {{ ti }}\n--help $'
-    asked = options(dataset=hostile, mirrored="gs://b/f", learning_rate=0.1 + 0.2, batch_size=32, dropout=0.0)
+    asked = options(
+        dataset=hostile, mirrored="gs://b/f", learning_rate=0.1 + 0.2, batch_size=32, dropout=0.0
+    )
     job, _ = launcher().manifests(asked, "t")
     assert container(job)["command"] == ["python", "-m", "captioner_core.training"]
     environment = {item["name"]: item["value"] for item in container(job)["env"]}
     parser = argparse.ArgumentParser()
     add_arguments(parser, TrainOptions)
-    given = from_namespace(TrainOptions, parser.parse_args([expanded(a, environment) for a in container(job)["args"]]))
+    given = from_namespace(
+        TrainOptions, parser.parse_args([expanded(a, environment) for a in container(job)["args"]])
+    )
     assert given == options(
-        dataset=hostile, mirrored="gs://b/f", learning_rate=0.1 + 0.2, batch_size=32, dropout=0.0, workers=1
+        dataset=hostile,
+        mirrored="gs://b/f",
+        learning_rate=0.1 + 0.2,
+        batch_size=32,
+        dropout=0.0,
+        workers=1,
     )
 
 
@@ -156,7 +195,9 @@ spec:
     assert pod["nodeSelector"] == {"pool": "a100"}
     assert [item["name"] for item in pod["containers"]] == ["train", "other"]
     assert container(job)["resources"]["limits"] == {"cpu": "8", "nvidia.com/gpu": "1"}
-    assert [item["value"] for item in container(job)["env"] if item["name"] == "CAPTIONER_PORT"] == ["23456"]
+    assert [
+        item["value"] for item in container(job)["env"] if item["name"] == "CAPTIONER_PORT"
+    ] == ["23456"]
     assert {"name": "NCCL_DEBUG", "value": "INFO"} in container(job)["env"]
 
 
@@ -250,10 +291,14 @@ except Exception as error:
 
 def test_a_dag_parses_without_the_provider_and_its_task_says_what_is_missing(tmp_path):
     env = {"AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED], capture_output=True, text=True, env=env, timeout=120
+    )
     kinds, said = done.stdout.splitlines()[-2:]
     assert kinds == "Job Service", done.stderr[-2000:]
-    assert said.startswith("AirflowFailException the Kubernetes launcher needs Airflow's Kubernetes provider")
+    assert said.startswith(
+        "AirflowFailException the Kubernetes launcher needs Airflow's Kubernetes provider"
+    )
     assert "apache-airflow-providers-cncf-kubernetes" in said
 
 
@@ -265,14 +310,24 @@ def test_the_documentation_lists_every_setting_with_its_default():
     listed = dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) ?\|", text, re.M))
     settings = {field.name: field.default for field in dataclasses.fields(launcher()) if field.init}
     assert set(listed) == set(settings)
-    for name in ("mount_path", "namespace", "kubernetes_conn_id", "gpus", "backoff_limit", "active_deadline_s", "port"):
+    for name in (
+        "mount_path",
+        "namespace",
+        "kubernetes_conn_id",
+        "gpus",
+        "backoff_limit",
+        "active_deadline_s",
+        "port",
+    ):
         assert listed[name].strip("`") == str(settings[name])
     for name in ("deferrable", "poll_interval_s"):
         assert json.loads(listed[name]) == settings[name]
 
 
 def context(run_id="run-1", try_number=1):
-    instance = SimpleNamespace(dag_id="dag", run_id=run_id, task_id="train", map_index=-1, try_number=try_number)
+    instance = SimpleNamespace(
+        dag_id="dag", run_id=run_id, task_id="train", map_index=-1, try_number=try_number
+    )
     return {"ti": instance, "run_id": run_id, "dag": SimpleNamespace(dag_id="dag")}
 
 
@@ -293,10 +348,16 @@ def test_trains_with_the_manifests_and_tells_what_the_workers_say(cluster, capsy
     assert holds(job, wanted)
     assert holds(service, wanted_service)
     kubernetes_validate.validate(
-        {key: value for key, value in job.items() if key != "fate"}, kubernetes_validate.latest_version(), strict=True
+        {key: value for key, value in job.items() if key != "fate"},
+        kubernetes_validate.latest_version(),
+        strict=True,
     )
     (owner,) = service["metadata"]["ownerReferences"]
-    assert (owner["kind"], owner["name"], owner["uid"]) == ("Job", job["metadata"]["name"], job["metadata"]["uid"])
+    assert (owner["kind"], owner["name"], owner["uid"]) == (
+        "Job",
+        job["metadata"]["name"],
+        job["metadata"]["uid"],
+    )
     told = re.findall(r"\[worker (\d)\] \S+ says (\d)", capsys.readouterr().out)
     wanted = [(worker, str(line)) for line in range(len(told) // 2) for worker in "01"]
     assert len(told) >= 4, "the log is told while it trains"
@@ -316,10 +377,13 @@ def test_failing_too_often_is_said_with_the_workers_own_reason(cluster):
 
     cluster.fates = [137, 137, "complete"]
     with pytest.raises(
-        AirflowException, match="the last of 2 starts: worker 1 ended with exit code 137: the reason"
+        AirflowException,
+        match="the last of 2 starts: worker 1 ended with exit code 137: the reason",
     ) as e:
         launcher(backoff_limit=1).launch(options(), context())
-    assert not isinstance(e.value, AirflowFailException), "Airflow may try again: it goes on from the checkpoint"
+    assert not isinstance(e.value, AirflowFailException), (
+        "Airflow may try again: it goes on from the checkpoint"
+    )
     assert cluster.fates == ["complete"]
 
 
@@ -327,7 +391,9 @@ def test_bad_input_is_not_tried_again(cluster):
     from airflow.sdk.exceptions import AirflowFailException
 
     cluster.fates = [2, "complete"]
-    with pytest.raises(AirflowFailException, match="refused its input: worker 1 ended with exit code 2: the reason"):
+    with pytest.raises(
+        AirflowFailException, match="refused its input: worker 1 ended with exit code 2: the reason"
+    ):
         launcher(backoff_limit=5).launch(options(), context())
     assert cluster.fates == ["complete"]
     with pytest.raises(AirflowFailException, match="--output"):
@@ -488,7 +554,9 @@ def test_no_job_without_its_service(cluster):
     cluster.fates = ["run"]
     with pytest.raises(ApiException, match="services is forbidden"):
         launcher().launch(options(), context())
-    assert [kind for kind, *_ in cluster.deleted] == ["jobs"], "its workers would wait for each other for ever"
+    assert [kind for kind, *_ in cluster.deleted] == ["jobs"], (
+        "its workers would wait for each other for ever"
+    )
 
 
 def test_a_job_that_someone_deletes_is_said(cluster):

@@ -53,7 +53,9 @@ class LiveAirflow:
         with started(self.place, self.place.home / "standalone.log") as airflow:
             self._airflow = airflow
             said = {"username": USER, "password": self.place.password()}
-            self._token = requests.post(f"{self.url}/auth/token", json=said, timeout=30).json()["access_token"]
+            self._token = requests.post(f"{self.url}/auth/token", json=said, timeout=30).json()[
+                "access_token"
+            ]
             try:
                 self.wait_for_dags("caption_folder", "train_captioner", "watch_inbox")
                 yield self
@@ -66,16 +68,24 @@ class LiveAirflow:
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """A call of the REST API."""
         headers = {"Authorization": f"Bearer {self._token}"}
-        answer = requests.request(method, f"{self.url}/api/v2/{path}", json=body, headers=headers, timeout=60)
+        answer = requests.request(
+            method, f"{self.url}/api/v2/{path}", json=body, headers=headers, timeout=60
+        )
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text[:500]}"
         return answer.json() if answer.content else None
 
     def wait_for_dags(self, *dag_ids: str) -> None:
-        wait_until(lambda: {d["dag_id"] for d in self.ask("GET", "dags")["dags"]} >= set(dag_ids), 120)
+        wait_until(
+            lambda: {d["dag_id"] for d in self.ask("GET", "dags")["dags"]} >= set(dag_ids), 120
+        )
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
         """Starts a run; its id."""
-        return str(self.ask("POST", f"dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
+        return str(
+            self.ask("POST", f"dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})[
+                "dag_run_id"
+            ]
+        )
 
     def state(self, dag_id: str, run_id: str) -> str:
         return str(self.ask("GET", f"dags/{dag_id}/dagRuns/{run_id}")["state"])
@@ -104,7 +114,9 @@ class LiveAirflow:
         """A scheduler in place of one that was killed."""
         with (self.place.home / "standalone.log").open("ab") as log:
             command = [self.place.airflow_python, "-m", "airflow", "scheduler"]
-            return subprocess.Popen(command, env=dict(self._airflow.environment), stdout=log, stderr=log)
+            return subprocess.Popen(
+                command, env=dict(self._airflow.environment), stdout=log, stderr=log
+            )
 
 
 def processes_of(home: Path, *words: str) -> list[psutil.Process]:
@@ -113,7 +125,9 @@ def processes_of(home: Path, *words: str) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             line = " ".join(process.cmdline())
-            if all(word in line for word in words) and process.environ().get("AIRFLOW_HOME") == str(home):
+            if all(word in line for word in words) and process.environ().get("AIRFLOW_HOME") == str(
+                home
+            ):
                 found.append(process)
     return found
 

@@ -17,7 +17,9 @@ JOB = "beam_jobs.extract_features"
 
 def begin(live, scenes, root, run_id):
     """A run of caption_folder whose extraction is at work; its id in Airflow, its layout and the job."""
-    started = live.trigger("caption_folder", {"images": str(scenes), "output": str(root), "run_id": run_id})
+    started = live.trigger(
+        "caption_folder", {"images": str(scenes), "output": str(root), "run_id": run_id}
+    )
     run = RunLayout(str(root), run_id)
     wait_until(lambda: storage.exists(run.owner), 120)
     (job,) = wait_until(lambda: live.processes(JOB, f"--run-id={run_id}"), 10)
@@ -33,9 +35,12 @@ def assert_each_image_once(run, scenes):
 
 def victim(live, job, which):
     task = job.parent()
-    return {"job": job, "task": task, "supervisor": task.parent(), "scheduler": live.processes("airflow scheduler")[0]}[
-        which
-    ]
+    return {
+        "job": job,
+        "task": task,
+        "supervisor": task.parent(),
+        "scheduler": live.processes("airflow scheduler")[0],
+    }[which]
 
 
 def test_what_is_killed_is_done_again_and_no_row_twice(live, scenes, tmp_path):
@@ -61,6 +66,9 @@ def test_a_scheduler_that_is_killed_comes_back_to_a_run_that_ends_green(live, sc
         assert_each_image_once(run, scenes)
         assert not live.processes("beam_jobs.", f"--run-id={run.run_id}")
     finally:
-        for process in (*psutil.Process(scheduler.pid).children(recursive=True), psutil.Process(scheduler.pid)):
+        for process in (
+            *psutil.Process(scheduler.pid).children(recursive=True),
+            psutil.Process(scheduler.pid),
+        ):
             process.kill()
         scheduler.wait()

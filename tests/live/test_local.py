@@ -24,10 +24,14 @@ def test_it_starts_and_stops_as_a_whole(tmp_path):
         said = [process.stdout.readline() for _ in range(5)]
         url = said[1].split()[1]
         password = said[3].split()[1]
-        answer = requests.post(f"{url}/auth/token", json={"username": "admin", "password": password}, timeout=30)
+        answer = requests.post(
+            f"{url}/auth/token", json={"username": "admin", "password": password}, timeout=30
+        )
         assert answer.status_code == 201
         assert processes_of(tmp_path / "home")
-        assert (tmp_path / "home" / "passwords.json").stat().st_mode & 0o077 == 0, "for its owner's eyes alone"
+        assert (tmp_path / "home" / "passwords.json").stat().st_mode & 0o077 == 0, (
+            "for its owner's eyes alone"
+        )
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     deadline = time.monotonic() + 5

@@ -37,7 +37,9 @@ def test_two_runs_on_one_folder_at_the_same_time_do_not_mix(live, scenes, tmp_pa
         run_ids = storage.read_table(str(folder / "captions"))["run_id"].to_pylist()
         assert (set(run_ids), len(run_ids)) == ({folder.name}, SCENES)
     events = live.ask("GET", "assets/events?limit=100")["asset_events"]
-    (captioned,) = [e["extra"] for e in events if e["extra"].get("uri") == str(folders[0] / "captions")]
+    (captioned,) = [
+        e["extra"] for e in events if e["extra"].get("uri") == str(folders[0] / "captions")
+    ]
     assert (captioned["captions"], captioned["failures"]) == (SCENES, 0)
 
 
@@ -51,7 +53,12 @@ def test_failed_images_alone_are_done_again(live, tmp_path):
     from PIL import Image
 
     Image.new("RGB", (64, 48), "orange").save(images / "bad.jpg")
-    assert live.finish("caption_folder", live.trigger("caption_folder", {**conf, "only_failures": True})) == "success"
+    assert (
+        live.finish(
+            "caption_folder", live.trigger("caption_folder", {**conf, "only_failures": True})
+        )
+        == "success"
+    )
     counts = read_manifest(run.run_dir)["counts"]
     assert (counts["captions"], counts["failures"]) == (1, 0)
 
@@ -70,7 +77,9 @@ def test_what_cannot_be_done_is_red_at_once_and_says_why(live, tmp_path):
 
 
 def test_marking_a_run_failed_ends_its_job(live, scenes, tmp_path):
-    started = live.trigger("caption_folder", {"images": str(scenes), "output": str(tmp_path), "run_id": "marked"})
+    started = live.trigger(
+        "caption_folder", {"images": str(scenes), "output": str(tmp_path), "run_id": "marked"}
+    )
     wait_until(lambda: live.processes("beam_jobs.extract_features", "--run-id=marked"), 120)
     live.ask("PATCH", f"dags/caption_folder/dagRuns/{started}", {"state": "failed"})
     wait_until(lambda: not live.processes("beam_jobs.extract_features", "--run-id=marked"), 60)
@@ -86,16 +95,28 @@ def test_a_worse_model_is_stopped_at_the_gate(live, tmp_path):
     pointer = json.loads((tmp_path / "models" / "current.json").read_text())
     assert pointer["history"][-1]["cider"] > 0
     assert "--workers=2" in live.log("train_captioner", started, "train")
-    worse = live.trigger("train_captioner", {**conf, "epochs": 1, "learning_rate": 1e-6, "workers": 1})
+    worse = live.trigger(
+        "train_captioner", {**conf, "epochs": 1, "learning_rate": 1e-6, "workers": 1}
+    )
     assert live.finish("train_captioner", worse, 600) == "failed"
     states = {name: task["state"] for name, task in live.tasks("train_captioner", worse).items()}
-    assert (states["evaluate"], states["gate"], states["promote"]) == ("success", "failed", "upstream_failed")
+    assert (states["evaluate"], states["gate"], states["promote"]) == (
+        "success",
+        "failed",
+        "upstream_failed",
+    )
     assert "stays current" in live.log("train_captioner", worse, "gate")
     assert json.loads((tmp_path / "models" / "current.json").read_text()) == pointer
-    assert len([m for m in (tmp_path / "models").iterdir() if (m / "config.json").exists()]) == 2, "it can be looked at"
+    assert len([m for m in (tmp_path / "models").iterdir() if (m / "config.json").exists()]) == 2, (
+        "it can be looked at"
+    )
     extract = live.log("train_captioner", worse, "extract_features")
     assert "150 features" in extract
-    run = {"images": str(tmp_path / "datasets" / "sample-150" / "images"), "output": str(tmp_path), "run_id": "current"}
+    run = {
+        "images": str(tmp_path / "datasets" / "sample-150" / "images"),
+        "output": str(tmp_path),
+        "run_id": "current",
+    }
     captioned = live.trigger("caption_folder", {**run, "model": str(tmp_path / "models")})
     assert live.finish("caption_folder", captioned, 400) == "success"
     model = read_manifest(str(tmp_path / "runs" / "current"))["model"]

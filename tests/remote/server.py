@@ -51,7 +51,9 @@ def upload(port: int, folder: Path, prefix: str) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             client(port).put_object(
-                Bucket=BUCKET, Key=f"{prefix}/{path.relative_to(folder).as_posix()}", Body=path.read_bytes()
+                Bucket=BUCKET,
+                Key=f"{prefix}/{path.relative_to(folder).as_posix()}",
+                Body=path.read_bytes(),
             )
 
 

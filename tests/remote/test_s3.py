@@ -33,7 +33,9 @@ def caption(images, root, model, load, run_id="run", **options):
 
 def match(root, run_id="run"):
     captions = f"{root}/runs/{run_id}/captions"
-    match_captions.run(MatchOptions(captions=(captions,), index=(captions,), output=str(root), run_id=run_id))
+    match_captions.run(
+        MatchOptions(captions=(captions,), index=(captions,), output=str(root), run_id=run_id)
+    )
 
 
 @pytest.fixture
@@ -44,17 +46,24 @@ def prefix(s3, photos, request):
     return f"s3://{BUCKET}/{name}"
 
 
-def test_a_run_in_a_store_has_the_rows_of_one_in_folders(prefix, photos, tmp_path, model_dir, load_models, s3):
+def test_a_run_in_a_store_has_the_rows_of_one_in_folders(
+    prefix, photos, tmp_path, model_dir, load_models, s3
+):
     for images, root in ((photos, tmp_path), (prefix, ROOT)):
         caption(images, root, model_dir, load_models)
         match(root)
     run, local = RunLayout(ROOT, "run"), RunLayout(str(tmp_path), "run")
     assert verify(run.run_dir) == []
     assert_same_tables(run.run_dir, local.run_dir)
-    assert commits.read_manifest(run.run_dir)["counts"] == commits.read_manifest(local.run_dir)["counts"]
+    assert (
+        commits.read_manifest(run.run_dir)["counts"]
+        == commits.read_manifest(local.run_dir)["counts"]
+    )
     found = storage.read_table(run.table(layout.CAPTIONS)).to_pylist()
     assert {row["image_uri"] for row in found} == {f"{prefix}/{row['image_id']}" for row in found}
-    assert not [key for key in keys(s3, "out/runs/run/_staging") if not key.endswith("/")], "nothing is left over"
+    assert not [key for key in keys(s3, "out/runs/run/_staging") if not key.endswith("/")], (
+        "nothing is left over"
+    )
 
 
 def test_the_report_shows_the_pictures(prefix, model_dir, load_models):
@@ -133,14 +142,19 @@ def test_keys_that_are_no_paths_are_failures(s3, photos, model_dir, load_models)
         client(s3).put_object(Bucket=BUCKET, Key=f"keys/{name}", Body=picture)
     counts = caption(f"s3://{BUCKET}/keys", ROOT, model_dir, load_models, "keys")
     assert (counts["images_found"], counts["captions"], counts["failures"]) == (6, 2, 4)
-    assert rows(f"{ROOT}/runs/keys", layout.CAPTIONS)["image_id"].tolist() == ["a/b.png", "good.png"]
+    assert rows(f"{ROOT}/runs/keys", layout.CAPTIONS)["image_id"].tolist() == [
+        "a/b.png",
+        "good.png",
+    ]
     failed = rows(f"{ROOT}/runs/keys", layout.FAILURES)
     assert failed["image_id"].tolist() == ["%2E", "%2F", "a/%2E%2E", "a/%2F"]
     assert set(failed["error_type"]) == {"unreadable"}
     assert verify(f"{ROOT}/runs/keys") == []
 
 
-def test_an_image_that_vanishes_after_it_was_listed_is_one_failure(prefix, s3, model_dir, load_models, monkeypatch):
+def test_an_image_that_vanishes_after_it_was_listed_is_one_failure(
+    prefix, s3, model_dir, load_models, monkeypatch
+):
     write_listing = files.write_listing
 
     def listing(*given):
@@ -180,7 +194,9 @@ def test_commands_read_a_store_by_the_environment_alone(prefix, model_dir, load_
     caption(prefix, ROOT, model_dir, load_models, "command")
     match(ROOT, "command")
     done = subprocess.run(
-        [sys.executable, "-m", "captioner_cli", command, f"{ROOT}/runs/command"], capture_output=True, text=True
+        [sys.executable, "-m", "captioner_cli", command, f"{ROOT}/runs/command"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 
@@ -188,7 +204,9 @@ def test_commands_read_a_store_by_the_environment_alone(prefix, model_dir, load_
 def test_a_store_that_is_not_there_is_one_line(port):
     with reached_at(1):
         done = subprocess.run(
-            [sys.executable, "-m", "captioner_cli", "verify", f"{ROOT}/runs/run"], capture_output=True, text=True
+            [sys.executable, "-m", "captioner_cli", "verify", f"{ROOT}/runs/run"],
+            capture_output=True,
+            text=True,
         )
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr

@@ -14,7 +14,7 @@ from captioner_core.text.encoders.calibration import Calibration
 
 # name -> module and class; imported when asked for, since they load spaCy
 _ENCODERS = {
-    "learned": ("captioner_core.text.encoders.learned", "Learned"),
+    "learned": ("captioner_core.text.encoders.learned", "LearnedEncoder"),
     "spacy-content": ("captioner_core.text.encoders.spacy_content", "SpacyContent"),
     "spacy-mean": ("captioner_core.text.encoders.spacy_mean", "SpacyMean"),
     "tfidf": ("captioner_core.text.encoders.tfidf", "Tfidf"),

@@ -44,18 +44,26 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not -1 < self.cosine < 1:
-            raise CaptionerError(f"calibration: cosine {self.cosine} must be above -1 and below 1; fit it again")
+            raise CaptionerError(
+                f"calibration: cosine {self.cosine} must be above -1 and below 1; fit it again"
+            )
         if self.precision and len(self.precision) != len(CURVE_EDGES) - 1:
-            raise CaptionerError(f"calibration: {len(CURVE_EDGES) - 1} shares are needed; fit it again")
+            raise CaptionerError(
+                f"calibration: {len(CURVE_EDGES) - 1} shares are needed; fit it again"
+            )
 
     def scores(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The scores of cosines, in the same order."""
-        mapped: npt.NDArray[np.float64] = np.interp(cosines, (-1.0, self.cosine, 1.0), (-1.0, AGREED_SCORE, 1.0))
+        mapped: npt.NDArray[np.float64] = np.interp(
+            cosines, (-1.0, self.cosine, 1.0), (-1.0, AGREED_SCORE, 1.0)
+        )
         return mapped
 
     def cosines(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """What ``scores`` came from."""
-        mapped: npt.NDArray[np.float64] = np.interp(scores, (-1.0, AGREED_SCORE, 1.0), (-1.0, self.cosine, 1.0))
+        mapped: npt.NDArray[np.float64] = np.interp(
+            scores, (-1.0, AGREED_SCORE, 1.0), (-1.0, self.cosine, 1.0)
+        )
         return mapped
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +82,9 @@ class Calibration:
             raise CaptionerError(f"calibration is damaged ({error!r}); fit it again") from error
 
 
-def fit_calibration(cosines: npt.NDArray[np.floating[Any]], fits: npt.NDArray[np.bool_]) -> Calibration:
+def fit_calibration(
+    cosines: npt.NDArray[np.floating[Any]], fits: npt.NDArray[np.bool_]
+) -> Calibration:
     """The calibration that some judged pairs of captions ask for.
 
     Args:
@@ -90,14 +100,20 @@ def fit_calibration(cosines: npt.NDArray[np.floating[Any]], fits: npt.NDArray[np
     last_of_ties = np.append(falling[1:] != falling[:-1], True)
     # a handful of pairs at the top says little, whichever way it falls
     enough = np.flatnonzero(
-        last_of_ties & (share >= PRECISION) & (np.arange(len(order)) >= min(_LEAST_PAIRS, len(order) - 1))
+        last_of_ties
+        & (share >= PRECISION)
+        & (np.arange(len(order)) >= min(_LEAST_PAIRS, len(order) - 1))
     )
     if not len(enough) or not -1 < falling[enough[-1]] < 1:
-        raise CaptionerError(f"no cosine has {PRECISION:.0%} right pairs above it; fit it on captions that overlap")
+        raise CaptionerError(
+            f"no cosine has {PRECISION:.0%} right pairs above it; fit it on captions that overlap"
+        )
     calibration = Calibration(float(falling[enough[-1]]))
     place = np.digitize(calibration.scores(falling), CURVE_EDGES[1:-1])
     pairs = np.bincount(place, minlength=len(CURVE_EDGES) - 1).astype(np.float64)
-    good = np.bincount(place, weights=fits[order], minlength=len(CURVE_EDGES) - 1).astype(np.float64)
+    good = np.bincount(place, weights=fits[order], minlength=len(CURVE_EDGES) - 1).astype(
+        np.float64
+    )
     return Calibration(calibration.cosine, tuple(round(value, 6) for value in _rising(good, pairs)))
 
 

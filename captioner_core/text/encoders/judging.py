@@ -39,7 +39,9 @@ def judge_pairs(
     """
     listed = [texts for _, texts in sorted(captions.items()) if len(texts) >= 3]
     if len(listed) < 2:
-        raise CaptionerError("fewer than two images have three captions; judge on a dataset with several an image")
+        raise CaptionerError(
+            "fewer than two images have three captions; judge on a dataset with several an image"
+        )
     if len(listed) > MOST_IMAGES:
         chosen = np.random.default_rng(seed).choice(len(listed), MOST_IMAGES, replace=False)
         listed = [listed[place] for place in sorted(chosen.tolist())]
@@ -57,12 +59,16 @@ def _products(encoder: TextEncoder, texts: Sequence[str]) -> npt.NDArray[np.floa
     return products
 
 
-def _fits(agreement: npt.NDArray[np.float32], image: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _fits(
+    agreement: npt.NDArray[np.float32], image: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
     """bool [captions, captions]: whether a row's caption fits the image of a column's, that caption aside."""
     first = np.flatnonzero(np.diff(image, prepend=-1))
     count = np.diff(np.append(first, len(image)))
     sums = np.add.reduceat(agreement, first, axis=1)  # [captions, images]
-    others = (sums[:, image] - agreement) / (count[image] - 1)  # with the image's captions but the column's
+    others = (sums[:, image] - agreement) / (
+        count[image] - 1
+    )  # with the image's captions but the column's
     enough = np.minimum.reduceat(np.diagonal(others), first)
     fits: npt.NDArray[np.bool_] = others >= enough[image][None, :]
     return fits

@@ -28,13 +28,22 @@ WORDS = "words.json"
 CONFIG = "config.json"
 MODEL_CARD = "MODEL_CARD.md"
 FORMAT_VERSION = 1
-FEATURE_SCALE = 10.0  # unit features have entries of about 0.02, which dense layers learn from slowly
+FEATURE_SCALE = (
+    10.0  # unit features have entries of about 0.02, which dense layers learn from slowly
+)
 SHIPPED = "pretrained_encoder"
 
-_TENSORS = ("words", "unseen", "image_hidden", "image_hidden_bias", "image_output", "image_output_bias")
+_TENSORS = (
+    "words",
+    "unseen",
+    "image_hidden",
+    "image_hidden_bias",
+    "image_output",
+    "image_output_bias",
+)
 
 
-class Learned:
+class LearnedEncoder:
     """A learned encoder from its folder.
 
     Args:
@@ -47,7 +56,11 @@ class Learned:
     name = "learned"
 
     def __init__(self, folder: str | None = None) -> None:
-        path = Path(str(resources.files("captioner_core") / SHIPPED)) if folder is None else Path(folder)
+        path = (
+            Path(str(resources.files("captioner_core") / SHIPPED))
+            if folder is None
+            else Path(folder)
+        )
         config, words, tensors = _read(path)
         self.dim = int(config["dim"])
         self.backbone = str(config["backbone"])
@@ -74,10 +87,19 @@ class Learned:
         Returns:
           float32 [n, dim], unit rows.
         """
-        unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12) * FEATURE_SCALE
+        unit = (
+            features
+            / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+            * FEATURE_SCALE
+        )
         hidden = unit @ self._tensors["image_hidden"] + self._tensors["image_hidden_bias"]
-        output = np.maximum(hidden, 0) @ self._tensors["image_output"] + self._tensors["image_output_bias"]
-        unit_rows: npt.NDArray[np.float32] = output / np.maximum(np.linalg.norm(output, axis=1, keepdims=True), 1e-12)
+        output = (
+            np.maximum(hidden, 0) @ self._tensors["image_output"]
+            + self._tensors["image_output_bias"]
+        )
+        unit_rows: npt.NDArray[np.float32] = output / np.maximum(
+            np.linalg.norm(output, axis=1, keepdims=True), 1e-12
+        )
         return unit_rows.astype(np.float32)
 
     def _unseen(self, word: str) -> npt.NDArray[np.float32] | None:
@@ -88,14 +110,18 @@ class Learned:
 
                 self._spacy = load_vectors()
             vector = self._spacy.of(word)
-            self._unseen_vectors[word] = None if vector is None else vector @ self._tensors["unseen"]
+            self._unseen_vectors[word] = (
+                None if vector is None else vector @ self._tensors["unseen"]
+            )
         return self._unseen_vectors[word]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[str], dict[str, npt.NDArray[np.float32]]]:
     for name in (WEIGHTS, WORDS, CONFIG):
         if not (path / name).is_file():
-            raise CaptionerError(f"encoder folder {str(path)!r} has no {name}; make one with 'captioner train-encoder'")
+            raise CaptionerError(
+                f"encoder folder {str(path)!r} has no {name}; make one with 'captioner train-encoder'"
+            )
     try:
         config = parse_json((path / CONFIG).read_bytes())
         words = list(parse_json((path / WORDS).read_bytes())["words"])
@@ -103,8 +129,12 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str], dict[str, npt.NDArray[
             tensors = {name: stored.read(name).astype(np.float32) for name in _TENSORS}
         hidden, dim = tensors["image_hidden"].shape[1], config["dim"]
         whole = config["format_version"] == FORMAT_VERSION and isinstance(config["backbone"], str)
-    except Exception as error:  # JSON, zlib, zipfile and numpy raise whatever damage makes them stumble over
-        raise CaptionerError(f"encoder folder {str(path)!r} is damaged ({error!r}); train or copy it again") from error
+    except (
+        Exception
+    ) as error:  # JSON, zlib, zipfile and numpy raise whatever damage makes them stumble over
+        raise CaptionerError(
+            f"encoder folder {str(path)!r} is damaged ({error!r}); train or copy it again"
+        ) from error
     shapes = {
         "words": (len(words), dim),
         "unseen": (tensors["unseen"].shape[0], dim),
@@ -115,5 +145,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str], dict[str, npt.NDArray[
     }
     for name, tensor in tensors.items():
         if not whole or tensor.shape != shapes[name] or not np.isfinite(tensor).all():
-            raise CaptionerError(f"encoder folder {str(path)!r}: {name!r} doesn't fit the others; train it again")
+            raise CaptionerError(
+                f"encoder folder {str(path)!r}: {name!r} doesn't fit the others; train it again"
+            )
     return config, words, tensors

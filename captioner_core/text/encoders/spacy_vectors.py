@@ -29,7 +29,9 @@ class SpacyVectors:
         self._strings = vocab.strings
         self._vectors = vocab.vectors
         self.dim = int(vocab.vectors.shape[1])
-        self.digest = hashlib.sha256(np.ascontiguousarray(vocab.vectors.data).tobytes()).hexdigest()[:16]
+        self.digest = hashlib.sha256(
+            np.ascontiguousarray(vocab.vectors.data).tobytes()
+        ).hexdigest()[:16]
 
     def of(self, word: str) -> npt.NDArray[np.float32] | None:
         """A word's vector as a unit row; None where it has none."""

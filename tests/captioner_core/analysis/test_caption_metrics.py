@@ -39,14 +39,18 @@ def test_bleu_counts_words_by_hand(monkeypatch):
 
 
 def test_wrong_captions_score_low_and_case_and_punctuation_do_not_count():
-    swapped = {"one.jpg": "two children play in the water", "two.jpg": "a brown dog runs on the green grass"}
+    swapped = {
+        "one.jpg": "two children play in the water",
+        "two.jpg": "a brown dog runs on the green grass",
+    }
     assert score(swapped, REFERENCES).corpus["BLEU-4"] < 0.1
     shouted = {image: listed[0].upper() + " ." for image, listed in REFERENCES.items()}
     assert score(shouted, REFERENCES).corpus["BLEU-4"] == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("hypotheses", "references"), [({}, REFERENCES), ({"three.jpg": "a dog"}, REFERENCES), ({"x": "a"}, {"x": []})]
+    ("hypotheses", "references"),
+    [({}, REFERENCES), ({"three.jpg": "a dog"}, REFERENCES), ({"x": "a"}, {"x": []})],
 )
 def test_nothing_to_score_against_is_refused(hypotheses, references):
     with pytest.raises(CaptionerError, match="no reference"):
@@ -55,26 +59,45 @@ def test_nothing_to_score_against_is_refused(hypotheses, references):
 
 def test_reliability_goes_from_the_least_likely_to_the_likeliest():
     captions = {f"{n:02d}": GeneratedCaption("a b", -3.0 * (n + 1), 2) for n in range(10)}
-    fifths = caption_metrics.reliability(captions, {image_id: float(10 - int(image_id)) for image_id in captions})
+    fifths = caption_metrics.reliability(
+        captions, {image_id: float(10 - int(image_id)) for image_id in captions}
+    )
     assert [fifth["images"] for fifth in fifths] == [2] * 5
-    assert fifths[-1]["word_probability"] == pytest.approx((math.exp(-1) + math.exp(-2)) / 2, abs=1e-4)
+    assert fifths[-1]["word_probability"] == pytest.approx(
+        (math.exp(-1) + math.exp(-2)) / 2, abs=1e-4
+    )
     assert [fifth["cider"] for fifth in fifths] == [1.5, 3.5, 5.5, 7.5, 9.5]
 
 
 def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):
     model_id = train(options(source, tmp_path / "model", epochs=2))
     model, features = str(tmp_path / "model"), str(source / "features")
-    command = ["evaluate", "--model", model, "--dataset", str(source / "dataset"), "--features", features]
+    command = [
+        "evaluate",
+        "--model",
+        model,
+        "--dataset",
+        str(source / "dataset"),
+        "--features",
+        features,
+    ]
     for beam_width in ("1", "2", "2"):
-        assert main([*command, "--beam-width", beam_width, "--output", str(tmp_path / "figures.json")]) == 0
+        assert (
+            main([*command, "--beam-width", beam_width, "--output", str(tmp_path / "figures.json")])
+            == 0
+        )
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == figures
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert metrics["model_id"] == model_id == figures["model_id"]
-    assert [one["beam_width"] for one in metrics["evaluations"]] == [1, 2], "the same again replaces"
+    assert [one["beam_width"] for one in metrics["evaluations"]] == [1, 2], (
+        "the same again replaces"
+    )
     assert figures["images"] == 4
     captions = read_captions_by_split(str(source / "dataset"))["dev"]
-    assert figures["references"] == caption_metrics.references_fingerprint(captions, figures["tokenizer"], "dev")
+    assert figures["references"] == caption_metrics.references_fingerprint(
+        captions, figures["tokenizer"], "dev"
+    )
     card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
     assert card.count("| dev | 4 |") == 2
     assert f"{figures['scores']['CIDEr']:.3f}" in card
@@ -100,6 +123,12 @@ def test_features_that_do_not_fit_the_model_are_refused(source, tmp_path, capsys
     capsys.readouterr()
     for name, message in (("few", "lack 3 of the split's 4 images"), ("other", "are of 'other'")):
         features = str(tmp_path / f"{name}.parquet")
-        command = ["evaluate", "--model", str(tmp_path / "model"), "--dataset", str(source / "dataset")]
+        command = [
+            "evaluate",
+            "--model",
+            str(tmp_path / "model"),
+            "--dataset",
+            str(source / "dataset"),
+        ]
         assert main([*command, "--features", features]) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]

@@ -25,7 +25,10 @@ class Calibrated(HashedWords):
 @pytest.fixture
 def table(tmp_path):
     texts = [*(sample.captions(number)[0] for number in range(12)), "x", "zz yy"]
-    rows = [DatasetCaptionRow(f"{n % 9}.jpg", n, text, "train") for n, text in enumerate([*texts, texts[0], texts[1]])]
+    rows = [
+        DatasetCaptionRow(f"{n % 9}.jpg", n, text, "train")
+        for n, text in enumerate([*texts, texts[0], texts[1]])
+    ]
     pq.write_table(rows_as_table(rows, "r", DATASET_CAPTIONS_SCHEMA), tmp_path / "captions.parquet")
     return str(tmp_path / "captions.parquet"), sorted({(row.image_id, row.caption) for row in rows})
 
@@ -40,7 +43,9 @@ def test_equals_counting_by_hand(table, monkeypatch, block):
     for one, (image, _) in zip(vectors, records, strict=True):
         for other, (other_image, _) in zip(vectors, records, strict=True):
             if image != other_image and one.any() and other.any():
-                scores.append(round(float(encoder.calibration.scores(np.clip(one @ other, -1, 1))), 6))
+                scores.append(
+                    round(float(encoder.calibration.scores(np.clip(one @ other, -1, 1))), 6)
+                )
     right = np.array(PRECISION)[np.digitize(scores, CURVE_EDGES[1:-1])]
     for row in threshold_rows(uri, encoder):
         reached = np.array(scores) >= row.threshold
@@ -56,7 +61,10 @@ def test_the_command_prints_and_draws(table, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(thresholds.THRESHOLDS) + 1
     assert (tmp_path / "plot.svg").read_text().count("<path") > 10
-    assert main(["thresholds", "--captions", table[0], "--output", str(tmp_path / "no" / "plot.svg")]) == 2
+    assert (
+        main(["thresholds", "--captions", table[0], "--output", str(tmp_path / "no" / "plot.svg")])
+        == 2
+    )
 
 
 def test_one_image_has_nothing_to_compare(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from captioner_core.captioning.beam_search import beam_search, sample, unwritten
+from captioner_core.captioning.beam_search import beam_search, forbidden_token_mask, sample
 from captioner_core.text.vocabulary import END, PAD, START, UNKNOWN
 
 WORDS = 6  # four special ones, 4 and 5
@@ -30,7 +30,12 @@ def search(table, width, length_penalty=0.0, images=None):
 
     state = tf.zeros([table.shape[0], width, 1])
     found = beam_search(
-        step, state, batch=table.shape[0], beam_width=width, max_words=MAX_WORDS, length_penalty=length_penalty
+        step,
+        state,
+        batch=table.shape[0],
+        beam_width=width,
+        max_words=MAX_WORDS,
+        length_penalty=length_penalty,
     )
     return found.words.numpy(), found.log_prob.numpy()
 
@@ -49,7 +54,10 @@ def every_caption():
 def test_a_wide_beam_finds_the_best_there_is(table, length_penalty):
     words, scores = search(table, 40, length_penalty)
     for image in range(3):
-        best = max(every_caption(), key=lambda w: log_prob(table[image], w) / (len(w) + 1) ** length_penalty)
+        best = max(
+            every_caption(),
+            key=lambda w: log_prob(table[image], w) / (len(w) + 1) ** length_penalty,
+        )
         found = words[image, 0]
         assert found[: len(best) + 1].tolist() == [*best, END]
         assert (found[len(best) + 1 :] == PAD).all()
@@ -96,12 +104,18 @@ def test_samples_have_the_probability_that_training_gives_them():
         return tf.broadcast_to(tf.nn.log_softmax(logits), shape), state
 
     seed = tf.constant([0, 1], tf.int64)
-    drawn = sample(step, (), batch=tf.constant(1), samples=20_000, max_words=3, seed=seed).numpy()[0]
-    expected = tf.nn.softmax(logits + unwritten(tf.constant(len(logits)))).numpy()
+    drawn = sample(step, (), batch=tf.constant(1), samples=20_000, max_words=3, seed=seed).numpy()[
+        0
+    ]
+    expected = tf.nn.softmax(logits + forbidden_token_mask(tf.constant(len(logits)))).numpy()
     assert expected[[PAD, START, UNKNOWN]].max() == 0
     second = drawn[drawn[:, 0] != PAD, 1]  # END can't be the first word, so the second tells
-    np.testing.assert_allclose(np.bincount(second, minlength=len(logits)) / len(second), expected, atol=0.02)
+    np.testing.assert_allclose(
+        np.bincount(second, minlength=len(logits)) / len(second), expected, atol=0.02
+    )
     ends = (drawn == END).sum(axis=1)
     assert (ends == 1).all()
-    again = sample(step, (), batch=tf.constant(1), samples=20_000, max_words=3, seed=seed).numpy()[0]
+    again = sample(step, (), batch=tf.constant(1), samples=20_000, max_words=3, seed=seed).numpy()[
+        0
+    ]
     np.testing.assert_array_equal(again, drawn)

@@ -13,7 +13,7 @@ from captioner_core.captioning.generator import CaptionGenerator, CaptionSearch
 from captioner_core.captioning.network import Captioner, ImageState, attended_cells
 from captioner_core.captioning.saved_model import export_model, load_model, save_model
 from captioner_core.errors import CaptionerError
-from captioner_core.text.encoders.learned import Learned
+from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.text.vocabulary import Vocabulary
 
 
@@ -56,7 +56,9 @@ def test_steps_agree_with_teacher_forcing(vocabulary, attention):
     expected = tf.nn.log_softmax(every_step(captioner, state, words[:, :, :-1]))
     hidden, cell = (tf.repeat(t[:, None], 2, axis=1) for t in (state.hidden, state.cell))
     for place in range(3):
-        log_prob, hidden, cell = captioner.step(ImageState(*state), words[:, :, place], hidden, cell)
+        log_prob, hidden, cell = captioner.step(
+            ImageState(*state), words[:, :, place], hidden, cell
+        )
         np.testing.assert_allclose(log_prob, expected[:, :, place], atol=1e-5)
 
 
@@ -77,13 +79,17 @@ def test_attention_looks_at_the_cells(vocabulary):
     changed = tf.concat([-cells[:, :5], cells[:, 5:]], axis=1)
     one, other = captioner.encode(cells), captioner.encode(changed)
     other = ImageState(other.keys, other.values, one.hidden, one.cell)  # which see the cells too
-    assert np.abs(every_step(captioner, one, words) - every_step(captioner, other, words)).max() > 1e-4
+    assert (
+        np.abs(every_step(captioner, one, words) - every_step(captioner, other, words)).max() > 1e-4
+    )
 
 
 def test_half_precision_computes_about_the_same(vocabulary):
     """Weights and logits stay float32, whatever is computed in between."""
     config = make_captioner(vocabulary).config
-    whole, half = (Captioner(config, seed=3, precision=precision) for precision in ("float32", "bfloat16"))
+    whole, half = (
+        Captioner(config, seed=3, precision=precision) for precision in ("float32", "bfloat16")
+    )
     cells = tf.random.stateless_uniform([2, 25, 16], seed=[0, 1])
     words = np.stack([vocabulary.encode("two red cats", 4)[None, :-1]] * 2)
     one, other = (every_step(model, model.encode(cells), words) for model in (whole, half))
@@ -100,7 +106,9 @@ def test_a_table_and_a_backbone_give_the_same_cells(vocabulary, attention):
     config = make_captioner(vocabulary, attention=attention).config
     cells = attended_cells(grid, config)
     np.testing.assert_array_equal(attended_cells(grid.reshape(2, -1), config), cells)
-    np.testing.assert_allclose(cells, grid if attention == "grid" else grid.mean(axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(
+        cells, grid if attention == "grid" else grid.mean(axis=1, keepdims=True), atol=1e-6
+    )
 
 
 @pytest.fixture
@@ -114,7 +122,9 @@ def test_a_folder_gives_the_same_model_back(folder, vocabulary):
     loaded = load_model(str(folder))
     assert loaded.vocabulary == vocabulary
     for one, other in zip(
-        make_captioner(vocabulary).trainable_variables, loaded.captioner.trainable_variables, strict=True
+        make_captioner(vocabulary).trainable_variables,
+        loaded.captioner.trainable_variables,
+        strict=True,
     ):
         np.testing.assert_array_equal(one, other)
     assert loaded.model_id in (folder / "MODEL_CARD.md").read_text()
@@ -128,7 +138,9 @@ def test_captions_depend_on_their_own_image_alone(folder):
     together = generator.generate(mean, grid)
     alone = [generator.generate(mean[i : i + 1], grid[i : i + 1])[0] for i in range(5)]
     assert [c.text for c in together] == [c.text for c in alone]
-    np.testing.assert_allclose([c.log_prob for c in together], [c.log_prob for c in alone], atol=1e-4)
+    np.testing.assert_allclose(
+        [c.log_prob for c in together], [c.log_prob for c in alone], atol=1e-4
+    )
     assert all(c.text and c.n_tokens == len(c.text.split()) and c.log_prob < 0 for c in together)
 
 
@@ -153,7 +165,9 @@ def test_an_exported_copy_captions_alike(folder, tmp_path):
         CaptionGenerator(load_model(str(path))).generate(grid.mean(axis=1), grid)
         for path in (folder, tmp_path / "small")
     )
-    np.testing.assert_allclose([one.log_prob for one in small], [one.log_prob for one in whole], rtol=0.01)
+    np.testing.assert_allclose(
+        [one.log_prob for one in small], [one.log_prob for one in whole], rtol=0.01
+    )
     with pytest.raises(CaptionerError, match="exists"):
         export_model([str(folder)], str(tmp_path / "small"))
 
@@ -169,22 +183,28 @@ def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
     singles = [make_captioner(vocabulary), Captioner(config, seed=8)]
     cells = tf.random.stateless_uniform([3, 25, 16], seed=[0, 1])
     words = np.stack([vocabulary.encode("two red cats", 4)[None]] * 3)
-    expected = [tf.nn.softmax(every_step(one, one.encode(cells), words[:, :, :-1])) for one in singles]
+    expected = [
+        tf.nn.softmax(every_step(one, one.encode(cells), words[:, :, :-1])) for one in singles
+    ]
     state = both.encode(cells)
     hidden, cell = state.hidden[:, None], state.cell[:, None]
     for place in range(3):
         log_prob, hidden, cell = both.step(state, words[:, :, place], hidden, cell)
-        np.testing.assert_allclose(np.exp(log_prob), np.mean(expected, axis=0)[:, :, place], atol=1e-3)
+        np.testing.assert_allclose(
+            np.exp(log_prob), np.mean(expected, axis=0)[:, :, place], atol=1e-3
+        )
 
 
 def test_the_joint_space_chooses_among_the_beams(folder, tmp_path, vocabulary):
     """With all weight on the joint space, the beam nearest to the image is taken, whatever its probability."""
-    config = dataclasses.replace(make_captioner(vocabulary).config, backbone=Learned().backbone, beam_width=4)
+    config = dataclasses.replace(
+        make_captioner(vocabulary).config, backbone=LearnedEncoder().backbone, beam_width=4
+    )
     save_model(str(tmp_path / "one"), Captioner(config, seed=3), vocabulary, {})
     export_model([str(tmp_path / "one")], str(tmp_path / "joint"), joint_weight=100.0)
     random = np.random.default_rng(1)
     grid, features = random.random((6, 25, 16), np.float32), random.random((6, 2048), np.float32)
-    model, encoder = load_model(str(tmp_path / "joint")), Learned()
+    model, encoder = load_model(str(tmp_path / "joint")), LearnedEncoder()
     words = CaptionSearch(model.captioner).find(grid).words.numpy()
     images = encoder.encode_images(features)
     chosen = CaptionGenerator(model).generate(features, grid)
@@ -215,7 +235,9 @@ def _edit_config(folder, **changes):
 
 def _edit_weights(folder, **changes):
     tensors = dict(np.load(folder / "weights.npz"))
-    np.savez(folder / "weights.npz", **{k: v for k, v in {**tensors, **changes}.items() if v is not None})
+    np.savez(
+        folder / "weights.npz", **{k: v for k, v in {**tensors, **changes}.items() if v is not None}
+    )
 
 
 BREAKS = {
@@ -228,11 +250,15 @@ BREAKS = {
     "vocabulary of another model": lambda f: (f / "vocabulary.json").write_text(
         Vocabulary.from_captions(["b"]).to_json()
     ),
-    "cut weights": lambda f: (f / "weights.npz").write_bytes((f / "weights.npz").read_bytes()[:1000]),
+    "cut weights": lambda f: (f / "weights.npz").write_bytes(
+        (f / "weights.npz").read_bytes()[:1000]
+    ),
     "tensor missing": lambda f: _edit_weights(f, **{"queries/bias": None}),
     "tensor too many": lambda f: _edit_weights(f, extra=np.zeros(1, np.float32)),
     "NaN": lambda f: _edit_weights(f, **{"queries/bias": np.full(16, np.nan, np.float32)}),
-    "pickled object": lambda f: _edit_weights(f, **{"queries/bias": np.array([print], dtype=object)}),
+    "pickled object": lambda f: _edit_weights(
+        f, **{"queries/bias": np.array([print], dtype=object)}
+    ),
     "not there": lambda f: shutil.rmtree(f),
 }
 

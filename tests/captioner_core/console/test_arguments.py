@@ -50,7 +50,10 @@ sys.exit(arguments.guarded(work, "work"))
 
 @pytest.mark.parametrize("caught", ["Exception", "BaseException"])
 def test_an_interrupt_is_heard_even_where_it_is_swallowed(caught):
-    assert interrupted(SWALLOWS.format(caught=caught)) == (130, "captioner: interrupted; run it again to complete\n")
+    assert interrupted(SWALLOWS.format(caught=caught)) == (
+        130,
+        "captioner: interrupted; run it again to complete\n",
+    )
 
 
 def test_an_interrupt_is_heard_once_where_python_has_to_ignore_it():
@@ -60,7 +63,9 @@ def test_an_interrupt_is_heard_once_where_python_has_to_ignore_it():
 def interrupted(program: str) -> tuple[int, str]:
     """Exit code and stderr of a program that is interrupted once it has printed a line."""
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         process.stdout.readline()
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
@@ -78,7 +83,9 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("wrapper", [[], ["sh", "-c", '"$@"; exit', "sh"]], ids=["direct", "wrapped"])
+@pytest.mark.parametrize(
+    "wrapper", [[], ["sh", "-c", '"$@"; exit', "sh"]], ids=["direct", "wrapped"]
+)
 def test_a_job_ends_with_what_started_it(wrapper):
     """A task killed with -9 can't end its job, which would then be at work beside the task's retry."""
     command = [*wrapper, sys.executable, "-c", LAUNCHED]
@@ -88,7 +95,9 @@ def test_a_job_ends_with_what_started_it(wrapper):
         f"subprocess.Popen({command!r}, env=environment)\n"
         "time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True
+    ) as process:
         job = psutil.Process(int(process.stdout.readline()))
         time.sleep(1)
         assert job.is_running(), "it stays while its launcher does"

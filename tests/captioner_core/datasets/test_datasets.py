@@ -27,7 +27,11 @@ def captions_of(folder):
 
 
 def images_of(folder):
-    return {path.relative_to(folder / "images").as_posix() for path in (folder / "images").rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder / "images").as_posix()
+        for path in (folder / "images").rglob("*")
+        if path.is_file()
+    }
 
 
 # --- the sample
@@ -36,7 +40,9 @@ def images_of(folder):
 def test_sample_has_five_captions_an_image_and_a_part_held_back(tmp_path):
     summary = sample.build(tmp_path, images=60)
     frame = captions_of(tmp_path)
-    assert storage.open_table(str(tmp_path / "captions.parquet")).schema.equals(DATASET_CAPTIONS_SCHEMA)
+    assert storage.open_table(str(tmp_path / "captions.parquet")).schema.equals(
+        DATASET_CAPTIONS_SCHEMA
+    )
     assert summary.images == {"train": 48, "dev": 6, "test": 6}
     assert set(frame.image_id) == images_of(tmp_path)
     assert (frame.groupby("image_id").caption.nunique() == 5).all()
@@ -119,12 +125,16 @@ def test_the_limit_keeps_every_split(tmp_path):
         kept = base.limited(splits, limit)
         assert len(kept) == limit
         assert set(kept.values()) == {"train", "dev", "test"}
-    assert base.limited(splits, 20).items() <= base.limited(splits, 40).items(), "a larger limit only adds"
+    assert base.limited(splits, 20).items() <= base.limited(splits, 40).items(), (
+        "a larger limit only adds"
+    )
     with pytest.raises(CaptionerError, match="limit 2"):
         base.limited(splits, 2)
 
 
-@pytest.mark.parametrize("name", ["../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "C:\\x.jpg", "..\\x.jpg", ""])
+@pytest.mark.parametrize(
+    "name", ["../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "C:\\x.jpg", "..\\x.jpg", ""]
+)
 def test_names_that_would_leave_their_folder(name):
     with pytest.raises(CaptionerError, match="outside its folder"):
         base.safe_image_id(name, "entry")
@@ -177,7 +187,9 @@ def test_flickr8k_without_a_list_says_so(tmp_path):
     assert any("missing list Flickr_8k.testImages.txt" in line for line in summary.lines())
 
 
-@pytest.mark.parametrize("entry", ["../evil.jpg", "/tmp/evil.jpg", "Flicker8k_Dataset/../../evil.jpg", "..\\evil.jpg"])
+@pytest.mark.parametrize(
+    "entry", ["../evil.jpg", "/tmp/evil.jpg", "Flicker8k_Dataset/../../evil.jpg", "..\\evil.jpg"]
+)
 def test_a_zip_entry_that_would_land_outside_is_refused(tmp_path, entry):
     source = write_flickr8k(tmp_path / "zips", entries=[entry])
     with pytest.raises(CaptionerError, match="outside its folder"):
@@ -205,7 +217,9 @@ def test_a_zip_that_is_missing_or_damaged(tmp_path):
 
 @pytest.mark.skipif(not os.environ.get("FLICKR8K_DIR"), reason="FLICKR8K_DIR names no Flickr8k")
 def test_the_real_flickr8k(tmp_path):
-    summary = flickr8k.build(tmp_path, source=Path(os.environ["FLICKR8K_DIR"]), cache=tmp_path, limit=40)
+    summary = flickr8k.build(
+        tmp_path, source=Path(os.environ["FLICKR8K_DIR"]), cache=tmp_path, limit=40
+    )
     frame = captions_of(tmp_path)
     assert sum(summary.images.values()) == 40
     assert set(frame.image_id) == images_of(tmp_path)
@@ -235,7 +249,9 @@ def coco_json(path, names, annotations):
 
 def test_coco(tmp_path, photos):
     train = coco_json(
-        tmp_path / "t.json", ["a.jpg", "sub/b.jpg"], [(0, "a dog"), (0, "one dog\n"), (1, "a cat"), (7, "x")]
+        tmp_path / "t.json",
+        ["a.jpg", "sub/b.jpg"],
+        [(0, "a dog"), (0, "one dog\n"), (1, "a cat"), (7, "x")],
     )
     dev = coco_json(tmp_path / "d.json", ["c.jpg", "missing.jpg"], [(0, "a bird"), (1, "nothing")])
     summary = coco.build(tmp_path / "out", annotations={"train": train, "dev": dev}, images=photos)
@@ -267,7 +283,9 @@ def test_no_coco(tmp_path, photos, text):
 def test_coco_captions_that_are_no_text_are_left_out(tmp_path, photos):
     """JSON can hold half a character, which no table can; and a missing caption is not the word None."""
     source = coco_json(
-        tmp_path / "x.json", ["a.jpg", "\udcff.jpg"], [(0, "a \ud800 dog"), (0, None), (1, "x"), (0, "a")]
+        tmp_path / "x.json",
+        ["a.jpg", "\udcff.jpg"],
+        [(0, "a \ud800 dog"), (0, None), (1, "x"), (0, "a")],
     )
     summary = coco.build(tmp_path / "out", annotations={"train": source}, images=photos)
     assert captions_of(tmp_path / "out").caption.tolist() == ["a"]
@@ -275,7 +293,9 @@ def test_coco_captions_that_are_no_text_are_left_out(tmp_path, photos):
 
 
 def test_a_name_longer_than_names_can_be_is_no_image(tmp_path, photos):
-    (tmp_path / "x.csv").write_text(f"image_id,caption\na.jpg,a dog\n{'x' * 300},a cat\n{'x/' * 5000},a bird\n")
+    (tmp_path / "x.csv").write_text(
+        f"image_id,caption\na.jpg,a dog\n{'x' * 300},a cat\n{'x/' * 5000},a bird\n"
+    )
     summary = csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=photos)
     assert captions_of(tmp_path / "out").image_id.tolist() == ["a.jpg"]
     assert "2 captions without their image" in "\n".join(summary.lines())
@@ -288,13 +308,14 @@ def test_coco_file_names_stay_below_the_images(tmp_path, photos):
 
 
 def test_csv(tmp_path, photos):
-    text = (
-        '\ufeffimage,caption,split\na.jpg,"a dog, running",train\nsub/b.jpg,a cat,dev\nc.jpg,,train\nnone.jpg,x,test\n'
-    )
+    text = '\ufeffimage,caption,split\na.jpg,"a dog, running",train\nsub/b.jpg,a cat,dev\nc.jpg,,train\nnone.jpg,x,test\n'
     (tmp_path / "x.csv").write_text(text, encoding="utf-8")
     summary = csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=photos)
     frame = captions_of(tmp_path / "out")
-    assert dict(zip(frame.image_id, frame.caption, strict=True)) == {"a.jpg": "a dog, running", "sub/b.jpg": "a cat"}
+    assert dict(zip(frame.image_id, frame.caption, strict=True)) == {
+        "a.jpg": "a dog, running",
+        "sub/b.jpg": "a cat",
+    }
     assert summary.images == {"train": 1, "dev": 1}
     assert any("1 lines without image or caption" in line for line in summary.lines())
 
@@ -303,7 +324,10 @@ def test_csv_without_splits_gives_an_image_the_same_one_always(tmp_path, photos)
     for name, extra in (("one", ""), ("two", "silent.jpg,a hush\n")):
         (tmp_path / "x.csv").write_text(f"image_id,caption\na.jpg,a dog\nsub/b.jpg,a cat\n{extra}")
         csv_captions.build(tmp_path / name, csv_file=tmp_path / "x.csv", images=photos)
-    one, two = (dict(captions_of(tmp_path / name)[["image_id", "split"]].to_numpy()) for name in ("one", "two"))
+    one, two = (
+        dict(captions_of(tmp_path / name)[["image_id", "split"]].to_numpy())
+        for name in ("one", "two")
+    )
     assert one.items() <= two.items()
 
 
@@ -334,8 +358,27 @@ def test_an_image_behind_a_link_that_leaves_the_folder_is_not_taken(tmp_path, ph
 def test_the_commands(tmp_path, photos, capsys):
     (tmp_path / "x.csv").write_text("image_id,caption\na.jpg,a dog\n")
     out = str(tmp_path / "out")
-    assert main(["dataset", "csv", "--csv", str(tmp_path / "x.csv"), "--images", str(photos), "--output", out]) == 0
+    assert (
+        main(
+            [
+                "dataset",
+                "csv",
+                "--csv",
+                str(tmp_path / "x.csv"),
+                "--images",
+                str(photos),
+                "--output",
+                out,
+            ]
+        )
+        == 0
+    )
     assert "1 images" in capsys.readouterr().out
     assert main(["dataset", "sample", "--images", "30", "--output", out]) == 0
-    assert main(["dataset", "coco", "--annotations", "x.json", "--images", str(photos), "--output", out]) == 2
+    assert (
+        main(
+            ["dataset", "coco", "--annotations", "x.json", "--images", str(photos), "--output", out]
+        )
+        == 2
+    )
     assert "SPLIT=FILE" in capsys.readouterr().err

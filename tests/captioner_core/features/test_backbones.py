@@ -46,7 +46,9 @@ def test_an_image_is_the_same_in_any_batch(backbone, pixels):
 
 def test_xception_is_that_of_keras(pixels):
     """The network, its weights and its scaling, as Keras documents them."""
-    network = keras.applications.Xception(weights=None, include_top=False, pooling="avg", input_shape=(299, 299, 3))
+    network = keras.applications.Xception(
+        weights=None, include_top=False, pooling="avg", input_shape=(299, 299, 3)
+    )
     network.load_weights(assets.xception_weights())
     scaled = keras.applications.xception.preprocess_input(pixels.astype(np.float32))
     expected = network(scaled, training=False).numpy()
@@ -56,9 +58,15 @@ def test_xception_is_that_of_keras(pixels):
 
 def test_the_grid_is_the_maps_of_keras_by_squares(pixels):
     """Another layer or another square would still train, only worse."""
-    network = keras.applications.Xception(weights=None, include_top=False, input_shape=(299, 299, 3))
+    network = keras.applications.Xception(
+        weights=None, include_top=False, input_shape=(299, 299, 3)
+    )
     network.load_weights(assets.xception_weights())
-    taken = [layer for layer in network.layers if layer.output.shape[1:] in ((19, 19, 728), (10, 10, 1024))]
+    taken = [
+        layer
+        for layer in network.layers
+        if layer.output.shape[1:] in ((19, 19, 728), (10, 10, 1024))
+    ]
     sums = [layer for layer in taken if isinstance(layer, keras.layers.Add)]
     maps = keras.Model(network.input, [network.output, sums[-1].output, sums[0].output])
     scaled = keras.applications.xception.preprocess_input(pixels.astype(np.float32))
@@ -68,7 +76,9 @@ def test_the_grid_is_the_maps_of_keras_by_squares(pixels):
         window = 2 if level.shape[1] == 10 else 4
         last = level[:, -1:] if level.shape[1] == 19 else level[:, :0]
         rows = np.concatenate([level, last], axis=1)[:, -window:, :window].mean(axis=(1, 2))
-        expected = (rows - rows.mean(axis=1, keepdims=True)) / np.sqrt(rows.var(axis=1, keepdims=True) + 1e-3)
+        expected = (rows - rows.mean(axis=1, keepdims=True)) / np.sqrt(
+            rows.var(axis=1, keepdims=True) + 1e-3
+        )
         np.testing.assert_allclose(grid[:, 20, first : first + rows.shape[1]], expected, atol=1e-3)
         first += rows.shape[1]
     assert first == CELL_DIM
@@ -86,13 +96,20 @@ def test_an_unknown_name():
         load_backbone("vgg")
 
 
-@pytest.mark.skipif(precisions.best_precision() != "bfloat16", reason="no bfloat16 in this processor")
+@pytest.mark.skipif(
+    precisions.best_precision() != "bfloat16", reason="no bfloat16 in this processor"
+)
 def test_bfloat16_stays_near_float32(pixels, tmp_path):
     sample.build(tmp_path, images=30)
-    drawn = [decoding.decode(file.read_bytes())[0] for file in sorted((tmp_path / "images").iterdir())[:8]]
+    drawn = [
+        decoding.decode(file.read_bytes())[0]
+        for file in sorted((tmp_path / "images").iterdir())[:8]
+    ]
     pictures = np.stack([pixels[0], *drawn])
     exact, near = (load_backbone("xception", name).features(pictures)[0] for name in PRECISIONS)
-    cosines = (exact * near).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)
+    cosines = (
+        (exact * near).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)
+    )
     assert cosines.min() > 0.9995
     assert np.abs(exact - near).max() > 1e-5, "it is another precision"
 
@@ -102,7 +119,15 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch, tmp_path,
     with pytest.raises(CaptionerError, match="AVX512_BF16"):
         load_backbone("xception", "bfloat16")
     (tmp_path / "images").mkdir()
-    command = ["extract", "--images", str(tmp_path / "images"), "--output", str(tmp_path), "--precision", "bfloat16"]
+    command = [
+        "extract",
+        "--images",
+        str(tmp_path / "images"),
+        "--output",
+        str(tmp_path),
+        "--precision",
+        "bfloat16",
+    ]
     assert main(command) == 2
     assert "--precision bfloat16 needs" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
@@ -112,5 +137,7 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch, tmp_path,
 def test_auto_is_what_the_machine_has_whatever_the_runner(monkeypatch, flags):
     """Runners would give other rows otherwise."""
     monkeypatch.setattr(precisions, "_processor_flags", lambda: flags)
-    chosen = {launch.chosen_precision("auto", arguments) for arguments in ([], ["--runner=FlinkRunner"])}
+    chosen = {
+        launch.chosen_precision("auto", arguments) for arguments in ([], ["--runner=FlinkRunner"])
+    }
     assert chosen == {"bfloat16" if flags else "float32"}

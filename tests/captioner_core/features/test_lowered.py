@@ -18,12 +18,20 @@ def network():
     """A block with a branch, whose first channels two layers use, and a chain of depthwise convolutions."""
     keras.utils.set_random_seed(0)
     picture = keras.Input((SIDE, SIDE, 3))
-    stem = layers.Activation("relu")(normalised(layers.Conv2D(8, 3, strides=2, use_bias=False, name="stem")(picture)))
+    stem = layers.Activation("relu")(
+        normalised(layers.Conv2D(8, 3, strides=2, use_bias=False, name="stem")(picture))
+    )
     branch = normalised(layers.Conv2D(16, 1, use_bias=False, name="branch")(stem))
-    main = normalised(layers.SeparableConv2D(16, 3, padding="same", use_bias=False, name="first")(stem))
+    main = normalised(
+        layers.SeparableConv2D(16, 3, padding="same", use_bias=False, name="first")(stem)
+    )
     main = layers.Activation("relu")(main)
-    main = normalised(layers.SeparableConv2D(16, 3, padding="same", use_bias=False, name="second")(main))
-    return keras.Model(picture, layers.MaxPooling2D(2, padding="same")(layers.Add()([main, branch])))
+    main = normalised(
+        layers.SeparableConv2D(16, 3, padding="same", use_bias=False, name="second")(main)
+    )
+    return keras.Model(
+        picture, layers.MaxPooling2D(2, padding="same")(layers.Add()([main, branch]))
+    )
 
 
 def normalised(tensor):
@@ -36,7 +44,9 @@ def normalised(tensor):
 
 def lowered(network, reduced_from, means=None):
     made = LoweredNetwork(network, reduced_from, means)
-    return FrozenNetwork(lambda pixels: made(keras.ops.cast(pixels, "float32") / 127.5 - 1, [network.output]), SHAPE)
+    return FrozenNetwork(
+        lambda pixels: made(keras.ops.cast(pixels, "float32") / 127.5 - 1, [network.output]), SHAPE
+    )
 
 
 SHAPE = [None, SIDE, SIDE, 3]

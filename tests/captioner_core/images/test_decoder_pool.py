@@ -45,7 +45,10 @@ def test_failures_are_the_same_as_in_this_process():
             decoding.decode(data)
         with pytest.raises(ImageError) as there:
             decoder_pool.decode(data)
-        assert (there.value.error_type, there.value.message) == (here.value.error_type, here.value.message), name
+        assert (there.value.error_type, there.value.message) == (
+            here.value.error_type,
+            here.value.message,
+        ), name
 
 
 def test_an_image_that_takes_too_long_is_ended_and_the_next_is_decoded(stand_in):
@@ -59,7 +62,13 @@ def test_an_image_that_takes_too_long_is_ended_and_the_next_is_decoded(stand_in)
 
 @pytest.mark.parametrize(
     ("does", "said"),
-    [("crash", "SIGSEGV"), ("leave", "no answer"), ("print", "no answer"), ("lie", "no answer"), ("list", "no answer")],
+    [
+        ("crash", "SIGSEGV"),
+        ("leave", "no answer"),
+        ("print", "no answer"),
+        ("lie", "no answer"),
+        ("list", "no answer"),
+    ],
 )
 def test_a_decoder_that_breaks_is_a_failure_and_the_next_image_gets_another(stand_in, does, said):
     first = pid()
@@ -83,7 +92,9 @@ def test_a_decoder_that_the_kernel_ends_for_memory_says_so(stand_in):
     assert raised.value.error_type == "too_much_memory"
 
 
-@pytest.mark.parametrize("held", ["signal.pthread_sigmask(signal.SIG_BLOCK, [a])", "signal.signal(a, signal.SIG_IGN)"])
+@pytest.mark.parametrize(
+    "held", ["signal.pthread_sigmask(signal.SIG_BLOCK, [a])", "signal.signal(a, signal.SIG_IGN)"]
+)
 def test_the_clock_ends_decoders_of_a_worker_that_holds_alarms_back(held):
     """Processes inherit that; a decoder that hangs would never end."""
     code = (
@@ -97,7 +108,9 @@ def test_the_clock_ends_decoders_of_a_worker_that_holds_alarms_back(held):
 
 def test_decoders_that_cannot_start_are_no_images_failure(stand_in, monkeypatch):
     """An installation that is broken must not make a whole folder look broken."""
-    monkeypatch.setattr(decoder_pool, "_COMMAND", (sys.executable, "-c", "import nothing_of_this_name"))
+    monkeypatch.setattr(
+        decoder_pool, "_COMMAND", (sys.executable, "-c", "import nothing_of_this_name")
+    )
     with pytest.raises(CaptionerError, match=r"can't be started: .* exit code 1; run it"):
         decoder_pool.decode(b"hello")
 
@@ -107,12 +120,17 @@ def test_no_module_is_imported_from_the_current_folder(tmp_path):
     for name in ("json", "numpy", "PIL", "captioner_core"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('run')")
     (tmp_path / "good.png").write_bytes(encoded(picture(), "PNG"))
-    code = (
-        "from captioner_core.images import decoder_pool; print(decoder_pool.decode(open('good.png', 'rb').read())[1:])"
-    )
+    code = "from captioner_core.images import decoder_pool; print(decoder_pool.decode(open('good.png', 'rb').read())[1:])"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-P", "-c", code]  # as a console script, which has its own folder in that place
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        code,
+    ]  # as a console script, which has its own folder in that place
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.stdout == "(64, 48)\n", done.stderr
 
 
@@ -123,7 +141,9 @@ def test_the_kernel_ends_a_decoder_before_its_worker(stand_in):
     decoder_pool.decode(b"hello")
     decoder = decoder_pool._idle.get_nowait()
     decoder_pool._idle.put(decoder)
-    assert int(Path(f"/proc/{decoder._process.pid}/oom_score_adj").read_text()) > int(score.read_text())
+    assert int(Path(f"/proc/{decoder._process.pid}/oom_score_adj").read_text()) > int(
+        score.read_text()
+    )
 
 
 def test_half_an_answer_is_none(stand_in):
@@ -177,7 +197,11 @@ def test_decoders_end_with_a_worker_that_is_killed():
 
 def test_a_decoder_needs_little_to_start():
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, captioner_core.images.decoder_worker; print(*sys.modules)"],
+        [
+            sys.executable,
+            "-c",
+            "import sys, captioner_core.images.decoder_worker; print(*sys.modules)",
+        ],
         capture_output=True,
         text=True,
         check=True,

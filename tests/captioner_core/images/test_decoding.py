@@ -66,7 +66,9 @@ def test_every_orientation_comes_out_upright():
         exif[0x0112] = orientation
         pixels, width, height = decode(encoded(upright.transpose(turn), "PNG", exif=exif), size=32)
         assert (width, height) == (64, 32), orientation
-        np.testing.assert_allclose(pixels.astype(int), expected.astype(int), atol=2, err_msg=str(orientation))
+        np.testing.assert_allclose(
+            pixels.astype(int), expected.astype(int), atol=2, err_msg=str(orientation)
+        )
 
 
 def test_sixteen_bits_are_scaled_and_not_cut_off():
@@ -77,7 +79,9 @@ def test_sixteen_bits_are_scaled_and_not_cut_off():
         assert pixels[-1].mean() > 245, name
 
 
-@pytest.mark.parametrize("name", ["cmyk.jpg", "cmyk.tif", "lab.tif", "palette.png", "plain.avif", "plain.jp2"])
+@pytest.mark.parametrize(
+    "name", ["cmyk.jpg", "cmyk.tif", "lab.tif", "palette.png", "plain.avif", "plain.jp2"]
+)
 def test_colours_stay_about_right(name):
     expected, _, _ = decode(GOOD["plain.bmp"], size=32)
     pixels, _, _ = decode(GOOD[name], size=32)
@@ -96,7 +100,8 @@ def test_what_is_transparent_is_white():
 
 
 @pytest.mark.parametrize(
-    "name", ["animated.gif", "animated.webp", "animated.png", "several pages.tif", "two pictures.jpg"]
+    "name",
+    ["animated.gif", "animated.webp", "animated.png", "several pages.tif", "two pictures.jpg"],
 )
 def test_the_first_frame_counts(name):
     expected, _, _ = decode(GOOD["plain.bmp"], size=32)
@@ -131,7 +136,9 @@ def test_no_damage_raises_anything_else(name, data):
 def test_only_the_named_formats_are_ever_opened(monkeypatch):
     seen = []
     real = Image.open
-    monkeypatch.setattr(Image, "open", lambda fp, formats: seen.append(formats) or real(fp, formats=formats))
+    monkeypatch.setattr(
+        Image, "open", lambda fp, formats: seen.append(formats) or real(fp, formats=formats)
+    )
     decode(GOOD["plain.bmp"])
     assert "EPS" not in seen[0]
 
@@ -145,7 +152,9 @@ def test_a_large_jpeg_is_decoded_at_reduced_scale_and_looks_the_same(orientation
     data = io.BytesIO()
     photo.save(data, "JPEG", quality=95, exif=exif)
     loaded, turn = [], decoding._turn_upright
-    monkeypatch.setattr(decoding, "_turn_upright", lambda image: loaded.append(image.size) or turn(image))
+    monkeypatch.setattr(
+        decoding, "_turn_upright", lambda image: loaded.append(image.size) or turn(image)
+    )
     pixels, width, height = decoding.decode(data.getvalue())
     assert loaded == [(1200, 900)]
     assert (width, height) == ((2400, 1800) if orientation == 1 else (1800, 2400))

@@ -6,7 +6,13 @@ from functools import reduce
 import pytest
 
 from captioner_core.errors import CaptionerError, ImageError
-from captioner_core.images.listing import ListingCounts, SkippedEntry, list_images, local_path, read_bytes
+from captioner_core.images.listing import (
+    ListingCounts,
+    SkippedEntry,
+    list_images,
+    local_path,
+    read_bytes,
+)
 from captioner_core.tables.schemas import FailureRow, ImageRef
 from tests.image_files import PASSED_OVER, make_hostile_folder
 
@@ -26,7 +32,12 @@ def test_the_order_is_that_of_the_names(tmp_path):
     for name in ("b.jpg", "a.jpg", "c/a.jpg", "B.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [entry.image_id for entry in list_images(str(tmp_path))] == ["B.jpg", "a.jpg", "b.jpg", "c/a.jpg"]
+    assert [entry.image_id for entry in list_images(str(tmp_path))] == [
+        "B.jpg",
+        "a.jpg",
+        "b.jpg",
+        "c/a.jpg",
+    ]
 
 
 def test_a_uri_leads_back_to_the_file_whatever_its_name(tmp_path):

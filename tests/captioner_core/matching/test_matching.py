@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from captioner_core.errors import CaptionerError
 from captioner_core.matching import (
     CaptionIndex,
-    ImageFacts,
+    ImageVectors,
     Query,
     Search,
     answer_rows,
     answers,
+    candidate_count,
     caption_group_rows,
     caption_set,
+    empty_results,
     group_images,
-    kept_rows,
     make_caption_set,
     make_records,
-    merge_answers,
-    no_answers,
+    merge_results,
     open_caption_set,
     outline,
     pairs,
@@ -60,7 +60,9 @@ def brute_force(queries, index, threshold, top_k):
                     score = np.float32(round(min(1.0, float(one @ other)), 6))
                     best[image_id] = max(best.get(image_id, -math.inf), score)
         ranked = sorted(((-score, image_id) for image_id, score in best.items()))
-        above = [(image_id, -score) for score, image_id in ranked if -score >= np.float32(threshold)]
+        above = [
+            (image_id, -score) for score, image_id in ranked if -score >= np.float32(threshold)
+        ]
         answers.append((above[:top_k], len(above), ranked[0] if ranked else None))
     return answers
 
@@ -76,7 +78,9 @@ def make_index(rows, facts=None):
 def by_image(tables, queries):
     """For each query its matches, in order of rank, and its summary."""
     matches, summary = (table.to_pylist() for table in tables)
-    assert ([row["query_image_id"] for row in summary] and len(summary) == len(queries)) or not queries
+    assert (
+        [row["query_image_id"] for row in summary] and len(summary) == len(queries)
+    ) or not queries
     of_image = {row["query_image_id"]: row for row in summary}
     found = {query.image_id: [] for query in queries}
     for row in matches:
@@ -90,7 +94,9 @@ def search(rows, queries, **asked):
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.dictionaries(st.sampled_from("abcxyz"), st.sets(captions, min_size=1, max_size=3), max_size=5),
+    st.dictionaries(
+        st.sampled_from("abcxyz"), st.sets(captions, min_size=1, max_size=3), max_size=5
+    ),
     images,
     st.sampled_from([-1.0, 0.0, 0.5, 0.7071068, 0.9, 1.0]),
     st.integers(0, 8),
@@ -103,9 +109,13 @@ def test_equals_brute_force(asked, rows, threshold, top_k):
 def check(found, queries, rows, threshold, top_k):
     expected = brute_force(queries, rows, threshold, top_k)
     assert len(found) == len(queries)
-    for query, (matches, summary), (best, n_above, first) in zip(queries, found, expected, strict=True):
+    for query, (matches, summary), (best, n_above, first) in zip(
+        queries, found, expected, strict=True
+    ):
         assert [m["match_image_id"] for m in matches] == [image_id for image_id, _ in best]
-        np.testing.assert_allclose([m["score"] for m in matches], [score for _, score in best], atol=1e-6)
+        np.testing.assert_allclose(
+            [m["score"] for m in matches], [score for _, score in best], atol=1e-6
+        )
         assert [m["rank"] for m in matches] == list(range(1, len(best) + 1))
         assert all(m["query_caption"] in query.captions for m in matches)
         assert (summary["n_above_threshold"], summary["n_written"]) == (n_above, len(best))
@@ -134,27 +144,46 @@ def small_blocks(monkeypatch):
         monkeypatch.setattr(module, name, size)
 
 
-asking = st.dictionaries(st.sampled_from("abcxyz"), st.sets(captions, min_size=1, max_size=3), max_size=5)
+asking = st.dictionaries(
+    st.sampled_from("abcxyz"), st.sets(captions, min_size=1, max_size=3), max_size=5
+)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(asking, images, st.integers(1, 3), st.sampled_from([-1.0, 0.5, 0.9]), st.integers(0, 3), st.randoms())
-def test_however_the_index_is_parted_the_rows_are_the_same(small_blocks, asked, rows, parts, threshold, top_k, random):
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    asking,
+    images,
+    st.integers(1, 3),
+    st.sampled_from([-1.0, 0.5, 0.9]),
+    st.integers(0, 3),
+    st.randoms(),
+)
+def test_however_the_index_is_parted_the_rows_are_the_same(
+    small_blocks, asked, rows, parts, threshold, top_k, random
+):
     encoder = HashedWords()
     wanted = [Query(image_id, tuple(sorted(texts))) for image_id, texts in sorted(asked.items())]
     whole = make_index(rows).search(wanted, threshold=threshold, top_k=top_k)
-    asks = make_caption_set(records([(q.image_id, c) for q in wanted for c in q.captions]), encoder, searched=False)
+    asks = make_caption_set(
+        records([(q.image_id, c) for q in wanted for c in q.captions]), encoder, searched=False
+    )
     groups = group_images(asks)
     part = {image_id: random.randrange(parts) for image_id, _ in rows}
-    find = Search(encoder.calibration, np.float32(threshold), kept_rows(top_k))
-    found = [no_answers(groups)]
+    find = Search(encoder.calibration, np.float32(threshold), candidate_count(top_k))
+    found = [empty_results(groups)]
     for number in range(parts):
-        index = make_caption_set(records([row for row in rows if part[row[0]] == number]), encoder, searched=True)
+        index = make_caption_set(
+            records([row for row in rows if part[row[0]] == number]), encoder, searched=True
+        )
         found.append(find.answers(asks, groups, index))
     random.shuffle(found)
-    merged = merge_answers([merge_answers(found[:2], find.depth), *found[2:]], find.depth)
-    tables = answer_rows(asks, groups, merged, top_k, encoder, ImageFacts())
-    assert repr(by_image(tables, wanted)) == repr(by_image(whole, wanted))  # repr, since NaN differs from itself
+    merged = merge_results([merge_results(found[:2], find.depth), *found[2:]], find.depth)
+    tables = answer_rows(asks, groups, merged, top_k, encoder, ImageVectors())
+    assert repr(by_image(tables, wanted)) == repr(
+        by_image(whole, wanted)
+    )  # repr, since NaN differs from itself
     check(by_image(tables, wanted), wanted, rows, threshold, top_k)
 
 
@@ -162,7 +191,12 @@ def test_a_large_index_goes_through_outlines_and_equals_the_whole_product(monkey
     random = np.random.default_rng(0)
     axes = random.normal(size=(64, 64)) * np.geomspace(1, 0.02, 64)
     made = {f"{n:04d}": axes.T @ random.normal(size=64) for n in range(3_000)}
-    made.update({f"copy {n:04d}": made[f"{n:04d}"] + random.normal(size=64) * 0.02 for n in range(0, 3_000, 3)})
+    made.update(
+        {
+            f"copy {n:04d}": made[f"{n:04d}"] + random.normal(size=64) * 0.02
+            for n in range(0, 3_000, 3)
+        }
+    )
 
     class Drawn(HashedWords):
         dim = 64
@@ -176,7 +210,9 @@ def test_a_large_index_goes_through_outlines_and_equals_the_whole_product(monkey
     index = make_caption_set(records(rows), Drawn(), searched=True)
     assert index.outline.basis.shape[1] == 32
     wanted = [Query(image_id, (text,)) for image_id, text in rows]
-    found = by_image(CaptionIndex(records(rows), Drawn()).search(wanted, threshold=0.97, top_k=4), wanted)
+    found = by_image(
+        CaptionIndex(records(rows), Drawn()).search(wanted, threshold=0.97, top_k=4), wanted
+    )
     vectors = Drawn().encode([text for _, text in rows]).astype(np.float64)
     scores = np.round(vectors @ vectors.T, 6).astype(np.float32)
     np.fill_diagonal(scores, -np.inf)
@@ -206,7 +242,9 @@ def test_rows_of_the_index_in_any_order_give_the_same_answer():
 
 def test_a_caption_from_two_sources_is_shown_as_generated():
     both = make_records(["a", "a"], ["dog", "dog"], [HUMAN, GENERATED])
-    matches, _ = CaptionIndex(both, HashedWords()).search([Query("q", ("dog",))], threshold=0.9, top_k=5)
+    matches, _ = CaptionIndex(both, HashedWords()).search(
+        [Query("q", ("dog",))], threshold=0.9, top_k=5
+    )
     assert matches.column("match_source").to_pylist() == [GENERATED]
 
 
@@ -216,7 +254,7 @@ def make_facts(joint=None):
     # pictures that differ in the joint space are different files
     sha256 = pa.array(["s", "s" if joint is None else "r", "t"])
     joint = np.zeros((0, 0), np.float32) if joint is None else joint
-    return ImageFacts(keys, sha256, vectors, joint, digest_keys=keys, digests=sha256)
+    return ImageVectors(keys, sha256, vectors, joint, digest_keys=keys, digests=sha256)
 
 
 def test_features_and_duplicates():
@@ -237,7 +275,10 @@ def test_combined_ranks_by_looks_too_and_leaves_scores_and_counts_as_they_are():
     combined, summary = index.search(query, threshold=0.5, top_k=5, combined=True)
     assert combined.column("match_image_id").to_pylist() == ["b", "a"]
     assert sorted(combined.column("score").to_pylist()) == sorted(plain.column("score").to_pylist())
-    assert summary.column("n_above_threshold").to_pylist() == plain_summary.column("n_above_threshold").to_pylist()
+    assert (
+        summary.column("n_above_threshold").to_pylist()
+        == plain_summary.column("n_above_threshold").to_pylist()
+    )
     dog, red = HashedWords().encode(["dog", "dog red"]).astype(float)
     sides = [(dog + joint[0]), (red + joint[2])]
     expected = sides[0] @ sides[1] / np.linalg.norm(sides[0]) / np.linalg.norm(sides[1])
@@ -248,20 +289,28 @@ def test_caption_groups_tell_who_shares_captions(small_blocks):
     rows = [("a", "dog"), ("b", "dog"), ("c", "dog"), ("d", "cat"), ("d", "dog"), ("e", "dog")]
     asks = make_caption_set(records(rows), HashedWords(), searched=False)
     found = caption_group_rows(asks, group_images(asks)).to_pylist()
-    assert sorted((row["caption"], row["n_captions"], row["n_images"], row["image_ids"][:3]) for row in found) == [
+    assert sorted(
+        (row["caption"], row["n_captions"], row["n_images"], row["image_ids"][:3]) for row in found
+    ) == [
         ("cat", 2, 1, ["d"]),
         ("dog", 1, 4, ["a", "b"]),
     ], "a group cut in pieces is one row, which names the images of its first piece"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(images)
 def test_a_set_is_the_same_from_its_file(tmp_path, rows):
     made = make_caption_set(records(rows), HashedWords(), searched=True)
     uri = str(tmp_path / f"{abs(hash(tuple(rows)))}.arrow")
     write_caption_set(made, uri)
     read = open_caption_set(uri)
-    assert (read.image_keys, read.captions, read.encoder) == (made.image_keys, made.captions, made.encoder)
+    assert (read.image_keys, read.captions, read.encoder) == (
+        made.image_keys,
+        made.captions,
+        made.encoder,
+    )
     for name in ("vectors", "starts", "image", "generated"):
         np.testing.assert_array_equal(getattr(read, name), getattr(made, name))
     np.testing.assert_array_equal(read.outline.coarse, made.outline.coarse)

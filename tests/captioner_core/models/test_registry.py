@@ -44,12 +44,16 @@ COLUMNS = ("image_id", "caption_index", "caption", "split")
 def make_model(folder, seed=0, **evaluation):
     """A model folder without a network: its files fit each other, which is all that is looked at here."""
     vocabulary = Vocabulary.from_captions(["a dog runs"])
-    config = CaptionerConfig(backbone="fake-299", vocabulary_size=len(vocabulary), cell_dim=1, units=8, embedding_dim=1)
+    config = CaptionerConfig(
+        backbone="fake-299", vocabulary_size=len(vocabulary), cell_dim=1, units=8, embedding_dim=1
+    )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.to_json()))
     (folder / "vocabulary.json").write_text(vocabulary.to_json())
     np.savez(folder / "weights.npz", weight=np.full(config.parameters, seed, np.float32))
-    (folder / "metrics.json").write_text(json.dumps({"model_id": _model_id(folder), "evaluations": []}))
+    (folder / "metrics.json").write_text(
+        json.dumps({"model_id": _model_id(folder), "evaluations": []})
+    )
     if evaluation:
         evaluate(folder, **evaluation)
     return folder
@@ -58,7 +62,12 @@ def make_model(folder, seed=0, **evaluation):
 def evaluate(folder, cider=0.5, **changes):
     """Records a figure as captioner evaluate does, the latest last."""
     metrics = json.loads((folder / "metrics.json").read_text())
-    figures = {"model_id": metrics["model_id"], "split": "dev", "beam_width": 3, "references": REFERENCES}
+    figures = {
+        "model_id": metrics["model_id"],
+        "split": "dev",
+        "beam_width": 3,
+        "references": REFERENCES,
+    }
     metrics["evaluations"].append({**figures, "scores": {"CIDEr": cider}, **changes})
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
@@ -115,7 +124,12 @@ def test_undo_walks_back_and_each_undo_is_kept(models):
     promote(str(models), "c")
     assert undo(str(models)) == "a", "not to b, whose promotion was taken back"
     history = [(one.action, one.model, one.previous) for one in read_pointer(str(models)).history]
-    assert history[3:] == [("undo", "b", "a"), ("undo", "a", "b"), ("promote", "c", "a"), ("undo", "a", "c")]
+    assert history[3:] == [
+        ("undo", "b", "a"),
+        ("undo", "a", "b"),
+        ("promote", "c", "a"),
+        ("undo", "a", "c"),
+    ]
 
 
 @settings(max_examples=30)
@@ -198,10 +212,16 @@ BREAKS = {
     "no metrics": lambda f: (f / "metrics.json").unlink(),
     "not JSON": lambda f: (f / "config.json").write_text("{"),
     "another format": lambda f: (f / "config.json").write_text('{"format_version": 99}'),
-    "too few words": lambda f: (f / "vocabulary.json").write_text(Vocabulary.from_captions(["b"]).to_json()),
-    "cut weights": lambda f: (f / "weights.npz").write_bytes((f / "weights.npz").read_bytes()[:100]),
+    "too few words": lambda f: (f / "vocabulary.json").write_text(
+        Vocabulary.from_captions(["b"]).to_json()
+    ),
+    "cut weights": lambda f: (f / "weights.npz").write_bytes(
+        (f / "weights.npz").read_bytes()[:100]
+    ),
     "other weights": lambda f: np.savez(f / "weights.npz", weight=np.zeros(4, np.float32)),
-    "pickled weights": lambda f: np.savez(f / "weights.npz", weight=np.array([print], dtype=object)),
+    "pickled weights": lambda f: np.savez(
+        f / "weights.npz", weight=np.array([print], dtype=object)
+    ),
     "metrics of nothing": lambda f: (f / "metrics.json").write_text("[]"),
     "no UTF-8": lambda f: (f / "config.json").write_bytes(b"\xff"),
     "a folder for a file": lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()),
@@ -218,7 +238,9 @@ def test_only_a_whole_model_becomes_the_current_one(models, name):
     assert not (models / "current.json").exists()
 
 
-@pytest.mark.parametrize("name", ["../other", "..", ".", "", "/etc", "a/../a", "a/", ".a", "sub/a", "out", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["../other", "..", ".", "", "/etc", "a/../a", "a/", ".a", "sub/a", "out", "a\n"]
+)
 def test_only_a_folder_directly_below_can_be_promoted(models, name):
     make_model(models.parent / "other")
     make_model(models / "sub" / "a")
@@ -284,7 +306,11 @@ def test_a_damaged_pointer_is_refused_in_one_line(models, name, capsys):
     promote(str(models), "b")
     text = DAMAGE[name](pointer_file(models))
     (models / "current.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    for call in (lambda: resolve_model(str(models)), lambda: promote(str(models), "c"), lambda: undo(str(models))):
+    for call in (
+        lambda: resolve_model(str(models)),
+        lambda: promote(str(models), "c"),
+        lambda: undo(str(models)),
+    ):
         with pytest.raises(CaptionerError, match=r"current\.json' is damaged \(.*\); restore it"):
             call()
     assert main(["models", str(models)]) == 2
@@ -300,7 +326,9 @@ def test_a_folder_of_models_stands_for_its_current_one(models, monkeypatch):
     for as_it_is in (PRETRAINED, str(models / "a"), "nowhere", "models/a/"):
         assert resolve_model(as_it_is) == as_it_is
     shutil.copy(models / "current.json", models / "a")
-    assert resolve_model("models/a") == "models/a", "a model folder is a model, whatever else lies in it"
+    assert resolve_model("models/a") == "models/a", (
+        "a model folder is a model, whatever else lies in it"
+    )
 
 
 def test_a_current_model_that_leads_elsewhere_is_not_taken(models):
@@ -338,7 +366,9 @@ def test_whatever_takes_a_model_takes_the_current_one(models, source, monkeypatc
     shutil.copytree(source / "dataset", "dataset")
     (models.parent / "in").mkdir()
     assert main([*argv, "--model", "models"]) == 2
-    assert "model folder 'models/b': weights.npz and config.json disagree" in capsys.readouterr().err
+    assert (
+        "model folder 'models/b': weights.npz and config.json disagree" in capsys.readouterr().err
+    )
 
 
 def test_the_index_of_a_run_is_checked_against_the_current_model(models, monkeypatch):
@@ -358,7 +388,8 @@ def test_the_index_of_a_run_is_checked_against_the_current_model(models, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("margin", "passes"), [(0.0, True), (0.1, True), (0.11, False), (-1.0, True), (1.0, False), (0.1 + 1e-6, False)]
+    ("margin", "passes"),
+    [(0.0, True), (0.1, True), (0.11, False), (-1.0, True), (1.0, False), (0.1 + 1e-6, False)],
 )
 def test_the_gate_asks_for_the_margin(models, margin, passes):
     """0.6 passes at 0.1 above 0.5, though 0.5 + 0.1 may be a digit more than 0.6."""
@@ -366,7 +397,9 @@ def test_the_gate_asks_for_the_margin(models, margin, passes):
     if passes:
         assert gate(str(models), "b", "dev", margin).cider == 0.6
     else:
-        with pytest.raises(CheckFailed, match=r"0\.6000 of 'b', 0\.5000 of the current 'a', margin .*'a' stays"):
+        with pytest.raises(
+            CheckFailed, match=r"0\.6000 of 'b', 0\.5000 of the current 'a', margin .*'a' stays"
+        ):
             gate(str(models), "b", "dev", margin)
 
 
@@ -420,7 +453,9 @@ def test_figures_that_do_not_compare_are_refused(models, figures):
     """A higher figure on easier images, or of other weights, is no better model."""
     promote(str(models), "a")
     new = make_model(models / "new", 5, cider=0.9, **figures)
-    with pytest.raises(CaptionerError, match=r"; evaluate '.*' and 'a' on the same dataset") as caught:
+    with pytest.raises(
+        CaptionerError, match=r"; evaluate '.*' and 'a' on the same dataset"
+    ) as caught:
         gate(str(models), "new")
     assert not isinstance(caught.value, CheckFailed)
     evaluate(new, 0.8)
@@ -485,7 +520,11 @@ def test_the_table_shows_every_model_and_the_history(models, capsys):
     model_id = check_model(str(models / "a"))
     assert lines[1].split() == ["*", "a", model_id, "0.500"]
     assert lines[2].split()[0] == "b"
-    assert lines[3].split() == ["broken", "unknown", "-"] or lines[4].split() == ["broken", "unknown", "-"]
+    assert lines[3].split() == ["broken", "unknown", "-"] or lines[4].split() == [
+        "broken",
+        "unknown",
+        "-",
+    ]
     assert not any("written" in line for line in lines)
     history = lines[lines.index("history") + 1 :]
     assert len(history) == 3
@@ -530,7 +569,9 @@ def test_bad_usage_is_one_line(models, monkeypatch, capsys, argv):
 def test_a_fingerprint_is_of_captions_tokenizer_and_split():
     references = {"b.jpg": ["a dog", "a cat"], "a.jpg": ["x"]}
     known = references_fingerprint(references, "PTB", "dev")
-    assert known == references_fingerprint({"a.jpg": ["x"], "b.jpg": ["a cat", "a dog"]}, "PTB", "dev")
+    assert known == references_fingerprint(
+        {"a.jpg": ["x"], "b.jpg": ["a cat", "a dog"]}, "PTB", "dev"
+    )
     others = [
         references_fingerprint(references, "other", "dev"),
         references_fingerprint(references, "PTB", "test"),
@@ -554,15 +595,23 @@ def test_from_evaluation_to_promotion(source, tmp_path, capsys):
     assert "evaluations" not in json.loads((models / "new" / "metrics.json").read_text())
     assert main(["evaluate", "--model", str(models / "new"), *dataset]) == 0
     old, new = (
-        json.loads((models / name / "metrics.json").read_text())["evaluations"][0]["scores"]["CIDEr"]
+        json.loads((models / name / "metrics.json").read_text())["evaluations"][0]["scores"][
+            "CIDEr"
+        ]
         for name in ("old", "new")
     )
     assert main(["gate", *at, "--model", "new"]) == (0 if new >= old else 1)
     assert main(["promote", *at, "--model", "new"]) == 0
     assert pointer_file(models)["history"][1]["cider"] == new
-    assert main(["evaluate", "--model", str(models), *dataset, "--split", "test"]) == 2, "there is none"
+    assert main(["evaluate", "--model", str(models), *dataset, "--split", "test"]) == 2, (
+        "there is none"
+    )
     rows = pq.read_table(source / "dataset" / "captions.parquet").to_pylist()
-    fewer = [DatasetCaptionRow(**{n: row[n] for n in COLUMNS}) for row in rows if row["image_id"] != "05.jpg"]
+    fewer = [
+        DatasetCaptionRow(**{n: row[n] for n in COLUMNS})
+        for row in rows
+        if row["image_id"] != "05.jpg"
+    ]
     write(tmp_path / "fewer" / "captions.parquet", fewer, DATASET_CAPTIONS_SCHEMA)
     train(options(source, models / "other", epochs=1, seed=2))
     easier = ["--dataset", str(tmp_path / "fewer"), *dataset[2:]]

@@ -26,10 +26,10 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.report import page as page_module
 from captioner_core.report import pictures, write_report
-from captioner_core.report.page import spread
+from captioner_core.report.page import sample_evenly
 from captioner_core.report.pictures import Gallery, ImageFinder, path_below, thumbnail
 from captioner_core.report.plots import Epoch, ScoreCounts, score_histogram, training_curve
-from captioner_core.security.redaction import visible
+from captioner_core.security.redaction import escape_control_chars
 from captioner_core.tables import schemas
 from tests.pages import Page
 from tests.runs import change_manifest, draw_picture, make_run, write_dataset, write_table
@@ -102,15 +102,21 @@ def test_each_image_has_its_matches_in_rank_order(no_plots, tmp_path):
     rows = storage.read_table(f"{run_dir}/matches").to_pylist()
     for card in cards_of(page_of(run_dir)):
         image_id = re.search(r'<bdi class="mono">(.*?)</bdi>', card)[1]
-        expected = sorted((row for row in rows if row["query_image_id"] == image_id), key=lambda row: row["rank"])
+        expected = sorted(
+            (row for row in rows if row["query_image_id"] == image_id), key=lambda row: row["rank"]
+        )
         strip = card.partition('<ol class="matches"')[2]
         names = re.findall(r'<div class="name"><bdi>(.*?)</bdi>', strip)
         assert names == [row["match_image_id"] for row in expected]
-        assert re.findall(r'<span class="rank">(\d+)</span>', strip) == [str(row["rank"]) for row in expected]
-        assert [float(x) for x in re.findall(r"<strong[^>]*>([\d.]+)</strong>", strip)] == pytest.approx(
-            [row["score"] for row in expected], abs=1e-3
-        )
-        assert re.findall(r'class="badge (human|generated)"', strip) == [row["match_source"] for row in expected]
+        assert re.findall(r'<span class="rank">(\d+)</span>', strip) == [
+            str(row["rank"]) for row in expected
+        ]
+        assert [
+            float(x) for x in re.findall(r"<strong[^>]*>([\d.]+)</strong>", strip)
+        ] == pytest.approx([row["score"] for row in expected], abs=1e-3)
+        assert re.findall(r'class="badge (human|generated)"', strip) == [
+            row["match_source"] for row in expected
+        ]
         assert strip.count("badge duplicate") == sum(row["is_duplicate"] for row in expected)
         assert ("no match" in card) == (not expected)
 
@@ -125,28 +131,36 @@ def test_image_that_fell_short_names_its_score_below_the_threshold(no_plots, tmp
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_stays_text(no_plots, tmp_path, text):
     name = text.replace("/", "_").replace("\x00", "")
-    run_dir = make_run(tmp_path, ids=[f"{name}.png", "b.png"], captions=[text, text], failures=0, no_match_every=2)
+    run_dir = make_run(
+        tmp_path, ids=[f"{name}.png", "b.png"], captions=[text, text], failures=0, no_match_every=2
+    )
     failed = schemas.FailureRow("extract", name, name, text, text)
     write_table(Path(run_dir, "failures"), schemas.FAILURES_SCHEMA, [failed], "r")
-    change_manifest(run_dir, run_id=text, options={"encoder": text, text: [text]}, versions={text: text})
+    change_manifest(
+        run_dir, run_id=text, options={"encoder": text, text: [text]}, versions={text: text}
+    )
     page = page_of(run_dir)
-    assert visible(text) in page.text
-    assert visible(name) in page.text
+    assert escape_control_chars(text) in page.text
+    assert escape_control_chars(name) in page.text
     assert page.of("img", class_="pic") or page.of("svg", class_="pic")
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200f\u2028\u202e\u2066]", page.source)
-    assert "evil.example" not in str([found for _, found in page.elements if "src" in found and "evil" in found["src"]])
+    assert "evil.example" not in str(
+        [found for _, found in page.elements if "src" in found and "evil" in found["src"]]
+    )
 
 
 @given(st.text(st.characters(exclude_categories=[])))
 def test_visible_text_can_be_written_and_hides_nothing(text):
-    seen = visible(text)
+    seen = escape_control_chars(text)
     seen.encode("utf-8")
-    assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b\u200e\u200f\ufeff]", seen)
+    assert not re.search(
+        "[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b\u200e\u200f\ufeff]", seen
+    )
 
 
 def test_plain_text_in_any_script_is_left_alone():
     for text in ("Ein Hund läuft", "שלום", "一只狗", "می‌خواهم", "👩‍👧"):
-        assert visible(text) == text
+        assert escape_control_chars(text) == text
 
 
 def test_each_picture_is_embedded_once(no_plots, tmp_path):
@@ -193,7 +207,7 @@ def test_many_images_are_spread_evenly(no_plots, tmp_path):
 @given(st.integers(0, 300), st.integers(0, 50))
 def test_spread_is_in_order_and_without_repeats(total, limit):
     ids = [f"{n:04d}" for n in range(total)]
-    chosen = spread(ids, limit)
+    chosen = sample_evenly(ids, limit)
     assert len(chosen) == min(total, limit)
     assert chosen == sorted(set(chosen))
     if limit >= 2 and total:
@@ -203,7 +217,13 @@ def test_spread_is_in_order_and_without_repeats(total, limit):
 def test_empty_run(tmp_path):
     page = page_of(make_run(tmp_path, images=0, failures=0, model=False))
     assert cards_of(page) == []
-    for shown in ("No images were captioned.", "No matches.", "None.", "No captions.", "Not available"):
+    for shown in (
+        "No images were captioned.",
+        "No matches.",
+        "None.",
+        "No captions.",
+        "Not available",
+    ):
         assert shown in page.text
     assert '<div class="plot">' not in page.source
 
@@ -213,7 +233,11 @@ def test_run_of_one_stage_only(tmp_path):
     shutil.rmtree(Path(run_dir, "matches"))
     shutil.rmtree(Path(run_dir, "match_summary"))
     manifest = json.loads(Path(run_dir, "manifest.json").read_text())
-    del manifest["stages"]["match"], manifest["counts"]["matches"], manifest["counts"]["match_summary"]
+    del (
+        manifest["stages"]["match"],
+        manifest["counts"]["matches"],
+        manifest["counts"]["match_summary"],
+    )
     Path(run_dir, "manifest.json").write_text(json.dumps(manifest))
     page = page_of(run_dir)
     assert page.text.count("This run was not matched.") == 4
@@ -227,7 +251,9 @@ def test_run_of_one_stage_only(tmp_path):
     page = page_of(str(matched))
     assert len(cards_of(page)) == 3
     assert "This run did no captioning." in page.text
-    assert page.of("img", class_="pic")  # the images are found by the captions table that was matched
+    assert page.of(
+        "img", class_="pic"
+    )  # the images are found by the captions table that was matched
 
 
 @pytest.mark.parametrize("table", ["captions", "matches", "match_summary", "failures"])
@@ -245,7 +271,9 @@ def test_incomplete_run_is_refused(tmp_path, table):
         write_report(run_dir, max_images=-1)
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"history": 3}', '{"history": [{"epoch": 1}]}', '{"history": []}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"history": 3}', '{"history": [{"epoch": 1}]}', '{"history": []}']
+)
 def test_strange_training_history_is_none(tmp_path, content):
     run_dir = make_run(tmp_path, images=1)
     (tmp_path / "model" / "metrics.json").write_text(content)
@@ -256,7 +284,9 @@ def test_confidence_is_shown_where_the_model_was_evaluated(tmp_path):
     run_dir = make_run(tmp_path, images=1)
     assert "Confidence" not in page_of(run_dir).text
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
-    fifths = [{"images": 20, "word_probability": 0.2 + n / 10, "cider": 0.3 + n / 5} for n in range(5)]
+    fifths = [
+        {"images": 20, "word_probability": 0.2 + n / 10, "cider": 0.3 + n / 5} for n in range(5)
+    ]
     metrics["evaluations"] = [{"split": "dev", "reliability": fifths}]
     (tmp_path / "model" / "metrics.json").write_text(json.dumps(metrics))
     assert "Confidence" in page_of(run_dir).text
@@ -291,11 +321,14 @@ def test_repeated_captions_are_counted(no_plots, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "image_id", ["../secret.png", "a/../../secret.png", "link.png", "folder/secret.png", "", "a\0.png"]
+    "image_id",
+    ["../secret.png", "a/../../secret.png", "link.png", "folder/secret.png", "", "a\0.png"],
 )
 def test_ids_that_leave_the_dataset_are_never_opened(no_plots, tmp_path, monkeypatch, image_id):
     opened: list[object] = []
-    run_dir = make_run(tmp_path, images=2, no_match_every=0, matches_each=1, ids=["x.png"], captions=["a dog"])
+    run_dir = make_run(
+        tmp_path, images=2, no_match_every=0, matches_each=1, ids=["x.png"], captions=["a dog"]
+    )
     secret = draw_picture(tmp_path / "outside" / "secret.png", 1)
     shutil.copy(secret, tmp_path / "dataset" / "secret.png")
     (tmp_path / "dataset" / "images" / "link.png").symlink_to(secret)
@@ -304,7 +337,8 @@ def test_ids_that_leave_the_dataset_are_never_opened(no_plots, tmp_path, monkeyp
     match = storage.read_table(f"{run_dir}/matches").to_pylist()[0]
     rows = [
         schemas.MatchRow(
-            **{name: match[name] for name in schemas.MatchRow.__slots__} | {"match_image_id": i, "rank": n}
+            **{name: match[name] for name in schemas.MatchRow.__slots__}
+            | {"match_image_id": i, "rank": n}
         )
         for n, i in enumerate((image_id, str(secret)), start=1)
     ]
@@ -330,13 +364,23 @@ def test_ids_below_the_dataset_are_found(tmp_path):
     assert path_below(images, ".") is None
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
+)
 def test_index_tables_of_other_writers_are_read(tmp_path, kind):
     picture = draw_picture(tmp_path / "images" / "a.png", 1)
-    table = pa.table({"image_id": pa.array(["a.png", "b.png"]).cast(kind), "caption": ["a dog", "a cat"]})
+    table = pa.table(
+        {"image_id": pa.array(["a.png", "b.png"]).cast(kind), "caption": ["a dog", "a cat"]}
+    )
     pq.write_table(table, tmp_path / "captions.parquet")
-    finder = ImageFinder([str(tmp_path / "gone"), str(tmp_path / "captions.parquet")], ["a.png"], [])
-    assert finder.location("a.png", "a dog") == finder.location("a.png", "other") == os.fsencode(picture)
+    finder = ImageFinder(
+        [str(tmp_path / "gone"), str(tmp_path / "captions.parquet")], ["a.png"], []
+    )
+    assert (
+        finder.location("a.png", "a dog")
+        == finder.location("a.png", "other")
+        == os.fsencode(picture)
+    )
     assert finder.captions("a.png") == ["a dog"]
     assert finder.location("b.png") is None
 

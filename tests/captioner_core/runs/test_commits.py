@@ -81,9 +81,14 @@ def test_a_commit_cut_off_anywhere_is_never_read_as_complete(run, monkeypatch, c
 
 def test_a_stage_redone_withdraws_what_came_of_it(run):
     commit(stage_captions(run, ["a"]))
-    made = {path.relative_to(run.run_dir).as_posix() for path in Path(run.run_dir).rglob("*") if path.is_file()}
+    made = {
+        path.relative_to(run.run_dir).as_posix()
+        for path in Path(run.run_dir).rglob("*")
+        if path.is_file()
+    }
     run_files.write_marker(
-        run.run_dir, {*made - {".captioner-files"}, "matches/part-00000.parquet", "report/index.html"}
+        run.run_dir,
+        {*made - {".captioner-files"}, "matches/part-00000.parquet", "report/index.html"},
     )
     storage.write_text(layout.join(run.table(layout.MATCHES), "part-00000.parquet"), "stale")
     storage.write_text(run.report, "stale")
@@ -110,7 +115,9 @@ def test_of_two_that_write_one_run_the_later_one_commits(run):
     stage_table(second, layout.CAPTIONS, ["retry"])
     commit(second)
     assert captions(run) == ["retry"]
-    with pytest.raises(CaptionerError, match="another process"):  # once the other has committed, too
+    with pytest.raises(
+        CaptionerError, match="another process"
+    ):  # once the other has committed, too
         commit(first)
     assert captions(run) == ["retry"]
 

@@ -17,7 +17,15 @@ from captioner_cli.main import main
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.options import InboxOptions
-from captioner_core.runs.inbox import DONE, READY, WAITING, InboxFolder, _LocalInbox, _RemoteInbox, look
+from captioner_core.runs.inbox import (
+    DONE,
+    READY,
+    WAITING,
+    InboxFolder,
+    _LocalInbox,
+    _RemoteInbox,
+    look,
+)
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout, run_id_of
 
@@ -41,7 +49,13 @@ def test_two_names_never_share_a_run_id(one, other):
 
 @pytest.mark.parametrize(
     ("text", "begins"),
-    [("2024-05 Oslo", "2024-05-Oslo-"), ("été/1", "t--1-"), (".hidden", "hidden-"), ("日本", "run-"), ("", "run-")],
+    [
+        ("2024-05 Oslo", "2024-05-Oslo-"),
+        ("été/1", "t--1-"),
+        (".hidden", "hidden-"),
+        ("日本", "run-"),
+        ("", "run-"),
+    ],
 )
 def test_a_run_id_stays_readable(text, begins):
     assert run_id_of(text).startswith(begins)
@@ -71,11 +85,16 @@ def fill(folder: Path, *files: str) -> Path:
 
 
 def asked(inbox, **changes) -> InboxOptions:
-    return InboxOptions(**{"inbox": str(inbox), "output": str(Path(str(inbox)).parent / "out"), **changes})
+    return InboxOptions(
+        **{"inbox": str(inbox), "output": str(Path(str(inbox)).parent / "out"), **changes}
+    )
 
 
 def states(inbox, later_s=0.0, **changes):
-    return {one.folder: (one.state, one.reason) for one in look(asked(inbox, **changes), time.time() + later_s)}
+    return {
+        one.folder: (one.state, one.reason)
+        for one in look(asked(inbox, **changes), time.time() + later_s)
+    }
 
 
 def finish(inbox, name):
@@ -216,7 +235,10 @@ def test_the_content_of_a_done_folder_is_not_listed(inbox, monkeypatch):
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(PermissionError(13, "Permission denied"), "Permission denied"), (FileNotFoundError(2, "gone"), "vanished")],
+    [
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (FileNotFoundError(2, "gone"), "vanished"),
+    ],
 )
 def test_a_folder_that_cannot_be_looked_at_waits(inbox, monkeypatch, error, reason):
     """One closed or vanishing folder must not keep the others from being captioned."""
@@ -278,7 +300,11 @@ class Timeless:
 
     def get_file_info(self, asked):
         place = pafs.FileInfo("inbox/a", pafs.FileType.Directory)
-        return [pafs.FileInfo("inbox/a/a.jpg", pafs.FileType.File)] if isinstance(asked, pafs.FileSelector) else place
+        return (
+            [pafs.FileInfo("inbox/a/a.jpg", pafs.FileType.File)]
+            if isinstance(asked, pafs.FileSelector)
+            else place
+        )
 
 
 def test_times_unknown_are_not_taken_for_old(inbox, monkeypatch):

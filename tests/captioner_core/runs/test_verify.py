@@ -29,7 +29,9 @@ def change(run, table, edit, count=True):
     for part in (run / table).iterdir():
         part.unlink()
     pq.write_table(
-        pa.Table.from_pylist(rows, TABLE_SCHEMAS[table]), run / table / "part-00000.parquet", compression="zstd"
+        pa.Table.from_pylist(rows, TABLE_SCHEMAS[table]),
+        run / table / "part-00000.parquet",
+        compression="zstd",
     )
     if count:
         change_manifest(run, lambda manifest: manifest["counts"].update({table: len(rows)}))
@@ -43,47 +45,73 @@ def change_manifest(run, edit):
 
 def swap_ranks(rows):
     first = next(r for r in rows if r["rank"] == 1)
-    second = next(r for r in rows if r["rank"] == 2 and r["query_image_id"] == first["query_image_id"])
+    second = next(
+        r for r in rows if r["rank"] == 2 and r["query_image_id"] == first["query_image_id"]
+    )
     first.update(score=0.91, rank_score=0.91)
     second.update(score=0.95, rank_score=0.95)
 
 
 def tie_out_of_order(rows):
     first = next(r for r in rows if r["rank"] == 1)
-    second = next(r for r in rows if r["rank"] == 2 and r["query_image_id"] == first["query_image_id"])
+    second = next(
+        r for r in rows if r["rank"] == 2 and r["query_image_id"] == first["query_image_id"]
+    )
     second.update(score=first["score"], rank_score=first["score"])
     first["match_image_id"], second["match_image_id"] = "zzz.jpg", "aaa.jpg"
 
 
 BREACHES = {
-    "captions: caption is empty": lambda run: change(run, "captions", lambda rows: rows[0].update(caption=" ")),
-    "log_prob is above 0": lambda run: change(run, "captions", lambda rows: rows[0].update(log_prob=0.5)),
-    "not a number": lambda run: change(run, "captions", lambda rows: rows[0].update(log_prob=float("nan"))),
+    "captions: caption is empty": lambda run: change(
+        run, "captions", lambda rows: rows[0].update(caption=" ")
+    ),
+    "log_prob is above 0": lambda run: change(
+        run, "captions", lambda rows: rows[0].update(log_prob=0.5)
+    ),
+    "not a number": lambda run: change(
+        run, "captions", lambda rows: rows[0].update(log_prob=float("nan"))
+    ),
     "no sha256": lambda run: change(run, "captions", lambda rows: rows[0].update(image_sha256="x")),
     "captions: image twice": lambda run: change(run, "captions", lambda rows: [*rows, rows[0]]),
     "images found, but": lambda run: change(run, "captions", lambda rows: rows[1:]),
     "captions: image also in failures": lambda run: change(
         run,
         "failures",
-        lambda rows: rows[0].update(image_id=storage.read_table(str(run / "captions"))["image_id"][0].as_py()),
+        lambda rows: rows[0].update(
+            image_id=storage.read_table(str(run / "captions"))["image_id"][0].as_py()
+        ),
     ),
     "failures: image twice": lambda run: change(run, "failures", lambda rows: [*rows, rows[0]]),
     "manifest.json counts": lambda run: change(run, "matches", lambda rows: rows[1:], count=False),
-    "captions: image without match_summary": lambda run: change(run, "match_summary", lambda rows: rows[1:]),
+    "captions: image without match_summary": lambda run: change(
+        run, "match_summary", lambda rows: rows[1:]
+    ),
     "match_summary: image not captioned": lambda run: change(
         run, "match_summary", lambda rows: [*rows, {**rows[0], "query_image_id": "new.jpg"}]
     ),
-    "match_summary: image twice": lambda run: change(run, "match_summary", lambda rows: [*rows, rows[0]]),
-    "n_written is not its number of matches": lambda run: change(run, "matches", lambda rows: rows[1:]),
+    "match_summary: image twice": lambda run: change(
+        run, "match_summary", lambda rows: [*rows, rows[0]]
+    ),
+    "n_written is not its number of matches": lambda run: change(
+        run, "matches", lambda rows: rows[1:]
+    ),
     "min(n_above_threshold, top_k)": lambda run: change(
         run, "match_summary", lambda rows: [r.update(n_above_threshold=99) for r in rows] and None
     ),
-    "status doesn't fit": lambda run: change(run, "match_summary", lambda rows: rows[0].update(status="maybe")),
-    "not the match of rank 1": lambda run: change(
-        run, "match_summary", lambda rows: [r.update(best_match_image_id="x") for r in rows] and None
+    "status doesn't fit": lambda run: change(
+        run, "match_summary", lambda rows: rows[0].update(status="maybe")
     ),
-    "score is below the threshold": lambda run: change(run, "matches", lambda rows: rows[-1].update(score=0.5)),
-    "score is outside -1 to 1": lambda run: change(run, "matches", lambda rows: rows[0].update(score=1.5)),
+    "not the match of rank 1": lambda run: change(
+        run,
+        "match_summary",
+        lambda rows: [r.update(best_match_image_id="x") for r in rows] and None,
+    ),
+    "score is below the threshold": lambda run: change(
+        run, "matches", lambda rows: rows[-1].update(score=0.5)
+    ),
+    "score is outside -1 to 1": lambda run: change(
+        run, "matches", lambda rows: rows[0].update(score=1.5)
+    ),
     "an image matches itself": lambda run: change(
         run,
         "matches",
@@ -100,7 +128,9 @@ BREACHES = {
     ),
     "falling score": lambda run: change(run, "matches", swap_ranks),
     "order of match_image_id": lambda run: change(run, "matches", tie_out_of_order),
-    "rank_score is not the score": lambda run: change(run, "matches", lambda rows: rows[0].update(rank_score=0.2)),
+    "rank_score is not the score": lambda run: change(
+        run, "matches", lambda rows: rows[0].update(rank_score=0.2)
+    ),
     "n_images or n_captions is below 1": lambda run: change(
         run, "caption_groups", lambda rows: rows[0].update(n_captions=0)
     ),
@@ -116,14 +146,17 @@ BREACHES = {
     ),
     "ranks are not": lambda run: change(run, "matches", lambda rows: rows[0].update(rank=7)),
     "encoder is not": lambda run: change(run, "matches", lambda rows: rows[0].update(encoder="x")),
-    "run_id or schema_version": lambda run: change(run, "failures", lambda rows: rows[0].update(run_id="x")),
+    "run_id or schema_version": lambda run: change(
+        run, "failures", lambda rows: rows[0].update(run_id="x")
+    ),
     "left over from work cut off": lambda run: (run / "_staging").mkdir(),
     "not complete": lambda run: (run / "manifest.json").unlink(),
     "is not JSON": lambda run: (run / "manifest.json").write_text("{"),
     "has no counts": lambda run: change_manifest(run, lambda manifest: manifest.pop("counts")),
     "holds no Parquet": lambda run: [part.unlink() for part in (run / "matches").iterdir()],
     "of another type": lambda run: pq.write_table(
-        pa.table({name: ["x"] for name in TABLE_SCHEMAS["failures"].names}), run / "failures" / "part-00000.parquet"
+        pa.table({name: ["x"] for name in TABLE_SCHEMAS["failures"].names}),
+        run / "failures" / "part-00000.parquet",
     ),
 }
 

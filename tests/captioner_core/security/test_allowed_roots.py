@@ -28,8 +28,8 @@ from captioner_core.options import (
     TrainOptions,
 )
 from captioner_core.report.pictures import ImageFinder, thumbnail
-from captioner_core.security.allowed_roots import ROOTS, check_place, is_allowed
-from captioner_core.security.redaction import has_secret, shown_arguments, without_secret
+from captioner_core.security.allowed_roots import ROOTS, check_uri, is_allowed
+from captioner_core.security.redaction import has_secret, redact_arguments, without_secret
 from tests.fakes import HashedWords
 from tests.runs import change_manifest, draw_picture, make_run
 
@@ -96,10 +96,14 @@ def make(options: type, name: str, value: str) -> None:
     """Makes options of which one has this value, and those without a default a good one."""
     fields = {field.name: field for field in dataclasses.fields(options)}
     values = {**{field: GOOD[field] for field in fields if field in GOOD}, name: value}
-    options(**{n: (v,) if str(fields[n].type).startswith("tuple") else v for n, v in values.items()})
+    options(
+        **{n: (v,) if str(fields[n].type).startswith("tuple") else v for n, v in values.items()}
+    )
 
 
-@pytest.mark.parametrize(("options", "name"), PLACES, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("options", "name"), PLACES, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_every_option_that_is_a_path_is_checked(options, name, tmp_path, monkeypatch):
     """An option added later and not declared as a path would be the hole that the roots are to close."""
     monkeypatch.chdir(tmp_path)
@@ -108,7 +112,9 @@ def test_every_option_that_is_a_path_is_checked(options, name, tmp_path, monkeyp
     assert "hunter2" not in str(caught.value)
     assert f"--{name.replace('_', '-')} 's3://***@bucket/runs/r'" in str(caught.value)
     monkeypatch.setenv(ROOTS, str(tmp_path))
-    with pytest.raises(CaptionerError, match="lies outside the folders that CAPTIONER_ROOTS allows; name one below"):
+    with pytest.raises(
+        CaptionerError, match="lies outside the folders that CAPTIONER_ROOTS allows; name one below"
+    ):
         make(options, name, "/etc/runs/r")
     if name != "drop":  # which needs --update
         make(options, name, str(tmp_path / "runs" / "r"))
@@ -118,7 +124,7 @@ def test_every_option_that_is_a_path_is_checked(options, name, tmp_path, monkeyp
 def test_a_secret_is_refused_and_not_repeated(uri):
     assert has_secret(uri)
     with pytest.raises(CaptionerError, match="holds a password or key") as caught:
-        check_place("--images", uri)
+        check_uri("--images", uri)
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not is_allowed(uri)
@@ -126,7 +132,7 @@ def test_a_secret_is_refused_and_not_repeated(uri):
 
 @pytest.mark.parametrize("uri", PLAIN)
 def test_what_only_looks_like_a_secret_is_none(uri):
-    check_place("--images", uri)
+    check_uri("--images", uri)
     assert without_secret(uri) == uri
 
 
@@ -140,10 +146,18 @@ def exit_code(command: list[str]) -> int:
 
 @pytest.mark.parametrize("uri", SECRETS)
 def test_no_command_repeats_a_secret(uri, capsys):
-    commands = [["verify", uri], ["report", uri], ["manifest", uri], ["models", uri], ["similar", uri]]
+    commands = [
+        ["verify", uri],
+        ["report", uri],
+        ["manifest", uri],
+        ["models", uri],
+        ["similar", uri],
+    ]
     commands.append(["caption", "--images", uri, "--output", "out"])
     commands.append(["dataset", "csv", "--csv", uri, "--images", uri, "--output", uri])
-    commands.append(["dataset", "coco", "--annotations", f"train={uri}", "--images", "in", "--output", "out"])
+    commands.append(
+        ["dataset", "coco", "--annotations", f"train={uri}", "--images", "in", "--output", "out"]
+    )
     for command in commands:
         assert exit_code(command) == 2
         out, err = capsys.readouterr()
@@ -161,8 +175,15 @@ def test_an_unknown_option_is_named_without_its_secret(capsys):
 
 
 def test_arguments_are_shown_without_secrets():
-    given = ["--images=s3://a:hunter2@b/c", "--s3_access_key_id=hunter2", "--password", "hunter2", "--sig=hunter2", "x"]
-    shown = shown_arguments([*given, "--runner=FlinkRunner", "--design=1", "a\x1b[31m\nb"])
+    given = [
+        "--images=s3://a:hunter2@b/c",
+        "--s3_access_key_id=hunter2",
+        "--password",
+        "hunter2",
+        "--sig=hunter2",
+        "x",
+    ]
+    shown = redact_arguments([*given, "--runner=FlinkRunner", "--design=1", "a\x1b[31m\nb"])
     assert shown == (
         "--images=s3://***@b/c --s3_access_key_id=*** --password *** --sig=*** x --runner=FlinkRunner --design=1 "
         r"a\x1b[31m\nb"
@@ -229,7 +250,7 @@ def test_uris_are_judged_by_their_prefix(tmp_path, monkeypatch, uri, allowed):
 def test_a_setting_that_allows_nothing_is_no_way_to_allow_all(monkeypatch, setting):
     monkeypatch.setenv(ROOTS, setting)
     with pytest.raises(CaptionerError, match=ROOTS):
-        check_place("--images", "/data")
+        check_uri("--images", "/data")
 
 
 def test_names_are_no_paths(tmp_path, monkeypatch):
@@ -263,7 +284,13 @@ def test_a_report_shows_no_picture_from_outside(tmp_path, monkeypatch):
 def test_an_update_reads_no_table_from_outside(tmp_path, monkeypatch):
     """The run's manifest names the tables, and whoever may write that may not have all of the disk read."""
     run_dir = make_run(tmp_path, images=2, failures=0)
-    decided = {"threshold": 0.9, "top_k": 10, "encoder": "learned", "rank_by": "score", "index_splits": []}
+    decided = {
+        "threshold": 0.9,
+        "top_k": 10,
+        "encoder": "learned",
+        "rank_by": "score",
+        "index_splits": [],
+    }
     options = {**decided, "index": ["/etc"], "captions": ["/etc"]}
     change_manifest(run_dir, encoder={"fingerprint": HashedWords.fingerprint}, options=options)
     monkeypatch.setenv(ROOTS, str(tmp_path / "out"))

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner_core.errors import CaptionerError
-from captioner_core.text.vocabulary import END, PAD, SPECIAL_WORDS, START, UNKNOWN, Vocabulary, tokenize
+from captioner_core.text.vocabulary import (
+    END,
+    PAD,
+    SPECIAL_WORDS,
+    START,
+    UNKNOWN,
+    Vocabulary,
+    tokenize,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +63,14 @@ def test_json_round_trip():
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "{}", json.dumps(["a"]), json.dumps([*SPECIAL_WORDS, "a", "a"]), json.dumps([*SPECIAL_WORDS, 1])]
+    "text",
+    [
+        "{",
+        "{}",
+        json.dumps(["a"]),
+        json.dumps([*SPECIAL_WORDS, "a", "a"]),
+        json.dumps([*SPECIAL_WORDS, 1]),
+    ],
 )
 def test_bad_vocabulary_is_refused(text):
     with pytest.raises(CaptionerError, match="vocabulary"):

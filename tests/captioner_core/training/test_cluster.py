@@ -16,14 +16,19 @@ def test_alone():
     assert read_cluster({}) is None
     assert read_cluster({"TF_CONFIG": ""}) is None
     assert read_cluster({"TF_CONFIG": "{}"}) is None
-    assert read_cluster({"JOB_COMPLETION_INDEX": "0"}) is None, "an Indexed Job without a service is not ours"
+    assert read_cluster({"JOB_COMPLETION_INDEX": "0"}) is None, (
+        "an Indexed Job without a service is not ours"
+    )
 
 
 def test_tf_config():
     text = json.dumps({"cluster": {"worker": list(HOSTS)}, "task": {"type": "worker", "index": 2}})
     assert read_cluster({"TF_CONFIG": text}) == Cluster(HOSTS, 2)
     assert json.loads(Cluster(HOSTS, 2).tf_config()) == json.loads(text)
-    chief = {"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]}, "task": {"type": "worker", "index": 1}}
+    chief = {
+        "cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]},
+        "task": {"type": "worker", "index": 1},
+    }
     assert read_cluster({"TF_CONFIG": json.dumps(chief)}) == Cluster(HOSTS, 2)
 
 
@@ -34,7 +39,9 @@ def test_indexed_job():
         "CAPTIONER_SERVICE": "train-svc",
         "CAPTIONER_WORKERS": "2",
     }
-    assert read_cluster(environ) == Cluster(("train-0.train-svc:23456", "train-1.train-svc:23456"), 1)
+    assert read_cluster(environ) == Cluster(
+        ("train-0.train-svc:23456", "train-1.train-svc:23456"), 1
+    )
     with pytest.raises(CaptionerError, match="CAPTIONER_WORKERS"):
         read_cluster({**environ, "CAPTIONER_WORKERS": ""})
 

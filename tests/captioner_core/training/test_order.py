@@ -29,7 +29,9 @@ def test_workers_together_make_the_batches_of_one(sizes, workers):
     for step, whole in enumerate(order.batches(1)):
         assert sorted(np.concatenate([share[step] for share in shares])) == sorted(whole)
     for worker, share in enumerate(shares):
-        assert all(place % workers == worker for batch in share for place in batch), "each needs its own images alone"
+        assert all(place % workers == worker for batch in share for place in batch), (
+            "each needs its own images alone"
+        )
 
 
 def test_epochs_and_seeds_differ_and_repeat():

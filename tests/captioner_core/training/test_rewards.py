@@ -44,7 +44,9 @@ def test_bleu_of_a_sentence():
     by_hand = (3 / 4 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25 * np.exp(1 - 5 / 4)
     assert reward.score([0], [[1, 2, 3, 7]]) == pytest.approx(by_hand)
     assert reward.score([0, 0], [[7, 7], [1, 1, 1]])[0] == 0
-    assert reward.score([0], [[1, 1, 1, 1, 1]]) < reward.score([0], [[1, 2, 1, 2, 1]]), "a word counts once"
+    assert reward.score([0], [[1, 1, 1, 1, 1]]) < reward.score([0], [[1, 2, 1, 2, 1]]), (
+        "a word counts once"
+    )
 
 
 def test_recall_weighs_more_than_precision():

@@ -8,16 +8,22 @@ import numpy as np
 import pytest
 
 from captioner_core.text.vocabulary import END, PAD, START, Vocabulary
-from captioner_core.training.self_critical import CaptionReward, advantages, begun
+from captioner_core.training.self_critical import CaptionReward, advantages, prepend_start
 from captioner_core.training.train import train
 from tests.training_runs import history, options
 
-CAPTIONS = {"one": ["a red dog runs", "the dog"], "two": ["two cats sleep", "cats on a mat"], "three": ["a boat"]}
+CAPTIONS = {
+    "one": ["a red dog runs", "the dog"],
+    "two": ["two cats sleep", "cats on a mat"],
+    "three": ["a boat"],
+}
 
 
 def test_a_reference_is_worth_more_than_another_images():
     vocabulary = Vocabulary.from_captions(text for texts in CAPTIONS.values() for text in texts)
-    words = np.stack([vocabulary.encode(text, 6)[1:] for text in ("a red dog runs", "two cats sleep")])[np.newaxis]
+    words = np.stack(
+        [vocabulary.encode(text, 6)[1:] for text in ("a red dog runs", "two cats sleep")]
+    )[np.newaxis]
     reward = CaptionReward(CAPTIONS, vocabulary).of(np.array([0]), words)
     assert reward.shape == (1, 2)
     assert reward[0, 0] > 2 > reward[0, 1]
@@ -26,22 +32,29 @@ def test_a_reference_is_worth_more_than_another_images():
 def test_breaking_off_costs():
     """Without END as a word, a caption that stops where a good n-gram ends would score as well."""
     vocabulary = Vocabulary.from_captions(text for texts in CAPTIONS.values() for text in texts)
-    whole, broken = vocabulary.encode("two cats sleep", 6)[1:], vocabulary.encode("two cats sleep on a", 6)[1:]
-    reward = CaptionReward(CAPTIONS, vocabulary).of(np.array([1]), np.stack([whole, broken])[np.newaxis])
+    whole, broken = (
+        vocabulary.encode("two cats sleep", 6)[1:],
+        vocabulary.encode("two cats sleep on a", 6)[1:],
+    )
+    reward = CaptionReward(CAPTIONS, vocabulary).of(
+        np.array([1]), np.stack([whole, broken])[np.newaxis]
+    )
     assert reward[0, 0] > reward[0, 1]
 
 
 def test_words_that_the_model_lacks_still_count_in_the_references():
     small = Vocabulary.from_captions(["a dog"])
     words = np.array([[[*small.encode("a dog", 4)[1:3], END, PAD]]])
-    with_others = CaptionReward({"one": ["a dog leaps"], "two": ["x"]}, small).of(np.array([0]), words)
+    with_others = CaptionReward({"one": ["a dog leaps"], "two": ["x"]}, small).of(
+        np.array([0]), words
+    )
     without = CaptionReward({"one": ["a dog"], "two": ["x"]}, small).of(np.array([0]), words)
     assert with_others < without
 
 
 def test_advantages_are_against_the_other_samples():
     np.testing.assert_allclose(advantages(np.array([[1.0, 2.0, 6.0]])), [[-3.0, -1.5, 4.5]])
-    assert begun(np.array([[[5, END]]], np.int32)).tolist() == [[[START, 5, END]]]
+    assert prepend_start(np.array([[[5, END]]], np.int32)).tolist() == [[[START, 5, END]]]
 
 
 @pytest.mark.timeout(300)

@@ -34,7 +34,8 @@ def test_it_learns_to_name_what_the_features_show(source, tmp_path, attention):
     unseen = np.stack([grid_of(number) for number in range(100, 108)]).astype(np.float32)
     captions = generator.generate(unseen.mean(axis=1), unseen)
     named = [
-        THINGS[number % 4] in caption.text.split() for number, caption in zip(range(100, 108), captions, strict=True)
+        THINGS[number % 4] in caption.text.split()
+        for number, caption in zip(range(100, 108), captions, strict=True)
     ]
     assert all(named), [caption.text for caption in captions]
 
@@ -57,7 +58,9 @@ def test_the_weights_of_the_best_epoch_are_kept(source, tmp_path, monkeypatch):
     kept = []
 
     def at_second(self):
-        kept.append({variable.path: variable.numpy() for variable in self._captioner.trainable_variables})
+        kept.append(
+            {variable.path: variable.numpy() for variable in self._captioner.trainable_variables}
+        )
         return 1.0
 
     monkeypatch.setattr(Trainer, "evaluate", at_second)
@@ -68,7 +71,8 @@ def test_the_weights_of_the_best_epoch_are_kept(source, tmp_path, monkeypatch):
 
 def test_the_same_seed_gives_the_same_model_and_another_another(source, tmp_path):
     one, two, other = (
-        train(options(source, tmp_path / name, epochs=2, seed=seed)) for name, seed in (("a", 7), ("b", 7), ("c", 8))
+        train(options(source, tmp_path / name, epochs=2, seed=seed))
+        for name, seed in (("a", 7), ("b", 7), ("c", 8))
     )
     assert one == two, "the model id names the weights"
     assert one != other
@@ -102,7 +106,10 @@ def test_a_dataset_without_dev_lends_some_of_its_training_images(source, tmp_pat
     rows = pq.read_table(source / "dataset" / layout.DATASET_CAPTIONS).to_pylist()
     rows = [{**row, "split": "train"} for row in rows]
     (tmp_path / "dataset").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows, DATASET_CAPTIONS_SCHEMA), tmp_path / "dataset" / layout.DATASET_CAPTIONS)
+    pq.write_table(
+        pa.Table.from_pylist(rows, DATASET_CAPTIONS_SCHEMA),
+        tmp_path / "dataset" / layout.DATASET_CAPTIONS,
+    )
     train(options(source, tmp_path / "model", dataset=str(tmp_path / "dataset"), epochs=1))
     images = json.loads((tmp_path / "model" / "metrics.json").read_text())["images"]
     assert images == {"train": 22, "dev": 2}, "none is in both"
@@ -138,10 +145,14 @@ def test_features_that_do_not_fit_are_refused(source, tmp_path):
 
 def mirrored_features(source, folder, change=lambda row: {}):
     """The features table once more, as of mirrored images."""
-    rows = [row | {"backbone": "fake-299-mirrored"} for row in pq.read_table(source / "features").to_pylist()]
+    rows = [
+        row | {"backbone": "fake-299-mirrored"}
+        for row in pq.read_table(source / "features").to_pylist()
+    ]
     folder.mkdir(parents=True)
     pq.write_table(
-        pa.Table.from_pylist([row | change(row) for row in rows], FEATURES_GRID_SCHEMA), folder / "part-00000.parquet"
+        pa.Table.from_pylist([row | change(row) for row in rows], FEATURES_GRID_SCHEMA),
+        folder / "part-00000.parquet",
     )
     return str(folder)
 
@@ -151,15 +162,22 @@ def test_every_training_image_is_mirrored_in_every_other_epoch(source, tmp_path)
     train(options(source, tmp_path / "without"))
     train(options(source, tmp_path / "with", mirrored=same))
     for name, value in weights(tmp_path / "without").items():
-        np.testing.assert_array_equal(weights(tmp_path / "with")[name], value)  # the same pictures at the same time
+        np.testing.assert_array_equal(
+            weights(tmp_path / "with")[name], value
+        )  # the same pictures at the same time
 
     image_ids = [f"{number:02d}.jpg" for number in range(24) if number % 6 != 5]
-    for image_id in (image_ids[0], image_ids[1]):  # one of the two turns up mirrored in an epoch, the other in the next
+    for image_id in (
+        image_ids[0],
+        image_ids[1],
+    ):  # one of the two turns up mirrored in an epoch, the other in the next
         broken = mirrored_features(
             source,
             tmp_path / image_id,
             lambda row, image_id=image_id: (
-                {"grid": [float("nan")] * (GRID_CELLS * CELL_DIM)} if row["image_id"] == image_id else {}
+                {"grid": [float("nan")] * (GRID_CELLS * CELL_DIM)}
+                if row["image_id"] == image_id
+                else {}
             ),
         )
         with pytest.raises(CheckFailed, match="loss is nan"):
@@ -181,5 +199,9 @@ def test_mirrored_features_that_do_not_fit_are_refused(source, tmp_path):
 
 def test_the_fingerprint_names_what_the_model_came_of(source, tmp_path):
     asked = options(source, tmp_path / "model")
-    assert training_fingerprint(asked) == training_fingerprint(dataclasses.replace(asked, output="elsewhere"))
-    assert training_fingerprint(asked) != training_fingerprint(dataclasses.replace(asked, epochs=13))
+    assert training_fingerprint(asked) == training_fingerprint(
+        dataclasses.replace(asked, output="elsewhere")
+    )
+    assert training_fingerprint(asked) != training_fingerprint(
+        dataclasses.replace(asked, epochs=13)
+    )

@@ -20,7 +20,7 @@ from captioner_core.tables.schemas import (
     FeatureRow,
     rows_as_table,
 )
-from captioner_core.text.encoders.learned import Learned
+from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.training.train_encoder import train_encoder
 
 THINGS = ("dog", "cat", "car", "tree", "boat", "child")
@@ -66,7 +66,7 @@ def options(source: Path, output: Path, **changes) -> TrainEncoderOptions:
 
 def test_captions_and_images_of_one_thing_lie_together(source, tmp_path):
     train_encoder(options(source, tmp_path / "encoder"))
-    encoder = Learned(str(tmp_path / "encoder"))
+    encoder = LearnedEncoder(str(tmp_path / "encoder"))
     texts = encoder.encode([f"look at my {thing}" for thing in THINGS])
     others = encoder.encode([f"the {thing} here" for thing in THINGS])
     assert np.array_equal(np.argmax(texts @ others.T, axis=1), np.arange(len(THINGS)))
@@ -78,7 +78,9 @@ def test_captions_and_images_of_one_thing_lie_together(source, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_encoder(source, tmp_path):
-    one, two = (train_encoder(options(source, tmp_path / name, epochs=2)) for name in ("one", "two"))
+    one, two = (
+        train_encoder(options(source, tmp_path / name, epochs=2)) for name in ("one", "two")
+    )
     assert one == two
     assert one != train_encoder(options(source, tmp_path / "three", epochs=2, seed=1))
 
@@ -92,17 +94,29 @@ def test_what_cannot_be_calibrated_replaces_nothing(source, tmp_path, monkeypatc
     monkeypatch.setattr("captioner_core.training.train_encoder.fit_calibration", refuse)
     with pytest.raises(CaptionerError, match="no cosine"):
         train_encoder(options(source, tmp_path / "encoder", epochs=1, seed=1))
-    assert Learned(str(tmp_path / "encoder")).fingerprint == before
+    assert LearnedEncoder(str(tmp_path / "encoder")).fingerprint == before
 
 
 def test_features_that_do_not_fit_are_refused(source, tmp_path, capsys):
     table = pq.read_table(source / "features")
     pq.write_table(table.slice(3), tmp_path / "some.parquet")
     with pytest.raises(CaptionerError, match="lack 3 of 48 images"):
-        train_encoder(options(source, tmp_path / "encoder", features=(str(tmp_path / "some.parquet"),)))
+        train_encoder(
+            options(source, tmp_path / "encoder", features=(str(tmp_path / "some.parquet"),))
+        )
     with pytest.raises(CaptionerError, match="no --features"):
         options(source, tmp_path / "encoder", features=())
-    wrong = ["train-encoder", "--dataset", str(source), "--features", "x", "--output", "x", "--batch-size", "1"]
+    wrong = [
+        "train-encoder",
+        "--dataset",
+        str(source),
+        "--features",
+        "x",
+        "--output",
+        "x",
+        "--batch-size",
+        "1",
+    ]
     assert main(wrong) == 2
     assert "--batch-size 1 must be 2 to 65536" in capsys.readouterr().err
     assert not (tmp_path / "encoder").exists()

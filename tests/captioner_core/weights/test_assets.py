@@ -117,7 +117,9 @@ def test_what_is_missing_is_fetched_when_it_is_asked_for(cache, web):
 def test_nothing_is_fetched_offline(cache, web, monkeypatch, offline):
     monkeypatch.setenv("CAPTIONER_OFFLINE", offline)
     web[0]["https://first"] = CONTENT
-    with pytest.raises(CaptionerError, match=r"Thing not found in .*CAPTIONER_OFFLINE is set; .*downloads"):
+    with pytest.raises(
+        CaptionerError, match=r"Thing not found in .*CAPTIONER_OFFLINE is set; .*downloads"
+    ):
         assets.find(ASSET)
     assert web[1] == []
 
@@ -150,13 +152,17 @@ def test_a_complete_cache_is_used_without_a_lock(cache, web, monkeypatch):
 def test_a_cache_that_is_a_file_is_one_line_that_names_the_variable(tmp_path, monkeypatch, web):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CAPTIONER_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CaptionerError, match=r"cache .*file.* can't be used .*; set CAPTIONER_CACHE"):
+    with pytest.raises(
+        CaptionerError, match=r"cache .*file.* can't be used .*; set CAPTIONER_CACHE"
+    ):
         assets.find(ASSET)
 
 
 def test_an_environment_without_pip_says_so(cache, monkeypatch):
     monkeypatch.setattr(assets.importlib.util, "find_spec", lambda name: None)
-    asset = dataclasses.replace(ASSET, sources=(source("thing==1.0", name="thing-1.0-py3-none-any.whl"),))
+    asset = dataclasses.replace(
+        ASSET, sources=(source("thing==1.0", name="thing-1.0-py3-none-any.whl"),)
+    )
     with pytest.raises(CaptionerError, match=r"pip, which fetches it, is not installed"):
         assets.ensure(asset)
 

@@ -68,7 +68,9 @@ def test_a_cut_download_is_said_and_gone_on_with(server, tmp_path):
     assert target.read_bytes() == DATA
     first, second = server.requests
     assert first is None
-    assert len(DATA) // 2 - 65536 <= int(second[6:-1]) <= len(DATA) // 2, "it goes on from about where it was cut"
+    assert len(DATA) // 2 - 65536 <= int(second[6:-1]) <= len(DATA) // 2, (
+        "it goes on from about where it was cut"
+    )
 
 
 def test_a_server_without_ranges_sends_it_from_the_start(server, tmp_path):
@@ -111,7 +113,9 @@ def _hold(path, log):
 
 def test_one_process_at_a_time(tmp_path):
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_hold, args=(tmp_path / "lock", tmp_path / "log")) for _ in range(3)]
+    processes = [
+        context.Process(target=_hold, args=(tmp_path / "lock", tmp_path / "log")) for _ in range(3)
+    ]
     for process in processes:
         process.start()
     for process in processes:

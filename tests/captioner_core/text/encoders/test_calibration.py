@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captioner_core.errors import CaptionerError
-from captioner_core.text.encoders.calibration import AGREED_SCORE, CURVE_EDGES, Calibration, fit_calibration
+from captioner_core.text.encoders.calibration import (
+    AGREED_SCORE,
+    CURVE_EDGES,
+    Calibration,
+    fit_calibration,
+)
 from captioner_core.text.encoders.judging import judge_pairs
 from tests.fakes import HashedWords
 
@@ -54,7 +59,9 @@ def test_scores_keep_the_order_and_come_back(cosine, values):
     np.testing.assert_allclose(calibration.cosines(scores), falling, atol=1e-9)
 
 
-@pytest.mark.parametrize("value", [{"cosine": 1.5, "precision": []}, {"cosine": 0.5, "precision": [1]}, {}, None])
+@pytest.mark.parametrize(
+    "value", [{"cosine": 1.5, "precision": []}, {"cosine": 0.5, "precision": [1]}, {}, None]
+)
 def test_a_damaged_calibration_is_refused(value):
     with pytest.raises(CaptionerError, match="calibration"):
         Calibration.from_json(value)

@@ -15,7 +15,7 @@ from captioner_core.options import ENCODERS, JOINT_ENCODERS
 from captioner_core.text.encoders import load_encoder
 from captioner_core.text.encoders.base import JointEncoder
 from captioner_core.text.encoders.calibration import CURVE_EDGES
-from captioner_core.text.encoders.learned import SHIPPED, Learned
+from captioner_core.text.encoders.learned import SHIPPED, LearnedEncoder
 from captioner_core.weights import assets
 
 TEXTS = [
@@ -59,9 +59,13 @@ def test_no_text_at_all(encoder):
 
 def test_a_row_depends_on_its_own_text_to_the_last_bit(encoder):
     together = encoder.encode(TEXTS)
-    rounding = 1e-6 if encoder.name == "minilm" else 0.0  # whose matrix products depend on their number of rows
+    rounding = (
+        1e-6 if encoder.name == "minilm" else 0.0
+    )  # whose matrix products depend on their number of rows
     for place, text in enumerate(TEXTS):
-        np.testing.assert_allclose(encoder.encode([text])[0], together[place], rtol=0, atol=rounding)
+        np.testing.assert_allclose(
+            encoder.encode([text])[0], together[place], rtol=0, atol=rounding
+        )
 
 
 def test_fingerprint_names_the_encoder_and_stays(encoder):
@@ -70,7 +74,9 @@ def test_fingerprint_names_the_encoder_and_stays(encoder):
 
 
 def test_like_captions_are_nearer_than_unlike_ones(encoder):
-    dog, puppy, plane = encoder.encode(["a dog runs on grass", "a puppy runs over a lawn", "an airplane in the sky"])
+    dog, puppy, plane = encoder.encode(
+        ["a dog runs on grass", "a puppy runs over a lawn", "an airplane in the sky"]
+    )
     assert dog @ puppy > dog @ plane
 
 
@@ -78,7 +84,9 @@ def test_scores_rise_with_cosines_and_stay_within_one(encoder):
     scores = encoder.calibration.scores(np.linspace(-1, 1, 2001))
     assert np.all(np.diff(scores) > 0)
     assert (scores[0], scores[-1]) == (-1, 1)
-    np.testing.assert_allclose(encoder.calibration.scores(np.array([encoder.calibration.cosine])), 0.9)
+    np.testing.assert_allclose(
+        encoder.calibration.scores(np.array([encoder.calibration.cosine])), 0.9
+    )
     assert len(encoder.calibration.precision) == len(CURVE_EDGES) - 1
     assert np.all(np.diff(encoder.calibration.precision) >= 0)
 
@@ -103,10 +111,10 @@ def test_learned_puts_an_image_near_its_captions_in_any_batch():
 def test_a_damaged_encoder_is_one_line(tmp_path, broken):
     folder = tmp_path / "encoder"
     shutil.copytree(resources.files("captioner_core") / SHIPPED, folder)
-    Learned(str(folder))
+    LearnedEncoder(str(folder))
     (folder / broken).write_bytes((folder / broken).read_bytes()[:100])
     with pytest.raises(CaptionerError, match="encoder folder") as caught:
-        Learned(str(folder))
+        LearnedEncoder(str(folder))
     assert "\n" not in str(caught.value)
 
 
@@ -120,7 +128,9 @@ def test_spacy_mean_points_where_doc_vector_does():
 
 def test_spacy_content_leaves_grammar_out_and_numbers_in():
     encoder = load_encoder("spacy-content")
-    one, same, other = encoder.encode(["two dogs on the beach", "Two dogs at a beach!", "the dogs on the beach"])
+    one, same, other = encoder.encode(
+        ["two dogs on the beach", "Two dogs at a beach!", "the dogs on the beach"]
+    )
     np.testing.assert_allclose(one, same, atol=1e-6)
     assert one @ other < 0.99
 
