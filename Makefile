@@ -9,16 +9,17 @@ WORKERS ?= 1
 SECONDS ?= 600
 FAULTS_SEED ?= 20261
 FAULTS_MOMENTS ?= 20
+TESTS ?= @tests/quick.txt
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := captioner_core beam_jobs captioner_cli captioner_airflow dags tests bench fuzz setup.py
+SOURCES := captioner_core beam_jobs captioner_cli captioner_airflow dags tests bench fuzz tools setup.py
 # Airflow as its users have it: without TensorFlow and Beam, which the jobs' interpreter has
 AIRFLOW_VENV ?= .venv-airflow
 AIRFLOW_BIN := $(AIRFLOW_VENV)/bin
 
-.PHONY: help run-local pretrained airflow test test-quick test-faults test-airflow test-browser test-cluster lint typecheck \
-	bench fuzz bench-photographs bench-encoders lock check-lock clean
+.PHONY: help run-local pretrained airflow test test-quick test-faults test-airflow test-browser test-cluster coverage lint typecheck \
+	docs bench fuzz bench-photographs bench-encoders lock check-lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -68,7 +69,7 @@ $(AIRFLOW_VENV)/airflow.stamp: requirements.lock setup.py dags/requirements.txt
 	@touch $@
 
 # Each variable reaches the program as one argument, whatever it holds.
-export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS FAULTS_SEED FAULTS_MOMENTS CLUSTER_IMAGES AIRFLOW_VENV
+export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS FAULTS_SEED FAULTS_MOMENTS CLUSTER_IMAGES AIRFLOW_VENV TESTS
 
 run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLICKR8K_DIR= LIMIT= IMAGES= OUT= THRESHOLD= TOP_K= EPOCHS= WORKERS=
 	@$(BIN)/captioner run-local --dataset "$$DATASET" --out "$$OUT" --threshold="$$THRESHOLD" --top-k="$$TOP_K" --workers="$$WORKERS" \
@@ -107,6 +108,9 @@ test: $(VENV)/dev.stamp  ## the whole test suite that needs no cluster and no br
 test-quick: $(VENV)/test.stamp  ## the tests that answer within a minute: they need no training, no assets and no network
 	@$(BIN)/python -m pytest @tests/quick.txt -m "not slow and not assets" -n 2 --dist loadfile
 
+coverage: $(VENV)/test.stamp  ## test-quick with a list of lines that no test runs, as HTML in out/coverage: TESTS=
+	@$(BIN)/python -m pytest "$$TESTS" -m "not slow and not assets" -n 2 --dist loadfile --cov --cov-report=term --cov-report=html
+
 test-cluster: $(VENV)/dev.stamp  ## tests of processes and hosts that work together
 	@$(BIN)/python -m pytest -m cluster
 
@@ -132,13 +136,24 @@ fuzz: export FUZZ_SECONDS := $(SECONDS)  # in bash SECONDS has a meaning of its 
 fuzz: $(VENV)/fuzz.stamp  ## coverage-guided fuzzing of images, datasets and models, in turn: SECONDS=
 	@$(BIN)/python -m fuzz --seconds "$$FUZZ_SECONDS"
 
-lint: $(VENV)/dev.stamp  ## ruff: rules and format; hadolint: the Dockerfiles
+lint: $(VENV)/dev.stamp  ## ruff: rules and format; import-linter: who imports whom; hadolint: the Dockerfiles
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
 
 typecheck: $(VENV)/dev.stamp  ## mypy, strict
 	@$(BIN)/mypy
+
+$(VENV)/docs.stamp: $(VENV)/run.stamp
+	$(call install,$(VENV)) --editable '.[docs]'
+	@touch $@
+
+# The theme prints a notice about its successor unless the variable is set.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/docs.stamp  ## the documentation site, in out/docs; fails on a link or a docstring that is wrong
+	@$(BIN)/mkdocs build --quiet
+	@echo "docs: open out/docs/index.html"
 
 $(VENV)/bench.stamp: $(VENV)/dev.stamp
 	$(call install,$(VENV)) --editable '.[dev,airflow,bench]'
