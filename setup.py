@@ -16,7 +16,8 @@ def _text(name: str) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-# for developers; an Airflow that runs the DAGs installs these and captioner without its own requirements
+# For developers. An Airflow that runs the DAGs installs these, and captioner without its own
+# requirements.
 AIRFLOW = [
     line
     for line in _text("dags/requirements.txt").splitlines()
