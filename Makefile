@@ -149,10 +149,11 @@ $(VENV)/docs.stamp: $(VENV)/run.stamp
 	$(call install,$(VENV)) --editable '.[docs]'
 	@touch $@
 
-# The theme prints a notice about its successor unless the variable is set.
+# The variable spares the reader a notice of the theme about its successor. Warnings end the build, but
+# with --quiet mkdocs would not see them.
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/docs.stamp  ## the documentation site, in out/docs; fails on a link or a docstring that is wrong
-	@$(BIN)/mkdocs build --quiet
+	@$(BIN)/mkdocs build
 	@echo "docs: open out/docs/index.html"
 
 $(VENV)/bench.stamp: $(VENV)/dev.stamp

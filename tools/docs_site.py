@@ -31,9 +31,13 @@ _LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Adds the API reference to the navigation, one page for each package."""
-    pages = [{name: path} for name, path in _api_pages().items()]
-    config.nav = [*(config.nav or []), {"API reference": pages}]
+    """Adds what grows by itself to the navigation: the decisions and the API reference."""
+    decisions = sorted((ROOT / "docs/decisions").glob("0*.md"))
+    config.nav = [
+        *(config.nav or []),
+        {"Decisions": ["decisions/README.md", *(f"decisions/{path.name}" for path in decisions)]},
+        {"API reference": [{name: page} for name, page in _api_pages().items()]},
+    ]
     return config
 
 
@@ -78,7 +82,21 @@ def _api_pages() -> dict[str, str]:
     return {module: f"{API_FOLDER}/{module}.md" for module in modules}
 
 
-def _api_text(module: str) -> str:
-    """Returns the Markdown of one page of the reference; mkdocstrings fills it in."""
-    show_submodules = "false" if module == API_PACKAGE else "true"
-    return f"# {module}\n\n::: {module}\n    options:\n      show_submodules: {show_submodules}\n"
+def _api_text(name: str) -> str:
+    """Returns the Markdown of one page of the reference, which mkdocstrings fills in.
+
+    A package's own page shows what it exports; elsewhere each name stands with its module.
+    """
+    path = ROOT / name.replace(".", "/")
+    directives = [f"::: {name}\n    options:\n      heading_level: 1"]
+    if name == API_PACKAGE or not path.is_dir():
+        return directives[0] + "\n      show_submodules: false\n"
+    directives[0] += "\n      members: false"
+    for module in sorted(path.rglob("*.py")):
+        dotted = ".".join(module.relative_to(ROOT).with_suffix("").parts)
+        if module.name == "__init__.py" and module.parent != path:
+            package = dotted.removesuffix(".__init__")
+            directives.append(f"::: {package}\n    options:\n      members: false")
+        elif not module.name.startswith("_"):
+            directives.append(f"::: {dotted}")
+    return "\n\n".join(directives) + "\n"
