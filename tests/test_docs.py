@@ -31,6 +31,13 @@ def test_paths_that_a_page_names_exist(page):
             assert (ROOT / path).exists(), path
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_that_a_page_names_exist(page):
+    for module in re.findall(r"`(captioner_core(?:\.\w+)+)`", read(page)):
+        path = ROOT / module.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").exists(), module
+
+
 def test_names_that_contributing_names_exist():
     """A constant or class in backticks beside its file, such as `NAME` in `package/module.py`."""
     named = re.findall(r"`(\w+)` in\s+`([\w/]+\.py)`", read("CONTRIBUTING.md"))
