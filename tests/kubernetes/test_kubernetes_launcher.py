@@ -46,8 +46,9 @@ def _airflow_home(tmp_path_factory):
 
 def launcher(**settings):
     from captioner_airflow.launchers.kubernetes import KubernetesLauncher
+    from captioner_airflow.launchers.kubernetes_settings import KubernetesSettings
 
-    return KubernetesLauncher(**{**GIVEN, **settings})
+    return KubernetesLauncher(KubernetesSettings(**{**GIVEN, **settings}))
 
 
 def options(**values):
@@ -78,7 +79,7 @@ def test_manifests_are_valid_and_say_what_was_set(settings):
     asked = options(
         **{name: f"{root}/{name}" for name in ("dataset", "features", "output")}, workers=4
     )
-    job, service = launcher(**settings).manifests(asked, "dag/run/task/-1")
+    job, service = launcher(**settings).make_manifests(asked, "dag/run/task/-1")
     for manifest in (job, service):
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
     assert (
@@ -112,7 +113,7 @@ def test_manifests_are_valid_and_say_what_was_set(settings):
 @pytest.mark.parametrize("output", ["/data/m", "/data/" + "Very long_name." * 20])
 def test_workers_find_each_other(workers, output):
     """By the names that the cluster gives to the pods of an Indexed Job and to its Service."""
-    job, service = launcher().manifests(
+    job, service = launcher().make_manifests(
         options(output=output, workers=workers, batch_size=192), "t"
     )
     name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
@@ -142,7 +143,7 @@ def test_arguments_give_the_same_options_whatever_they_hold():
     asked = options(
         dataset=hostile, mirrored="gs://b/f", learning_rate=0.1 + 0.2, batch_size=32, dropout=0.0
     )
-    job, _ = launcher().manifests(asked, "t")
+    job, _ = launcher().make_manifests(asked, "t")
     assert container(job)["command"] == ["python", "-m", "captioner_core.training"]
     environment = {item["name"]: item["value"] for item in container(job)["env"]}
     parser = argparse.ArgumentParser()
@@ -162,7 +163,7 @@ def test_arguments_give_the_same_options_whatever_they_hold():
 
 def test_one_model_folder_has_one_job_name():
     def name(claim="models", **values):
-        return launcher(claim=claim).manifests(options(**values), "t")[0]["metadata"]["name"]
+        return launcher(claim=claim).make_manifests(options(**values), "t")[0]["metadata"]["name"]
 
     same = {
         name(),
@@ -188,7 +189,7 @@ spec:
     resources: {limits: {cpu: "8"}}
   - {name: other, image: other}
 """)
-    job, _ = launcher(pod_template=template).manifests(options(), "t")
+    job, _ = launcher(pod_template=template).make_manifests(options(), "t")
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     pod = job["spec"]["template"]["spec"]
     assert job["spec"]["template"]["metadata"]["labels"]["team"] == "vision"
@@ -215,7 +216,7 @@ def test_templates_that_can_not_be(tmp_path, text):
     template = tmp_path / "pod.yaml"
     template.write_text(text)
     with pytest.raises(CaptionerError, match=r"pod template .*; ") as raised:
-        launcher(pod_template=template).manifests(options(), "t")
+        launcher(pod_template=template).make_manifests(options(), "t")
     assert "\n" not in str(raised.value)
 
 
@@ -261,7 +262,7 @@ def test_bad_settings(name, value):
 )
 def test_options_that_no_pod_could_train_with(values, said):
     with pytest.raises(CaptionerError, match=said):
-        launcher().manifests(options(**values), "t")
+        launcher().make_manifests(options(**values), "t")
 
 
 # Without the provider
@@ -277,10 +278,11 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 from types import SimpleNamespace
 from captioner_airflow.launchers.kubernetes import KubernetesLauncher
+from captioner_airflow.launchers.kubernetes_settings import KubernetesSettings
 from captioner_core.options import TrainOptions
-launcher = KubernetesLauncher(image="i", claim="c")
+launcher = KubernetesLauncher(KubernetesSettings(image="i", claim="c"))
 options = TrainOptions(dataset="/data/d", features="/data/f", output="/data/o")
-job, service = launcher.manifests(options, "t")
+job, service = launcher.make_manifests(options, "t")
 print(job["kind"], service["kind"])
 try:
     launcher.launch(options, {"ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)})
@@ -308,7 +310,7 @@ def test_a_dag_parses_without_the_provider_and_its_task_says_what_is_missing(tmp
 def test_the_documentation_lists_every_setting_with_its_default():
     text = (ROOT / "docs/kubernetes.md").read_text()
     listed = dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) ?\|", text, re.M))
-    settings = {field.name: field.default for field in dataclasses.fields(launcher()) if field.init}
+    settings = {field.name: field.default for field in dataclasses.fields(launcher().settings)}
     assert set(listed) == set(settings)
     for name in (
         "mount_path",
@@ -344,7 +346,7 @@ def test_trains_with_the_manifests_and_tells_what_the_workers_say(cluster, capsy
     cluster.fates = ["complete"]
     launcher().launch(options(), context())
     job, service = cluster.created
-    wanted, wanted_service = launcher().manifests(options(), "dag/run-1/train/-1")
+    wanted, wanted_service = launcher().make_manifests(options(), "dag/run-1/train/-1")
     assert holds(job, wanted)
     assert holds(service, wanted_service)
     kubernetes_validate.validate(
@@ -378,7 +380,7 @@ def test_failing_too_often_is_said_with_the_workers_own_reason(cluster):
     cluster.fates = [137, 137, "complete"]
     with pytest.raises(
         AirflowException,
-        match="the last of 2 starts: worker 1 ended with exit code 137: the reason",
+        match="in the last of 2 starts: worker 1 ended with exit code 137: the reason",
     ) as e:
         launcher(backoff_limit=1).launch(options(), context())
     assert not isinstance(e.value, AirflowFailException), (
@@ -401,7 +403,7 @@ def test_bad_input_is_not_tried_again(cluster):
 
 
 def test_killed_in_the_task(cluster):
-    """Airflow calls ``end`` from a signal handler, while ``launch`` waits; it then goes on, and must not start anew."""
+    """Airflow calls ``cancel`` from a signal handler, while ``launch`` waits; it then goes on, and must not start anew."""
     from airflow.sdk.exceptions import AirflowException
 
     here = launcher(backoff_limit=5)
@@ -411,7 +413,7 @@ def test_killed_in_the_task(cluster):
     def kill(cluster, name):
         looks.append(name)
         if len(looks) == 4:
-            threading.Thread(target=here.end).start()  # the fake cluster's own is about to answer
+            threading.Thread(target=here.cancel).start()  # the fake cluster's own is about to answer
 
     cluster.on_look = kill
     with pytest.raises(AirflowException):
@@ -438,7 +440,7 @@ def test_killed_while_it_starts(cluster):
 
         def create_and_be_killed(self):
             create(self)
-            here.end()
+            here.cancel()
 
         patch.setattr(TrainingJobOperator, "_create_service", create_and_be_killed)
         with pytest.raises(AirflowException, match="killed"):
@@ -457,7 +459,7 @@ def test_killed_before_the_answer_came(cluster):
 
         def create_and_be_killed(self, job):
             create(self, job)
-            here.end()
+            here.cancel()
             raise SystemExit
 
         patch.setattr(KubernetesHook, "create_job", create_and_be_killed)
@@ -475,9 +477,9 @@ def test_an_old_process_does_not_end_the_job_that_took_its_place(cluster):
         with pytest.raises(TaskDeferred):
             here.launch(options(), context(try_number=number))
     deleted = len(cluster.deleted)
-    old.end()
+    old.cancel()
     assert len(cluster.deleted) == deleted
-    new.end()
+    new.cancel()
     assert len(cluster.deleted) == deleted + 1
 
 
@@ -489,12 +491,12 @@ def test_a_time_that_is_up_leaves_no_job(cluster):
         pass
 
     with pytest.MonkeyPatch.context() as patch:
-        from captioner_airflow.launchers.kubernetes_job import TrainingJobOperator
+        from captioner_airflow.launchers.kubernetes_logs import WorkerLogs
 
         def time_is_up(self):
             raise TimeIsUp
 
-        patch.setattr(TrainingJobOperator, "tell", time_is_up)
+        patch.setattr(WorkerLogs, "copy_new_lines", time_is_up)
         with pytest.raises(TimeIsUp):
             here.launch(options(), context())
     assert [kind for kind, *_ in cluster.deleted] == ["jobs"]
@@ -521,7 +523,7 @@ def test_a_service_that_outlived_its_job_is_replaced(cluster):
     """It would be collected soon, and with it the names by which the workers find each other."""
     from captioner_airflow.launchers.kubernetes_manifests import make_service
 
-    job, _ = launcher().manifests(options(), "t")
+    job, _ = launcher().make_manifests(options(), "t")
     service = make_service(job, 23456, "jobs-gone")
     service["metadata"]["uid"] = "services-gone"
     cluster.services[job["metadata"]["name"]] = service
@@ -605,7 +607,7 @@ def test_deferred_it_starts_anew_and_ends(cluster, capsys):
     launcher(deferrable=True).resume(context(), event)
     assert "says 0" in capsys.readouterr().out
     assert [thing["kind"] for thing in cluster.created] == ["Job", "Service"] * 2
-    assert holds(cluster.created[2], launcher().manifests(options(), "dag/run-1/train/-1")[0])
+    assert holds(cluster.created[2], launcher().make_manifests(options(), "dag/run-1/train/-1")[0])
     assert not cluster.overlaps
 
 
