@@ -63,14 +63,14 @@ def test_lines_come_as_they_are_said(python, capfd):
 
 def test_what_is_asked_is_told_apart_from_what_is_logged(python, capfd):
     python("print('{\"counts\": {\"captions\": 3}}'); print('x' * 300000, file=sys.stderr)")
-    assert jobs.counts_of("run") == {"captions": 3}
+    assert jobs.read_counts("run") == {"captions": 3}
     assert "x" * 300_000 in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("code", "error", "said"),
     [
-        ("sys.exit(2)", AirflowFailException, "found its input or options bad"),
+        ("sys.exit(2)", AirflowFailException, "its input or options are invalid"),
         ("raise OSError('the store is away')", AirflowException, "ended with exit code 1; a retry"),
         ("sys.exit(3)", AirflowException, "ended with exit code 3; a retry"),
         ("os.kill(os.getpid(), 9)", AirflowException, "was killed by signal 9; a retry"),
@@ -86,7 +86,7 @@ def test_how_a_program_ended_decides_whether_it_is_tried_again(python, code, err
 def test_what_a_check_says_is_final(python):
     """A job that breaks ends with 1 too, but may go well the next time."""
     python("sys.exit(1)")
-    with pytest.raises(AirflowFailException, match="says that a check failed"):
+    with pytest.raises(AirflowFailException, match="reports that a check failed"):
         jobs.run_check("verify", "run")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from beam_jobs.launch import check_pipeline_args
 from captioner_airflow.caption_run import CaptionRun
-from captioner_airflow.runners import RUNNERS, RunnerSettings, runner_options
+from captioner_airflow.runners import RUNNERS, RunnerSettings, make_beam_arguments
 from captioner_airflow.train_run import TrainRun
 from captioner_core.errors import CaptionerError
 from captioner_core.options import add_arguments, arguments_of, from_namespace
@@ -95,7 +95,7 @@ def parsed(options, beam=()):
 )
 def test_every_flag_of_a_caption_run_is_what_the_job_parses(runner, **fields):
     run = CaptionRun({**CAPTION, **fields}, "manual__2026-01-01T00:00:00+00:00")
-    beam = runner_options(runner, PLACE)
+    beam = make_beam_arguments(runner, PLACE)
     for options in (
         run.run_options(check=True),
         run.extract_options(),
@@ -138,14 +138,14 @@ def test_two_runs_of_airflow_have_two_folders():
             {},
             "runner 'FlinkRunner' needs 'flink_master'; set it in the Airflow Variable captioner_runners",
         ),
-        ("x", {}, "runner 'x' is not known; choose one of DirectRunner, FlinkRunner"),
-        ("DirectRunner", {"Flink": {}}, "runner 'Flink' is not known; name one of"),
-        ("DirectRunner", {"FlinkRunner": "host"}, "is no object of options; write it as"),
+        ("x", {}, "runner 'x' is unknown; choose one of DirectRunner, FlinkRunner"),
+        ("DirectRunner", {"Flink": {}}, "runner 'Flink' is unknown; name one of"),
+        ("DirectRunner", {"FlinkRunner": "host"}, "not an object of options; write it as"),
     ],
 )
 def test_a_runner_that_is_not_set_up_is_refused_in_one_line(name, settings, said):
     with pytest.raises(CaptionerError, match=said) as caught:
-        runner_options(name, RunnerSettings(settings))
+        make_beam_arguments(name, RunnerSettings(settings))
     assert "\n" not in str(caught.value)
 
 
@@ -284,5 +284,5 @@ from airflow.models import Variable
 Variable.delete("captioner_inbox")
 bag.dags["watch_inbox"].test()
 """
-    assert "no inbox is named; set the Airflow Variable captioner_inbox" in airflow.run(LOAD + code)
+    assert "no inbox is set; set the Airflow Variable captioner_inbox" in airflow.run(LOAD + code)
     assert airflow.calls() == []
