@@ -413,7 +413,9 @@ def test_killed_in_the_task(cluster):
     def kill(cluster, name):
         looks.append(name)
         if len(looks) == 4:
-            threading.Thread(target=here.cancel).start()  # the fake cluster's own is about to answer
+            threading.Thread(
+                target=here.cancel
+            ).start()  # the fake cluster's own is about to answer
 
     cluster.on_look = kill
     with pytest.raises(AirflowException):
