@@ -417,9 +417,8 @@ def test_a_kill_while_the_task_waits_deletes_the_job(cluster):
     def kill(cluster, name):
         looks.append(name)
         if len(looks) == 4:
-            threading.Thread(
-                target=here.cancel
-            ).start()  # the fake cluster's own is about to answer
+            # in a thread, because the cluster holds its lock while this function runs
+            threading.Thread(target=here.cancel).start()
 
     cluster.on_look = kill
     with pytest.raises(AirflowException):
