@@ -28,7 +28,7 @@ def make_train_form() -> dict[str, Param]:
         minLength=1,
         maxLength=4096,
         title="Dataset",
-        description="sample (drawn scenes), flickr8k (downloaded, or copied from the folder in "
+        description="sample (drawn scenes), flickr8k (downloaded, or read from the folder in "
         "FLICKR8K_DIR), or a dataset folder that contains images/ and captions.parquet.",
     )
     limit = Param(

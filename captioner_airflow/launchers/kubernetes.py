@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from captioner_airflow.launchers import kubernetes_outcome as outcomes
 from captioner_airflow.launchers.base import Event
 from captioner_airflow.launchers.kubernetes_manifests import (
     Manifest,
@@ -21,7 +20,13 @@ from captioner_airflow.launchers.kubernetes_manifests import (
     make_service,
     read_template,
 )
-from captioner_airflow.launchers.kubernetes_outcome import JobOutcome
+from captioner_airflow.launchers.kubernetes_outcome import (
+    BAD_INPUT,
+    DELETED,
+    SUCCEEDED,
+    WORKER_FAILED,
+    JobOutcome,
+)
 from captioner_airflow.launchers.kubernetes_settings import KubernetesSettings
 from captioner_core.errors import CaptionerError
 from captioner_core.options import TrainOptions
@@ -101,16 +106,16 @@ class KubernetesLauncher:
           AirflowException: if the training failed too often, took too long, or its Job was deleted.
         """
         job = f"Job {operator.namespace}/{operator.name}"
-        if outcome.status == outcomes.SUCCEEDED:
+        if outcome.status == SUCCEEDED:
             return True
-        if outcome.status == outcomes.DELETED:
+        if outcome.status == DELETED:
             raise AirflowException(
                 f"{job} was deleted while it trained; retry the task to continue"
             )
         failures = operator.logs.describe_failures()
-        if outcome.reason == outcomes.BAD_INPUT:
+        if outcome.reason == BAD_INPUT:
             raise AirflowFailException(f"{job} refused its input: {failures}")
-        if outcome.reason != outcomes.WORKER_FAILED:
+        if outcome.reason != WORKER_FAILED:
             raise AirflowException(
                 f"{job} failed ({outcome.reason}: {outcome.message}): {failures}"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+# Statuses of a JobOutcome. Airflow stores them in the events of deferred tasks.
 SUCCEEDED = "done"
 FAILED = "failed"
 DELETED = "gone"
