@@ -1,8 +1,9 @@
-"""A second run over a folder in which one image in a hundred is new, and whether ``run --plan`` foretold the first.
+"""Times a second run over a folder with 1 % new images, and checks the forecast of ``run --plan``.
 
     python -m bench.again --images DIR [--count N]
 
-The images are linked into a folder of their own; each run is a process of its own, its start included.
+The images are linked into a folder of their own. Each run is a process of its own, and its time
+includes the start of the process.
 """
 
 from __future__ import annotations
@@ -25,31 +26,32 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--images", required=True, type=Path, help="folder of images")
     parser.add_argument("--count", type=int, default=COUNT)
-    asked = parser.parse_args(argv)
-    files = sorted(path for path in asked.images.rglob("*") if path.is_file())[
-        : asked.count + asked.count // 100
+    args = parser.parse_args(argv)
+    files = sorted(path for path in args.images.rglob("*") if path.is_file())[
+        : args.count + args.count // 100
     ]
-    with tempfile.TemporaryDirectory(dir=asked.images.parent) as name:
-        folder, out = Path(name, "images"), Path(name, "out")
+    with tempfile.TemporaryDirectory(dir=args.images.parent) as name:
+        folder = Path(name, "images")
+        out = Path(name, "out")
         folder.mkdir()
-        for file in files[: asked.count]:
+        for file in files[: args.count]:
             os.link(file, folder / file.name)
         run = ["--images", str(folder), "--output", str(out)]
         print(_captioner("run", "--plan", *run)[1])
         first, _ = _captioner("run", *run)
-        print(f"first run, {asked.count} images: {first:.1f} s")
-        for file in files[asked.count :]:
+        print(f"first run, {args.count} images: {first:.1f} s")
+        for file in files[args.count :]:
             os.link(file, folder / file.name)
         (folder / files[0].name).rename(folder / f"renamed-{files[0].name}")
-        again, _ = _captioner("run", *run)
-        idle = _captioner("run", *run)[0]
-        print(
-            f"with {len(files) - asked.count} new and one renamed: {again:.1f} s; with nothing new: {idle:.1f} s"
-        )
+        changed, _ = _captioner("run", *run)
+        unchanged, _ = _captioner("run", *run)
+        new = len(files) - args.count
+        print(f"with {new} new and one renamed: {changed:.1f} s; with no change: {unchanged:.1f} s")
     return 0
 
 
 def _captioner(*arguments: str) -> tuple[float, str]:
+    """Runs ``captioner``, and returns the seconds that it took and what it printed."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "captioner_cli", *arguments],

@@ -1,10 +1,10 @@
-"""Captions from features: the package's own model in batch against the tutorials' loop.
+"""Times captioning from features: the package's model in batches, and the loop of tutorials.
 
     python -m bench.caption [--images N] [--rounds N]
 
-The peer calls ``model.predict`` once a word, image by image, as tutorials on Flickr8k do; it writes as many words
-as our caption of that image has. Its network is that of the tutorials, one LSTM and averaged features; ours is
-an ensemble of three that attends over the grid.
+The peer calls ``model.predict`` once for each word of each image, as tutorials on Flickr8k do. It
+generates as many words as our caption of the same image has. Its network is the tutorials', with
+one LSTM over averaged features. Ours is an ensemble of three networks that attend to the grid.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from captioner_core.features import load_backbone  # noqa: E402
 from captioner_core.images import decoding  # noqa: E402
 from captioner_core.options import PRETRAINED  # noqa: E402
 
-IMAGES, PEER_IMAGES, BATCH, ROUNDS = 256, 8, 32, 5
+IMAGES = 256
+PEER_IMAGES = 8
+BATCH = 32
+ROUNDS = 5
 WIDTHS = (1, 3, 10)
 
 
@@ -40,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    asked = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        sample.build(Path(folder), images=asked.images)
+        sample.build(Path(folder), images=args.images)
         files = sorted(Path(folder, "images").iterdir())
         pixels = np.stack([decoding.decode(file.read_bytes())[0] for file in files])
     features, grid = load_backbone("xception").features(pixels)
@@ -56,24 +59,28 @@ def main(argv: list[str] | None = None) -> int:
     tutorial = tutorial_model(model.config.vocabulary_size, longest)
 
     def loop() -> None:
+        """Captions the peer's images word by word."""
         for feature, words in zip(features, lengths, strict=False):
             prefix = [1]
             for _ in range(words + 1):
                 padded = np.pad(prefix, (longest - len(prefix), 0))
-                said = tutorial.predict([feature[np.newaxis], padded[np.newaxis]], verbose=0)
-                prefix.append(int(said[0].argmax()))
+                inputs = [feature[np.newaxis], padded[np.newaxis]]
+                probabilities = tutorial.predict(inputs, verbose=0)
+                prefix.append(int(probabilities[0].argmax()))
 
     def batches(generator: CaptionGenerator) -> None:
+        """Captions all images in batches."""
         for start in range(0, len(features), BATCH):
             generator.generate(features[start : start + BATCH], grid[start : start + BATCH])
 
     ways = {
         f"ours, beam of {width}": lambda width=width: batches(generators[width]) for width in WIDTHS
     }
-    title = f"Captions in batches of {BATCH}, {model.config.members} members, {np.mean(lengths):.1f} words"
-    compare(title, ways, amount=len(features), unit="captions", rounds=asked.rounds)
-    peer = {"the tutorials' loop, model.predict a word": loop}
-    compare("Captions one by one", peer, amount=len(lengths), unit="captions", rounds=asked.rounds)
+    members = model.config.members
+    title = f"Captions in batches of {BATCH}, {members} members, {np.mean(lengths):.1f} words"
+    compare(title, ways, amount=len(features), unit="captions", rounds=args.rounds)
+    peer = {"the tutorials' loop, model.predict per word": loop}
+    compare("Captions one by one", peer, amount=len(lengths), unit="captions", rounds=args.rounds)
     return 0
 
 

@@ -1,10 +1,11 @@
-"""What a cluster costs: the same job on this machine alone, and on a real Flink cluster beside it.
+"""Measures the overhead of a cluster: one job without a cluster, and on a real Flink cluster.
 
     python -m bench.cluster --images DIR [--count N] [--rounds N]
 
-Both captioning jobs are started as users start them, a process of their own. The cluster has two TaskManagers on
-loopback, each with a worker process, and shares the processors with everything else, so what is measured is overhead:
-what a job costs before its first image, and what an image costs more on the way.
+Both captioning jobs run in processes of their own, as users start them. The cluster runs on this
+machine, with two TaskManagers on loopback that have one worker process each, so both jobs have the
+same processors. The difference is overhead: the time before the first image, and the additional
+time for each image.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 
 from tests.cluster.flink import REPOSITORY, FlinkCluster
 
-COUNT, ROUNDS = 1024, 3
+COUNT = 1024
+ROUNDS = 3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,27 +34,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", required=True, type=Path, help="folder of images")
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    asked = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=asked.images.parent) as name:
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(dir=args.images.parent) as name:
         one, many = (
-            _folder(asked.images, Path(name, str(count)), count) for count in (1, asked.count)
+            _folder(args.images, Path(name, str(count)), count) for count in (1, args.count)
         )
         with FlinkCluster(Path(name, "flink")) as cluster:
-            ways = {"this machine alone": [], "Flink, two TaskManagers": cluster.arguments()}
+            ways = {"without a cluster": [], "Flink, two TaskManagers": cluster.arguments()}
             seconds: dict[tuple[str, Path], list[float]] = {
                 key: [] for key in itertools.product(ways, (one, many))
             }
-            for _ in range(asked.rounds):
+            for _ in range(args.rounds):
                 for way, folder in seconds:
                     seconds[way, folder].append(_caption(folder, Path(name, "out"), ways[way]))
-    print(
-        f"\ncaption_images, {asked.count} images, median of {asked.rounds} rounds (lowest to highest)"
-    )
-    print(f"{'way':28} {'1 image, s':>22} {'all, s':>22} {'ms an image':>12} {'ratio':>6}")
+    rounds = f"median of {args.rounds} rounds (lowest to highest)"
+    print(f"\ncaption_images, {args.count} images, {rounds}")
+    print(f"{'way':28} {'1 image, s':>22} {'all, s':>22} {'ms/image':>12} {'ratio':>6}")
     alone = None
     for way in ways:
         each = [
-            1000 * (all_s - one_s) / (asked.count - 1)
+            1000 * (all_s - one_s) / (args.count - 1)
             for one_s, all_s in zip(seconds[way, one], seconds[way, many], strict=True)
         ]
         alone = alone or statistics.median(seconds[way, many])
@@ -64,11 +65,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _spread(some: list[float]) -> str:
-    return f"{statistics.median(some):.1f} ({min(some):.1f} to {max(some):.1f})"
+def _spread(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
 
 
 def _folder(source: Path, target: Path, count: int) -> Path:
+    """Links some images into a folder and returns the folder."""
     target.mkdir()
     files = sorted(path for path in source.rglob("*") if path.is_file())
     for file in files[:count]:
@@ -77,6 +79,7 @@ def _folder(source: Path, target: Path, count: int) -> Path:
 
 
 def _caption(images: Path, output: Path, beam_arguments: list[str]) -> float:
+    """Runs a captioning job and returns the seconds that it took."""
     command = [
         sys.executable,
         "-m",

@@ -1,9 +1,9 @@
-"""How well each encoder finds captions of the same image, and what its score of 0.9 lets through.
+"""Compares how well encoders find captions of the same image, and what a score of 0.9 lets through.
 
     python -m bench.encoders --dataset DIR --features URI
 
-The split dev of a dataset with several captions an image; the encoders were trained on its
-split train or on nothing of it. One caption of each image asks; every other caption is searched.
+The dataset must have several captions for each image. Its split dev is used; no encoder was trained
+on that. The first caption of each image is a query, and all other captions are searched.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from captioner_core.text.encoders.judging import judge_pairs  # noqa: E402
 from captioner_core.training.dataset import DEV, read_captions_by_split  # noqa: E402
 from captioner_core.training.train_encoder import read_features  # noqa: E402
 
-NUMBERS, COLOURS = ("one", "two", "three", "four"), ("black", "brown", "white", "red")
+NUMBERS = ("one", "two", "three", "four")
+COLOURS = ("black", "brown", "white", "red")
 SCENES = (
     "{} dogs run over the grass",
     "{} children play in the water",
@@ -39,10 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True, help="dataset folder")
     parser.add_argument("--features", required=True, help="features table of its images")
-    asked = parser.parse_args(argv)
-    captions = read_captions_by_split(asked.dataset)[DEV]
-    features, backbone = read_features(asked.features, list(captions))
-    print(f"\n{len(captions)} images, one caption asks for the others (shares in %)")
+    args = parser.parse_args(argv)
+    captions = read_captions_by_split(args.dataset)[DEV]
+    features, backbone = read_features(args.features, list(captions))
+    print(f"\n{len(captions)} images, one caption of each is the query (shares in %)")
     columns = ("first", "in 10", "image>1", "img>10", "text>1", "text>10")
     print(f"{'encoder':14} {'dim':>5} " + " ".join(f"{name:>7}" for name in columns))
     encoders = [load_encoder(name) for name in ENCODERS]
@@ -55,21 +56,21 @@ def main(argv: list[str] | None = None) -> int:
             f"{100 * value:7.1f}" if value is not None else f"{'':>7}" for value in figures
         )
         print(f"{encoder.name:14} {encoder.dim:5} {shown}", flush=True)
-    print("\nWhat a score of 0.9 or more lets through, of all pairs of captions of two images")
-    print(
-        f"{'encoder':14} {'judge':8} {'cosine':>7} {'matches/image':>14} {'right':>7} {'of all right':>13}"
-    )
+    print("\nPairs of captions of two images that reach a score of 0.9")
+    head = f"{'encoder':14} {'judge':8} {'cosine':>7} {'matches/image':>14}"
+    print(f"{head} {'right':>7} {'of all right':>13}")
     for encoder in encoders:
         judge = load_encoder("learned" if encoder.name == "minilm" else "minilm")
         cosines, fits = judge_pairs(captions, encoder, judge)
-        reached = fits[cosines >= encoder.calibration.cosine]
+        cutoff = encoder.calibration.cosine
+        reached = fits[cosines >= cutoff]
         each = 2 * len(reached) / len(captions)
         shares = f"{100 * reached.mean():6.1f}% {100 * reached.sum() / fits.sum():12.2f}%"
         print(
-            f"{encoder.name:14} {judge.name:8} {encoder.calibration.cosine:7.3f} {each:14.2f} {shares}",
+            f"{encoder.name:14} {judge.name:8} {cutoff:7.3f} {each:14.2f} {shares}",
             flush=True,
         )
-    print("\nMean score of captions that differ in one word alone, and how many of them reach 0.9")
+    print("\nMean score of captions that differ in one word, and how many of them reach 0.9")
     print(f"{'encoder':14} {'number':>14} {'colour':>14} {'negation':>14}")
     for encoder in encoders:
         print(
@@ -80,13 +81,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _caption_recall(encoder: TextEncoder, captions: dict[str, list[str]]) -> tuple[float, float]:
-    """Shares of first captions whose first hit, and one of whose first ten, is of the same image."""
+    """Returns recall at 1 and at 10 from one caption of each image to its other captions."""
     texts, owner = _flat(captions)
     vectors = encoder.encode(texts)
-    asking = np.flatnonzero(np.diff(owner, prepend=-1))
-    scores = vectors[asking] @ vectors.T
-    scores[np.arange(len(asking)), asking] = -np.inf
-    return _found(scores, owner)
+    queries = np.flatnonzero(np.diff(owner, prepend=-1))
+    scores = vectors[queries] @ vectors.T
+    scores[np.arange(len(queries)), queries] = -np.inf
+    return _recall(scores, owner)
 
 
 def _image_recall(
@@ -95,30 +96,33 @@ def _image_recall(
     features: npt.NDArray[np.float32],
     backbone: str,
 ) -> tuple[float | None, ...]:
-    """Recall at 1 and 10 from images to captions and from captions to images."""
+    """Returns recall at 1 and at 10 from images to captions, and from captions to images."""
     if not isinstance(encoder, JointEncoder) or encoder.backbone != backbone:
         return (None,) * 4
     texts, owner = _flat(captions)
     scores = encoder.encode_images(features) @ encoder.encode(texts).T
-    return (*_found(scores, owner), *_found(scores.T, np.arange(len(captions)), owner))
+    return (*_recall(scores, owner), *_recall(scores.T, np.arange(len(captions)), owner))
 
 
-def _found(
+def _recall(
     scores: npt.NDArray[np.float32],
     owner: npt.NDArray[np.int64],
     wanted: npt.NDArray[np.int64] | None = None,
 ) -> tuple[float, float]:
+    """Returns the shares of queries with a correct result in first place, and in the first ten."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
     right = owner[best] == (np.arange(len(scores)) if wanted is None else wanted)[:, None]
     return float(right[:, 0].mean()), float(right.any(axis=1).mean())
 
 
 def _flat(captions: dict[str, list[str]]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Returns all captions, and the index of each caption's image."""
     owner = np.repeat(np.arange(len(captions)), [len(texts) for texts in captions.values()])
     return [text for texts in captions.values() for text in texts], owner
 
 
 def _probes() -> tuple[list[tuple[str, str]], ...]:
+    """Returns pairs of captions that differ in a number, in a colour, and by a negation."""
     swaps = (
         [
             (scene.format(a), scene.format(b))

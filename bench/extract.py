@@ -1,11 +1,12 @@
-"""Xception features: our network and our whole job against what people write.
+"""Times Xception features: our network and our whole job, and what people commonly write.
 
     python -m bench.extract [--images DIR] [--count N] [--rounds N] [--only TEXT]
 
-Peers: ``model.predict`` over ``tf.data`` as TensorFlow's guides write it, Ray Data and Daft as their documentation
-has it (``bench/extract_peers.py``), and one image at a time as tutorials do. All read the same files with the same
-weights; the peers give the averages alone. Ray is started, and the network of ``model.predict`` loaded, before the
-clock (each way is called once before any is timed); every other job loads what it needs.
+The peers are ``model.predict`` over ``tf.data`` as in TensorFlow's guides, Ray Data and Daft as in
+their documentation (``bench/extract_peers.py``), and one image at a time as in tutorials. All read
+the same files with the same weights; the peers return only the averaged features. Each way is
+called once before it is timed, so Ray is running and the network of ``model.predict`` is loaded.
+The other jobs load what they need each time.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from captioner_core.features import Backbone, load_backbone  # noqa: E402
 from captioner_core.images import decoding  # noqa: E402
 from captioner_core.options import PRECISIONS, ExtractOptions  # noqa: E402
 
-COUNT, ROUNDS, BATCH = 512, 5, 32
+COUNT = 512
+ROUNDS = 5
+BATCH = 32
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,26 +46,24 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--images", type=Path, help="folder of JPEGs; drawn ones where it is left out"
-    )
+    parser.add_argument("--images", type=Path, help="folder of JPEGs (default: drawn ones)")
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument(
         "--only",
         default="",
         metavar="TEXT",
-        help="only ways whose names hold this, and no tutorials",
+        help="time only ways whose names contain this, and not the loop of tutorials",
     )
-    asked = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
-        source = asked.images
+        source = args.images
         if source is None:
-            sample.build(Path(scratch, "sample"), images=asked.count)
+            sample.build(Path(scratch, "sample"), images=args.count)
             source = Path(scratch, "sample", "images")
         folder = Path(scratch, "images")
         folder.mkdir()
-        for file in sorted(source.iterdir())[: asked.count]:
+        for file in sorted(source.iterdir())[: args.count]:
             shutil.copy(file, folder)
         files = sorted(folder.iterdir())
         network = extract_peers.keras_averages()
@@ -71,17 +72,18 @@ def main(argv: list[str] | None = None) -> int:
             **_peers(folder, Path(scratch, "peer")),
             **_ours(folder, Path(scratch, "out")),
         }
-        ways = {name: way for name, way in ways.items() if asked.only in name}
-        compare("Xception features", ways, amount=len(files), unit="images", rounds=asked.rounds)
-        if asked.only:
+        ways = {name: way for name, way in ways.items() if args.only in name}
+        compare("Xception features", ways, amount=len(files), unit="images", rounds=args.rounds)
+        if args.only:
             return 0
         ways = {"Keras predict, one image at a time": lambda: _one_by_one(network, files[:BATCH])}
-        compare("The tutorials' loop", ways, amount=BATCH, unit="images", rounds=asked.rounds)
+        compare("The tutorials' loop", ways, amount=BATCH, unit="images", rounds=args.rounds)
     return 0
 
 
 def _predict(network: keras.Model, files: Sequence[Path]) -> None:
     def load(name: tf.Tensor) -> tf.Tensor:
+        """Returns the network's input for a file."""
         pixels = tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(name), channels=3), (299, 299))
         return keras.applications.xception.preprocess_input(pixels)
 
@@ -105,7 +107,7 @@ def _peers(folder: Path, output: Path) -> dict[str, Callable[[], object]]:
         import daft  # noqa: F401
         import ray  # noqa: F401
     except ImportError as error:
-        print(f"{error}: 'make bench' installs Ray Data and Daft; left out")
+        print(f"{error}; skipping Ray Data and Daft, which 'make bench' installs")
         return {}
     return {
         "Ray Data, map_batches": lambda: extract_peers.ray_data(folder, output / "ray"),

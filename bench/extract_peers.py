@@ -1,8 +1,9 @@
-"""Xception features by Ray Data and by Daft, as their documentation has batch inference with a model.
+"""Xception features with Ray Data and with Daft, as their documentation shows batch inference.
 
-Ray Data: https://docs.ray.io/en/latest/data/batch_inference.html, a class for ``map_batches``, which its actors load
-once. Daft: https://docs.daft.ai/en/stable/custom-code/cls/, a class whose batch method is a column's expression. Both
-read, decode and scale images by their own means, give the averages to ``predict_on_batch`` and write Parquet.
+Ray Data (https://docs.ray.io/en/latest/data/batch_inference.html) takes a class for
+``map_batches``, which its actors load once. Daft (https://docs.daft.ai/en/stable/custom-code/cls/)
+takes a class whose batch method is the expression of a column. Both read, decode and scale images
+with their own functions, call ``predict_on_batch`` for the averaged features and write Parquet.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-BATCH, SIDE, DIM = 32, 299, 2048
+BATCH = 32
+SIDE = 299
+DIM = 2048
 
 
 def keras_averages() -> Any:
-    """Keras's Xception with our weights, up to its averages."""
+    """Returns Keras's Xception with our weights, up to the averaged features."""
     import keras
 
     from captioner_core.weights import assets
@@ -30,18 +33,18 @@ def keras_averages() -> Any:
 
 
 class Model:
-    """The network, loaded by each worker."""
+    """The network, which each worker loads once."""
 
     def __init__(self) -> None:
         self._network = keras_averages()
 
     def features(self, pixels: np.ndarray) -> np.ndarray:
-        """float32 [batch, 2048] of uint8 [batch, 299, 299, 3]."""
+        """Returns features, float32 [batch, 2048], of pixels, uint8 [batch, 299, 299, 3]."""
         return np.asarray(self._network.predict_on_batch(pixels.astype(np.float32) / 127.5 - 1))
 
 
 def ray_data(images: Path, output: Path) -> None:
-    """A folder's features; the first call starts Ray."""
+    """Writes the features of a folder with Ray Data; the first call starts Ray."""
     import ray
 
     if not ray.is_initialized():
@@ -50,6 +53,8 @@ def ray_data(images: Path, output: Path) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
 
     class Extract(Model):
+        """The class that ``map_batches`` calls."""
+
         def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
             return {"path": batch["path"], "feature": self.features(batch["image"])}
 
@@ -59,16 +64,19 @@ def ray_data(images: Path, output: Path) -> None:
 
 
 def daft_frames(images: Path, output: Path) -> None:
-    """A folder's features."""
+    """Writes the features of a folder with Daft."""
     import daft
     from daft import DataType
 
     @daft.cls(max_concurrency=1)
     class Extract(Model):
+        """The class whose method is the expression of a column."""
+
         @daft.method.batch(
             return_dtype=DataType.fixed_size_list(DataType.float32(), DIM), batch_size=BATCH
         )
         def vectors(self, pictures: daft.Series) -> Any:
+            """Returns the features of a batch."""
             flat = pictures.to_arrow().storage.flatten().to_numpy()
             return list(self.features(flat.reshape(-1, SIDE, SIDE, 3)))
 

@@ -1,12 +1,15 @@
-"""The search: 40,000 captions against 40,000, ours beside faiss and scikit-learn, and beside spaCy pair by pair.
+"""Times the search of similar captions, beside faiss and scikit-learn, and beside spaCy by pairs.
 
     python -m bench.match [--captions N] [--rows N,N,N]
 
-Each way runs in a process of its own, so that its peak memory is its own, and finds for every caption
-the ten most similar others at a score of 0.9 or more, of the same vectors. Ours also answers for images,
-counts all that reach the threshold and makes the rows of the tables. A second round has the same number
-of captions drawn from 1,000, as a captioner repeats itself. A third has indexes of 10,000 to 1,000,000
-captions, all distinct, asked by 40,000 others, ours beside faiss.
+Each way runs in a process of its own, so that its peak memory can be measured. From the same
+vectors, it finds the ten most similar other captions of each caption at a score of 0.9 or more.
+Ours also answers by image, counts all matches that reach the threshold, and makes the rows of the
+tables.
+
+The first round compares 40,000 distinct captions with each other. In the second, the captions are
+drawn from 1,000, because a captioner repeats itself. In the third, 40,000 captions are searched in
+indexes of 10,000 to 1,000,000 other captions, all distinct, with ours and with faiss.
 """
 
 from __future__ import annotations
@@ -41,12 +44,17 @@ from captioner_core.matching import (  # noqa: E402
 from captioner_core.matching.outline import make_outline  # noqa: E402
 from captioner_core.text.encoders import TextEncoder, load_encoder  # noqa: E402
 
-CAPTIONS, REPEATED, TOP_K, THRESHOLD, ROUNDS = 40_000, 1_000, 10, 0.9, 5
+CAPTIONS = 40_000
+REPEATED = 1_000
+TOP_K = 10
+THRESHOLD = 0.9
+ROUNDS = 5
 ROWS = (10_000, 100_000, 1_000_000)
-SPACY_QUERIES, SPACY_INDEXED = 20, 1_000
+SPACY_QUERIES = 20
+SPACY_INDEXED = 1_000
 
 Answer = tuple[int, float]
-"""How many matches were found, and the sum of their scores."""
+"""The number of matches, and the sum of their scores."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,57 +67,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--distinct", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--index", type=int, default=0, help=argparse.SUPPRESS)
-    asked = parser.parse_args(argv)
-    if asked.way:
-        return _one(asked.way, asked.captions, asked.distinct, asked.index)
-    for distinct in (asked.captions, REPEATED):
-        _compare(asked.captions, distinct)
-    _grow(asked.captions, [int(rows) for rows in asked.rows.split(",") if rows])
-    pairs = _apart("spacy", SPACY_INDEXED, SPACY_INDEXED)
+    args = parser.parse_args(argv)
+    if args.way:
+        return _run_way(args.way, args.captions, args.distinct, args.index)
+    for distinct in (args.captions, REPEATED):
+        _compare(args.captions, distinct)
+    _grow(args.captions, [int(rows) for rows in args.rows.split(",") if rows])
+    pairs = _run_in_process("spacy", SPACY_INDEXED, SPACY_INDEXED)
     print(f"\n{TITLES['spacy']}: {SPACY_QUERIES * SPACY_INDEXED / pairs['seconds']:,.0f} pairs/s")
     return 0
 
 
 def _compare(captions: int, distinct: int) -> None:
-    print(
-        f"\n{captions:,} captions, {distinct:,} of them distinct, against all others; median of {ROUNDS}"
-    )
-    print(
-        f"{'way':40} {'seconds':>8} {'(all)':>16} {'peak MB':>8} {'matches':>9} {'sum of scores':>14} {'ratio':>6}"
-    )
+    print(f"\n{captions:,} captions, {distinct:,} of them distinct; median of {ROUNDS} rounds")
+    head = f"{'way':40} {'seconds':>8} {'(all)':>16} {'peak MB':>8} {'matches':>9}"
+    print(f"{head} {'sum of scores':>14} {'ratio':>6}")
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS if name != "spacy"}
     for _ in range(ROUNDS):
         for name, taken in runs.items():
-            taken.append(_apart(name, captions, distinct))
+            taken.append(_run_in_process(name, captions, distinct))
     for name, taken in runs.items():
         ratio = statistics.median(
             peer["seconds"] / one["seconds"] for peer, one in zip(runs["faiss"], taken, strict=True)
         )
         seconds = [one["seconds"] for one in taken]
         spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
-        last, middle = taken[-1], statistics.median(seconds)
+        last = taken[-1]
+        middle = statistics.median(seconds)
         print(
-            f"{TITLES[name]:40} {middle:8.2f} {spread:>16} {last['peak_mb']:8.0f} {last['matches']:9.0f} "
-            f"{last['sum']:14.2f} {ratio:6.2f}",
+            f"{TITLES[name]:40} {middle:8.2f} {spread:>16} {last['peak_mb']:8.0f} "
+            f"{last['matches']:9.0f} {last['sum']:14.2f} {ratio:6.2f}",
             flush=True,
         )
 
 
 def _grow(captions: int, sizes: Sequence[int]) -> None:
     print(f"\n{captions:,} captions against indexes of others, all distinct")
-    print(f"{'way':40} {'rows':>10} {'seconds':>8} {'ns a pair':>10} {'peak MB':>8} {'matches':>9}")
+    print(f"{'way':40} {'rows':>10} {'seconds':>8} {'ns/pair':>10} {'peak MB':>8} {'matches':>9}")
     for rows in sizes:
         for name in ("faiss", "ours"):
-            one = _apart(name, captions, captions, rows)
+            one = _run_in_process(name, captions, captions, rows)
             each = one["seconds"] / captions / rows * 1e9
             print(
-                f"{TITLES[name]:40} {rows:10,} {one['seconds']:8.2f} {each:10.3f} {one['peak_mb']:8.0f} "
-                f"{one['matches']:9.0f}",
+                f"{TITLES[name]:40} {rows:10,} {one['seconds']:8.2f} {each:10.3f} "
+                f"{one['peak_mb']:8.0f} {one['matches']:9.0f}",
                 flush=True,
             )
 
 
-def _apart(way: str, captions: int, distinct: int, index: int = 0) -> dict[str, float]:
+def _run_in_process(way: str, captions: int, distinct: int, index: int = 0) -> dict[str, float]:
     command = [sys.executable, "-m", "bench.match", "--way", way, "--captions", str(captions)]
     command += ["--distinct", str(distinct), "--index", str(index)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -117,29 +123,36 @@ def _apart(way: str, captions: int, distinct: int, index: int = 0) -> dict[str, 
     return measured
 
 
-def _one(way: str, captions: int, distinct: int, index: int) -> int:
-    """Captions against themselves, or against ``index`` others."""
+def _run_way(way: str, captions: int, distinct: int, index: int) -> int:
+    """Times a way on captions against each other, or against ``index`` others, and prints JSON."""
     encoder = load_encoder("learned")
-    texts = made_captions(captions, distinct)
-    others = made_captions(index, index, seed=1) if index else None
+    texts = make_captions(captions, distinct)
+    others = make_captions(index, index, seed=1) if index else None
     seconds, (matches, total) = WAYS[way](texts, others, encoder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "peak_mb": peak, "matches": matches, "sum": total}))
     return 0
 
 
-def made_captions(count: int, distinct: int, seed: int = 0) -> list[str]:
-    """Captions of 6 to 12 words drawn as often as people use them; after the first ``distinct`` they repeat."""
+def make_captions(count: int, distinct: int, seed: int = 0) -> list[str]:
+    """Returns captions of 6 to 12 words, drawn with the frequencies of human captions.
+
+    Args:
+      count: the number of captions.
+      distinct: the number of distinct captions; the rest repeats them.
+      seed: the seed of the random numbers.
+    """
     counted = _counts()
     random = np.random.default_rng(seed)
-    words, weights = list(counted), np.array(list(counted.values()), np.float64)
+    words = list(counted)
+    weights = np.array(list(counted.values()), np.float64)
     drawn = random.choice(len(words), size=(distinct, 12), p=weights / weights.sum())
     lengths = random.integers(6, 13, distinct)
     listed = [
         f"{' '.join(words[w] for w in row[:n])} {i}"
         for i, (row, n) in enumerate(zip(drawn, lengths, strict=True))
     ]
-    return [*listed, *(listed[place] for place in random.integers(0, distinct, count - distinct))]
+    return [*listed, *(listed[index] for index in random.integers(0, distinct, count - distinct))]
 
 
 def _counts() -> dict[str, int]:
@@ -153,18 +166,17 @@ def _counts() -> dict[str, int]:
 
 
 def _ours(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> tuple[float, Answer]:
-    asking = make_caption_set(_records(texts, "q"), encoder, searched=False)
+    queries = make_caption_set(_records(texts, "q"), encoder, searched=False)
     index = make_caption_set(
         _records(others or texts, "i" if others else "q"), encoder, searched=False
     )
     start = time.perf_counter()
-    index = dataclasses.replace(
-        index, outline=make_outline(index.vectors)
-    )  # what faiss does in add()
-    groups = group_images(asking)
+    # faiss prepares its index in add(), which is timed too
+    index = dataclasses.replace(index, outline=make_outline(index.vectors))
+    groups = group_images(queries)
     search = Search(encoder.calibration, np.float32(THRESHOLD), candidate_count(TOP_K))
-    answers = search.answers(asking, groups, index)
-    matches, _ = answer_rows(asking, groups, answers, TOP_K, encoder, ImageVectors())
+    answers = search.answers(queries, groups, index)
+    matches, _ = answer_rows(queries, groups, answers, TOP_K, encoder, ImageVectors())
     seconds = time.perf_counter() - start
     return seconds, (
         len(matches),
@@ -188,7 +200,7 @@ def _faiss(
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(indexed)
     cosines, found = index.search(vectors, TOP_K + 1)
-    return _told(start, cosines, found, encoder, apart=others is not None)
+    return _measure(start, cosines, found, encoder, has_own_index=others is not None)
 
 
 def _sklearn(
@@ -203,20 +215,20 @@ def _sklearn(
         indexed
     )
     distances, found = search.kneighbors(vectors)
-    return _told(start, 1 - distances, found, encoder, apart=others is not None)
+    return _measure(start, 1 - distances, found, encoder, has_own_index=others is not None)
 
 
-def _told(
+def _measure(
     start: float,
     cosines: npt.NDArray[np.float32],
     found: npt.NDArray[np.int64],
     encoder: TextEncoder,
     *,
-    apart: bool,
+    has_own_index: bool,
 ) -> tuple[float, Answer]:
-    """Of each row its first ten that are not itself and reach the threshold."""
+    """Returns the seconds since the start, and how many of the ten best results are matches."""
     scores = encoder.calibration.scores(np.clip(cosines.astype(np.float64), -1, 1))
-    if not apart:
+    if not has_own_index:
         scores[found == np.arange(len(found))[:, None]] = -np.inf
     best = -np.sort(-scores, axis=1)[:, :TOP_K]
     kept = best[np.round(best, 6) >= np.float32(THRESHOLD)]

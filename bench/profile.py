@@ -1,8 +1,9 @@
-"""Where the time of ``captioner caption`` goes, stage by stage, and how far each stage is from what is possible here.
+"""Times the stages of ``captioner caption``, and estimates how fast each could be on this machine.
 
     python -m bench.profile --images DIR [--count N]
 
-Each stage is timed by itself, in one thread but for what TensorFlow takes; then the whole job.
+Each stage is timed by itself, in one thread except where TensorFlow uses more, and then the whole
+job.
 """
 
 from __future__ import annotations
@@ -35,10 +36,17 @@ from captioner_core.features.precision import best_precision  # noqa: E402
 from captioner_core.features.xception import FIRST_REDUCED, keras_network  # noqa: E402
 from captioner_core.images import decoding  # noqa: E402
 from captioner_core.options import PRETRAINED, CaptionOptions  # noqa: E402
-from captioner_core.tables.schemas import CAPTIONS_SCHEMA, FEATURES_SCHEMA, ImageRef, rows_as_table  # noqa: E402
+from captioner_core.tables.schemas import (  # noqa: E402
+    CAPTIONS_SCHEMA,
+    FEATURES_SCHEMA,
+    ImageRef,
+    rows_as_table,
+)
 from captioner_core.text.vocabulary import PAD  # noqa: E402
 
-COUNT, BATCH, SIDE = 512, 32, 4096
+COUNT = 512
+BATCH = 32
+SIDE = 4096  # rows and columns of the matrices whose product is timed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,11 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--count", type=int, default=COUNT)
-    asked = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=asked.images.parent) as name:
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(dir=args.images.parent) as name:
         folder = Path(name, "images")
         folder.mkdir()
-        for file in sorted(asked.images.iterdir())[: asked.count]:
+        for file in sorted(args.images.iterdir())[: args.count]:
             os.link(file, folder / file.name)
         _profile(folder, Path(name, "out"))
     return 0
@@ -88,31 +96,33 @@ def _profile(folder: Path, output: Path) -> None:
     options = CaptionOptions(images=str(folder), output=str(output), batch_size=BATCH, reuse=False)
     _, whole = _timed(lambda: caption_images.run(options))
     singles, halves = _operations()
-    rate32, rate16 = _peak(tf.float32), _peak(tf.bfloat16)
+    rate32 = _peak(tf.float32)
+    rate16 = _peak(tf.bfloat16)
     if best_precision() == "float32":
-        singles, halves = singles + halves, 0
+        singles += halves
+        halves = 0
     network_least = count * (singles / rate32 + halves / rate16)
     captions_least = _caption_operations([grid for _, grid in seen])
     print(
-        f"{count} photographs, {best_precision()}; matrix products of {SIDE}: float32 {rate32 / 1e9:.0f}, "
-        f"bfloat16 {rate16 / 1e9:.0f} GFLOP/s"
+        f"{count} photographs, {best_precision()}; matrix products of {SIDE}: "
+        f"float32 {rate32 / 1e9:.0f}, bfloat16 {rate16 / 1e9:.0f} GFLOP/s"
     )
-    print(
-        f"an image: {(singles + halves) / 1e9:.1f} GFLOP, {halves / (singles + halves):.0%} of them in bfloat16"
-    )
-    print(f"\n{'stage':24}{'ms an image':>12}{'least':>8}  what the least is")
+    operations = singles + halves
+    share = halves / operations
+    print(f"each image: {operations / 1e9:.1f} GFLOP, {share:.0%} of them in bfloat16")
+    print(f"\n{'stage':24}{'ms/image':>12}{'minimum':>8}  how the minimum is computed")
     for stage, seconds, least, what in (
-        ("listing", listing, listing_least, "names alone"),
-        ("reading", reading, reading_least, "no checks"),
+        ("listing", listing, listing_least, "reading only the names"),
+        ("reading", reading, reading_least, "without checks"),
         ("decoding", decode_s, None, ""),
-        ("inference", inference, network_least, "at the rate of the matrix products"),
-        ("captions", captions, captions_least / rate32, "likewise; float32"),
+        ("inference", inference, network_least, "at the rate of matrix products"),
+        ("captions", captions, captions_least / rate32, "at the rate of matrix products, float32"),
         ("rows and Parquet", writing, written / 1e9, "zstd at 1 GB/s"),
         (
             "whole job",
             whole,
             None,
-            f"loading {loaded:.1f} s and a first batch of {first_batch:.1f} s in it",
+            f"includes {loaded:.1f} s to load and {first_batch:.1f} s for the first batch",
         ),
     ):
         shown = "" if least is None else f"{1e3 * least / count:.3f}"
@@ -124,13 +134,14 @@ def _load() -> Any:
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Returns the result of a function and the seconds that it took."""
     start = time.perf_counter()
-    made = work()
-    return made, time.perf_counter() - start
+    result = work()
+    return result, time.perf_counter() - start
 
 
 def _write(rows: list[CaptionedImage]) -> int:
-    """Bytes of the tables in memory."""
+    """Writes the tables of some rows, and returns their size in memory in bytes."""
     size = 0
     for part, schema in (
         ([r.features for r in rows], FEATURES_SCHEMA),
@@ -143,20 +154,26 @@ def _write(rows: list[CaptionedImage]) -> int:
 
 
 def _operations() -> tuple[int, int]:
-    """Multiplications and additions of an image's convolutions, in float32 and in what bfloat16 takes over."""
-    counts, reduced = [0, 0], 0
+    """Returns the multiplications and additions for one image in float32 and in bfloat16 layers."""
+    counts = [0, 0]
+    reduced = 0
     for layer in keras_network().layers:
         reduced = reduced or int(layer.name == FIRST_REDUCED)
         if isinstance(layer, keras.layers.Conv2D | keras.layers.SeparableConv2D):
             _, height, width, _ = layer.output.shape
             *depthwise, kernel = layer.get_weights()
-            places = height * width
-            counts[reduced] += 2 * places * (kernel.size + (depthwise[0].size if depthwise else 0))
+            positions = height * width
+            counts[reduced] += (
+                2 * positions * (kernel.size + (depthwise[0].size if depthwise else 0))
+            )
     return counts[0], counts[1]
 
 
 def _caption_operations(grids: list[np.ndarray]) -> int:
-    """Of all images' captions: of each image's cells once, then of each hypothesis at each step that a batch takes."""
+    """Returns the multiplications and additions for the captions of all images.
+
+    The cells of an image count once, and each hypothesis counts at each step that its batch takes.
+    """
     model = load_model(PRETRAINED)
     config = model.config
     search = CaptionSearch(model.captioner)
@@ -173,7 +190,7 @@ def _caption_operations(grids: list[np.ndarray]) -> int:
 
 
 def _peak(dtype: tf.DType) -> float:
-    """Operations per second of a large matrix product."""
+    """Returns the operations per second of a large matrix product."""
     one = tf.cast(tf.random.normal([SIDE, SIDE]), dtype)
     multiply = tf.function(lambda: tf.reduce_sum(tf.matmul(one, one)))
     multiply()

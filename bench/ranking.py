@@ -1,10 +1,11 @@
-"""What ranking by looks too changes: how alike, by people's captions, the images are that come first.
+"""Measures how similar the first matches are when images are ranked with and without features.
 
     python -m bench.ranking --dataset DIR --features URI
 
-Each image of split dev is captioned by the model that comes with the package and asks for the images of the
-split with human captions, at a score of 0.9. Two images are as alike as their human captions are in the space
-of an encoder that ranks neither way (minilm), the mean over all pairs; the image's own captions say what is most.
+The model that comes with the package captions each image of the split dev. These captions are
+queries for the images of the split, which are indexed by their human captions, at a score of 0.9.
+The similarity of two images is the mean cosine of all pairs of their human captions. It is measured
+with minilm, an encoder that neither ranking uses.
 """
 
 from __future__ import annotations
@@ -41,28 +42,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--features", required=True, help="features table of its images, with the grid"
     )
-    asked = parser.parse_args(argv)
-    captions = read_captions_by_split(asked.dataset)[DEV]
+    args = parser.parse_args(argv)
+    captions = read_captions_by_split(args.dataset)[DEV]
     model = load_model(PRETRAINED)
     generator = CaptionGenerator(model)
     written = dict(
-        caption_features(asked.features, list(captions), model.config.backbone, generator)
+        caption_features(args.features, list(captions), model.config.backbone, generator)
     )
     encoder = load_encoder("learned")
     assert isinstance(encoder, JointEncoder), "the learned encoder has an image side"
-    features, _ = read_features(asked.features, list(captions))
+    features, _ = read_features(args.features, list(captions))
     ids = pa.array(list(captions))
-    facts = ImageVectors(ids, ids, features, encoder.encode_images(features))
+    image_vectors = ImageVectors(ids, ids, features, encoder.encode_images(features))
     listed = [(image_id, text) for image_id, texts in captions.items() for text in texts]
     records = make_records(
         [i for i, _ in listed], [text for _, text in listed], ["human"] * len(listed)
     )
-    index = CaptionIndex(records, encoder, facts)
+    index = CaptionIndex(records, encoder, image_vectors)
     queries = [Query(image_id, (written[image_id].text,)) for image_id in captions]
-    alike = _Alikeness(captions)
-    print(
-        f"\n{len(queries)} images of split {DEV}; those with at least {max(FIRST)} matches, mean likeness of the first"
-    )
+    similarity = _Similarity(captions)
+    print(f"\n{len(queries)} images of split {DEV}")
+    print(f"mean similarity of the first matches, of images with at least {max(FIRST)} matches")
     print(f"{'ranked by':12} {'images':>7} " + " ".join(f"{f'first {n}':>9}" for n in FIRST))
     for name, combined in (("score", False), ("combined", True)):
         matches, summary = index.search(queries, threshold=0.9, top_k=max(FIRST), combined=combined)
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         shown = [
             np.mean(
                 [
-                    alike[row["query_image_id"], row["match_image_id"]]
+                    similarity[row["query_image_id"], row["match_image_id"]]
                     for row in rows
                     if row["rank"] <= n
                 ]
@@ -88,8 +88,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-class _Alikeness:
-    """Mean cosine of two images' human captions."""
+class _Similarity:
+    """The mean cosine of two images' human captions.
+
+    Args:
+      captions: the human captions of each image.
+    """
 
     def __init__(self, captions: dict[str, list[str]]) -> None:
         encoder = load_encoder("minilm")

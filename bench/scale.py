@@ -1,10 +1,10 @@
-"""Whether a folder of many images costs what one costs, times their number: seconds for an image, and memory.
+"""Measures time per image and memory of extraction for folders of growing size.
 
     python -m bench.scale [--photographs DIR] [--grid]
 
-Extraction, a process of its own for each folder: of small made images with a backbone that hardly computes, so
-that the pipeline alone is measured; and, where a folder of photographs is given, with Xception. Seconds for an
-image leave out the start, which is what one image takes.
+Each folder is extracted in a process of its own. Small generated images with a backbone that hardly
+computes show the cost of the pipeline alone. A folder of photographs, if given, is extracted with
+Xception. The time per image excludes the start, which is the time that a single image takes.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ from captioner_core.features import load_backbone
 from captioner_core.features.precision import best_precision
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 
-MADE, PHOTOGRAPHS = (1, 1_000, 10_000, 100_000), (1, 1_000, 8_000)
-_ROUNDS, _SHORT = 5, 1_000  # runs of folders so small that a run's luck shows; medians count
-_DISTINCT = 997  # pictures that the made images repeat, in files of their own
+MADE = (1, 1_000, 10_000, 100_000)
+PHOTOGRAPHS = (1, 1_000, 8_000)
+_SMALL_FOLDER = 1_000  # up to this size, times vary so much that the median of some rounds is taken
+_ROUNDS = 5
+_DISTINCT = 997  # distinct pictures among the generated images
 
 
 class LightBackbone:
-    """Features that cost next to nothing: the picture's mean colours, over and over."""
+    """A backbone that hardly computes: it repeats some of the image's colours as features."""
 
     name = "light"
     input_size = 299
@@ -45,7 +47,7 @@ class LightBackbone:
     def features(
         self, pixels: npt.NDArray[np.uint8]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """See ``Backbone.features``."""
+        """Returns features and grid; see ``Backbone.features``."""
         colours = pixels[:, ::50, ::50].reshape(len(pixels), -1).astype(np.float32)
         grid = np.resize(colours[0], (1, GRID_CELLS, CELL_DIM)).repeat(len(pixels), axis=0)
         return np.stack([np.resize(row, FEATURE_DIM) for row in colours]), grid
@@ -57,25 +59,33 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--photographs", type=Path, help="folder of photographs, used more than once if it is small"
+        "--photographs",
+        type=Path,
+        help="folder of photographs, which are repeated if they are too few",
     )
-    parser.add_argument("--made", type=int, nargs="*", default=MADE, help="numbers of made images")
-    parser.add_argument("--grid", action="store_true", help="with the grid")
+    parser.add_argument(
+        "--made", type=int, nargs="*", default=MADE, help="numbers of generated images"
+    )
+    parser.add_argument("--grid", action="store_true", help="extract the grid too")
     parser.add_argument("--run", nargs=2, metavar=("BACKBONE", "DIR"), help=argparse.SUPPRESS)
-    asked = parser.parse_args(argv)
-    if asked.run:
-        print(json.dumps(_extract(asked.run[0], asked.run[1], grid=asked.grid)))
+    args = parser.parse_args(argv)
+    if args.run:
+        print(json.dumps(_extract(args.run[0], args.run[1], grid=args.grid)))
         return 0
-    if asked.made:
+    if args.made:
         with tempfile.TemporaryDirectory() as name:
             _table(
-                "small made images, light backbone", "light", asked.made, _made(Path(name)), asked
+                "small generated images, light backbone",
+                "light",
+                args.made,
+                _made(Path(name)),
+                args,
             )
-    if asked.photographs:
-        files = sorted(path for path in asked.photographs.rglob("*") if path.is_file())
-        with tempfile.TemporaryDirectory(dir=asked.photographs.parent) as name:
+    if args.photographs:
+        files = sorted(path for path in args.photographs.rglob("*") if path.is_file())
+        with tempfile.TemporaryDirectory(dir=args.photographs.parent) as name:
             _table(
-                "photographs, Xception", "xception", PHOTOGRAPHS, _linked(files, Path(name)), asked
+                "photographs, Xception", "xception", PHOTOGRAPHS, _linked(files, Path(name)), args
             )
     return 0
 
@@ -85,14 +95,14 @@ def _table(
     backbone: str,
     sizes: Sequence[int],
     folder_of: Callable[[int], Path],
-    asked: argparse.Namespace,
+    args: argparse.Namespace,
 ) -> None:
-    print(f"{title}\n{'images':>9}{'seconds':>10}{'ms an image':>13}{'peak MB':>9}", flush=True)
+    print(f"{title}\n{'images':>9}{'seconds':>10}{'ms/image':>13}{'peak MB':>9}", flush=True)
     start = 0.0
     for size in sizes:
         command = [sys.executable, "-m", "bench.scale", "--run", backbone, str(folder_of(size))]
-        command += ["--grid"] if asked.grid else []
-        found = [_measured(command) for _ in range(_ROUNDS if size <= _SHORT else 1)]
+        command += ["--grid"] if args.grid else []
+        found = [_measured(command) for _ in range(_ROUNDS if size <= _SMALL_FOLDER else 1)]
         seconds, peak = (
             statistics.median(one[name] for one in found) for name in ("seconds", "peak_mb")
         )
@@ -135,6 +145,7 @@ def _made(folder: Path) -> Callable[[int], Path]:
 
 def _linked(files: Sequence[Path], folder: Path) -> Callable[[int], Path]:
     def make(size: int) -> Path:
+        """Returns a folder of so many images."""
         made = folder / str(size)
         made.mkdir()
         for number, file in enumerate(itertools.islice(itertools.cycle(files), size)):

@@ -1,8 +1,8 @@
-"""How long ``captioner similar`` takes for an image once everything is loaded, and from a cold start.
+"""Times ``captioner similar`` for an image, after everything is loaded and from a cold start.
 
     python -m bench.similar --dataset DIR [--captions N]
 
-The dataset's captions, repeated with a number to make N distinct ones, are the index.
+The index consists of the captions of the dataset, repeated with a number to make N distinct ones.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--dataset", required=True, type=Path, help="dataset folder")
     parser.add_argument("--captions", type=int, default=40_000)
-    asked = parser.parse_args(argv)
-    images = sorted((asked.dataset / layout.DATASET_IMAGES).iterdir())[: IMAGES + 1]
+    args = parser.parse_args(argv)
+    images = sorted((args.dataset / layout.DATASET_IMAGES).iterdir())[: IMAGES + 1]
     with tempfile.TemporaryDirectory() as folder:
-        index = _index(asked.dataset, asked.captions, Path(folder))
+        index = _index(args.dataset, args.captions, Path(folder))
         start = time.perf_counter()
         finder = SimilarImageFinder(PRETRAINED, [index], DEFAULT_ENCODER)
         loaded = time.perf_counter()
@@ -52,11 +52,10 @@ def main(argv: list[str] | None = None) -> int:
             taken.append(time.perf_counter() - before)
     warm = taken[1:]
     print(
-        f"{asked.captions:,} captions: loading {loaded - start:.2f} s, first image {taken[0]:.2f} s"
+        f"{args.captions:,} captions: loading {loaded - start:.2f} s, first image {taken[0]:.2f} s"
     )
-    print(
-        f"warm, picture included: median {statistics.median(warm):.2f} s, {min(warm):.2f} to {max(warm):.2f}"
-    )
+    middle = statistics.median(warm)
+    print(f"warm, with picture: median {middle:.2f} s, {min(warm):.2f} to {max(warm):.2f} s")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Timing of several ways to do one thing, in turn, so that a machine whose speed drifts is fair to all."""
+"""Times several ways to do one thing in turns, so that a slower machine slows all of them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 def compare(
     title: str, ways: Mapping[str, Callable[[], object]], *, amount: int, unit: str, rounds: int = 5
 ) -> None:
-    """Prints a table of rates, their spread, and each way's ratio to the first way, its peer.
+    """Prints the rate of each way, its range, and its ratio to the first way.
 
     Args:
-      title: what is done.
-      ways: name to function; the first is the peer, each is called once before any is timed.
-      amount: how many things one call does.
-      unit: what they are.
-      rounds: timed calls of each way; the median counts.
+      title: the heading of the table.
+      ways: functions by name; the first is the peer. Each is called once before it is timed.
+      amount: the number of units that one call processes.
+      unit: the plural name of a unit, such as ``images``.
+      rounds: the number of timed calls of each way, of which the median counts.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for round_number in range(rounds + 1):
@@ -28,9 +28,8 @@ def compare(
             if round_number:
                 seconds[name].append(time.perf_counter() - start)
     peer = next(iter(seconds.values()))
-    print(
-        f"\n{title} ({amount} {unit}, median of {rounds}; Python {platform.python_version()}, {_processor()})"
-    )
+    machine = f"Python {platform.python_version()}, {_processor()}"
+    print(f"\n{title} ({amount} {unit}, median of {rounds}; {machine})")
     print(f"{'way':48} {unit + '/s':>14} {'lowest':>8} {'highest':>8} {'ratio':>7}")
     for name, taken in seconds.items():
         ratio = statistics.median(one / other for one, other in zip(peer, taken, strict=True))

@@ -1,8 +1,8 @@
-"""Training from features: our loop against the tutorial way.
+"""Times training from features: our loop, and the way of tutorials on Flickr8k.
 
-The peer makes one training sample of every caption prefix in a Python generator, gives it the
-averaged features, and calls ``model.fit`` with one-hot next words, as tutorials on Flickr8k do.
-Both see the same captions; what counts is captions per second once graphs are compiled.
+The peer makes one training sample of every prefix of a caption in a Python generator, uses averaged
+features, and calls ``model.fit`` with one-hot next words. Both train on the same captions. The
+result is captions per second after graphs are compiled.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ from captioner_core.training.dataset import FeatureStore, encode_captions  # noq
 from captioner_core.training.devices import make_context  # noqa: E402
 from captioner_core.training.loop import Split, Trainer  # noqa: E402
 
-IMAGES, PEER_IMAGES, BATCH, EPOCHS = 512, 32, 16, 4
-VOCABULARY = (
-    3000  # as Flickr8k's; words beyond the sample's own are never seen, but each costs its logit
-)
+IMAGES = 512
+PEER_IMAGES = 32
+BATCH = 16
+EPOCHS = 4
+# The size of Flickr8k's vocabulary. Most of these words never occur, but each has a logit.
+VOCABULARY = 3000
 
 
 def main() -> int:
     """Prints the table."""
     captions = {f"{n}": sample.captions(n) for n in range(IMAGES)}
-    known = Vocabulary.from_captions(text for texts in captions.values() for text in texts)
-    vocabulary = Vocabulary((*known.words, *(f"unseen{n}" for n in range(VOCABULARY - len(known)))))
+    own = Vocabulary.from_captions(text for texts in captions.values() for text in texts)
+    vocabulary = Vocabulary((*own.words, *(f"unseen{n}" for n in range(VOCABULARY - len(own)))))
     peer = _tutorial(dict(list(captions.items())[:PEER_IMAGES]), vocabulary)
     ours, waiting = _ours(captions, vocabulary)
-    print(
-        f"\nTraining from features (vocabulary {VOCABULARY}, {UNITS} units, TensorFlow {tf.__version__})"
-    )
+    sizes = f"vocabulary {VOCABULARY}, {UNITS} units"
+    print(f"\nTraining from features ({sizes}, TensorFlow {tf.__version__})")
     print(f"{'way':48} {'captions/s':>12} {'ratio':>7}")
     print(f"{'a sample for each prefix, generator, model.fit':48} {peer:12.1f} {1:7.1f}")
     print(f"{'our loop, with attention over the grid':48} {ours:12.1f} {ours / peer:7.1f}")
@@ -56,7 +57,7 @@ def main() -> int:
 
 
 def _tutorial(captions: dict[str, list[str]], vocabulary: Vocabulary) -> float:
-    """Captions per second of the second epoch."""
+    """Returns the captions per second of the second epoch."""
     longest = CaptionerConfig.max_words + 1
     features = np.random.default_rng(0).random((len(captions), FEATURE_DIM), np.float32)
 
@@ -67,10 +68,12 @@ def _tutorial(captions: dict[str, list[str]], vocabulary: Vocabulary) -> float:
                 for text in texts:
                     words = vocabulary.encode(text, longest - 1)
                     words = words[: int((words != 0).sum())]
-                    for place in range(1, len(words)):
+                    for position in range(1, len(words)):
                         images.append(features[row])
-                        prefixes.append(np.pad(words[:place], (longest - place, 0)))
-                        following.append(keras.utils.to_categorical(words[place], len(vocabulary)))
+                        prefixes.append(np.pad(words[:position], (longest - position, 0)))
+                        following.append(
+                            keras.utils.to_categorical(words[position], len(vocabulary))
+                        )
                 yield (np.array(images), np.array(prefixes)), np.array(following)
 
     model = tutorial_model(len(vocabulary), longest)
@@ -87,7 +90,7 @@ def _tutorial(captions: dict[str, list[str]], vocabulary: Vocabulary) -> float:
 
 
 def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float, float]:
-    """Captions per second of the last epoch, and the share of it spent on input."""
+    """Returns the captions per second of the last epoch, and the share of time spent on input."""
     config = CaptionerConfig(backbone="bench", vocabulary_size=len(vocabulary), units=UNITS)
     random = np.random.default_rng(0)
     store = FeatureStore(
@@ -95,16 +98,18 @@ def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float
     )
     encoded = encode_captions(captions, vocabulary, config.max_words)
     dev = encode_captions(dict(list(captions.items())[:BATCH]), vocabulary, config.max_words)
-    place = make_context(None)
+    context = make_context(None)
     split = Split(encoded, store)
-    with place.strategy.scope():
+    with context.strategy.scope():
         captioner = Captioner(config)
     with tempfile.TemporaryDirectory() as folder:
         options = TrainOptions(
             dataset="none", features="none", output=folder, epochs=EPOCHS, batch_size=BATCH
         )
         of_dev = Split(dev, FeatureStore(store.cells[:BATCH]))
-        trainer = Trainer(place, captioner, split, of_dev, options, Path(folder, "checkpoint.npz"))
+        trainer = Trainer(
+            context, captioner, split, of_dev, options, Path(folder, "checkpoint.npz")
+        )
         state = trainer.fit(lambda result: None)
     last = state.history[-1]
     return last["captions_per_s"], last["input_share"]

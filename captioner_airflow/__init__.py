@@ -1,5 +1,5 @@
-"""What the DAGs share: jobs as processes, forms of options, runners, launchers and the report's place in the UI.
+"""Code that the DAGs share: forms, jobs as processes, runners, launchers and the report in the UI.
 
-Runs in an Airflow that has neither TensorFlow nor Beam: of captioner_core it imports ``options``,
-``layout`` and ``errors`` alone, which need nothing but Python.
+It runs in an Airflow environment without TensorFlow and Beam. From ``captioner_core`` it imports
+only modules that need nothing but Python, such as ``options``, ``errors`` and ``tables.layout``.
 """

@@ -1,4 +1,4 @@
-"""A run of caption_folder: what its form asks for, as the options of the jobs."""
+"""The form of caption_folder, and the job options that follow from it."""
 
 from __future__ import annotations
 
@@ -6,90 +6,92 @@ from typing import Any
 
 from airflow.sdk import Context, Param
 
-from captioner_airflow.forms import FilledForm, form_of, runner_field
+from captioner_airflow.forms import FilledForm, make_params, make_runner_param
 from captioner_core.errors import CaptionerError
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions, RunOptions
-from captioner_core.tables import layout
-from captioner_core.tables.layout import run_id_of
+from captioner_core.tables.layout import RUN_ID_PATTERN, RunLayout, run_id_of
 
 
-def caption_form() -> dict[str, Param]:
-    """The form of caption_folder."""
+def make_caption_form() -> dict[str, Param]:
+    """Returns the fields of the form of caption_folder."""
     run_id = Param(
         None,
         type=["null", "string"],
-        pattern=f"^{layout.RUN_ID_PATTERN}$",
+        pattern=f"^{RUN_ID_PATTERN}$",
         title="Run id",
-        description="Name of the run's folder; the same name again replaces that run. Left empty, it is made of the "
-        "name that Airflow gives this run, so that no two runs share one.",
+        description="Name of the run's folder; a run with the same name is replaced, and an empty "
+        "field gives each run a name of its own.",
+    )
+    runner = make_runner_param(
+        "Engine that runs the Beam jobs; DirectRunner runs them on the Airflow worker."
     )
     return {
-        **form_of(RunOptions, "images"),
-        **form_of(ExtractOptions, "output"),
-        **form_of(RunOptions, "model", "threshold", "top_k", "beam_width"),
-        "runner": runner_field(
-            "Where the Beam jobs run; DirectRunner is the Airflow worker itself."
-        ),
-        **form_of(RunOptions, "only_failures"),
+        **make_params(RunOptions, "images"),
+        **make_params(ExtractOptions, "output"),
+        **make_params(RunOptions, "model", "threshold", "top_k", "beam_width"),
+        "runner": runner,
+        **make_params(RunOptions, "only_failures"),
         "run_id": run_id,
-        **form_of(RunOptions, "index", "encoder", section="More"),
+        **make_params(RunOptions, "index", "encoder", section="More"),
     }
 
 
 class CaptionRun(FilledForm):
-    """What one run of the DAG does."""
+    """One run of caption_folder: its filled form, as options of the jobs."""
 
     @classmethod
     def current(cls, context: Context | None = None) -> CaptionRun:
-        """The run that the current task is part of.
+        """Returns the run that the current task belongs to.
 
         Raises:
-          CaptionerError: failures are to be looked at again, but not said of which run.
+          CaptionerError: if ``only_failures`` is set without the id of the run to retry.
         """
         run = super().current(context)
         if run.params["only_failures"] and not run.params["run_id"]:
             raise CaptionerError(
-                "only_failures is set and run_id is empty; name the run whose failures are to be looked at again"
+                "only_failures is set and run_id is empty; "
+                "enter the run id of the run whose failed images to retry"
             )
         return run
 
     @property
     def run_id(self) -> str:
+        """The run id from the form, or one made from the id of the DAG run."""
         return str(self.params["run_id"] or run_id_of(self.airflow_run_id))
 
     @property
-    def layout(self) -> layout.RunLayout:
-        return layout.RunLayout(str(self.params["output"]), self.run_id)
+    def layout(self) -> RunLayout:
+        """The paths of the run."""
+        return RunLayout(str(self.params["output"]), self.run_id)
 
     def run_options(self, **changes: Any) -> RunOptions:
-        """The whole run, which is checked before the first job starts."""
-        matching = {name: self.params[name] for name in ("threshold", "top_k", "encoder")}
+        """Returns the options of the whole run, which are checked before the first job starts.
+
+        Args:
+          changes: fields of RunOptions that the form does not set.
+        """
         return RunOptions(
-            **self._images(),
-            **self._captioning(),
-            **matching,
+            run_id=self.run_id,
             index=tuple(self.params["index"]),
+            **self.select("images", "output", "model", "beam_width"),
+            **self.select("threshold", "top_k", "encoder"),
             **changes,
         )
 
     def extract_options(self) -> ExtractOptions:
-        """Images to features, with the grid that captions need."""
-        return ExtractOptions(**self._images(), only_failures=self.params["only_failures"])
+        """Returns the options of the job that extracts features and the grid for captions."""
+        return ExtractOptions(
+            run_id=self.run_id, **self.select("images", "output", "only_failures")
+        )
 
     def caption_options(self) -> CaptionOptions:
-        """Those features to captions."""
-        return CaptionOptions(**self._images(), **self._captioning(), from_features=True)
+        """Returns the options of the job that captions these features."""
+        return CaptionOptions(
+            run_id=self.run_id,
+            from_features=True,
+            **self.select("images", "output", "model", "beam_width"),
+        )
 
     def match_options(self) -> MatchOptions:
-        """Those captions to matches, among themselves and with the index."""
+        """Returns the options of the job that matches these captions."""
         return self.run_options().match_options()
-
-    def _images(self) -> dict[str, Any]:
-        return {
-            "images": self.params["images"],
-            "output": self.params["output"],
-            "run_id": self.run_id,
-        }
-
-    def _captioning(self) -> dict[str, Any]:
-        return {"model": self.params["model"], "beam_width": self.params["beam_width"]}

@@ -1,4 +1,4 @@
-"""Forms of options: what a field of a dataclass states becomes what the UI shows and checks."""
+"""Airflow forms made from option dataclasses, and the values that a user submits in them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from typing import Any, Self
 from airflow.sdk import Context, Param, get_current_context
 
 from captioner_airflow import settings
-from captioner_airflow.runners import DEFAULT_RUNNER, RUNNERS, RunnerSettings, runner_options
+from captioner_airflow.runners import (
+    DEFAULT_RUNNER,
+    RUNNERS,
+    RunnerSettings,
+    make_beam_arguments,
+)
 from captioner_core.options import limits_text
 
 _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", tuple: "array"}
+_MAX_TEXT_LENGTH = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class FilledForm:
-    """What a run of a DAG was asked for.
+    """The values that a user submitted in the form of a DAG.
 
     Args:
-      params: what its form holds.
-      airflow_run_id: what Airflow calls the run.
+      params: the value of each field.
+      airflow_run_id: the id that Airflow gave the DAG run.
     """
 
     params: Mapping[str, Any]
@@ -31,69 +37,80 @@ class FilledForm:
 
     @classmethod
     def current(cls, context: Context | None = None) -> Self:
-        """That of the run that the current task is part of."""
+        """Returns the form of the DAG run that the current task belongs to."""
         context = context or get_current_context()
         return cls(context["params"], context["run_id"])
 
-    def runner_options(self) -> list[str]:
-        """Beam's options of the runner that was chosen.
+    def select(self, *names: str) -> dict[str, Any]:
+        """Returns the values of some fields, as keyword arguments of an options class."""
+        return {name: self.params[name] for name in names}
+
+    def beam_arguments(self) -> list[str]:
+        """Returns the command-line arguments that select and configure the chosen Beam runner.
 
         Raises:
-          CaptionerError: it is not set up in this place.
+          CaptionerError: if the runner is not configured in this Airflow.
         """
-        return runner_options(
-            self.params["runner"], RunnerSettings(settings.variable(settings.RUNNERS))
-        )
+        configured = RunnerSettings(settings.read_variable(settings.RUNNERS_VARIABLE))
+        return make_beam_arguments(self.params["runner"], configured)
 
 
-def runner_field(description: str) -> Param:
-    """The field by which a form names a runner."""
+def make_runner_param(description: str) -> Param:
+    """Returns the form field that selects a Beam runner.
+
+    Args:
+      description: the text that the form shows below the field.
+    """
     return Param(
         DEFAULT_RUNNER, type="string", enum=list(RUNNERS), title="Runner", description=description
     )
 
 
-def form_of(options_class: type, *names: str, section: str | None = None) -> dict[str, Param]:
-    """Airflow's Params of some fields: their types, help, choices and limits are the fields' own.
+def make_params(options_class: type, *names: str, section: str | None = None) -> dict[str, Param]:
+    """Returns Airflow Params with the type, help, choices and limits of option fields.
 
     Args:
-      options_class: a dataclass of options.
-      names: of its fields, in the order of the form.
-      section: heading under which the form puts them.
+      options_class: a dataclass of options, such as ``RunOptions``.
+      names: the fields to include, in the order of the form.
+      section: the heading under which the form shows them, if any.
     """
-    hints, fields = (
-        typing.get_type_hints(options_class),
-        {f.name: f for f in dataclasses.fields(options_class)},
-    )
-    return {name: _param(fields[name], hints[name], section) for name in names}
+    hints = typing.get_type_hints(options_class)
+    fields = {field.name: field for field in dataclasses.fields(options_class)}
+    return {name: _make_param(fields[name], hints[name], section) for name in names}
 
 
-def _param(field: dataclasses.Field[Any], hint: Any, section: str | None) -> Param:
-    optional = isinstance(hint, types.UnionType)
-    kind = next(k for k in typing.get_args(hint) if k is not type(None)) if optional else hint
-    json_type = _JSON_TYPES[typing.get_origin(kind) or kind]
-    facts = field.metadata
-    schema: dict[str, Any] = {"type": ["null", json_type] if optional else json_type}
-    if json_type == "array":
-        schema["items"] = {"type": "string", "minLength": 1}
-    if json_type == "string" and not facts["choices"]:
-        schema.update(minLength=1, maxLength=4096)
-    if facts["choices"]:
-        schema["enum"] = list(facts["choices"])
-    if facts["limits"]:
-        least, most = facts["limits"]
-        schema["minimum"] = least
-        if most is not None:
-            schema["maximum"] = most
-    if field.default is not dataclasses.MISSING:
-        schema["default"] = (
-            list(field.default) if isinstance(field.default, tuple) else field.default
-        )
-    text, limits = facts["help"][0].upper() + facts["help"][1:], limits_text(field)
+def _make_param(field: dataclasses.Field[Any], hint: Any, section: str | None) -> Param:
+    schema = _make_schema(field, hint)
     if section:
         schema["section"] = section
-    return Param(
-        title=field.name.replace("_", " ").capitalize(),
-        description=f"{text} ({limits})." if limits else f"{text}.",
-        **schema,
-    )
+    help_text = field.metadata["help"]
+    description = help_text[0].upper() + help_text[1:]
+    if limits := limits_text(field):
+        description += f" ({limits})"
+    title = field.name.replace("_", " ").capitalize()
+    return Param(title=title, description=f"{description}.", **schema)
+
+
+def _make_schema(field: dataclasses.Field[Any], hint: Any) -> settings.JsonObject:
+    """Returns the JSON schema of an option field, including its default."""
+    is_optional = isinstance(hint, types.UnionType)
+    if is_optional:
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    json_type = _JSON_TYPES[typing.get_origin(hint) or hint]
+    schema: settings.JsonObject = {"type": ["null", json_type] if is_optional else json_type}
+    if json_type == "array":
+        schema["items"] = {"type": "string", "minLength": 1}
+    if field.metadata["choices"]:
+        schema["enum"] = list(field.metadata["choices"])
+    elif json_type == "string":
+        schema["minLength"] = 1
+        schema["maxLength"] = _MAX_TEXT_LENGTH
+    if field.metadata["limits"]:
+        minimum, maximum = field.metadata["limits"]
+        schema["minimum"] = minimum
+        if maximum is not None:
+            schema["maximum"] = maximum
+    if field.default is not dataclasses.MISSING:
+        is_tuple = isinstance(field.default, tuple)
+        schema["default"] = list(field.default) if is_tuple else field.default
+    return schema

@@ -1,69 +1,77 @@
-"""What watch_inbox does: folders of an inbox to runs of caption_folder."""
+"""The form and the work of watch_inbox: complete folders of an inbox become caption_folder runs."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from airflow.sdk import Param, get_current_context
+from airflow.sdk import Context, Param, get_current_context
 
 from captioner_airflow import settings
-from captioner_airflow.forms import form_of
-from captioner_airflow.jobs import ask_command
+from captioner_airflow.forms import make_params
+from captioner_airflow.jobs import read_command_json
+from captioner_airflow.settings import JsonObject
 from captioner_core.errors import CaptionerError
 from captioner_core.options import InboxOptions, arguments_of
 from captioner_core.security.redaction import escape_control_chars
 
 _CAPTION_FOLDER = "caption_folder"
-_MOST = 1000  # tasks that Airflow makes of one list at most, [core] max_map_length, are 1024; the rest comes next time
+# Airflow maps at most 1024 tasks over one list ([core] max_map_length). The next run of watch_inbox
+# starts the remaining folders.
+_MAX_STARTS = 1000
 
 
-def inbox_form() -> dict[str, Param]:
-    """The form of watch_inbox: all empty, since the Variable says what is always so."""
-    form = form_of(InboxOptions, "inbox", "output", "marker", "quiet_minutes", "marker_only")
+def make_inbox_form() -> dict[str, Param]:
+    """Returns the fields of the form of watch_inbox, all empty because the Variable sets them."""
+    form = make_params(InboxOptions, "inbox", "output", "marker", "quiet_minutes", "marker_only")
     for param in form.values():
-        kind = param.schema["type"]
-        param.schema["type"] = kind if isinstance(kind, list) else ["null", kind]
+        json_type = param.schema["type"]
+        param.schema["type"] = json_type if isinstance(json_type, list) else ["null", json_type]
         param.value = None
     return form
 
 
-def complete_folders() -> list[dict[str, Any]]:
-    """Folders that are complete and have no run, as arguments of TriggerDagRunOperator.
+def list_runs_to_start() -> list[JsonObject]:
+    """Returns the runs to start: one for each complete folder of the inbox that has none.
+
+    Returns:
+      Keyword arguments of TriggerDagRunOperator, one dict a run.
 
     Raises:
-      CaptionerError: no inbox is named, or a setting is bad.
+      CaptionerError: if no inbox or output root is set, or a setting is invalid.
     """
     context = get_current_context()
-    asked = {name: value for name, value in context["params"].items() if value is not None}
-    place = {**settings.variable(settings.INBOX), **asked}
-    caption = place.pop("caption", {})
-    if lacking := [name for name in ("inbox", "output") if not place.get(name)]:
+    filled = {name: value for name, value in context["params"].items() if value is not None}
+    values = {**settings.read_variable(settings.INBOX_VARIABLE), **filled}
+    caption_conf = values.pop("caption", {})
+    options = _make_options(values)
+    starts = []
+    for folder in read_command_json("inbox", *arguments_of(options)):
+        line = f"{folder['folder']}: {folder['state']} {folder['reason'] or ''}"
+        print(escape_control_chars(line.rstrip()))
+        airflow_run_id = f"inbox__{folder['run_id']}"
+        if folder["state"] != "ready" or _has_run(context, airflow_run_id):
+            continue
+        conf = {
+            **caption_conf,
+            "images": folder["uri"],
+            "output": options.output,
+            "run_id": folder["run_id"],
+        }
+        starts.append({"trigger_run_id": airflow_run_id, "conf": conf})
+    return starts[:_MAX_STARTS]
+
+
+def _make_options(values: JsonObject) -> InboxOptions:
+    if missing := [name for name in ("inbox", "output") if not values.get(name)]:
         raise CaptionerError(
-            f"no {lacking[0]} is named; set the Airflow Variable {settings.INBOX}, as "
+            f"no {missing[0]} is set; set the Airflow Variable {settings.INBOX_VARIABLE}, such as "
             '{"inbox": "/data/inbox", "output": "/data/out"}'
         )
     try:
-        options = InboxOptions(**place, json=True)
+        return InboxOptions(**values, json=True)
     except TypeError as error:
         raise CaptionerError(
-            f"Airflow Variable {settings.INBOX}: {error}; docs/airflow.md lists its names"
+            f"Airflow Variable {settings.INBOX_VARIABLE}: {error}; docs/airflow.md lists its names"
         ) from error
-    starts = []
-    for folder in ask_command("inbox", *arguments_of(options)):
-        print(
-            escape_control_chars(
-                f"{folder['folder']}: {folder['state']} {folder['reason'] or ''}".rstrip()
-            )
-        )
-        run_id = f"inbox__{folder['run_id']}"
-        if folder["state"] == "ready" and not context["ti"].get_dr_count(
-            _CAPTION_FOLDER, run_ids=[run_id]
-        ):
-            asked = {
-                **caption,
-                "images": folder["uri"],
-                "output": options.output,
-                "run_id": folder["run_id"],
-            }
-            starts.append({"trigger_run_id": run_id, "conf": asked})
-    return starts[:_MOST]
+
+
+def _has_run(context: Context, airflow_run_id: str) -> bool:
+    return bool(context["ti"].get_dr_count(_CAPTION_FOLDER, run_ids=[airflow_run_id]))

@@ -1,8 +1,8 @@
-"""Starts captioner's programs from a task, and ends them with it.
+"""Starts captioner's programs from an Airflow task, and ends them when the task ends.
 
-A program runs in the interpreter that the environment variable CAPTIONER_PYTHON names, so that
-Airflow's own needs neither TensorFlow nor Beam. It is started from an argument list and never
-through a shell: whatever a form holds is one argument.
+Programs run in the Python interpreter that the environment variable CAPTIONER_PYTHON names, so that
+Airflow's own environment needs neither TensorFlow nor Beam. They are started from a list of
+arguments and never through a shell, so that a form value is always exactly one argument.
 """
 
 from __future__ import annotations
@@ -17,61 +17,61 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
-import psutil  # comes with Airflow
+import psutil  # Airflow requires psutil, so it is always installed
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import arguments_of
 from captioner_core.security.redaction import redact_arguments
 
-_GRACE_S = 15.0
-_LOOK_EVERY_S = 0.5
-_CHECK_FAILED, _BAD_USAGE = 1, 2  # Python too ends with 1, whatever broke
+_TERMINATION_GRACE_S = 15.0
+_SUPERVISOR_POLL_S = 0.5
+# Python also exits with 1 after any exception, so 1 is a final answer only for a check.
+_CHECK_FAILED = 1
+_BAD_USAGE = 2
 
 
-def run_job(module: str, options: Any, runner_options: Sequence[str] = ()) -> None:
-    """Runs ``python -m MODULE`` with options; see ``run_program``.
+def run_job(module: str, options: Any, beam_arguments: Sequence[str] = ()) -> None:
+    """Runs ``python -m MODULE`` with options; raises what ``run_program`` raises.
 
     Args:
-      module: such as ``beam_jobs.extract_features``.
+      module: the module to run, such as ``beam_jobs.extract_features``.
       options: the dataclass that the module parses its arguments into.
-      runner_options: Beam's options; see ``runners``.
+      beam_arguments: arguments for Beam; see ``runners.make_beam_arguments``.
     """
-    run_program(module, *arguments_of(options), *runner_options)
+    run_program(module, *arguments_of(options), *beam_arguments)
 
 
 def run_command(name: str, *arguments: str) -> None:
-    """Runs ``captioner NAME`` with arguments; see ``run_program``."""
+    """Runs ``captioner NAME`` with arguments; raises what ``run_program`` raises."""
     run_program("captioner_cli", name, *arguments)
 
 
 def run_check(name: str, *arguments: str) -> None:
-    """Runs ``captioner NAME``, whose exit code 1 is its answer and will be so again.
+    """Runs ``captioner NAME``, whose exit code 1 means that a check failed.
 
     Raises:
-      AirflowFailException: the check failed; see ``run_program`` too.
+      AirflowFailException: if the check failed. Airflow does not retry the task, because the check
+        would fail again.
+      AirflowException: see ``run_program``.
     """
-    run_program("captioner_cli", name, *arguments, final=(_CHECK_FAILED, _BAD_USAGE))
+    run_program("captioner_cli", name, *arguments, final_codes=(_CHECK_FAILED, _BAD_USAGE))
 
 
-def ask_command(name: str, *arguments: str) -> Any:
-    """Runs ``captioner NAME``, which prints JSON.
+def read_command_json(name: str, *arguments: str) -> Any:
+    """Runs ``captioner NAME`` and returns the JSON that it prints.
 
-    Returns:
-      What it printed; what it says on stderr goes into the task's log.
-
-    Raises:
-      AirflowFailException: see ``run_program``.
+    What the command writes to stderr goes to the task's log. Raises what ``run_program`` raises.
     """
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
-        run_program("captioner_cli", name, *arguments, stdout=printed)
-        printed.seek(0)
-        return json.load(printed)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        run_program("captioner_cli", name, *arguments, stdout=output)
+        output.seek(0)
+        return json.load(output)
 
 
-def counts_of(run_dir: str) -> dict[str, int]:
-    """What the manifest of a run counts."""
-    counts: dict[str, int] = ask_command("manifest", run_dir)["counts"]
+def read_counts(run_dir: str) -> dict[str, int]:
+    """Returns the counts in the manifest of a run, such as the number of rows of each table."""
+    counts: dict[str, int] = read_command_json("manifest", run_dir)["counts"]
     return counts
 
 
@@ -79,56 +79,61 @@ def run_program(
     module: str,
     *arguments: str,
     stdout: IO[str] | None = None,
-    final: Collection[int] = (_BAD_USAGE,),
+    final_codes: Collection[int] = (_BAD_USAGE,),
 ) -> None:
-    """Runs a module of captioner's and waits for its end; its output comes line by line in the task's log.
+    """Runs a module of captioner and copies its output to the task's log, line by line.
 
     Args:
-      module: to run.
-      arguments: each one argument, whatever it holds.
-      stdout: takes what the program prints, apart from what it logs.
-      final: exit codes that another try would not change.
+      module: the module to run.
+      arguments: its arguments, which are passed on unchanged.
+      stdout: a file for what the program prints to stdout; then only its stderr is logged.
+      final_codes: the exit codes after which a retry would fail in the same way.
 
     Raises:
-      AirflowFailException: it ended with one of those, or CAPTIONER_PYTHON can't be started.
-      AirflowException: it was killed, or broke; a retry may go well.
+      AirflowFailException: if the program ended with one of these codes, or if the interpreter that
+        CAPTIONER_PYTHON names cannot be started. Airflow does not retry the task.
+      AirflowException: if the program was killed or ended with another code. Airflow retries.
     """
     python = os.environ.get("CAPTIONER_PYTHON") or sys.executable
     command = [python, "-P", "-m", module, *arguments]
     print("running", module, redact_arguments(arguments), flush=True)
+    process = _start(command, stdout)
+    with process, _ended_on_error(process.pid), _ended_with_supervisor(process.pid):
+        for line in process.stdout or process.stderr or ():
+            print(line, end="", flush=True)
+    _check_exit_code(module, process.returncode, final_codes)
+
+
+def _start(command: list[str], stdout: IO[str] | None) -> subprocess.Popen[str]:
+    """Starts a program in the task's process group, which Airflow ends when it ends the task."""
     environment = {
-        **_without_airflow(os.environ),
+        **_without_airflow_settings(os.environ),
         "CAPTIONER_LAUNCHER": str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
     }
-    # In the task's own process group, which Airflow ends as a whole where the task is cleared or marked failed
+    # There is a single pipe: with two, the program would block as soon as the unread one is full.
     try:
-        process = subprocess.Popen(  # noqa: S603  an argument list
+        return subprocess.Popen(  # noqa: S603  an argument list
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if stdout is None else stdout,
-            stderr=subprocess.STDOUT
-            if stdout is None
-            else subprocess.PIPE,  # one pipe, so none fills unread
+            stderr=subprocess.STDOUT if stdout is None else subprocess.PIPE,
             text=True,
             errors="replace",
         )
     except OSError as error:
         raise AirflowFailException(
-            f"CAPTIONER_PYTHON {python!r} can't be started ({error.strerror}); name the python of an environment that "
-            "has captioner installed"
+            f"CAPTIONER_PYTHON {command[0]!r} can't be started ({error.strerror}); "
+            "name the python of an environment in which captioner is installed"
         ) from error
-    with process, _ended_with_the_block(process.pid), _ended_with_the_supervisor(process.pid):
-        for line in process.stdout or process.stderr or ():
-            print(line, end="", flush=True)
-    _check(module, process.returncode, final)
 
 
-def _without_airflow(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without Airflow's own: its database and connections are no business of jobs.
+def _without_airflow_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns an environment without Airflow's settings, which hold secrets.
 
-    But for its home, by which a process can be told to be a job of this Airflow.
+    These are the passwords of its database and connections. AIRFLOW_HOME stays, because it
+    identifies the process as a job of this Airflow.
     """
     return {
         name: value
@@ -137,43 +142,47 @@ def _without_airflow(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _check(module: str, code: int, final: Collection[int]) -> None:
-    if code in final:
-        what = (
-            "found its input or options bad" if code == _BAD_USAGE else "says that a check failed"
+def _check_exit_code(module: str, code: int, final_codes: Collection[int]) -> None:
+    if code in final_codes:
+        found = "its input or options are invalid" if code == _BAD_USAGE else "a check failed"
+        raise AirflowFailException(
+            f"{module} reports that {found} (exit code {code}); its last line says why"
         )
-        raise AirflowFailException(f"{module} {what} (exit code {code}); its last line says which")
     if code:
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise AirflowException(f"{module} {how}; a retry goes on or replaces what it had done")
+        ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        raise AirflowException(f"{module} {ending}; a retry continues or replaces its work")
 
 
 @contextlib.contextmanager
-def _ended_with_the_block(pid: int) -> Iterator[None]:
+def _ended_on_error(pid: int) -> Iterator[None]:
+    """Ends a program if the block is interrupted, for example because the task's time is up.
+
+    Otherwise a retry would run beside the old program.
+    """
     try:
         yield
-    except (
-        BaseException
-    ):  # the task's time is up, or it is interrupted: a retry must not meet the job at work
-        _end(pid)
+    except BaseException:
+        _end_process_tree(pid)
         raise
 
 
 @contextlib.contextmanager
-def _ended_with_the_supervisor(pid: int) -> Iterator[None]:
-    """Ends a program while the block runs if the process that supervises this task is gone.
+def _ended_with_supervisor(pid: int) -> Iterator[None]:
+    """Ends a program if Airflow's supervisor of this task dies while the block runs.
 
-    Airflow then tries the task again, which must not meet the job at work. This task itself notices only
-    when it next writes to its log, and a job may print nothing for minutes.
+    Airflow then retries the task, and the retry must not run beside the old program. The task
+    itself notices the loss only when it next writes to its log, and a job may print nothing for
+    minutes.
     """
     supervisor = os.getppid()
     is_done = threading.Event()
 
     def watch() -> None:
-        while not is_done.wait(_LOOK_EVERY_S):
+        """Waits for the end of the block or of the supervisor, whichever comes first."""
+        while not is_done.wait(_SUPERVISOR_POLL_S):
             if os.getppid() != supervisor:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    _end(pid)
+                    _end_process_tree(pid)
                 return
 
     threading.Thread(target=watch, daemon=True).start()
@@ -183,21 +192,26 @@ def _ended_with_the_supervisor(pid: int) -> Iterator[None]:
         is_done.set()
 
 
-def _end(pid: int) -> None:
-    """Ends a process and all that it has started, by force where it does not go by itself."""
-    leader = psutil.Process(pid)
-    processes = [*leader.children(recursive=True), leader]
+def _end_process_tree(pid: int) -> None:
+    """Terminates a process and its descendants, and kills those that do not end in time."""
+    root = psutil.Process(pid)
+    processes = [*root.children(recursive=True), root]
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    for process in psutil.wait_procs(processes, timeout=_GRACE_S)[1]:
+    _, remaining = psutil.wait_procs(processes, timeout=_TERMINATION_GRACE_S)
+    for process in remaining:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """What a user can mend ends the task at once, with its one line and no retry."""
+def fail_on_bad_input() -> Iterator[None]:
+    """Turns a CaptionerError into a failure of the task with one line and no retry.
+
+    Raises:
+      AirflowFailException: if the block raises a CaptionerError.
+    """
     try:
         yield
     except CaptionerError as error:

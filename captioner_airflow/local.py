@@ -1,7 +1,7 @@
-"""``python -m captioner_airflow.local``: Airflow with these DAGs on one machine, in a folder of its own.
+"""``python -m captioner_airflow.local``: Airflow with these DAGs on one machine, in its own folder.
 
-It is real Airflow, ``airflow standalone``, with its scheduler, DAG processor, API server and
-triggerer, and goes away as a whole on Ctrl-C or SIGTERM.
+It runs ``airflow standalone``, with its scheduler, DAG processor, API server and triggerer, and
+ends all of them on Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from pathlib import Path
 
 import psutil
 
-_FIRST_PORTS = {"api": 8080, "worker_log": 8793, "trigger_log": 8794}
-_READY_S = 300.0
-_GRACE_S = 30.0
+_USUAL_PORTS = {"api": 8080, "worker_log": 8793, "trigger_log": 8794}
+_HEALTH_PARTS = ("metadatabase", "scheduler", "dag_processor")
+_START_TIMEOUT_S = 300.0
+_TERMINATION_GRACE_S = 30.0
 USER = "admin"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an Airflow of one's own lives.
+class LocalAirflow:
+    """The configuration of an Airflow installation on this machine.
 
     Args:
-      home: its folder; made where it is not there.
-      dags: folder of DAG files.
-      python: interpreter of the jobs.
-      database: SQLAlchemy's URL; SQLite in ``home`` where None.
-      airflow_python: interpreter that has Airflow installed.
+      home: its folder, which is created if it does not exist.
+      dags: the folder of DAG files.
+      python: the interpreter of the jobs.
+      database: the SQLAlchemy URL of its database, or None for SQLite in ``home``.
+      airflow_python: an interpreter in whose environment Airflow is installed.
     """
 
     home: Path
@@ -48,30 +49,39 @@ class Place:
     airflow_python: str = sys.executable
 
     @property
-    def passwords(self) -> Path:
+    def password_file(self) -> Path:
+        """The file with the admin's password, which only its owner may read."""
         return self.home / "passwords.json"
 
     def password(self) -> str:
-        """The admin's password, the same every time."""
-        if not self.passwords.exists():
+        """Returns the admin's password, which is created at the first call and then kept."""
+        file = self.password_file
+        if not file.exists():
             self.home.mkdir(parents=True, exist_ok=True)
-            self.passwords.touch(mode=0o600)
-            self.passwords.write_text(
-                json.dumps({USER: secrets.token_urlsafe(12)}), encoding="utf-8"
-            )
-        return str(json.loads(self.passwords.read_text(encoding="utf-8"))[USER])
+            file.touch(mode=0o600)
+            file.write_text(json.dumps({USER: secrets.token_urlsafe(12)}), encoding="utf-8")
+        return str(json.loads(file.read_text(encoding="utf-8"))[USER])
 
     def environment(self, ports: Mapping[str, int]) -> dict[str, str]:
-        """What Airflow's processes read."""
+        """Returns the environment of Airflow's processes.
+
+        Args:
+          ports: the ports of ``api``, ``worker_log`` and ``trigger_log``.
+        """
         base_url = f"http://localhost:{ports['api']}"
-        own = {
+        # airflow standalone looks for the command airflow on the PATH.
+        path = [str(Path(self.airflow_python).parent), os.environ.get("PATH", "")]
+        no_proxy = ["localhost,127.0.0.1", os.environ.get("NO_PROXY")]
+        settings = {
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__PARALLELISM": "8",  # processes that wait for tasks; 32 are for more than one machine
+            # Airflow starts one waiting process for each slot, and its default of 32 is too many
+            # for one machine.
+            "AIRFLOW__CORE__PARALLELISM": "8",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
-            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.passwords),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.password_file),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{base_url}/execution/",
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(ports["api"]),
@@ -79,25 +89,22 @@ class Place:
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(ports["worker_log"]),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports["trigger_log"]),
             "CAPTIONER_PYTHON": self.python,
-            # airflow standalone looks for the command on the path
-            "PATH": os.pathsep.join(
-                [str(Path(self.airflow_python).parent), os.environ.get("PATH", "")]
-            ),
-            "NO_PROXY": ",".join(filter(None, ["localhost,127.0.0.1", os.environ.get("NO_PROXY")])),
+            "PATH": os.pathsep.join(path),
+            "NO_PROXY": ",".join(filter(None, no_proxy)),
         }
         if self.database:
-            own["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = self.database
-        return {**os.environ, **own}
+            settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = self.database
+        return {**os.environ, **settings}
 
 
 @dataclass(frozen=True)
-class Running:
-    """An Airflow at work.
+class RunningAirflow:
+    """A running Airflow.
 
     Args:
-      process: ``airflow standalone``, the parent of all others.
-      url: of the UI.
-      environment: that its processes read.
+      process: ``airflow standalone``, the parent of all other processes.
+      url: the URL of the UI.
+      environment: the environment of its processes.
     """
 
     process: subprocess.Popen[bytes]
@@ -105,29 +112,28 @@ class Running:
     environment: Mapping[str, str]
 
 
-def free_ports(first: Mapping[str, int], asked: int | None = None) -> dict[str, int]:
-    """A free port for each name: the first from its usual one upward.
+def find_free_ports(usual_ports: Mapping[str, int], api_port: int | None = None) -> dict[str, int]:
+    """Returns a free port for each name: the first free one from the usual port upwards.
 
     Args:
-      first: the usual ports.
-      asked: the API server's, which is then taken or refused.
+      usual_ports: the usual port of each name.
+      api_port: the port that ``api`` must get, or None for any.
 
     Raises:
-      SystemExit: the port asked for is not free.
+      SystemExit: if ``api_port`` is not free.
     """
-    found: dict[str, int] = {}
-    for name, usual in first.items():
-        if name == "api" and asked is not None:
-            if not _is_free(asked):
+    ports: dict[str, int] = {}
+    for name, usual in usual_ports.items():
+        if name == "api" and api_port is not None:
+            if not _is_free(api_port):
                 raise SystemExit(
-                    f"airflow: error: --port {asked} is not free; choose another, or leave it out"
+                    f"airflow: error: --port {api_port} is not free; choose another, or omit it"
                 )
-            found[name] = asked
-        else:
-            found[name] = next(
-                p for p in range(usual, usual + 1000) if p not in found.values() and _is_free(p)
-            )
-    return found
+            ports[name] = api_port
+            continue
+        candidates = range(usual, usual + 1000)
+        ports[name] = next(p for p in candidates if p not in ports.values() and _is_free(p))
+    return ports
 
 
 def _is_free(port: int) -> bool:
@@ -141,126 +147,143 @@ def _is_free(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def started(place: Place, log: Path, port: int | None = None) -> Iterator[Running]:
-    """Airflow while the block runs.
+def run_airflow(
+    airflow: LocalAirflow, log: Path, port: int | None = None
+) -> Iterator[RunningAirflow]:
+    """Runs Airflow while the block runs.
 
     Args:
-      place: where.
-      log: takes what its processes say.
-      port: of the API server; a free one where None.
+      airflow: the configuration.
+      log: the file that the output of its processes is appended to.
+      port: the port of the API server, or None for a free one.
 
     Yields:
-      It, once it answers.
+      The running Airflow, as soon as it is healthy.
 
     Raises:
-      RuntimeError: it ended, or did not answer in time.
+      RuntimeError: if it ended or did not become healthy in time.
+      SystemExit: if ``port`` is not free.
     """
-    place.password()
-    ports = free_ports(_FIRST_PORTS, port)
-    environment = place.environment(ports)
+    airflow.password()  # Airflow would otherwise create a password file of its own
+    environment = airflow.environment(find_free_ports(_USUAL_PORTS, port))
     url = environment["AIRFLOW__API__BASE_URL"]
-    with log.open("ab") as said:
+    with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603
-            [place.airflow_python, "-m", "airflow", "standalone"],
+            [airflow.airflow_python, "-m", "airflow", "standalone"],
             env=environment,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C reaches this process alone, which ends all others in order
+            # In a session of its own Airflow does not receive Ctrl-C; this process ends its parts.
+            start_new_session=True,
         )
     try:
-        _wait_until_ready(process, url, log)
-        yield Running(process, url, environment)
+        _wait_until_healthy(process, url, log)
+        yield RunningAirflow(process, url, environment)
     finally:
-        end(process)
+        end_airflow(process)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + _READY_S
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"airflow ended with exit code {process.returncode}; {log} says why")
         with contextlib.suppress(OSError, ValueError, KeyError):
-            with urllib.request.urlopen(f"{url}/api/v2/monitor/health", timeout=5) as answer:  # noqa: S310
-                health = json.load(answer)
-            if all(
-                health[name]["status"] == "healthy"
-                for name in ("metadatabase", "scheduler", "dag_processor")
-            ):
+            health_url = f"{url}/api/v2/monitor/health"
+            with urllib.request.urlopen(health_url, timeout=5) as response:  # noqa: S310
+                health = json.load(response)
+            if all(health[part]["status"] == "healthy" for part in _HEALTH_PARTS):
                 return
         time.sleep(0.5)
-    raise RuntimeError(f"airflow did not answer at {url} within {_READY_S:.0f} s; {log} says why")
+    raise RuntimeError(
+        f"airflow did not answer at {url} within {_START_TIMEOUT_S:.0f} s; {log} says why"
+    )
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends Airflow and all that it has started, jobs included; nothing stays behind."""
+def end_airflow(process: subprocess.Popen[bytes]) -> None:
+    """Ends Airflow and every process that it has started, jobs included.
+
+    Args:
+      process: ``airflow standalone``.
+    """
     with contextlib.suppress(psutil.NoSuchProcess):
-        # its parts end what they have started; airflow standalone itself does no more than hold them together
-        leader = psutil.Process(process.pid)
-        everything = leader.children(recursive=True)
-        for part in leader.children():
+        # Each part of Airflow ends the processes that it has started when it is terminated.
+        # airflow standalone itself only holds the parts together.
+        standalone = psutil.Process(process.pid)
+        descendants = standalone.children(recursive=True)
+        for part in standalone.children():
             with contextlib.suppress(psutil.NoSuchProcess):
                 part.terminate()
-        deadline = time.monotonic() + _GRACE_S
-        while any(map(_at_work, everything)) and time.monotonic() < deadline:
+        deadline = time.monotonic() + _TERMINATION_GRACE_S
+        while any(map(_is_alive, descendants)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        for left in filter(_at_work, everything):
+        for survivor in filter(_is_alive, descendants):
             with contextlib.suppress(psutil.NoSuchProcess):
-                left.kill()
+                survivor.kill()
     process.kill()
     process.wait()
 
 
-def _at_work(process: psutil.Process) -> bool:
-    """Whether a process is there, and not only its exit code, which its parent has not asked for."""
+def _is_alive(process: psutil.Process) -> bool:
+    """Returns whether a process runs; a zombie, whose parent has not waited for it, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _stop(_number: int, _frame: object) -> None:
+def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     root = Path(__file__).resolve().parents[1]
     parser = argparse.ArgumentParser(prog="airflow", description=(__doc__ or "").partition(": ")[2])
     parser.add_argument(
-        "--home", type=Path, default=Path(".airflow"), help="its folder (default: .airflow)"
+        "--home",
+        type=Path,
+        default=Path(".airflow"),
+        help="folder of this Airflow (default: .airflow)",
     )
     parser.add_argument("--dags", type=Path, default=root / "dags", help="folder of DAG files")
-    parser.add_argument("--python", default=sys.executable, help="interpreter of the jobs")
+    parser.add_argument("--python", default=sys.executable, help="Python interpreter of the jobs")
     parser.add_argument(
-        "--port", type=int, help="of the UI (default: the first free one from 8080 on)"
+        "--port", type=int, help="port of the UI (default: the first free one from 8080)"
     )
+    # The database URL can contain a password, and all users of a machine can see the arguments of a
+    # program, so the environment variable is the safer way to set it.
     parser.add_argument(
         "--database",
-        default=os.environ.get(
-            "AIRFLOW_DB"
-        ),  # every user of the machine sees a program's arguments
-        help="SQLAlchemy's URL, such as postgresql+psycopg2://user@host/name (default: $AIRFLOW_DB, else SQLite)",
+        default=os.environ.get("AIRFLOW_DB"),
+        help="SQLAlchemy URL of the database, such as postgresql+psycopg2://user@host/name "
+        "(default: $AIRFLOW_DB, else SQLite)",
     )
-    asked = parser.parse_args(argv)
-    python = str(Path(asked.python).absolute())
-    place = Place(asked.home.absolute(), asked.dags.absolute(), python, asked.database or None)
-    place.home.mkdir(parents=True, exist_ok=True)
-    log = place.home / "standalone.log"
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # the first too: a shell's background job ignores it
-        signal.signal(number, _stop)
-    print(f"airflow: starting in {place.home}; {log} says more", flush=True)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs Airflow until it is interrupted, and returns the exit code."""
+    arguments = _parse_arguments(argv)
+    airflow = LocalAirflow(
+        home=arguments.home.absolute(),
+        dags=arguments.dags.absolute(),
+        python=str(Path(arguments.python).absolute()),
+        database=arguments.database or None,
+    )
+    airflow.home.mkdir(parents=True, exist_ok=True)
+    log = airflow.home / "standalone.log"
+    # SIGINT too, because a shell lets its background jobs ignore it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    print(f"airflow: starting in {airflow.home}; see {log} for details", flush=True)
     try:
-        with started(place, log, asked.port) as airflow:
-            print(
-                f"airflow: {airflow.url}\n  user      {USER}\n  password  {place.password()}",
-                flush=True,
-            )
+        with run_airflow(airflow, log, arguments.port) as running:
+            print(f"airflow: {running.url}")
+            print(f"  user      {USER}")
+            print(f"  password  {airflow.password()}")
             print("Ctrl-C stops it", flush=True)
-            code = airflow.process.wait()
+            code = running.process.wait()
             print(f"airflow: ended with exit code {code}; {log} says why", file=sys.stderr)
             return 1
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The report in Airflow's UI: a tab on the page of each run, for those who may see the run."""
+"""The tab Report in Airflow's UI, on the page of each run, for users who may see that run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-_PREFIX = "/captioner"
-_NO_REPORT = "This run has no captioner report; a run of caption_folder has one once its task 'report' is green."
+_URL_PREFIX = "/captioner"
+_NO_REPORT = (
+    "This run has no captioner report. A run of caption_folder gets one when its task 'report' "
+    "succeeds."
+)
 
 
 @functools.cache
-def _app() -> Any:
-    """The part of the API server that hands out reports.
+def _make_app() -> Any:
+    """Returns the FastAPI app that serves reports.
 
-    A report is read where the run's own task said it is, and from no other place than
-    ROOT/runs/RUN_ID/report/index.html.
+    It reads a report only from the run folder that the run's own task ``report`` returned, and only
+    if that is ROOT/runs/RUN_ID within the allowed roots.
     """
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
     from airflow.api_fastapi.core_api.security import requires_access_dag
@@ -24,18 +27,17 @@ def _app() -> Any:
     from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
     app = FastAPI(title="captioner", docs_url=None, redoc_url=None, openapi_url=None)
-    may_see = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.RUN))
+    may_see_run = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.RUN))
 
-    @app.get("/report/{dag_id}/{run_id:path}", dependencies=[may_see])
+    @app.get("/report/{dag_id}/{run_id:path}", dependencies=[may_see_run])
     def report(dag_id: str, run_id: str) -> Response:
+        """Returns the report of a run as a page, or status 404."""
         page = _read_report(dag_id, run_id)
         if page is None:
             return PlainTextResponse(_NO_REPORT, status_code=404)
-        # what the page shows comes from file names and captions, so it may run nothing, whatever they hold
-        headers = {
-            "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox",
-            "X-Content-Type-Options": "nosniff",
-        }
+        # The page shows file names and captions from untrusted images, so no script may run in it.
+        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+        headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
         return HTMLResponse(page, headers=headers)
 
     return app
@@ -50,34 +52,41 @@ def _read_report(dag_id: str, run_id: str) -> str | None:
     from captioner_core.tables.layout import RunLayout
 
     with create_session() as session:
-        asked = XComModel.get_many(
+        query = XComModel.get_many(
             run_id=run_id, dag_ids=dag_id, task_ids="report", key="return_value", limit=1
         )
-        row = session.scalars(asked).first()
+        row = session.scalars(query).first()
         run_dir = XComModel.deserialize_value(row) if row else None
-    place = RunLayout.of(run_dir) if isinstance(run_dir, str) else None
-    if place is None or not is_allowed(place.report):
+    layout = RunLayout.of(run_dir) if isinstance(run_dir, str) else None
+    if layout is None or not is_allowed(layout.report):
         return None
     try:
-        return ObjectStoragePath(place.report).read_text(encoding="utf-8")
+        return ObjectStoragePath(layout.report).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
 
 
-async def _reports(scope: Any, receive: Any, send: Any) -> None:
-    """Makes the app when it is first asked: every process of Airflow loads plugins, and one serves pages."""
-    await _app()(scope, receive, send)
+async def _serve_reports(scope: Any, receive: Any, send: Any) -> None:
+    """Answers an ASGI request for a report.
+
+    The app is created at the first request, because every Airflow process loads plugins but only
+    the API server serves pages.
+    """
+    await _make_app()(scope, receive, send)
 
 
 class CaptionerPlugin(AirflowPlugin):
-    """Found by Airflow through the entry point ``airflow.plugins``."""
+    """The plugin that Airflow finds through the entry point ``airflow.plugins``."""
 
     name = "captioner"
-    fastapi_apps = [{"app": _reports, "url_prefix": _PREFIX, "name": "captioner"}]  # noqa: RUF012  Airflow's own form
+    # RUF012: Airflow expects plain lists as class attributes.
+    fastapi_apps = [  # noqa: RUF012
+        {"app": _serve_reports, "url_prefix": _URL_PREFIX, "name": "captioner"}
+    ]
     external_views = [  # noqa: RUF012
         {
             "name": "Report",
-            "href": f"{_PREFIX}/report/{{DAG_ID}}/{{RUN_ID}}",
+            "href": f"{_URL_PREFIX}/report/{{DAG_ID}}/{{RUN_ID}}",
             "destination": "dag_run",
             "url_route": "captioner-report",
         }

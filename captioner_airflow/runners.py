@@ -1,4 +1,4 @@
-"""Where Beam jobs run: one table, by name, of runners and the options that each takes."""
+"""The Beam runners that a form offers, and the Beam arguments that select and configure each."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from captioner_airflow.settings import RUNNERS as SETTINGS
+from captioner_airflow.settings import RUNNERS_VARIABLE
 from captioner_core.errors import CaptionerError
 
 
 @dataclass(frozen=True)
 class Runner:
-    """An engine of Beam's.
+    """A runner of Beam.
 
     Args:
-      options: that it always gets.
-      needs: names of options without which it can't run, which the Airflow Variable SETTINGS has to give.
+      options: the Beam options that it always gets.
+      required: the Beam options that the Airflow Variable ``captioner_runners`` has to set for it.
     """
 
     options: Mapping[str, str]
-    needs: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
 
 
 RUNNERS: Mapping[str, Runner] = {
-    # what DirectRunner comes down to on one machine, named outright: it looks for another engine first
+    # Beam's DirectRunner tries another engine first and then falls back to FnApiRunner. Naming
+    # FnApiRunner skips that.
     "DirectRunner": Runner({"runner": "FnApiRunner"}),
-    # where workers come from is a matter of the cluster; Beam's own choice, Docker, is rarely the one
-    "FlinkRunner": Runner({"runner": "FlinkRunner"}, needs=("flink_master", "environment_type")),
+    # environment_type is required because Beam's default, Docker, rarely fits a cluster.
+    "FlinkRunner": Runner({"runner": "FlinkRunner"}, required=("flink_master", "environment_type")),
     "SparkRunner": Runner(
-        {"runner": "SparkRunner"}, needs=("spark_master_url", "environment_type")
+        {"runner": "SparkRunner"}, required=("spark_master_url", "environment_type")
     ),
     "DataflowRunner": Runner(
         {"runner": "DataflowRunner"},
-        needs=("project", "region", "temp_location", "sdk_container_image"),
+        required=("project", "region", "temp_location", "sdk_container_image"),
     ),
 }
 DEFAULT_RUNNER = "DirectRunner"
@@ -44,10 +45,13 @@ DEFAULT_RUNNER = "DirectRunner"
 
 @dataclass(frozen=True)
 class RunnerSettings:
-    """The options of this place, checked.
+    """The content of the Airflow Variable ``captioner_runners``.
 
     Args:
-      by_runner: options of each runner, by its name; they come after the table's own and replace them.
+      by_runner: Beam options by runner name; they override the options in RUNNERS.
+
+    Raises:
+      CaptionerError: if a runner is unknown, or its options are not an object.
     """
 
     by_runner: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
@@ -56,40 +60,45 @@ class RunnerSettings:
         for name, options in self.by_runner.items():
             if name not in RUNNERS:
                 raise CaptionerError(
-                    f"Variable {SETTINGS}: runner {name!r} is not known; name one of {', '.join(RUNNERS)}"
+                    f"Airflow Variable {RUNNERS_VARIABLE}: runner {name!r} is unknown; "
+                    f"name one of {', '.join(RUNNERS)}"
                 )
             if not isinstance(options, Mapping):
                 raise CaptionerError(
-                    f"Variable {SETTINGS}: {name} {options!r} is no object of options; write it as "
-                    '{"flink_master": "host:8081"}'
+                    f"Airflow Variable {RUNNERS_VARIABLE}: {name} is {options!r}, not an object of "
+                    'options; write it as {"flink_master": "host:8081"}'
                 )
 
 
-def runner_options(name: str, settings: RunnerSettings) -> list[str]:
-    """Beam's command-line options for a runner.
+def make_beam_arguments(name: str, settings: RunnerSettings) -> list[str]:
+    """Returns the command-line arguments that select and configure a Beam runner.
+
+    Args:
+      name: a key of RUNNERS.
+      settings: the options of this installation.
 
     Raises:
-      CaptionerError: the runner is not known, or an option that it needs is not set.
+      CaptionerError: if the runner is unknown, or a required option is not set.
     """
     if name not in RUNNERS:
-        raise CaptionerError(f"runner {name!r} is not known; choose one of {', '.join(RUNNERS)}")
-    runner, own = RUNNERS[name], settings.by_runner.get(name, {})
-    lacking = [option for option in runner.needs if not own.get(option)]
-    if lacking:
+        raise CaptionerError(f"runner {name!r} is unknown; choose one of {', '.join(RUNNERS)}")
+    runner = RUNNERS[name]
+    configured = settings.by_runner.get(name, {})
+    missing = [option for option in runner.required if not configured.get(option)]
+    if missing:
         raise CaptionerError(
-            f"runner {name!r} needs {lacking[0]!r}; set it in the Airflow Variable {SETTINGS}, as "
-            f'{{"{name}": {{"{lacking[0]}": "..."}}}}'
+            f"runner {name!r} needs {missing[0]!r}; set it in the Airflow Variable "
+            f'{RUNNERS_VARIABLE}, such as {{"{name}": {{"{missing[0]}": "..."}}}}'
         )
-    return [
-        argument
-        for option, value in {**runner.options, **own}.items()
-        for argument in _arguments(option, value)
-    ]
+    arguments = []
+    for option, value in {**runner.options, **configured}.items():
+        arguments.extend(_format_option(option, value))
+    return arguments
 
 
-def _arguments(option: str, value: object) -> list[str]:
-    """A list is the option repeated, true the option alone, and false nothing."""
+def _format_option(option: str, value: object) -> list[str]:
+    """Returns a repeated option for a list, a bare option for True, and nothing for False."""
     if isinstance(value, bool):
         return [f"--{option}"] if value else []
     values = value if isinstance(value, list) else [value]
-    return [f"--{option}={one}" for one in values]
+    return [f"--{option}={item}" for item in values]

@@ -1,7 +1,8 @@
-"""What an operator sets for this place: environment variables, read where DAGs are parsed, and Airflow Variables.
+"""Settings of an installation: environment variables, and Airflow Variables that hold JSON objects.
 
-docs/airflow.md lists them all. The interpreter of jobs is an environment variable alone: whoever
-may edit Variables in the UI must not choose what programs workers run.
+docs/airflow.md lists them all. Environment variables are read where DAGs are parsed, and Airflow
+Variables when a task runs. The interpreter of the jobs is set by an environment variable only,
+because users who may edit Variables in the UI must not choose the programs that workers run.
 """
 
 from __future__ import annotations
@@ -15,33 +16,37 @@ from airflow.sdk import Variable
 from captioner_core.errors import CaptionerError
 
 POOL = os.environ.get("CAPTIONER_POOL", "default_pool")
-"""Airflow's pool of the tasks that extract and caption."""
+"""Airflow pool of the tasks that extract features, caption and match."""
 TRAINING_POOL = os.environ.get("CAPTIONER_TRAINING_POOL", "default_pool")
-"""Airflow's pool of the task that trains: one slot for each training that the GPUs allow."""
-RUNS_AT_ONCE = int(os.environ.get("CAPTIONER_RUNS_AT_ONCE", "4"))
-"""Runs of caption_folder at the same time; each keeps a network in memory, 1.7 GB."""
+"""Airflow pool of the task that trains. Give it one slot for each training that the GPUs allow."""
+MAX_ACTIVE_RUNS = int(os.environ.get("CAPTIONER_RUNS_AT_ONCE", "4"))
+"""Number of concurrent runs of caption_folder, each of which needs up to 1.7 GB of memory."""
 RETRY_DELAY = timedelta(seconds=float(os.environ.get("CAPTIONER_RETRY_DELAY_S", "30")))
-"""Before a task that was killed is tried again; each further time it doubles."""
+"""Delay before a task that was killed is retried. It doubles with each further retry."""
 INBOX_SCHEDULE = os.environ.get("CAPTIONER_INBOX_SCHEDULE", "* * * * *")
-"""When watch_inbox looks."""
+"""Cron schedule of watch_inbox."""
 
-RUNNERS, INBOX, KUBERNETES = "captioner_runners", "captioner_inbox", "captioner_kubernetes"
+JsonObject = dict[str, Any]
+
+RUNNERS_VARIABLE = "captioner_runners"
+INBOX_VARIABLE = "captioner_inbox"
+KUBERNETES_VARIABLE = "captioner_kubernetes"
 
 
-def variable(name: str) -> dict[str, Any]:
-    """An Airflow Variable that holds a JSON object; empty where it is not set.
+def read_variable(name: str) -> JsonObject:
+    """Returns the JSON object in an Airflow Variable, or an empty one if it is not set.
 
     Raises:
-      CaptionerError: it holds something else.
+      CaptionerError: if the Variable holds anything but a JSON object.
     """
     try:
         value = Variable.get(name, default=None, deserialize_json=True)
     except ValueError as error:
         raise CaptionerError(
-            f"Airflow Variable {name!r} is not JSON ({error}); write an object, such as {{}}"
+            f"Airflow Variable {name!r} is not valid JSON ({error}); write an object, such as {{}}"
         ) from error
     if not isinstance(value, dict | None):
         raise CaptionerError(
-            f"Airflow Variable {name!r} {value!r} is no object; write one, such as {{}}"
+            f"Airflow Variable {name!r} is {value!r}, not a JSON object; write one, such as {{}}"
         )
     return value or {}

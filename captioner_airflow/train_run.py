@@ -1,101 +1,95 @@
-"""A run of train_captioner: what its form asks for, as the options of its steps."""
+"""The form of train_captioner, and the options of its steps that follow from it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from airflow.sdk import Param
 
-from captioner_airflow.forms import FilledForm, form_of, runner_field
+from captioner_airflow.forms import FilledForm, make_params, make_runner_param
 from captioner_airflow.launchers import LAUNCHERS
 from captioner_core.options import ExtractOptions, GateOptions, TrainOptions
 from captioner_core.tables import layout
 from captioner_core.tables.layout import join, run_id_of
 
-_BUILT = ("sample", "flickr8k")
-_TRAINING = (
-    "epochs",
-    "reinforce_epochs",
-    "batch_size",
-    "learning_rate",
-    "dropout",
-    "seed",
-    "workers",
-)
+# Datasets that the DAG builds, and the option of ``captioner dataset`` that limits their images.
+_LIMIT_OPTIONS = {"sample": "--images", "flickr8k": "--limit"}
+_MIN_LIMIT = 30
+_MAIN_FIELDS = ("epochs", "workers")
+_MORE_FIELDS = ("reinforce_epochs", "batch_size", "learning_rate", "dropout", "seed")
 
 
-def train_form() -> dict[str, Param]:
-    """The form of train_captioner."""
+def make_train_form() -> dict[str, Param]:
+    """Returns the fields of the form of train_captioner."""
+    dataset = Param(
+        "sample",
+        type="string",
+        minLength=1,
+        maxLength=4096,
+        title="Dataset",
+        description="sample (drawn scenes), flickr8k (downloaded, or read from the folder in "
+        "FLICKR8K_DIR), or a dataset folder that contains images/ and captions.parquet.",
+    )
+    limit = Param(
+        None,
+        type=["null", "integer"],
+        minimum=_MIN_LIMIT,
+        title="Limit",
+        description="Number of images of sample or flickr8k to use; an empty field uses them all.",
+    )
+    launcher = Param(
+        "local",
+        type="string",
+        enum=list(LAUNCHERS),
+        title="Launcher",
+        description="Where to train: local starts processes on the Airflow worker, kubernetes "
+        "starts pods.",
+    )
     return {
-        "dataset": Param(
-            "sample",
-            type="string",
-            minLength=1,
-            maxLength=4096,
-            title="Dataset",
-            description="sample (drawn scenes), flickr8k (downloaded, or from the folder FLICKR8K_DIR), or a dataset "
-            "folder with images/ and captions.parquet.",
-        ),
-        "limit": Param(
-            None,
-            type=["null", "integer"],
-            minimum=30,
-            title="Limit",
-            description="Images of sample or flickr8k to use; all where empty.",
-        ),
-        **form_of(ExtractOptions, "output"),
-        **form_of(GateOptions, "margin"),
-        **form_of(TrainOptions, "epochs", "workers"),
-        "launcher": Param(
-            "local",
-            type="string",
-            enum=list(LAUNCHERS),
-            title="Launcher",
-            description="Where the workers train: processes of the Airflow worker, or pods of an Indexed Job.",
-        ),
-        "runner": runner_field("Where features are extracted."),
-        **form_of(
-            TrainOptions,
-            "reinforce_epochs",
-            "batch_size",
-            "learning_rate",
-            "dropout",
-            "seed",
-            section="More",
-        ),
+        "dataset": dataset,
+        "limit": limit,
+        **make_params(ExtractOptions, "output"),
+        **make_params(GateOptions, "margin"),
+        **make_params(TrainOptions, *_MAIN_FIELDS),
+        "launcher": launcher,
+        "runner": make_runner_param("Engine that runs the Beam job that extracts features."),
+        **make_params(TrainOptions, *_MORE_FIELDS, section="More"),
     }
 
 
 class TrainRun(FilledForm):
-    """What one run of the DAG does."""
+    """One run of train_captioner: its filled form, as options of the steps."""
 
     @property
-    def root(self) -> str:
+    def output_root(self) -> str:
+        """The folder in which datasets, runs and models lie."""
         return str(self.params["output"])
 
     @property
     def dataset(self) -> str:
-        """The dataset's folder."""
-        kind, limit = self.params["dataset"], self.params["limit"]
-        if kind not in _BUILT:
-            return str(kind)
-        return join(self.root, "datasets", kind if limit is None else f"{kind}-{limit}")
+        """The folder of the dataset."""
+        kind = str(self.params["dataset"])
+        if kind not in _LIMIT_OPTIONS:
+            return kind
+        limit = self.params["limit"]
+        return join(self.output_root, "datasets", kind if limit is None else f"{kind}-{limit}")
 
-    def dataset_command(self) -> list[str] | None:
-        """What makes the dataset; None where the folder is there already."""
-        kind, limit = self.params["dataset"], self.params["limit"]
-        if kind not in _BUILT:
+    def dataset_arguments(self) -> list[str] | None:
+        """Returns the arguments of ``captioner dataset``, or None if the dataset exists already."""
+        kind = self.params["dataset"]
+        if kind not in _LIMIT_OPTIONS:
             return None
-        amount = {"sample": "--images", "flickr8k": "--limit"}[kind]
-        return [kind, f"--output={self.dataset}", *([] if limit is None else [f"{amount}={limit}"])]
+        arguments = [kind, f"--output={self.dataset}"]
+        if self.params["limit"] is not None:
+            arguments.append(f"{_LIMIT_OPTIONS[kind]}={self.params['limit']}")
+        return arguments
 
     def extract_options(self) -> ExtractOptions:
-        """Features of the dataset, in a run that all trainings on it share."""
+        """Returns the options of the feature run, which all trainings on a dataset share."""
         return ExtractOptions(
             images=join(self.dataset, layout.DATASET_IMAGES),
-            output=self.root,
+            output=self.output_root,
             run_id=run_id_of(f"dataset {self.dataset}"),
         )
 
@@ -106,40 +100,46 @@ class TrainRun(FilledForm):
 
     @property
     def models(self) -> str:
-        """The folder of models, with the pointer to the current one."""
-        return join(self.root, "models")
+        """The folder of models, which contains the pointer to the current one."""
+        return join(self.output_root, "models")
 
     @property
     def model(self) -> str:
-        """The folder of the model that this run makes."""
+        """The folder of the model that this run trains."""
         return join(self.models, run_id_of(self.airflow_run_id))
 
     def train_options(self) -> TrainOptions:
-        """The training."""
-        asked = {name: self.params[name] for name in _TRAINING}
+        """Returns the options of the training."""
         return TrainOptions(
-            dataset=self.dataset, features=self.features, output=self.model, **asked
+            dataset=self.dataset,
+            features=self.features,
+            output=self.model,
+            **self.select(*_MAIN_FIELDS, *_MORE_FIELDS),
         )
 
-    def evaluations(self) -> list[list[str]]:
-        """Arguments of ``captioner evaluate``: of the new model, and of the current one on the same images."""
-        models = [
-            self.model,
-            *([self.models] if Path(self.models, layout.CURRENT_MODEL).exists() else []),
-        ]
-        on = [f"--dataset={self.dataset}", f"--features={self.features}", "--split=dev"]
-        return [[f"--model={model}", *on] for model in models]
+    def evaluate_arguments(self) -> list[list[str]]:
+        """Returns the arguments of ``captioner evaluate``, one list for each model to evaluate.
 
-    def figures(self) -> dict[str, Any]:
-        """The new model's id and its figures on the dev split, as recorded in its folder."""
+        The new model comes first. The current model follows if there is one, evaluated on the same
+        images.
+        """
+        models = [self.model]
+        if Path(self.models, layout.CURRENT_MODEL).exists():
+            models.append(self.models)
+        data = [f"--dataset={self.dataset}", f"--features={self.features}", "--split=dev"]
+        return [[f"--model={model}", *data] for model in models]
+
+    def read_metrics(self) -> dict[str, object]:
+        """Returns the id of the new model and its latest scores on the dev split.
+
+        Both are read from ``metrics.json`` in the model folder.
+        """
         metrics = json.loads(Path(self.model, "metrics.json").read_text(encoding="utf-8"))
-        scores = next(
-            one["scores"] for one in reversed(metrics["evaluations"]) if one["split"] == "dev"
-        )
-        return {"model_id": metrics["model_id"], **scores}
+        dev = [item["scores"] for item in metrics["evaluations"] if item["split"] == "dev"]
+        return {"model_id": metrics["model_id"], **dev[-1]}
 
     def gate_options(self) -> GateOptions:
-        """What the model has to pass."""
+        """Returns the options of the gate that the new model has to pass."""
         return GateOptions(
             models=self.models, model=self.model, split="dev", margin=self.params["margin"]
         )

@@ -1,29 +1,31 @@
-"""Captions every new folder of an inbox, once.
+"""Starts one run of caption_folder for every new folder in an inbox.
 
-Looks at the inbox every minute. A folder directly in it is complete when the marker file `_SUCCESS`
-lies in it, or when nothing in it has changed for ten minutes; then it gets one run of
-caption_folder, whose name is made of the folder's, so that it never gets two, whatever is restarted
-in between. A folder that a run was made of is not looked at again.
+This DAG looks at the inbox every minute. A folder directly inside the inbox is complete when it
+contains the marker file `_SUCCESS`, or when nothing in it has changed for ten minutes. Each
+complete folder gets one run of caption_folder, which is named after the folder. A folder that has a
+run is never captioned again, even if Airflow is restarted in between.
 
-The Airflow Variable `captioner_inbox` says which inbox, where the tables go and how to caption:
+Set the Airflow Variable `captioner_inbox` to say where the inbox is, where the tables go, and which
+options caption_folder gets:
 
     {"inbox": "/data/inbox", "output": "/data/out", "caption": {"model": "/data/out/models"}}
 
-It is paused until somebody turns it on. A form field that is filled in goes before the Variable.
+A field that you fill in on the form takes precedence over the Variable. The DAG is paused until you
+turn it on.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import pendulum  # comes with Airflow
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import dag, task
 
 from captioner_airflow import settings
-from captioner_airflow.inbox import complete_folders, inbox_form
-from captioner_airflow.jobs import one_line_errors
+from captioner_airflow.inbox import list_runs_to_start, make_inbox_form
+from captioner_airflow.jobs import fail_on_bad_input
+from captioner_airflow.settings import JsonObject
 
 
 @dag(
@@ -35,16 +37,19 @@ from captioner_airflow.jobs import one_line_errors
     doc_md=__doc__,
     tags=["captioner"],
     default_args={"retries": 2, "retry_delay": settings.RETRY_DELAY},
-    params=inbox_form(),
+    params=make_inbox_form(),
 )
-def watch_inbox() -> None:  # noqa: D103  its text is doc_md
-    @task(execution_timeout=timedelta(minutes=30))
-    def find_folders() -> list[dict[str, Any]]:
-        """The runs to start: of folders that are complete and have none."""
-        with one_line_errors():
-            return complete_folders()
+def watch_inbox() -> None:
+    """Defines the DAG; the docstring of this module describes it."""
 
-    # a run of that name is a folder's own: where it is there already, a task before this one was cut off after it
+    @task(execution_timeout=timedelta(minutes=30))
+    def find_folders() -> list[JsonObject]:
+        """Returns the runs to start: one for each complete folder that has no run."""
+        with fail_on_bad_input():
+            return list_runs_to_start()
+
+    # The name of a run belongs to one folder. If the run exists already, an earlier try of this
+    # task started it and was interrupted afterwards.
     TriggerDagRunOperator.partial(
         task_id="start_runs",
         trigger_dag_id="caption_folder",

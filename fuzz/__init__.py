@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing of what reads strangers' bytes: ``python -m fuzz``."""
+"""Coverage-guided fuzzing of the code that reads untrusted bytes: ``python -m fuzz``."""

@@ -1,4 +1,4 @@
-"""Where the fuzzer begins: good and bad inputs that the tests make, and what it once found."""
+"""The first inputs of the fuzzer: good and bad ones that the tests make, and earlier findings."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from fuzz.targets import SEPARATOR, archive, flickr8k_text
 from tests.image_files import bad_files, encoded, good_files, picture
 
 FOUND = Path(__file__).parents[1] / "tests" / "fuzz" / "found"
-"""Folder of a target's findings: ``found/TARGET/``."""
-_LONGEST = 20_000  # bytes; large inputs slow a fuzzer down and find nothing more
+"""Folder of earlier findings, with a subfolder for each target."""
+_MAX_BYTES = 20_000  # larger inputs slow the fuzzer down and find nothing more
 
 
 def seeds(target: str) -> list[bytes]:
-    """Inputs for a target.
+    """Returns the first inputs for a target.
 
     Args:
       target: one of ``TARGETS``.
     """
     made = {"images": _images, "datasets": _datasets, "models": _models}[target]()
-    return [data for data in made if len(data) <= _LONGEST] + found(target)
+    return [data for data in made if len(data) <= _MAX_BYTES] + found(target)
 
 
 def found(target: str) -> list[bytes]:
-    """What was a finding once, and was mended."""
+    """Returns a target's earlier findings, whose causes are fixed."""
     folder = FOUND / target
     return [path.read_bytes() for path in sorted(folder.iterdir())] if folder.is_dir() else []
 
@@ -62,7 +62,7 @@ def _datasets() -> Iterator[bytes]:
 
 
 def _models() -> Iterator[bytes]:
-    """The smallest captioner there is, as it is saved and as it is shipped."""
+    """Yields the smallest possible model, with its weights in float32 and in float16."""
     from captioner_core.captioning.network import Captioner
 
     vocabulary = Vocabulary.from_captions(["dog"])

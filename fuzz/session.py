@@ -1,6 +1,8 @@
-"""One target under the fuzzer, in a process of its own: ``python -m fuzz.session TARGET [libFuzzer's arguments]``.
+"""Fuzzes one target in this process.
 
-Pillow's C code is not instrumented: of it, the fuzzer sees what its callers in Python do.
+    python -m fuzz.session TARGET [LIBFUZZER_ARGUMENTS]
+
+Pillow's C code is not instrumented, so the fuzzer sees only what Pillow's Python code does.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ with atheris.instrument_imports(
 
     from fuzz.targets import TARGETS
 
-    Image.init()  # else Pillow imports its formats' readers at the first image, too late to be instrumented
+    # Pillow would otherwise import its readers at the first image, too late to be instrumented.
+    Image.init()
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def main(argv: list[str]) -> None:
-    """Fuzzes until libFuzzer ends the process: 0 where time is up, else there is a finding."""
+    """Fuzzes until libFuzzer ends the process, with exit code 0 if there was no finding in time."""
     target = argv[1]
     atheris.Setup(
         [argv[0], *argv[2:]],
@@ -36,21 +39,26 @@ def main(argv: list[str]) -> None:
 
 
 def _mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """libFuzzer's own change; every second PNG then gets right check sums, or no change would get past them."""
+    """Returns libFuzzer's mutation of an input; half of the mutated PNGs get correct checksums.
+
+    Without correct checksums, decoders reject a mutated PNG before they read its content.
+    """
     changed = atheris.Mutate(data, max_size)
-    mends = changed.startswith(_PNG) and random.Random(seed).random() < 0.5
-    return _with_check_sums(changed)[:max_size] if mends else changed
+    is_repaired = changed.startswith(_PNG) and random.Random(seed).random() < 0.5
+    return _with_checksums(changed)[:max_size] if is_repaired else changed
 
 
-def _with_check_sums(png: bytes) -> bytes:
-    mended, place = bytearray(png), len(_PNG)
-    while place + 12 <= len(mended):
-        end = place + 8 + struct.unpack_from(">I", mended, place)[0]
-        if end + 4 > len(mended):
+def _with_checksums(png: bytes) -> bytes:
+    """Returns a PNG with the correct checksum in each chunk (PNG specification, section 5.3)."""
+    repaired = bytearray(png)
+    offset = len(_PNG)
+    while offset + 12 <= len(repaired):
+        end = offset + 8 + struct.unpack_from(">I", repaired, offset)[0]
+        if end + 4 > len(repaired):
             break
-        struct.pack_into(">I", mended, end, zlib.crc32(mended[place + 4 : end]))
-        place = end + 4
-    return bytes(mended)
+        struct.pack_into(">I", repaired, end, zlib.crc32(repaired[offset + 4 : end]))
+        offset = end + 4
+    return bytes(repaired)
 
 
 if __name__ == "__main__":

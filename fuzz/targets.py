@@ -1,7 +1,7 @@
-"""What is fuzzed: bytes go in, and nothing comes out but what the documentation names.
+"""The targets of the fuzzer: functions that take any bytes and raise nothing.
 
-A target returns, whether the bytes are good or bad; whatever it raises is a finding. Targets need
-no fuzzer: a finding's file is given to one again by ``tests/fuzz``.
+A target catches the errors that are documented for bad input, so any exception that it raises is a
+finding. Targets do not need the fuzzer: ``tests/fuzz`` gives them the inputs of earlier findings.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import decoding
 from tests.image_files import encoded, picture
 
-_SIDE = 16  # of the pictures made
-_MOST_PIXELS = 250_000  # so that no input takes long
+_SIDE = 16  # pixels, of the decoded images and thumbnails
+_MAX_PIXELS = 250_000  # keeps each input fast
 _MODEL_FILES = (CONFIG, VOCABULARY, METRICS, WEIGHTS)
-SEPARATOR = b"\0"  # between a model's files: no JSON holds it, and the weights are last
+SEPARATOR = b"\0"
+"""Separates the files of a model. JSON cannot contain it, and the weights come last."""
 
 
 def decode_image(data: bytes) -> None:
-    """An image's bytes, for captioning and as a thumbnail."""
+    """Decodes an image for captioning and as a thumbnail."""
     try:
-        pixels, width, height = decoding.decode(data, size=_SIDE, max_pixels=_MOST_PIXELS)
+        pixels, width, height = decoding.decode(data, size=_SIDE, max_pixels=_MAX_PIXELS)
         assert pixels.shape == (_SIDE, _SIDE, 3)
         assert pixels.dtype == np.uint8
         assert width * height >= 1
     except ImageError as error:
         _check_failure(error)
     try:
-        _, (width, height) = decoding.thumbnail(data, _SIDE, max_pixels=_MOST_PIXELS)
+        _, (width, height) = decoding.thumbnail(data, _SIDE, max_pixels=_MAX_PIXELS)
         assert 1 <= width <= _SIDE
         assert 1 <= height <= _SIDE
     except ImageError as error:
@@ -52,14 +53,14 @@ def decode_image(data: bytes) -> None:
 
 
 def _check_failure(error: ImageError) -> None:
-    """A row of failures can hold it: one line of text that UTF-8 can say."""
+    """Checks that an error fits into a row of failures: one line of text that UTF-8 can encode."""
     assert error.error_type.replace("_", "").isalpha()
     assert len(error.message.splitlines()) == 1
     error.message.encode("utf-8")
 
 
 def build_dataset(data: bytes) -> None:
-    """A dataset's source, of the kind that the first byte tells: see ``DATASET_KINDS``."""
+    """Builds a dataset from a source, whose kind the first byte selects from ``DATASET_KINDS``."""
     if data:
         build = DATASET_KINDS[data[0] % len(DATASET_KINDS)]
         try:
@@ -110,9 +111,10 @@ DATASET_KINDS: tuple[Callable[[bytes], None], ...] = (
 
 
 def load_model(data: bytes) -> None:
-    """A model folder: the bytes of its configuration, words, metrics and weights, with ``SEPARATOR`` between them.
+    """Checks a model folder as loading does, but does not build the network, which takes seconds.
 
-    All is read that is read before a network is built; that would take seconds.
+    Args:
+      data: configuration, vocabulary, metrics and weights, with ``SEPARATOR`` between them.
     """
     folder = _scratch() / "model"
     folder.mkdir(exist_ok=True)
@@ -144,7 +146,7 @@ def _scratch() -> Path:
 
 @cache
 def _images() -> Path:
-    """A folder with pictures ``a.png`` and ``deep/b.png``."""
+    """Returns a folder with the images ``a.png`` and ``deep/b.png``."""
     folder = _scratch() / "images"
     (folder / "deep").mkdir(parents=True)
     for name in ("a.png", "deep/b.png"):
@@ -153,16 +155,21 @@ def _images() -> Path:
 
 
 def archive(files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    """A zip of files; stored ones are within a fuzzer's reach."""
+    """Returns a zip archive.
+
+    Args:
+      files: the content of each file by name.
+      method: the compression; a fuzzer can change the content of stored files only.
+    """
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as made:
+    with zipfile.ZipFile(stream, "w", method) as zip_file:
         for name, data in files.items():
-            made.writestr(zipfile.ZipInfo(name), data, method)
+            zip_file.writestr(zipfile.ZipInfo(name), data, method)
     return stream.getvalue()
 
 
 def flickr8k_text(captions: bytes) -> bytes:
-    """Flickr8k's zip of texts with these captions."""
+    """Returns Flickr8k's zip archive of texts, with these captions."""
     lists = {"train": b"a.png\n", "dev": b"b.png\n", "test": b""}
     named = {f"Flickr_8k.{split}Images.txt": ids for split, ids in lists.items()}
     return archive({"Flickr8k.token.txt": captions, **named})

@@ -1,33 +1,37 @@
-"""Where a training runs: one file for each place, all with the face of ``base.Launcher``."""
+"""Where a training runs: one file for each launcher, all with the interface ``base.Launcher``."""
 
 from __future__ import annotations
 
 from captioner_airflow import settings
-from captioner_airflow.launchers.base import Launcher
+from captioner_airflow.launchers.base import Event, Launcher
+from captioner_airflow.launchers.kubernetes import KubernetesLauncher
+from captioner_airflow.launchers.kubernetes_settings import KubernetesSettings
+from captioner_airflow.launchers.local import LocalLauncher
 from captioner_core.errors import CaptionerError
 
-__all__ = ["LAUNCHERS", "Launcher", "load_launcher"]
+__all__ = ["LAUNCHERS", "Event", "Launcher", "load_launcher"]
 
 LAUNCHERS = ("local", "kubernetes")
 
 
 def load_launcher(name: str) -> Launcher:
-    """A launcher by its name, as this place sets it up.
+    """Returns a launcher, configured for this installation.
+
+    Args:
+      name: one of LAUNCHERS.
 
     Raises:
-      CaptionerError: it is not known, or its settings are not there or bad.
+      CaptionerError: if the name is unknown, or a setting is missing or invalid.
     """
     if name == "kubernetes":
-        from captioner_airflow.launchers.kubernetes import KubernetesLauncher
-
         try:
-            return KubernetesLauncher(**settings.variable(settings.KUBERNETES))
+            values = settings.read_variable(settings.KUBERNETES_VARIABLE)
+            return KubernetesLauncher(KubernetesSettings(**values))
         except (TypeError, ValueError) as error:
             raise CaptionerError(
-                f"Airflow Variable {settings.KUBERNETES}: {error}; docs/kubernetes.md lists the settings"
+                f"Airflow Variable {settings.KUBERNETES_VARIABLE}: {error}; "
+                "docs/kubernetes.md lists the settings"
             ) from error
     if name == "local":
-        from captioner_airflow.launchers.local import LocalLauncher
-
         return LocalLauncher()
-    raise CaptionerError(f"launcher {name!r} is not known; choose one of {', '.join(LAUNCHERS)}")
+    raise CaptionerError(f"launcher {name!r} is unknown; choose one of {', '.join(LAUNCHERS)}")

@@ -1,29 +1,41 @@
-"""What every launcher of a training can do."""
+"""The interface of a launcher."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from airflow.sdk import Context
+from airflow.sdk import Context
 
-    from captioner_core.options import TrainOptions
+from captioner_core.options import TrainOptions
+
+Event = dict[str, Any]
+"""The payload of the event that ends a deferred wait, which is a JSON object."""
 
 
 class Launcher(Protocol):
-    """Starts a training somewhere and waits for it, for the task whose context it is given."""
+    """Starts a training somewhere and waits for it, on behalf of an Airflow task."""
 
     def launch(self, options: TrainOptions, context: Context) -> None:
         """Trains, and returns when the model folder is written.
 
+        Args:
+          options: the options of the training.
+          context: the Airflow context of the task.
+
         Raises:
-          TaskDeferred: it waits elsewhere; ``execute_complete`` is called afterwards.
-          AirflowFailException: trying again can't help, such as bad input.
-          AirflowException: training failed; trying again goes on from its checkpoint.
+          TaskDeferred: if the triggerer waits for the training; Airflow calls
+            ``TrainOperator.execute_complete`` afterwards, which calls ``resume``.
+          AirflowFailException: if a retry would fail in the same way, for example on bad input.
+          AirflowException: if the training failed; a retry continues from its checkpoint.
         """
 
-    def resume(self, context: Context, event: dict[str, Any]) -> None:
-        """Goes on after the wait that ``launch`` began; raises what ``launch`` raises."""
+    def resume(self, context: Context, event: Event) -> None:
+        """Continues after the wait that ``launch`` deferred; raises what ``launch`` raises.
 
-    def end(self) -> None:
-        """Ends what ``launch`` has started; called when the task is killed."""
+        Args:
+          context: the Airflow context of the task.
+          event: the payload of the event that ended the wait.
+        """
+
+    def cancel(self) -> None:
+        """Ends the training that ``launch`` started; Airflow calls it when the task is killed."""

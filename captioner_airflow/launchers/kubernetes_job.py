@@ -1,99 +1,64 @@
-"""One start of a training as an Indexed Job: created, followed, deleted. Needs the Kubernetes provider."""
+"""One start of a training as an Indexed Job: create it, wait for it, delete it.
+
+This module needs the Kubernetes provider of Airflow.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 from airflow.providers.cncf.kubernetes.operators.job import KubernetesJobOperator
 from airflow.providers.cncf.kubernetes.triggers.job import KubernetesJobTrigger
+from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from airflow.triggers.base import TriggerEvent
-from kubernetes.client import ApiClient, V1DeleteOptions, V1Job, V1Pod, V1Preconditions
+from kubernetes.client import ApiClient, V1DeleteOptions, V1Job, V1Preconditions
 from kubernetes.client.exceptions import ApiException
 from kubernetes_asyncio import client as async_client
-from urllib3.exceptions import HTTPError
 
+from captioner_airflow.launchers.kubernetes_logs import WorkerLogs
 from captioner_airflow.launchers.kubernetes_manifests import (
     CONTAINER,
-    INSTANCE,
     MODEL_FOLDER,
     TASK,
+    Manifest,
     make_service,
 )
+from captioner_airflow.launchers.kubernetes_outcome import DELETED, JobOutcome, read_outcome
 
-if TYPE_CHECKING:
-    from airflow.sdk import Context
-
-DONE, FAILED, GONE = "done", "failed", "gone"
-BAD_INPUT = "PodFailurePolicy"  # reason of a Job that its podFailurePolicy has ended
-WORKER_FAILED = "BackoffLimitExceeded"
-_INDEX = "batch.kubernetes.io/job-completion-index"
-_DELETION_S = 600.0  # a pod's grace period, and what a slow node adds
-_SERVICE_S = 60.0
-_LOG_OVERLAP_S = 5
-_LOG_LINES = 10_000
-_NOT_FOUND, _CONFLICT = 404, 409
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a Job has ended: done, failed, or gone before its end was seen."""
-
-    status: str
-    reason: str = ""
-    message: str = ""
-
-
-def outcome_of(job: Any, uid: str) -> Outcome | None:
-    """How the Job with this uid has ended; None while it runs.
-
-    Args:
-      job: as either of the two clients reads it.
-      uid: of the Job meant; one with another has replaced it.
-    """
-    if job.metadata.uid != uid or job.metadata.deletion_timestamp:
-        return Outcome(GONE)
-    for condition in (job.status and job.status.conditions) or []:
-        if condition.status == "True" and condition.type in ("Complete", "Failed"):
-            status = DONE if condition.type == "Complete" else FAILED
-            return Outcome(status, condition.reason or "", condition.message or "")
-    return None
-
-
-@dataclass(frozen=True)
-class _LogCursor:
-    """How far a pod's log has been told: when it was read, and the lines of its latest time."""
-
-    read_at: float = 0.0
-    until: str = ""
-    lines: frozenset[tuple[str, str]] = frozenset()
+_DELETE_TIMEOUT_S = 600.0  # a pod's grace period of 120 s, and time for a slow node
+_SERVICE_TIMEOUT_S = 60.0
+_NOT_FOUND = 404
+_CONFLICT = 409
 
 
 class TrainingJobOperator(KubernetesJobOperator):
-    """The provider's operator for one start of a training's workers.
+    """Starts the workers of a training once.
 
-    The provider builds the Job, reaches the cluster and repeats what failed in passing. Its ``execute`` is not
-    called: it looks for the pods once, right after it has asked for the Job, and fails where they are not there
-    yet; it reads their logs when all is over; and it creates the Job without reading which uid it got, which the
-    Service needs.
+    The provider's operator builds the Job, connects to the cluster and repeats requests that failed
+    for a moment. Its ``execute`` is not called, for three reasons: it looks for the pods only once,
+    right after it has created the Job, and fails if they do not exist yet; it reads their logs only
+    at the end; and it does not read the uid of the new Job, which the Service needs.
 
     Args:
-      manifest: the Job, as ``make_job`` makes it.
-      port: on which the workers listen.
-      conn_id: Airflow's connection to the cluster.
-      poll_interval_s: between two looks at the Job.
-      kwargs: of every operator, such as ``task_id``.
+      manifest: the Job, as ``make_job`` returns it.
+      port: the port on which the workers listen.
+      conn_id: the id of Airflow's connection to the cluster.
+      poll_interval_s: seconds between two checks of the Job's status.
+      kwargs: arguments of every operator, such as ``task_id``.
     """
 
     def __init__(
         self,
         *,
-        manifest: dict[str, Any],
+        manifest: Manifest,
         port: int,
         conn_id: str,
         poll_interval_s: float,
@@ -106,7 +71,8 @@ class TrainingJobOperator(KubernetesJobOperator):
             namespace=manifest["metadata"]["namespace"],
             random_name_suffix=False,
             full_job_spec=_deserialize(manifest),
-            # What the operator has a default for, it would write over full_job_spec: parallelism 1 above all
+            # The operator overwrites full_job_spec with its own defaults, such as parallelism 1, so
+            # each of these values has to be repeated.
             completion_mode=spec["completionMode"],
             completions=spec["completions"],
             parallelism=spec["parallelism"],
@@ -120,31 +86,32 @@ class TrainingJobOperator(KubernetesJobOperator):
         )
         self.manifest = manifest
         self.port = port
-        self._told: dict[str, _LogCursor] = {}
-        self._waits: dict[str, str] = {}
-        self._log_failed = False
 
     def start(self, context: Context) -> None:
-        """Creates Job and Service, in the place of what an earlier try has left.
+        """Creates the Job and its Service, after deleting what an earlier try left.
+
+        Args:
+          context: the Airflow context of the task.
 
         Raises:
-          AirflowException: another task trains this model folder, or what it left does not go.
+          AirflowFailException: if a Job of this name belongs to something else.
+          AirflowException: if another task trains this model folder, the earlier Job can't be
+            deleted in time, or the task was killed meanwhile.
         """
         self._delete_earlier()
         request = self.build_job_request_obj(context)
-        request.metadata.name = (
-            self.name
-        )  # the provider puts job- before it, and the hosts are called after it
+        # The provider prefixes the name with "job-", but the workers' host names contain the name.
+        request.metadata.name = self.name
         self._stop_if_killed()
         try:
             self.job = self.hook.create_job(request)
         except ApiException as error:
             if error.status == _CONFLICT:
                 raise AirflowException(
-                    f"{self._which} was created by another task at this moment; try again"
+                    f"{self._label} was created by another task at the same moment; retry the task"
                 ) from error
             raise
-        self.log.info("Created %s with %d workers", self._which, self.parallelism)
+        self.log.info("Created %s with %d workers", self._label, self.parallelism)
         try:
             self._create_service()
             self._stop_if_killed()
@@ -153,26 +120,32 @@ class TrainingJobOperator(KubernetesJobOperator):
             raise
 
     def attach(self, uid: str) -> None:
-        """Takes up the Job that an earlier process of this task has started."""
-        self.job = _deserialize(
-            {"metadata": {"name": self.name, "namespace": self.namespace, "uid": uid}}
-        )
+        """Takes over the Job that an earlier process of this task has created.
 
-    def wait(self) -> Outcome:
-        """Until the Job has ended; meanwhile its workers' lines go to the task's log."""
+        Args:
+          uid: the uid of that Job.
+        """
+        metadata = {"name": self.name, "namespace": self.namespace, "uid": uid}
+        self.job = _deserialize({"metadata": metadata})
+
+    def wait(self) -> JobOutcome:
+        """Waits until the Job has ended, and copies the workers' lines to the task's log."""
         while True:
-            outcome = Outcome(GONE) if self._killed else self._look()
-            self.tell()
+            outcome = JobOutcome(DELETED) if self._killed else self._read_outcome()
+            self.logs.copy_new_lines()
             if outcome:
                 return outcome
             time.sleep(self.job_poll_interval)
 
-    def wait_elsewhere(self, options: dict[str, Any], starts: int) -> NoReturn:
-        """Leaves the waiting to the triggerer.
+    def defer_wait(self, options: dict[str, object], previous_starts: int) -> NoReturn:
+        """Lets the triggerer wait for the Job.
 
         Args:
-          options: of the training, for whoever goes on.
-          starts: of the workers before this one.
+          options: the options of the training, which the event returns.
+          previous_starts: how often the workers were started before, which the event returns.
+
+        Raises:
+          TaskDeferred: always.
         """
         assert self.job is not None
         trigger = TrainingJobTrigger(
@@ -182,13 +155,13 @@ class TrainingJobOperator(KubernetesJobOperator):
             conn_id=str(self.kubernetes_conn_id),
             poll_interval_s=self.job_poll_interval,
             options=options,
-            starts=starts,
+            starts=previous_starts,
         )
         raise TaskDeferred(trigger=trigger, method_name="execute_complete")
 
     def delete(self) -> None:
-        """Deletes the Job with its pods and its Service, which it owns; another of its name stays."""
-        uid = self.job.metadata.uid if self.job else self._uid_of_own()
+        """Deletes the Job with its pods and its Service, but no other Job of the same name."""
+        uid = self.job.metadata.uid if self.job else self._find_own_uid()
         if uid is None:
             return
         body = V1DeleteOptions(
@@ -201,71 +174,38 @@ class TrainingJobOperator(KubernetesJobOperator):
                 raise
 
     def on_kill(self) -> None:
+        """Deletes the Job, and makes a ``start`` or ``wait`` in progress stop."""
         self._killed = True
         self.delete()
 
-    def tell(self) -> None:
-        """Puts what the workers have said since the last call, and why others don't start, into the task's log."""
-        try:
-            pods = self._pods()
-        except (ApiException, HTTPError) as error:
-            self._pass_over(error)
-            return
-        for pod in pods:
-            self._tell_wait(pod)
-            if pod.status and pod.status.phase != "Pending":
-                try:
-                    self._tell_lines(pod)
-                except (
-                    ApiException,
-                    HTTPError,
-                ) as error:  # of a lost node, say; the others' are read
-                    self._pass_over(error)
-
-    def failures(self) -> str:
-        """What the workers that failed said last, the first to fail first."""
-        try:
-            ended = [
-                (pod, state)
-                for pod in self._pods()
-                if (state := _terminated(pod)) and state.exit_code
-            ]
-        except (ApiException, HTTPError):
-            return "its pods can't be read"
-        ended.sort(key=lambda item: str(item[1].finished_at))
-        lines = []
-        for pod, state in ended[:3]:
-            last = (state.message or "").strip().splitlines()[-1:] or [""]
-            killed = f" ({state.reason})" if state.reason not in (None, "Error") else ""
-            lines.append(
-                f"worker {_index(pod)} ended with exit code {state.exit_code}{killed}: {last[0]}".rstrip(
-                    ": "
-                )
-            )
-        return "; ".join(lines) or "no failed pod is left to ask"
-
-    # Steps
+    @functools.cached_property
+    def logs(self) -> WorkerLogs:
+        """The logs of the workers."""
+        return WorkerLogs(self.client, str(self.namespace), str(self.name), self.log)
 
     @property
-    def _which(self) -> str:
+    def _label(self) -> str:
         return f"Job {self.namespace}/{self.name}"
 
     def _stop_if_killed(self) -> None:
-        """Airflow asks a task to end from a signal handler, after which the task goes on where it was."""
-        if self._killed:
-            raise AirflowException(f"{self._which} is not wanted any more; its task was killed")
+        """Raises if the task was killed.
 
-    def _look(self) -> Outcome | None:
+        Airflow calls ``on_kill`` from a signal handler, after which the task continues.
+        """
+        if self._killed:
+            raise AirflowException(f"{self._label} is no longer needed; its task was killed")
+
+    def _read_outcome(self) -> JobOutcome | None:
         assert self.job is not None
         try:
             job = self.hook.get_job_status(self.name, self.namespace)
         except ApiException as error:
             if error.status == _NOT_FOUND:
-                return Outcome(GONE)
+                return JobOutcome(DELETED)
             raise
-        return outcome_of(job, self.job.metadata.uid)
+        return read_outcome(job, self.job.metadata.uid)
 
-    def _read(self) -> V1Job | None:
+    def _read_job(self) -> V1Job | None:
         try:
             return self.hook.get_job(self.name, self.namespace)
         except ApiException as error:
@@ -273,47 +213,61 @@ class TrainingJobOperator(KubernetesJobOperator):
                 return None
             raise
 
-    def _uid_of_own(self) -> str | None:
-        """Of a Job that this task has asked for without hearing the answer, or an earlier try of it."""
-        job = self._read()
-        own = self.manifest["metadata"]["annotations"][TASK]
-        return (
-            job.metadata.uid if job and (job.metadata.annotations or {}).get(TASK) == own else None
-        )
+    def _find_own_uid(self) -> str | None:
+        """Returns the uid of this task's Job in the cluster, if there is one.
+
+        This task may have created it without receiving the answer, or an earlier try may have.
+        """
+        job = self._read_job()
+        own_task = self.manifest["metadata"]["annotations"][TASK]
+        if job and (job.metadata.annotations or {}).get(TASK) == own_task:
+            return str(job.metadata.uid)
+        return None
 
     def _delete_earlier(self) -> None:
         """Deletes the Job that trained this folder before, and waits until its last pod is gone."""
-        job = self._read()
+        job = self._read_job()
         if job is None:
             return
-        given, own = job.metadata.annotations or {}, self.manifest["metadata"]["annotations"]
-        if MODEL_FOLDER not in given:
-            raise AirflowFailException(
-                f"{self._which} is not of this launcher; delete it or choose another --output"
-            )
-        if given.get(TASK) != own[TASK] and not outcome_of(job, job.metadata.uid):
-            raise AirflowException(
-                f"{self._which} of {given.get(TASK)} still trains {given[MODEL_FOLDER]}; "
-                "wait until it has ended, or delete it"
-            )
-        self.log.info("Replacing %s, which an earlier start has left", self._which)
+        self._check_may_replace(job)
+        self.log.info("Replacing %s, which an earlier start has left", self._label)
         self.job = job
         self.delete()
         self.job = None
-        deadline = time.monotonic() + _DELETION_S
-        while (left := self._read()) and left.metadata.uid == job.metadata.uid:
+        deadline = time.monotonic() + _DELETE_TIMEOUT_S
+        while (remaining := self._read_job()) and remaining.metadata.uid == job.metadata.uid:
             if time.monotonic() > deadline:
                 raise AirflowException(
-                    f"{self._which} was deleted {_DELETION_S:.0f} s ago and a pod of it is still there; "
-                    "look whether its node is lost"
+                    f"{self._label} was deleted {_DELETE_TIMEOUT_S:.0f} s ago and a pod of it is "
+                    "still there; check whether its node is lost"
                 )
             time.sleep(self.job_poll_interval)
 
+    def _check_may_replace(self, job: V1Job) -> None:
+        """Raises unless a Job is this task's own, or a training that has ended."""
+        annotations = job.metadata.annotations or {}
+        if MODEL_FOLDER not in annotations:
+            raise AirflowFailException(
+                f"{self._label} was not created by this launcher; delete it or choose another "
+                "--output"
+            )
+        owner = annotations.get(TASK)
+        is_own = owner == self.manifest["metadata"]["annotations"][TASK]
+        if not is_own and not read_outcome(job, job.metadata.uid):
+            raise AirflowException(
+                f"{self._label} of {owner} still trains {annotations[MODEL_FOLDER]}; "
+                "wait until it has ended, or delete it"
+            )
+
     def _create_service(self) -> None:
-        """Creates the Service; one that an earlier Job has left is about to be deleted with it, so it is no use."""
+        """Creates the Service.
+
+        A Service that an earlier Job left is deleted first, because the cluster is about to delete
+        it together with that Job.
+        """
         assert self.job is not None
         body = make_service(self.manifest, self.port, self.job.metadata.uid)
-        deadline = time.monotonic() + _SERVICE_S
+        deadline = time.monotonic() + _SERVICE_TIMEOUT_S
         while True:
             try:
                 self.client.create_namespaced_service(self.namespace, body)
@@ -325,64 +279,18 @@ class TrainingJobOperator(KubernetesJobOperator):
                 self.client.delete_namespaced_service(self.name, self.namespace)
             time.sleep(min(1.0, self.job_poll_interval))
 
-    # Logs
-
-    def _pods(self) -> list[V1Pod]:
-        pods = self.client.list_namespaced_pod(
-            self.namespace, label_selector=f"{INSTANCE}={self.name}"
-        ).items
-        return sorted(pods, key=_index)
-
-    def _tell_wait(self, pod: V1Pod) -> None:
-        why = _why_it_waits(pod)
-        if why and self._waits.get(pod.metadata.name) != why:
-            self.log.warning("[worker %d] waits: %s", _index(pod), why)
-        self._waits[pod.metadata.name] = why
-
-    def _tell_lines(self, pod: V1Pod) -> None:
-        """Those not told yet: a little more than what is new is read, and told apart by the time before each line."""
-        told, now = self._told.get(pod.metadata.name, _LogCursor()), time.monotonic()
-        since = {"since_seconds": int(now - told.read_at) + _LOG_OVERLAP_S} if told.lines else {}
-        response = self.client.read_namespaced_pod_log(
-            pod.metadata.name,
-            self.namespace,
-            container=CONTAINER,
-            timestamps=True,
-            tail_lines=_LOG_LINES,
-            _preload_content=False,
-            **since,
-        )
-        timed = [
-            line.partition(" ")[::2]
-            for line in response.data.decode("utf-8", "replace").splitlines()
-        ]
-        for line in timed:
-            if line[0] >= told.until and line not in told.lines:
-                self.log.info("[worker %d] %s", _index(pod), line[1])
-        until = max([told.until, *(when for when, _ in timed)])
-        last = {line for line in timed if line[0] == until} or told.lines
-        self._told[pod.metadata.name] = _LogCursor(now, until, frozenset(last))
-
-    def _pass_over(self, error: Exception) -> None:
-        """Training goes on without its log."""
-        if not self._log_failed:
-            self.log.warning(
-                "The workers' logs can't be read (%s)", " ".join(str(error).split())[:200]
-            )
-        self._log_failed = True
-
 
 class TrainingJobTrigger(KubernetesJobTrigger):
-    """Waits for a training's Job in the triggerer, and deletes it when a user kills the waiting task.
+    """Waits for a Job in the triggerer, and deletes it if a user kills the deferred task.
 
     Args:
-      name: of the Job.
-      namespace: of the Job.
-      uid: of the Job; another of the same name is not waited for, nor deleted.
-      conn_id: Airflow's connection to the cluster.
-      poll_interval_s: between two looks at the Job.
-      options: of the training; they come back in the event.
-      starts: of the workers before this one; comes back in the event.
+      name: the name of the Job.
+      namespace: the namespace of the Job.
+      uid: the uid of the Job; another Job of the same name is neither awaited nor deleted.
+      conn_id: the id of Airflow's connection to the cluster.
+      poll_interval_s: seconds between two checks of the Job's status.
+      options: the options of the training, which the event returns.
+      starts: how often the workers were started before, which the event returns.
     """
 
     def __init__(
@@ -393,7 +301,7 @@ class TrainingJobTrigger(KubernetesJobTrigger):
         uid: str,
         conn_id: str,
         poll_interval_s: float,
-        options: dict[str, Any],
+        options: dict[str, object],
         starts: int,
     ) -> None:
         super().__init__(
@@ -410,29 +318,33 @@ class TrainingJobTrigger(KubernetesJobTrigger):
         self.starts = starts
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return (
-            f"{__name__}.{type(self).__name__}",
-            {
-                "name": self.job_name,
-                "namespace": self.job_namespace,
-                "uid": self.uid,
-                "conn_id": self.kubernetes_conn_id,
-                "poll_interval_s": self.poll_interval,
-                "options": self.options,
-                "starts": self.starts,
-            },
-        )
+        """Returns the import path of this class and the arguments that recreate the trigger."""
+        arguments = {
+            "name": self.job_name,
+            "namespace": self.job_namespace,
+            "uid": self.uid,
+            "conn_id": self.kubernetes_conn_id,
+            "poll_interval_s": self.poll_interval,
+            "options": self.options,
+            "starts": self.starts,
+        }
+        return f"{__name__}.{type(self).__name__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Waits until the Job has ended.
+
+        Yields:
+          One event, whose payload has the fields ``outcome``, ``uid``, ``options`` and ``starts``.
+        """
         try:
             job = await self.hook.wait_until_job_complete(
                 self.job_name, self.job_namespace, self.poll_interval
             )
-            outcome = outcome_of(job, self.uid) or Outcome(GONE)
+            outcome = read_outcome(job, self.uid) or JobOutcome(DELETED)
         except async_client.ApiException as error:
             if error.status != _NOT_FOUND:
                 raise
-            outcome = Outcome(GONE)
+            outcome = JobOutcome(DELETED)
         payload = {
             "outcome": asdict(outcome),
             "uid": self.uid,
@@ -442,7 +354,7 @@ class TrainingJobTrigger(KubernetesJobTrigger):
         yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
-        """Does what the operator's ``on_kill`` does; the provider's own trigger leaves the Job at work."""
+        """Deletes the Job, as the operator's ``on_kill`` does; the provider's trigger would not."""
         preconditions = async_client.V1Preconditions(uid=self.uid)
         body = async_client.V1DeleteOptions(
             propagation_policy="Foreground", preconditions=preconditions
@@ -456,37 +368,7 @@ class TrainingJobTrigger(KubernetesJobTrigger):
                     raise
 
 
-def _deserialize(job: dict[str, Any]) -> V1Job:
-    """The client's model of a Job given as YAML gives it."""
-
-    class Response:
-        data = json.dumps(job)
-
-    return ApiClient().deserialize(Response, "V1Job")
-
-
-def _index(pod: V1Pod) -> int:
-    marks = {**(pod.metadata.annotations or {}), **(pod.metadata.labels or {})}
-    return int(marks.get(_INDEX, -1))
-
-
-def _container_state(pod: V1Pod) -> Any:
-    statuses = (pod.status and pod.status.container_statuses) or []
-    return next((status.state for status in statuses if status.name == CONTAINER), None)
-
-
-def _terminated(pod: V1Pod) -> Any:
-    state = _container_state(pod)
-    return state.terminated if state else None
-
-
-def _why_it_waits(pod: V1Pod) -> str:
-    """Why a pod does not run; empty where it does, or is about to."""
-    for condition in (pod.status and pod.status.conditions) or []:
-        if condition.type == "PodScheduled" and condition.status == "False":
-            return f"{condition.reason}: {condition.message}"
-    state = _container_state(pod)
-    waiting = state.waiting if state else None
-    if waiting is None or waiting.reason in ("ContainerCreating", "PodInitializing"):
-        return ""
-    return f"{waiting.reason}: {waiting.message or ''}".rstrip(": ")
+def _deserialize(job: Manifest) -> V1Job:
+    """Returns a Job as an object of the Kubernetes client."""
+    response = SimpleNamespace(data=json.dumps(job))  # all that the client reads of a response
+    return ApiClient().deserialize(response, "V1Job")

@@ -1,7 +1,7 @@
-"""The Job and the Service of a training on Kubernetes, as plain dicts; knows no cluster.
+"""Manifests of the Job and the Service of a training on Kubernetes, as dicts. Calls no cluster.
 
-An Indexed Job names its pods' hosts ``JOB-INDEX``, and the headless Service makes these names
-resolve: together they are what ``captioner_core.training.cluster`` reads.
+Pods of an Indexed Job have the host names ``JOB-INDEX``, and the headless Service makes these names
+resolve. ``captioner_core.training.cluster`` reads both.
 """
 
 from __future__ import annotations
@@ -12,63 +12,85 @@ import hashlib
 import posixpath
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import yaml  # Airflow requires PyYAML, so it is always installed
+
+from captioner_airflow.launchers.kubernetes_settings import KubernetesSettings
 from captioner_core.errors import CaptionerError
 from captioner_core.options import TrainOptions, arguments_of
 
-if TYPE_CHECKING:
-    from captioner_airflow.launchers.kubernetes import KubernetesLauncher
+Manifest = dict[str, Any]
+"""A Kubernetes object, or part of one, as YAML states it."""
 
 CONTAINER = "train"
-MODEL_FOLDER = "captioner/model-folder"  # annotations
+MODEL_FOLDER = "captioner/model-folder"
+"""Annotation of a Job: the model folder that it trains."""
 TASK = "captioner/task"
-INSTANCE = "app.kubernetes.io/instance"  # label of all pods of a Job
+"""Annotation of a Job: the task that owns it."""
+INSTANCE = "app.kubernetes.io/instance"
+"""Label of all pods of a Job: its name."""
 BAD_INPUT_EXIT_CODE = 2
+
 _VOLUME = "captioner-data"
-_KEPT_S = 86_400  # a finished Job, for those who want to look at its pods
-_SLUG_LENGTH = 24  # of 63 that JOB-INDEX may have
+_FINISHED_TTL_S = 86_400  # a finished Job stays this long, so that its pods can be examined
+_MAX_SLUG_LENGTH = 24  # a host name JOB-INDEX may have 63 characters
+_FORBIDDEN_POD_FIELDS = ("hostNetwork", "setHostnameAsFQDN", "hostname")
 
 
-def job_name(claim: str, output: str) -> str:
-    """Of the Job that trains this model folder.
+def make_job_name(claim: str, output: str) -> str:
+    """Returns the name of the Job that trains a model folder.
 
-    The folder alone decides it, so that the cluster itself refuses a second Job that would write the same one.
+    The name depends only on the volume and the folder, so the cluster itself refuses a second Job
+    that would write to the same folder.
+
+    Args:
+      claim: the name of the PersistentVolumeClaim.
+      output: the model folder.
     """
     folder = posixpath.normpath(output)
-    slug = re.sub(r"[^a-z0-9]+", "-", posixpath.basename(folder).lower())[:_SLUG_LENGTH].strip("-")
+    basename = posixpath.basename(folder).lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", basename)[:_MAX_SLUG_LENGTH].strip("-")
     digest = hashlib.sha256(f"{claim}\0{folder}".encode()).hexdigest()[:10]
     return "-".join(part for part in ("captioner", slug, digest) if part)
 
 
-def worker_arguments(options: TrainOptions) -> list[str]:
-    """The command line that gives these options to one worker of a Job.
+def make_worker_arguments(options: TrainOptions) -> list[str]:
+    """Returns the command-line arguments that give these options to one worker of a Job.
 
-    Kubernetes puts a variable's value in place of ``$(NAME)`` in arguments; a doubled ``$`` is one that stays.
+    Kubernetes replaces ``$(NAME)`` in arguments by the value of a variable, and ``$$`` by ``$``, so
+    each ``$`` is doubled.
     """
-    arguments = arguments_of(dataclasses.replace(options, workers=1))  # the pods are the workers
+    arguments = arguments_of(dataclasses.replace(options, workers=1))  # each pod is one worker
     return [argument.replace("$", "$$") for argument in arguments]
 
 
 def make_job(
-    settings: KubernetesLauncher, options: TrainOptions, template: dict[str, Any], task: str
-) -> dict[str, Any]:
-    """The Indexed Job.
+    settings: KubernetesSettings, options: TrainOptions, template: Manifest, task: str
+) -> Manifest:
+    """Returns the Indexed Job of a training.
 
     Args:
-      settings: of the launcher.
-      options: of the training.
-      template: a pod, as YAML gives it; not changed.
-      task: whose Job this is, such as ``DAG/RUN/TASK/MAP_INDEX``.
+      settings: the settings of the cluster.
+      options: the options of the training.
+      template: the pod template, which stays unchanged.
+      task: the task that owns the Job, as ``DAG/RUN/TASK/MAP_INDEX``.
 
     Raises:
-      CaptionerError: options or template can't be of a training on this cluster.
+      CaptionerError: if the options do not suit this cluster.
     """
     _check_options(settings, options)
-    name = job_name(settings.claim, options.output)
-    labels = _labels(name)
-    pod = _pod(settings, options, template, name)
+    name = make_job_name(settings.claim, options.output)
+    labels = {
+        "app.kubernetes.io/name": "captioner",
+        "app.kubernetes.io/component": "training",
+        INSTANCE: name,
+    }
     metadata = template.get("metadata") or {}
+    pod_metadata = {
+        "labels": {**(metadata.get("labels") or {}), **labels},
+        "annotations": {**(metadata.get("annotations") or {})},
+    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -82,44 +104,49 @@ def make_job(
             "completionMode": "Indexed",
             "completions": options.workers,
             "parallelism": options.workers,
-            # Kubernetes would start one worker anew among others that are about to end because they miss it, or
-            # that are done and don't come back. So the first failure ends the Job, and the launcher starts all anew
+            # Kubernetes could only restart a single worker, but the other workers end when they
+            # miss it, or have finished and do not come back. So the first failure ends the Job, and
+            # the launcher restarts all workers.
             "backoffLimit": 0,
-            "podFailurePolicy": {
-                "rules": [
-                    {
-                        "action": "FailJob",  # told by its reason from what is worth another start
-                        "onExitCodes": {
-                            "containerName": CONTAINER,
-                            "operator": "In",
-                            "values": [BAD_INPUT_EXIT_CODE],
-                        },
-                    }
-                ]
-            },
+            "podFailurePolicy": {"rules": [_make_bad_input_rule()]},
             "activeDeadlineSeconds": settings.active_deadline_s,
-            "ttlSecondsAfterFinished": _KEPT_S,
+            "ttlSecondsAfterFinished": _FINISHED_TTL_S,
             "template": {
-                "metadata": {
-                    "labels": {**(metadata.get("labels") or {}), **labels},
-                    "annotations": {**(metadata.get("annotations") or {})},
-                },
-                "spec": pod,
+                "metadata": pod_metadata,
+                "spec": _make_pod(settings, options, template, name),
             },
         },
     }
 
 
-def make_service(job: dict[str, Any], port: int, owner_uid: str | None = None) -> dict[str, Any]:
-    """The headless Service by which the pods of ``job`` find each other.
+def _make_bad_input_rule() -> Manifest:
+    """Returns the rule that gives a Job which refused its input a reason of its own.
+
+    The launcher reads that reason and does not restart the workers.
+    """
+    exit_codes = {
+        "containerName": CONTAINER,
+        "operator": "In",
+        "values": [BAD_INPUT_EXIT_CODE],
+    }
+    return {"action": "FailJob", "onExitCodes": exit_codes}
+
+
+def make_service(job: Manifest, port: int, owner_uid: str | None = None) -> Manifest:
+    """Returns the headless Service that lets the pods of a Job find each other.
 
     Args:
-      job: as ``make_job`` makes it.
-      port: on which the workers listen.
-      owner_uid: of the Job in the cluster, with which the Service goes; None before it is known.
+      job: the Job, as ``make_job`` returns it.
+      port: the port on which the workers listen.
+      owner_uid: the uid of the Job in the cluster, which deletes the Service with the Job; None
+        while the uid is unknown.
     """
-    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
-    metadata = {"name": name, "namespace": namespace, "labels": job["metadata"]["labels"]}
+    name = job["metadata"]["name"]
+    metadata = {
+        "name": name,
+        "namespace": job["metadata"]["namespace"],
+        "labels": job["metadata"]["labels"],
+    }
     if owner_uid:
         owner = {
             "apiVersion": "batch/v1",
@@ -137,19 +164,21 @@ def make_service(job: dict[str, Any], port: int, owner_uid: str | None = None) -
             "clusterIP": "None",
             "selector": {INSTANCE: name},
             "ports": [{"name": "grpc", "port": port}],
-            "publishNotReadyAddresses": True,  # each worker waits for the others before it is of any use
+            # A worker is ready only once it has found all others, so they must find it before.
+            "publishNotReadyAddresses": True,
         },
     }
 
 
-def read_template(path: str | Path) -> dict[str, Any]:
-    """A pod template.
+def read_template(path: str | Path) -> Manifest:
+    """Reads a pod template.
+
+    Args:
+      path: a YAML file that contains one Pod.
 
     Raises:
-      CaptionerError: it is no pod with a container for the training.
+      CaptionerError: if the file can't be read, or is not a Pod in which a worker can run.
     """
-    import yaml  # comes with Airflow
-
     try:
         template = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -157,95 +186,96 @@ def read_template(path: str | Path) -> dict[str, Any]:
         raise CaptionerError(
             f"pod template {str(path)!r} can't be read ({reason}); name a YAML file"
         ) from error
-    spec = (
-        template.get("spec")
-        if isinstance(template, dict) and template.get("kind") == "Pod"
-        else None
-    )
-    containers = spec.get("containers") if isinstance(spec, dict) else None
-    first = containers[0] if isinstance(containers, list) and containers else None
-    if not isinstance(spec, dict) or not isinstance(first, dict) or first.get("name") != CONTAINER:
+    if not _is_training_pod(template):
         raise CaptionerError(
-            f"pod template {str(path)!r} must be a Pod whose first container is named {CONTAINER!r}; "
-            "start from captioner_airflow/launchers/pod_template.yaml"
+            f"pod template {str(path)!r} must be a Pod whose first container is named "
+            f"{CONTAINER!r}; start from captioner_airflow/launchers/pod_template.yaml"
         )
-    for key in ("hostNetwork", "setHostnameAsFQDN", "hostname"):
-        if spec.get(key):
+    for name in _FORBIDDEN_POD_FIELDS:
+        if template["spec"].get(name):
             raise CaptionerError(
-                f"pod template {str(path)!r} sets {key}, but workers find each other as JOB-INDEX; leave it out"
+                f"pod template {str(path)!r} sets {name}, which changes the host names JOB-INDEX "
+                "by which workers find each other; remove it"
             )
-    assert isinstance(template, dict)
-    return template
+    pod: Manifest = template
+    return pod
 
 
-def _check_options(settings: KubernetesLauncher, options: TrainOptions) -> None:
-    named = {"dataset": options.dataset, "features": options.features, "mirrored": options.mirrored}
-    for name, value in {**named, "output": options.output}.items():
-        elsewhere = value is None or (
-            "://" in value and name != "output"
-        )  # a checkpoint needs a file system
-        if not elsewhere and not posixpath.normpath(str(value)).startswith(
-            f"{settings.mount_path}/"
-        ):
+def _is_training_pod(template: Any) -> bool:
+    """Returns whether a YAML document is a Pod whose first container is the one that trains."""
+    if not isinstance(template, dict) or template.get("kind") != "Pod":
+        return False
+    spec = template.get("spec")
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    if not isinstance(containers, list) or not containers:
+        return False
+    return isinstance(containers[0], dict) and containers[0].get("name") == CONTAINER
+
+
+def _check_options(settings: KubernetesSettings, options: TrainOptions) -> None:
+    for name in ("dataset", "features", "mirrored", "output"):
+        value = getattr(options, name)
+        # Tables may be URIs, but checkpoints in the model folder need a file system.
+        is_uri = value is not None and "://" in value and name != "output"
+        if value is None or is_uri:
+            continue
+        if not posixpath.normpath(value).startswith(f"{settings.mount_path}/"):
             raise CaptionerError(
-                f"--{name} {value!r} must lie below {settings.mount_path}, where the pods find the volume "
-                f"{settings.claim!r}; put it there, and mount that volume at the same place where Airflow's tasks run"
+                f"--{name} {value!r} must lie below {settings.mount_path}, where the pods mount "
+                f"the volume {settings.claim!r}; put it there, and mount the volume at the same "
+                "path where Airflow's tasks run"
             )
-    replicas = options.workers * max(1, settings.gpus)
+    replicas_per_worker = max(1, settings.gpus)
+    replicas = options.workers * replicas_per_worker
     if options.batch_size % replicas:
         raise CaptionerError(
-            f"--batch-size {options.batch_size} must be a multiple of the {replicas} replicas that train "
-            f"({options.workers} workers of {max(1, settings.gpus)}); each takes an equal share"
+            f"--batch-size {options.batch_size} must be a multiple of the {replicas} replicas that "
+            f"train ({options.workers} workers with {replicas_per_worker} each), which all get an "
+            "equal share; choose such a multiple"
         )
 
 
-def _labels(name: str) -> dict[str, str]:
-    return {
-        "app.kubernetes.io/name": "captioner",
-        "app.kubernetes.io/component": "training",
-        INSTANCE: name,
-    }
+def _make_pod(
+    settings: KubernetesSettings, options: TrainOptions, template: Manifest, name: str
+) -> Manifest:
+    """Returns the spec of a worker's pod: the template, completed from the settings."""
+    pod: Manifest = copy.deepcopy(template["spec"])
+    container, *sidecars = pod["containers"]
+    volume = {"name": _VOLUME, "persistentVolumeClaim": {"claimName": settings.claim}}
+    pod["subdomain"] = name
+    pod["restartPolicy"] = "Never"  # podFailurePolicy requires it
+    pod["containers"] = [_complete_container(container, settings, options, name), *sidecars]
+    pod["volumes"] = [*(pod.get("volumes") or []), volume]
+    if settings.service_account:
+        pod["serviceAccountName"] = settings.service_account
+    return pod
 
 
-def _pod(
-    settings: KubernetesLauncher, options: TrainOptions, template: dict[str, Any], name: str
-) -> dict[str, Any]:
-    pod: dict[str, Any] = copy.deepcopy(template["spec"])
-    container, *others = pod["containers"]
-    environment = {
+def _complete_container(
+    container: Manifest, settings: KubernetesSettings, options: TrainOptions, name: str
+) -> Manifest:
+    """Returns the template's container with image, command, environment, port, volume and GPUs."""
+    variables = {
         "CAPTIONER_SERVICE": name,
         "CAPTIONER_WORKERS": str(options.workers),
         "CAPTIONER_PORT": str(settings.port),
     }
-    given = [item for item in container.get("env") or [] if item["name"] not in environment]
-    container |= {
+    template_env = [item for item in container.get("env") or [] if item["name"] not in variables]
+    port = {"name": "grpc", "containerPort": settings.port}
+    mount = {"name": _VOLUME, "mountPath": settings.mount_path}
+    completed = {
+        **container,
         "image": settings.image,
         "command": ["python", "-m", "captioner_core.training"],
-        "args": worker_arguments(options),
-        "env": [*given, *({"name": key, "value": value} for key, value in environment.items())],
-        "ports": [
-            *(container.get("ports") or []),
-            {"name": "grpc", "containerPort": settings.port},
-        ],
-        "volumeMounts": [
-            *(container.get("volumeMounts") or []),
-            {"name": _VOLUME, "mountPath": settings.mount_path},
-        ],
-        "terminationMessagePolicy": "FallbackToLogsOnError",  # the last lines of a failed worker, in the task's error
+        "args": make_worker_arguments(options),
+        "env": [*template_env, *({"name": key, "value": variables[key]} for key in variables)],
+        "ports": [*(container.get("ports") or []), port],
+        "volumeMounts": [*(container.get("volumeMounts") or []), mount],
+        # The last log lines of a failed worker then become part of the task's error.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     if settings.gpus:
-        resources = container.setdefault("resources", {})
-        resources["limits"] = {
-            **(resources.get("limits") or {}),
-            "nvidia.com/gpu": str(settings.gpus),
-        }
-    volume = {"name": _VOLUME, "persistentVolumeClaim": {"claimName": settings.claim}}
-    pod |= {
-        "subdomain": name,
-        "restartPolicy": "Never",  # podFailurePolicy asks for it
-        "containers": [container, *others],
-        "volumes": [*(pod.get("volumes") or []), volume],
-    }
-    if settings.service_account:
-        pod["serviceAccountName"] = settings.service_account
-    return pod
+        resources = container.get("resources") or {}
+        limits = {**(resources.get("limits") or {}), "nvidia.com/gpu": str(settings.gpus)}
+        completed["resources"] = {**resources, "limits": limits}
+    return completed

@@ -42,7 +42,7 @@ def page(live) -> Iterator[object]:
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         page.goto(live.url)
         page.locator("input[name=username]").fill(USER)
-        page.locator("input[name=password]").fill(live.place.password())
+        page.locator("input[name=password]").fill(live.config.password())
         page.keyboard.press("Enter")
         expect(page.get_by_role("link", name="Dags").first).to_be_visible()
         yield page

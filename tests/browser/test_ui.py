@@ -121,7 +121,7 @@ def test_from_the_form_to_the_report(form, page, live, images, tmp_path, shoot):
     assert "broken.jpg" in report
     page.wait_for_load_state("networkidle")
     shoot("report")
-    conf = live.ask("GET", f"dags/caption_folder/dagRuns/{run_id}")["conf"]
+    conf = live.call("GET", f"dags/caption_folder/dagRuns/{run_id}")["conf"]
     assert (conf["threshold"], conf["top_k"], conf["runner"]) == (0.8, 10, "DirectRunner")
 
 

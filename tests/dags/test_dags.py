@@ -1,4 +1,4 @@
-"""The DAGs in real Airflow: they parse light, have the tasks they should have, and refuse bad parameters."""
+"""Real Airflow parses the DAGs quickly, finds their tasks, and refuses bad parameters."""
 
 from __future__ import annotations
 
@@ -21,63 +21,57 @@ GRAPHS = {
     "watch_inbox": ["find_folders", "start_runs"],
 }
 
-BLOCK = """
+BLOCK_HEAVY_LIBRARIES = """
 import sys
+heavy = {"tensorflow", "apache_beam", "numpy", "pyarrow", "spacy", "pandas", "keras", "PIL"}
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"tensorflow", "apache_beam", "numpy", "pyarrow", "spacy", "pandas", "keras", "PIL"}:
-            raise ImportError(f"{name} is not here")
+        if name.split(".")[0] in heavy:
+            raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Block())
 """
 
 
 def test_graphs_parse_without_the_heavy_libraries(airflow):
-    """Airflow's environment has none of them; what needs one would show as an import error in the UI."""
-    said = airflow.run(
-        BLOCK
-        + LOAD
-        + "import json; print(json.dumps({d.dag_id: [[t.task_id, sorted(t.downstream_task_ids)] for t in "
-        + "d.topological_sort()] for d in bag.dags.values()}))"
-    )
-    chains = {
-        dag_id: [
-            [task, [after] if after else []]
-            for task, after in zip(tasks, [*tasks[1:], None], strict=True)
-        ]
-        for dag_id, tasks in GRAPHS.items()
-    }
-    assert json.loads(said.splitlines()[-1]) == chains
+    """Airflow's environment has none of them; importing one would be an import error in the UI."""
+    code = """
+import json
+print(json.dumps({dag.dag_id: [[task.task_id, sorted(task.downstream_task_ids)]
+                               for task in dag.topological_sort()] for dag in bag.dags.values()}))
+"""
+    output = airflow.run(BLOCK_HEAVY_LIBRARIES + LOAD + code)
+    chains = {}
+    for dag_id, tasks in GRAPHS.items():
+        downstream = [*([task] for task in tasks[1:]), []]
+        chains[dag_id] = [list(pair) for pair in zip(tasks, downstream, strict=True)]
+    assert json.loads(output.splitlines()[-1]) == chains
 
 
 def test_each_file_parses_within_a_second(airflow):
-    """Airflow parses each file again and again; what it loads itself is loaded already."""
-    said = airflow.run(
-        LOAD
-        + "print(max((stat.duration.total_seconds(), stat.file) for stat in DagBag("
-        + repr(str(airflow.env["AIRFLOW__CORE__DAGS_FOLDER"]))
-        + ").dagbag_stats)[0])"
-    )
-    assert float(said.splitlines()[-1]) < 1
+    """Airflow parses each file repeatedly. The second parse excludes Airflow's own imports."""
+    code = f"""
+stats = DagBag({airflow.env["AIRFLOW__CORE__DAGS_FOLDER"]!r}).dagbag_stats
+print(max(stat.duration.total_seconds() for stat in stats))
+"""
+    assert float(airflow.run(LOAD + code).splitlines()[-1]) < 1
 
 
-def test_each_says_what_it_does_and_retries_and_ends(airflow):
-    said = airflow.run(
-        LOAD
-        + """
+def test_each_dag_has_documentation_retries_and_timeouts(airflow):
+    code = """
 import json
 print(json.dumps({d.dag_id: {
     "doc": bool(d.doc_md),
-    "help": [name for name in d.params if not d.params.get_param(name).description],
+    "undescribed": [name for name in d.params if not d.params.get_param(name).description],
     "tasks": {t.task_id: [t.retries, bool(t.execution_timeout)] for t in d.tasks},
 } for d in bag.dags.values()}))
 """
-    )
-    for dag_id, facts in json.loads(said.splitlines()[-1]).items():
-        assert facts["doc"], dag_id
-        assert not facts["help"], f"{dag_id}: fields without help: {facts['help']}"
-        for task, (retries, timeout) in facts["tasks"].items():
+    dags = json.loads(airflow.run(LOAD + code).splitlines()[-1])
+    for dag_id, dag in dags.items():
+        assert dag["doc"], dag_id
+        assert not dag["undescribed"], f"{dag_id}: fields without description"
+        for task, (retries, has_timeout) in dag["tasks"].items():
             assert retries >= 1, f"{dag_id}.{task}"
-            assert timeout or task == "start_runs", f"{dag_id}.{task}"
+            assert has_timeout or task == "start_runs", f"{dag_id}.{task}"
 
 
 @pytest.mark.parametrize(

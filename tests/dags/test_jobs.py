@@ -1,4 +1,4 @@
-"""Programs that a task starts: their output whole and line by line, and nothing left of them."""
+"""Programs that a task starts: their output, their exit codes and their end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from captioner_airflow import jobs
 
 @pytest.fixture
 def python(tmp_path, monkeypatch):
-    """Sets the interpreter of the jobs to a program that does what is written."""
+    """Returns a function that replaces the interpreter of the jobs by a program with given code."""
 
     def write(code):
         program = tmp_path / "python"
@@ -26,8 +26,8 @@ def python(tmp_path, monkeypatch):
     return write
 
 
-def test_output_of_any_volume_comes_whole(python, capfd):
-    """240 KB on one pipe while another is read would hang for ever."""
+def test_a_large_output_is_complete(python, capfd):
+    """With two pipes, 240 KB on the one that is not being read would block the program forever."""
     python("for n in range(20000): print('out', n); print('err', n, file=sys.stderr)")
     jobs.run_program("captioner_cli")
     lines = capfd.readouterr().out.splitlines()
@@ -35,62 +35,66 @@ def test_output_of_any_volume_comes_whole(python, capfd):
     assert {"out 19999", "err 19999"} <= set(lines)
 
 
-def test_a_module_of_the_working_folder_is_not_run(python, capfd):
+def test_the_working_folder_is_not_on_the_module_path(python, capfd):
     python("print(sys.argv[1:])")
     jobs.run_program("captioner_cli", "run")
     assert "['-P', '-m', 'captioner_cli', 'run']" in capfd.readouterr().out
 
 
-def test_lines_come_as_they_are_said(python, capfd):
-    """Progress that comes at the end is none."""
-    python("print('begun', flush=True); time.sleep(60)")
-    seen = []
+def test_lines_are_logged_as_soon_as_they_are_printed(python, capfd):
+    """Progress messages are useless if they arrive only at the end."""
+    python("print('started', flush=True); time.sleep(60)")
+    lines = []
 
     class Stop(Exception):
         pass
 
-    def hear(*words, **_):
-        seen.append(" ".join(map(str, words)))
-        if seen[-1].startswith("begun"):
+    def print_or_stop(*words, **_):
+        lines.append(" ".join(map(str, words)))
+        if lines[-1].startswith("started"):
             raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "print", hear, raising=False)
+        patch.setattr(jobs, "print", print_or_stop, raising=False)
         with pytest.raises(Stop):
             jobs.run_program("captioner_cli")
-    assert seen[-1] == "begun\n"
+    assert lines[-1] == "started\n"
 
 
-def test_what_is_asked_is_told_apart_from_what_is_logged(python, capfd):
+def test_json_output_and_log_are_kept_apart(python, capfd):
     python("print('{\"counts\": {\"captions\": 3}}'); print('x' * 300000, file=sys.stderr)")
-    assert jobs.counts_of("run") == {"captions": 3}
+    assert jobs.read_counts("run") == {"captions": 3}
     assert "x" * 300_000 in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("code", "error", "said"),
+    ("code", "error", "message"),
     [
-        ("sys.exit(2)", AirflowFailException, "found its input or options bad"),
-        ("raise OSError('the store is away')", AirflowException, "ended with exit code 1; a retry"),
+        ("sys.exit(2)", AirflowFailException, "its input or options are invalid"),
+        (
+            "raise OSError('the store does not answer')",
+            AirflowException,
+            "ended with exit code 1; a retry",
+        ),
         ("sys.exit(3)", AirflowException, "ended with exit code 3; a retry"),
         ("os.kill(os.getpid(), 9)", AirflowException, "was killed by signal 9; a retry"),
     ],
 )
-def test_how_a_program_ended_decides_whether_it_is_tried_again(python, code, error, said):
+def test_the_exit_code_of_a_program_decides_about_a_retry(python, code, error, message):
     python(code)
-    with pytest.raises(error, match=said) as caught:
+    with pytest.raises(error, match=message) as caught:
         jobs.run_program("beam_jobs.match_captions")
     assert isinstance(caught.value, AirflowFailException) == (error is AirflowFailException)
 
 
-def test_what_a_check_says_is_final(python):
-    """A job that breaks ends with 1 too, but may go well the next time."""
+def test_a_failed_check_is_not_retried(python):
+    """A job that crashes also exits with 1, but a retry of it may succeed."""
     python("sys.exit(1)")
-    with pytest.raises(AirflowFailException, match="says that a check failed"):
+    with pytest.raises(AirflowFailException, match="reports that a check failed"):
         jobs.run_check("verify", "run")
 
 
-def test_an_interpreter_that_is_not_there_is_said(monkeypatch):
+def test_a_missing_interpreter_is_named(monkeypatch):
     monkeypatch.setenv("CAPTIONER_PYTHON", "/nowhere/python")
     with pytest.raises(
         AirflowFailException,
@@ -99,29 +103,30 @@ def test_an_interpreter_that_is_not_there_is_said(monkeypatch):
         jobs.run_program("captioner_cli")
 
 
-def test_a_job_that_is_interrupted_leaves_no_process(python, tmp_path, monkeypatch):
-    """A retry would write into the same run as what goes on."""
+def test_an_interrupted_job_leaves_no_process(python, tmp_path, monkeypatch):
+    """A retry would write to the same run as a process that continues."""
     python(
         "import subprocess\nchild = subprocess.Popen(['sleep', '120'])\n"
-        f"open({str(tmp_path / 'sleeper')!r}, 'w').write(str(child.pid))\nprint('started', flush=True)\nchild.wait()"
+        f"open({str(tmp_path / 'sleeper')!r}, 'w').write(str(child.pid))\n"
+        "print('started', flush=True)\nchild.wait()"
     )
 
-    def hear(*words, **_):
+    def print_or_time_out(*words, **_):
         if words[0] == "started\n":
-            raise TimeoutError  # as execution_timeout does
+            raise TimeoutError  # as an execution_timeout raises
 
-    monkeypatch.setattr(jobs, "print", hear, raising=False)
+    monkeypatch.setattr(jobs, "print", print_or_time_out, raising=False)
     with pytest.raises(TimeoutError):
         jobs.run_program("captioner_cli")
     sleeper = int((tmp_path / "sleeper").read_text())
-    # one that has ended stays a zombie where nobody asks for its exit code
+    # Without an init process that collects exit codes, an ended process stays a zombie.
     assert (
         not psutil.pid_exists(sleeper) or psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE
     )
 
 
 def test_a_silent_job_ends_when_the_supervisor_of_its_task_is_killed(python, tmp_path):
-    """Airflow tries such a task again, beside a job that nobody would read."""
+    """Airflow retries such a task, and the retry must not run beside the old job."""
     python(f"open({str(tmp_path / 'job')!r}, 'w').write(str(os.getpid())); time.sleep(600)")
     task = "from captioner_airflow import jobs; jobs.run_program('captioner_cli')"
     supervise = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {task!r}])"

@@ -1,4 +1,4 @@
-"""What the DAGs' tasks start: real Airflow, and a recorder in place of the interpreter of the jobs."""
+"""The programs that the tasks start, in real Airflow with a recorder as interpreter of the jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from beam_jobs.launch import check_pipeline_args
 from captioner_airflow.caption_run import CaptionRun
-from captioner_airflow.runners import RUNNERS, RunnerSettings, runner_options
+from captioner_airflow.runners import RUNNERS, RunnerSettings, make_beam_arguments
 from captioner_airflow.train_run import TrainRun
 from captioner_core.errors import CaptionerError
 from captioner_core.options import add_arguments, arguments_of, from_namespace
@@ -48,8 +48,8 @@ TRAIN = {
     "dropout": 0.4,
     "seed": 0,
 }
-# what starts the options of runners that need some
-PLACE = RunnerSettings(
+# settings for the runners that require some
+SETTINGS = RunnerSettings(
     {
         "FlinkRunner": {
             "flink_master": "host:8081",
@@ -74,12 +74,13 @@ text = st.text(
 )
 
 
-def parsed(options, beam=()):
+def parse_arguments_of(options, beam=()):
+    """Returns the options that a job parses from the arguments made of some options."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_arguments(parser, type(options))
     namespace, rest = parser.parse_known_args([*arguments_of(options), *beam])
     assert rest == list(beam)
-    check_pipeline_args(parser, rest)  # which refuses what is no option of Beam's
+    check_pipeline_args(parser, rest)  # refuses anything but options of Beam
     return from_namespace(type(options), namespace)
 
 
@@ -93,16 +94,16 @@ def parsed(options, beam=()):
     beam_width=st.none() | st.integers(1, 20),
     only_failures=st.booleans(),
 )
-def test_every_flag_of_a_caption_run_is_what_the_job_parses(runner, **fields):
+def test_jobs_parse_the_arguments_of_a_caption_run_into_the_same_options(runner, **fields):
     run = CaptionRun({**CAPTION, **fields}, "manual__2026-01-01T00:00:00+00:00")
-    beam = runner_options(runner, PLACE)
+    beam = make_beam_arguments(runner, SETTINGS)
     for options in (
         run.run_options(check=True),
         run.extract_options(),
         run.caption_options(),
         run.match_options(),
     ):
-        assert parsed(options, beam) == options
+        assert parse_arguments_of(options, beam) == options
         assert options.layout == run.layout
 
 
@@ -113,14 +114,14 @@ def test_every_flag_of_a_caption_run_is_what_the_job_parses(runner, **fields):
     learning_rate=st.floats(1e-8, 1),
     workers=st.integers(1, 64),
 )
-def test_every_flag_of_a_training_is_what_the_job_parses(**fields):
+def test_jobs_parse_the_arguments_of_a_training_into_the_same_options(**fields):
     run = TrainRun({**TRAIN, **fields}, "scheduled__2026-01-01")
     for options in (run.extract_options(), run.train_options(), run.gate_options()):
-        assert parsed(options) == options
+        assert parse_arguments_of(options) == options
 
 
-def test_two_runs_of_airflow_have_two_folders():
-    """Two runs on one folder at the same time must not mix."""
+def test_each_airflow_run_has_a_folder_of_its_own():
+    """Concurrent runs on one folder of images must not mix."""
     names = [
         "manual__2026-01-01T00:00:00+00:00",
         "manual__2026-01-01T00:00:00-00:00",
@@ -131,25 +132,26 @@ def test_two_runs_of_airflow_have_two_folders():
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "said"),
+    ("name", "settings", "message"),
     [
         (
             "FlinkRunner",
             {},
-            "runner 'FlinkRunner' needs 'flink_master'; set it in the Airflow Variable captioner_runners",
+            "runner 'FlinkRunner' needs 'flink_master'; "
+            "set it in the Airflow Variable captioner_runners",
         ),
-        ("x", {}, "runner 'x' is not known; choose one of DirectRunner, FlinkRunner"),
-        ("DirectRunner", {"Flink": {}}, "runner 'Flink' is not known; name one of"),
-        ("DirectRunner", {"FlinkRunner": "host"}, "is no object of options; write it as"),
+        ("x", {}, "runner 'x' is unknown; choose one of DirectRunner, FlinkRunner"),
+        ("DirectRunner", {"Flink": {}}, "runner 'Flink' is unknown; name one of"),
+        ("DirectRunner", {"FlinkRunner": "host"}, "not an object of options; write it as"),
     ],
 )
-def test_a_runner_that_is_not_set_up_is_refused_in_one_line(name, settings, said):
-    with pytest.raises(CaptionerError, match=said) as caught:
-        runner_options(name, RunnerSettings(settings))
+def test_a_runner_that_is_not_configured_is_refused_in_one_line(name, settings, message):
+    with pytest.raises(CaptionerError, match=message) as caught:
+        make_beam_arguments(name, RunnerSettings(settings))
     assert "\n" not in str(caught.value)
 
 
-def test_a_parameter_is_one_argument_whatever_it_holds(airflow):
+def test_a_parameter_is_one_argument_whatever_it_contains(airflow):
     hostile = '"; touch x; echo $(id) `id`\n--help'
     conf = {
         "images": hostile,
@@ -190,7 +192,7 @@ def test_a_parameter_is_one_argument_whatever_it_holds(airflow):
     assert not list(airflow.home.glob("x"))
 
 
-def test_only_failures_needs_the_run_they_are_of(airflow):
+def test_only_failures_requires_a_run_id(airflow):
     state, tasks = airflow.run_dag(
         "caption_folder", {"images": "in", "output": "out", "only_failures": True}
     )
@@ -214,30 +216,34 @@ def test_a_model_that_the_gate_stops_is_not_promoted(airflow):
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_training_on_kubernetes_goes_on_to_the_gate(airflow, cluster, deferrable):
-    """The task waits, or is deferred and taken up again, while pods train."""
+def test_a_training_on_kubernetes_continues_to_the_gate(airflow, cluster, deferrable):
+    """The task waits, or is deferred and resumed, while pods train."""
     cluster.fates = ["complete"]
-    place = {"image": "captioner:1", "claim": "models", "namespace": "ns", "poll_interval_s": 0.05}
+    values = {
+        "image": "captioner:1",
+        "claim": "models",
+        "namespace": "ns",
+        "poll_interval_s": 0.05,
+        "deferrable": deferrable,
+    }
     code = f"""
 from airflow.models import Variable
-Variable.set("captioner_kubernetes", {{**{place!r}, "deferrable": {deferrable}}}, serialize_json=True)
+Variable.set("captioner_kubernetes", {values!r}, serialize_json=True)
 """
     airflow.run(code)
-    model = {"dataset": "/data/d", "output": "/data/out", "workers": 2, "launcher": "kubernetes"}
-    _, tasks = airflow.run_dag("train_captioner", model)
+    conf = {"dataset": "/data/d", "output": "/data/out", "workers": 2, "launcher": "kubernetes"}
+    _, tasks = airflow.run_dag("train_captioner", conf)
     assert (tasks["train"], tasks["gate"]) == ("success", "success")
-    assert not any(call[0] == "captioner_core.training" for call in airflow.calls()), (
-        "nothing trains here"
-    )
+    programs = {call[0] for call in airflow.calls()}
+    assert "captioner_core.training" not in programs, "no local process trains"
     job, service = cluster.created
     assert (job["spec"]["completions"], service["spec"]["clusterIP"]) == (2, "None")
-    said = job["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert {"--dataset=/data/d", "--batch-size=16"} & set(said) == {"--dataset=/data/d"}, (
-        "what is so by default is left out"
-    )
+    arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert "--dataset=/data/d" in arguments
+    assert "--batch-size=16" not in arguments, "defaults are omitted"
 
 
-def test_a_launcher_that_is_not_set_up_is_said_in_one_line(airflow):
+def test_a_launcher_that_is_not_configured_fails_the_task(airflow):
     airflow.run("""
 from airflow.models import Variable
 Variable.set("captioner_kubernetes", {"image": "captioner:1"}, serialize_json=True)
@@ -248,8 +254,8 @@ Variable.set("captioner_kubernetes", {"image": "captioner:1"}, serialize_json=Tr
     assert (state, tasks["train"]) == ("failed", "failed")
 
 
-def test_a_folder_gets_one_run(airflow):
-    found = [
+def test_a_complete_folder_gets_one_run(airflow):
+    folders = [
         {"folder": "a b", "uri": "/in/a b", "run_id": "a-b-1", "state": "ready", "reason": ""},
         {
             "folder": "late",
@@ -260,29 +266,31 @@ def test_a_folder_gets_one_run(airflow):
         },
         {"folder": "old", "uri": "/in/old", "run_id": "old", "state": "done", "reason": ""},
     ]
-    airflow.answer(inbox=found)
+    airflow.answer(inbox=folders)
     code = """
 import json
 from airflow.models import Variable
-Variable.set("captioner_inbox", {"inbox": "/in", "output": "/out", "caption": {"model": "m"}}, serialize_json=True)
+value = {"inbox": "/in", "output": "/out", "caption": {"model": "m"}}
+Variable.set("captioner_inbox", value, serialize_json=True)
 run = bag.dags["watch_inbox"].test()
-print("FOUND", json.dumps(run.get_task_instance("find_folders").xcom_pull(task_ids="find_folders")))
+task = run.get_task_instance("find_folders")
+print("FOUND", json.dumps(task.xcom_pull(task_ids="find_folders")))
 """
-    said = airflow.run(LOAD + code)
+    output = airflow.run(LOAD + code)
     (call,) = airflow.calls()
     assert call[:2] == ["captioner_cli", "inbox"]
     assert {"--inbox=/in", "--output=/out", "--json"} <= set(call)
-    assert "late: waiting changed 20 s ago" in said
-    starts = json.loads(next(line for line in said.splitlines() if line.startswith("FOUND "))[6:])
+    assert "late: waiting changed 20 s ago" in output
+    starts = json.loads(next(line for line in output.splitlines() if line.startswith("FOUND "))[6:])
     conf = {"model": "m", "images": "/in/a b", "output": "/out", "run_id": "a-b-1"}
     assert starts == [{"trigger_run_id": "inbox__a-b-1", "conf": conf}]
 
 
-def test_an_inbox_that_is_not_named_is_said_in_one_line(airflow):
+def test_a_missing_inbox_is_reported_before_work_starts(airflow):
     code = """
 from airflow.models import Variable
 Variable.delete("captioner_inbox")
 bag.dags["watch_inbox"].test()
 """
-    assert "no inbox is named; set the Airflow Variable captioner_inbox" in airflow.run(LOAD + code)
+    assert "no inbox is set; set the Airflow Variable captioner_inbox" in airflow.run(LOAD + code)
     assert airflow.calls() == []

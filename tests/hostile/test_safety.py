@@ -563,11 +563,11 @@ def test_the_password_of_airflows_database_is_neither_printed_nor_an_argument(
     monkeypatch.setenv("AIRFLOW_DB", "postgresql+psycopg2://user:hunter2@host/x")
     seen = []
 
-    def started(place, log, port):
-        seen.append(place.database)
+    def run_airflow(airflow, log, port):
+        seen.append(airflow.database)
         raise RuntimeError(f"airflow ended with exit code 1; {log} says why")
 
-    monkeypatch.setattr(local, "started", started)
+    monkeypatch.setattr(local, "run_airflow", run_airflow)
     monkeypatch.setattr(local.signal, "signal", lambda *_: None)
     assert local.main(["--home", str(tmp_path)]) == 1
     assert seen == ["postgresql+psycopg2://user:hunter2@host/x"]

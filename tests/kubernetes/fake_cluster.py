@@ -1,8 +1,9 @@
-"""A Kubernetes API of one namespace over HTTP: as much of it as a training's Job meets.
+"""A Kubernetes API over HTTP for one namespace, with the requests that training needs.
 
-Like the real one it creates pods only some time after their Job, keeps a Job that is being deleted until its
-pods are gone, refuses a name that is taken and a deletion that means another uid, and deletes a Service with
-the Job that owns it. What it was not told to allow is forbidden.
+Like the real API, it creates pods only some time after their Job, keeps a Job that is being deleted
+until its pods are gone, refuses a second object of the same name and a deletion with another uid,
+and deletes a Service together with the Job that owns it. It forbids all requests that a test has
+not allowed.
 """
 
 from __future__ import annotations
@@ -24,33 +25,43 @@ _INDEX = "batch.kubernetes.io/job-completion-index"
 
 @dataclass
 class FakeCluster:
-    """What is there, and what was asked.
+    """The objects of the namespace, and a record of the requests.
 
     Args:
-      allowed: what may be asked, as pairs of verb and resource.
-      fates: of the Jobs to come, in order: "complete", "run" (until it is deleted), or the exit code of worker 1.
+      allowed: the allowed requests, as pairs of verb and resource.
+      fates: what happens to the next Jobs, in order: "complete", "run" (until it is deleted), or
+        the exit code of worker 1.
+      jobs: the Jobs by name.
+      services: the Services by name.
+      pods: the pods by the uid of their Job.
+      created: the bodies of created Jobs and Services, in order.
+      deleted: the kind, name and propagation policy of each deletion, in order.
+      overlaps: the names of Jobs that were created while pods of another Job were alive.
+      on_look: a function that is called whenever a client reads a Job.
     """
 
-    allowed: set  # (verb, resource)
+    allowed: set
     fates: list = field(default_factory=list)
     jobs: dict = field(default_factory=dict)
     services: dict = field(default_factory=dict)
-    pods: dict = field(default_factory=dict)  # by the uid of their Job
-    created: list = field(default_factory=list)  # bodies of Jobs, then of Services, as they came
+    pods: dict = field(default_factory=dict)
+    created: list = field(default_factory=list)
     deleted: list = field(default_factory=list)
-    overlaps: list = field(default_factory=list)  # Jobs created while another's pods were alive
-    on_look: object = None  # called at every look at a Job
+    overlaps: list = field(default_factory=list)
+    on_look: object = None
     _logs: dict = field(default_factory=dict)
     _looks: dict = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def create(self, kind, body):
-        things, name = getattr(self, kind), body["metadata"]["name"]
-        if name in things:
+        """Creates a Job or a Service; returns the status and the body of the answer."""
+        objects = getattr(self, kind)
+        name = body["metadata"]["name"]
+        if name in objects:
             return 409, {"message": "AlreadyExists"}
         body["metadata"]["uid"] = f"{kind}-{len(self.created)}"
         self.created.append(json.loads(json.dumps(body)))
-        things[name] = body
+        objects[name] = body
         if kind == "jobs":
             if self.pods:
                 self.overlaps.append(name)
@@ -58,7 +69,11 @@ class FakeCluster:
         return 201, body
 
     def look(self, name):
-        """A Job, one look later: pods appear at the first, it ends at the third; one being deleted is gone."""
+        """Returns a Job, and advances it.
+
+        Its pods appear at the first look and it ends at the third. A Job that is being deleted
+        vanishes after some looks.
+        """
         job = self.jobs.get(name)
         if job is None:
             return 404, {"message": "NotFound"}
@@ -76,33 +91,35 @@ class FakeCluster:
         return 200, job
 
     def delete(self, kind, name, options):
-        thing = getattr(self, kind).get(name)
-        if thing is None:
+        """Deletes a Service, or starts to delete a Job; returns status and body of the answer."""
+        existing = getattr(self, kind).get(name)
+        if existing is None:
             return 404, {"message": "NotFound"}
         uid = (options.get("preconditions") or {}).get("uid")
-        if uid not in (None, thing["metadata"]["uid"]):
+        if uid not in (None, existing["metadata"]["uid"]):
             return 409, {"message": "the UID in the precondition does not match"}
         self.deleted.append((kind, name, options.get("propagationPolicy")))
         if kind == "services":
             del self.services[name]
         else:
-            thing["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
-            thing["grace"] = 2
-            if thing["fate"] == "run" and self.pods.get(thing["metadata"]["uid"]):
-                thing["fate"] = 143
-                self._end(thing)  # its workers are asked to end, which the Job counts as failures
-        return 200, thing
+            existing["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+            existing["grace"] = 2
+            if existing["fate"] == "run" and self.pods.get(existing["metadata"]["uid"]):
+                existing["fate"] = 143
+                self._end(existing)  # its workers are terminated, which the Job counts as failures
+        return 200, existing
 
     def _collect(self, name, uid):
         del self.jobs[name]
         self.pods.pop(uid, None)
-        owned = [key for key, value in self.services.items() if _owner(value) == uid]
+        owned = [key for key, value in self.services.items() if _owner_uid(value) == uid]
         for key in owned:
             del self.services[key]
 
     @staticmethod
     def _pod(job, index):
-        template, name = job["spec"]["template"], job["metadata"]["name"]
+        template = job["spec"]["template"]
+        name = job["metadata"]["name"]
         metadata = {
             "name": f"{name}-{index}-x{index}",
             "labels": {**template["metadata"]["labels"], _INDEX: str(index)},
@@ -110,9 +127,9 @@ class FakeCluster:
         return {"metadata": metadata, "spec": template["spec"], "status": {"phase": "Running"}}
 
     def _log(self, name):
-        """One line more at each reading; those of one write have one time."""
-        self._logs[name] = seen = self._logs.get(name, 0) + 1
-        lines = [f"2030-01-01T00:00:{line // 2:02}Z {name} says {line}\n" for line in range(seen)]
+        """Returns a log that grows by one line at each request; two lines share each timestamp."""
+        self._logs[name] = count = self._logs.get(name, 0) + 1
+        lines = [f"2030-01-01T00:00:{line // 2:02}Z {name} says {line}\n" for line in range(count)]
         return "".join(lines)
 
     def _end(self, job):
@@ -147,6 +164,7 @@ class FakeCluster:
     # HTTP
 
     def answer(self, method, path, query, body):
+        """Returns the status and the body of the answer to a request."""
         with self._lock:
             kind, name, part = re.fullmatch(
                 r"/(?:api/v1|apis/batch/v1)/namespaces/ns/(\w+)(?:/([^/]+))?(?:/(\w+))?", path
@@ -165,29 +183,26 @@ class FakeCluster:
                 if self.on_look:
                     self.on_look(self, name)
                 return self.look(name)
-            wanted = query["labelSelector"][0].split("=")
+            label, value = query["labelSelector"][0].split("=")
             pods = [pod for pods in self.pods.values() for pod in pods]
-            return 200, {
-                "items": [
-                    pod for pod in pods if pod["metadata"]["labels"].get(wanted[0]) == wanted[1]
-                ]
-            }
+            items = [pod for pod in pods if pod["metadata"]["labels"].get(label) == value]
+            return 200, {"items": items}
 
     def serve(self):
-        """A server that answers for this cluster."""
+        """Starts and returns an HTTP server of this cluster."""
         cluster = self
 
         class Handler(BaseHTTPRequestHandler):
             def do(self):
+                """Answers a request of any method."""
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length) or b"{}")
                 url = urlsplit(self.path)
-                code, said = cluster.answer(self.command, url.path, parse_qs(url.query), body)
-                data = said.encode() if isinstance(said, str) else json.dumps(said).encode()
+                code, answer = cluster.answer(self.command, url.path, parse_qs(url.query), body)
+                is_text = isinstance(answer, str)
+                data = (answer if is_text else json.dumps(answer)).encode()
                 self.send_response(code)
-                self.send_header(
-                    "Content-Type", "text/plain" if isinstance(said, str) else "application/json"
-                )
+                self.send_header("Content-Type", "text/plain" if is_text else "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -195,20 +210,20 @@ class FakeCluster:
             do_GET = do_POST = do_DELETE = do
 
             def log_message(self, *_):
-                pass
+                """Does nothing, because a log of requests would clutter the tests' output."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         return server
 
 
-def _owner(thing):
-    references = thing["metadata"].get("ownerReferences") or [{}]
+def _owner_uid(service):
+    references = service["metadata"].get("ownerReferences") or [{}]
     return references[0].get("uid")
 
 
-def documented_rights():
-    """What docs/kubernetes.md has an operator allow."""
+def documented_permissions():
+    """Returns the requests that docs/kubernetes.md tells an operator to allow."""
     text = (ROOT / "docs/kubernetes.md").read_text()
     documents = yaml.safe_load_all(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
     role = next(document for document in documents if document["kind"] == "Role")
@@ -222,7 +237,8 @@ def documented_rights():
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    cluster = FakeCluster(documented_rights())
+    """Returns a FakeCluster that Airflow's default connection points to."""
+    cluster = FakeCluster(documented_permissions())
     server = cluster.serve()
     address = f"http://127.0.0.1:{server.server_address[1]}"
     config = {

@@ -1,4 +1,4 @@
-"""Training on Kubernetes: what is asked of the cluster, and what is done with its answers."""
+"""Training on Kubernetes: the manifests, and how the launcher follows the Job."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.kubernetes.fake_cluster import cluster
 __all__ = ["cluster"]
 
 ROOT = Path(__file__).parents[2]
-LONGEST = "registry.example:5000/team/captioner@sha256:" + "0" * 64
-GIVEN = {"image": LONGEST, "claim": "models", "namespace": "ns", "poll_interval_s": 0.01}
+LONG_IMAGE = "registry.example:5000/team/captioner@sha256:" + "0" * 64
+SETTINGS = {"image": LONG_IMAGE, "claim": "models", "namespace": "ns", "poll_interval_s": 0.01}
 BASIC = {
     "dataset": "/data/dataset",
     "features": "/data/features",
@@ -36,7 +36,7 @@ BASIC = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _airflow_home(tmp_path_factory):
-    """Before Airflow is imported, which looks for its configuration then."""
+    """Sets AIRFLOW_HOME before Airflow is imported, since Airflow reads its configuration then."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
         patch.setenv("AIRFLOW__WORKERS__API_RETRY_WAIT_MIN", "0.01")
@@ -45,21 +45,28 @@ def _airflow_home(tmp_path_factory):
 
 
 def launcher(**settings):
+    """Returns a launcher with the usual settings of these tests and some others."""
     from captioner_airflow.launchers.kubernetes import KubernetesLauncher
+    from captioner_airflow.launchers.kubernetes_settings import KubernetesSettings
 
-    return KubernetesLauncher(**{**GIVEN, **settings})
+    return KubernetesLauncher(KubernetesSettings(**{**SETTINGS, **settings}))
 
 
 def options(**values):
+    """Returns the usual training options of these tests with some others."""
     return TrainOptions(**{**BASIC, **values})
 
 
 def container(job):
+    """Returns the container that trains."""
     return job["spec"]["template"]["spec"]["containers"][0]
 
 
-def expanded(argument, environment):
-    """What Kubernetes makes of an argument: ``$(NAME)`` is a variable's value where there is one, ``$$`` is ``$``."""
+def expand(argument, environment):
+    """Returns an argument as Kubernetes expands it.
+
+    It replaces ``$(NAME)`` by the value of a variable, if that exists, and ``$$`` by ``$``.
+    """
 
     def value(match):
         return "$" if match[0] == "$$" else environment.get(match[1], match[0])
@@ -73,27 +80,22 @@ def expanded(argument, environment):
 @pytest.mark.parametrize(
     "settings", [{}, {"gpus": 0, "service_account": "trainer", "mount_path": "/mnt/a/b"}]
 )
-def test_manifests_are_valid_and_say_what_was_set(settings):
+def test_manifests_are_valid_and_contain_the_settings(settings):
     root = settings.get("mount_path", "/data")
-    asked = options(
-        **{name: f"{root}/{name}" for name in ("dataset", "features", "output")}, workers=4
+    paths = {name: f"{root}/{name}" for name in ("dataset", "features", "output")}
+    job, service = launcher(**settings).make_manifests(
+        options(**paths, workers=4), "dag/run/task/-1"
     )
-    job, service = launcher(**settings).manifests(asked, "dag/run/task/-1")
     for manifest in (job, service):
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
-    assert (
-        job["spec"]["completionMode"],
-        job["spec"]["completions"],
-        job["spec"]["parallelism"],
-    ) == ("Indexed", 4, 4)
+    spec = job["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 4)
     limits = container(job)["resources"]["limits"]
-    assert job["spec"]["backoffLimit"] == 0, (
-        "one worker started anew would wait for those that miss it and end"
-    )
+    assert spec["backoffLimit"] == 0, "a single restarted worker would wait for workers that end"
     assert limits.get("nvidia.com/gpu") == (None if settings else "1")
     assert limits["memory"] == "8Gi", "the template's own limit is kept"
-    pod = job["spec"]["template"]["spec"]
-    assert pod["restartPolicy"] == "Never", "podFailurePolicy is refused otherwise"
+    pod = spec["template"]["spec"]
+    assert pod["restartPolicy"] == "Never", "podFailurePolicy requires it"
     assert pod.get("serviceAccountName") == settings.get("service_account")
     mounts = {mount["name"]: mount["mountPath"] for mount in container(job)["volumeMounts"]}
     claims = {
@@ -111,8 +113,8 @@ def test_manifests_are_valid_and_say_what_was_set(settings):
 @pytest.mark.parametrize("workers", [1, 3, 64])
 @pytest.mark.parametrize("output", ["/data/m", "/data/" + "Very long_name." * 20])
 def test_workers_find_each_other(workers, output):
-    """By the names that the cluster gives to the pods of an Indexed Job and to its Service."""
-    job, service = launcher().manifests(
+    """The cluster names pods of an Indexed Job and its Service; workers rely on these names."""
+    job, service = launcher().make_manifests(
         options(output=output, workers=workers, batch_size=192), "t"
     )
     name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
@@ -137,32 +139,28 @@ def test_workers_find_each_other(workers, output):
     )
 
 
-def test_arguments_give_the_same_options_whatever_they_hold():
+def test_workers_parse_their_arguments_into_the_same_options():
     hostile = '/data/"; touch x; echo $(id) `id` $(CAPTIONER_PORT) $$(HOME) {{ ti }}\n--help $'
-    asked = options(
-        dataset=hostile, mirrored="gs://b/f", learning_rate=0.1 + 0.2, batch_size=32, dropout=0.0
-    )
-    job, _ = launcher().manifests(asked, "t")
+    values = {
+        "dataset": hostile,
+        "mirrored": "gs://b/f",
+        "learning_rate": 0.1 + 0.2,
+        "batch_size": 32,
+        "dropout": 0.0,
+    }
+    job, _ = launcher().make_manifests(options(**values), "t")
     assert container(job)["command"] == ["python", "-m", "captioner_core.training"]
     environment = {item["name"]: item["value"] for item in container(job)["env"]}
     parser = argparse.ArgumentParser()
     add_arguments(parser, TrainOptions)
-    given = from_namespace(
-        TrainOptions, parser.parse_args([expanded(a, environment) for a in container(job)["args"]])
-    )
-    assert given == options(
-        dataset=hostile,
-        mirrored="gs://b/f",
-        learning_rate=0.1 + 0.2,
-        batch_size=32,
-        dropout=0.0,
-        workers=1,
-    )
+    arguments = [expand(argument, environment) for argument in container(job)["args"]]
+    parsed = from_namespace(TrainOptions, parser.parse_args(arguments))
+    assert parsed == options(**values, workers=1)
 
 
 def test_one_model_folder_has_one_job_name():
     def name(claim="models", **values):
-        return launcher(claim=claim).manifests(options(**values), "t")[0]["metadata"]["name"]
+        return launcher(claim=claim).make_manifests(options(**values), "t")[0]["metadata"]["name"]
 
     same = {
         name(),
@@ -174,7 +172,7 @@ def test_one_model_folder_has_one_job_name():
     assert len({name(), name(output="/data/models/Flickr_8k v3"), name(claim="others")}) == 3
 
 
-def test_own_template(tmp_path):
+def test_a_custom_template_is_kept_and_completed(tmp_path):
     template = tmp_path / "pod.yaml"
     template.write_text("""
 apiVersion: v1
@@ -188,7 +186,7 @@ spec:
     resources: {limits: {cpu: "8"}}
   - {name: other, image: other}
 """)
-    job, _ = launcher(pod_template=template).manifests(options(), "t")
+    job, _ = launcher(pod_template=template).make_manifests(options(), "t")
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     pod = job["spec"]["template"]["spec"]
     assert job["spec"]["template"]["metadata"]["labels"]["team"] == "vision"
@@ -211,11 +209,11 @@ spec:
         "kind: Pod\nspec: {hostNetwork: true, containers: [{name: train}]}",
     ],
 )
-def test_templates_that_can_not_be(tmp_path, text):
+def test_unusable_templates_are_refused_in_one_line(tmp_path, text):
     template = tmp_path / "pod.yaml"
     template.write_text(text)
     with pytest.raises(CaptionerError, match=r"pod template .*; ") as raised:
-        launcher(pod_template=template).manifests(options(), "t")
+        launcher(pod_template=template).make_manifests(options(), "t")
     assert "\n" not in str(raised.value)
 
 
@@ -241,7 +239,7 @@ def test_templates_that_can_not_be(tmp_path, text):
         ("pod_template", "/nowhere.yaml"),
     ],
 )
-def test_bad_settings(name, value):
+def test_bad_settings_are_refused_in_one_line(name, value):
     with pytest.raises(ValueError, match=f"^{name} .*; ") as raised:
         launcher(**{name: value})
     assert repr(value) in str(raised.value)
@@ -249,7 +247,7 @@ def test_bad_settings(name, value):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"output": "/elsewhere/model"}, "--output '/elsewhere/model' must lie below /data"),
         ({"output": "/data/../model"}, "--output"),
@@ -259,47 +257,56 @@ def test_bad_settings(name, value):
         ({"workers": 3}, "--batch-size 16 must be a multiple of the 3 replicas"),
     ],
 )
-def test_options_that_no_pod_could_train_with(values, said):
-    with pytest.raises(CaptionerError, match=said):
-        launcher().manifests(options(**values), "t")
+def test_options_that_no_pod_can_train_with_are_refused(values, message):
+    with pytest.raises(CaptionerError, match=message):
+        launcher().make_manifests(options(**values), "t")
 
 
 # Without the provider
 
-BLOCKED = """
+WITHOUT_PROVIDER = """
 import sys
+libraries = {
+    "kubernetes", "kubernetes_asyncio", "tensorflow", "apache_beam", "numpy", "pyarrow"
+}
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        absent = ("kubernetes", "kubernetes_asyncio", "tensorflow", "apache_beam", "numpy", "pyarrow")
-        of_provider = name.startswith("airflow.providers.cncf.kubernetes.") and not name.endswith(".get_provider_info")
-        if of_provider or name.split(".")[0] in absent:
+        is_provider = name.startswith("airflow.providers.cncf.kubernetes.")
+        is_info = name.endswith(".get_provider_info")
+        if (is_provider and not is_info) or name.split(".")[0] in libraries:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocker())
 from types import SimpleNamespace
 from captioner_airflow.launchers.kubernetes import KubernetesLauncher
+from captioner_airflow.launchers.kubernetes_settings import KubernetesSettings
 from captioner_core.options import TrainOptions
-launcher = KubernetesLauncher(image="i", claim="c")
+launcher = KubernetesLauncher(KubernetesSettings(image="i", claim="c"))
 options = TrainOptions(dataset="/data/d", features="/data/f", output="/data/o")
-job, service = launcher.manifests(options, "t")
+job, service = launcher.make_manifests(options, "t")
 print(job["kind"], service["kind"])
+instance = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)
 try:
-    launcher.launch(options, {"ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)})
+    launcher.launch(options, {"ti": instance})
 except Exception as error:
     print(type(error).__name__, error)
 """
 
 
-def test_a_dag_parses_without_the_provider_and_its_task_says_what_is_missing(tmp_path):
+def test_without_the_provider_the_task_says_what_to_install(tmp_path):
     env = {"AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "PATH": ""}
     done = subprocess.run(
-        [sys.executable, "-c", BLOCKED], capture_output=True, text=True, env=env, timeout=120
+        [sys.executable, "-c", WITHOUT_PROVIDER],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=120,
     )
-    kinds, said = done.stdout.splitlines()[-2:]
+    kinds, error = done.stdout.splitlines()[-2:]
     assert kinds == "Job Service", done.stderr[-2000:]
-    assert said.startswith(
+    assert error.startswith(
         "AirflowFailException the Kubernetes launcher needs Airflow's Kubernetes provider"
     )
-    assert "apache-airflow-providers-cncf-kubernetes" in said
+    assert "apache-airflow-providers-cncf-kubernetes" in error
 
 
 # Against a cluster
@@ -308,7 +315,7 @@ def test_a_dag_parses_without_the_provider_and_its_task_says_what_is_missing(tmp
 def test_the_documentation_lists_every_setting_with_its_default():
     text = (ROOT / "docs/kubernetes.md").read_text()
     listed = dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) ?\|", text, re.M))
-    settings = {field.name: field.default for field in dataclasses.fields(launcher()) if field.init}
+    settings = {field.name: field.default for field in dataclasses.fields(launcher().settings)}
     assert set(listed) == set(settings)
     for name in (
         "mount_path",
@@ -325,28 +332,29 @@ def test_the_documentation_lists_every_setting_with_its_default():
 
 
 def context(run_id="run-1", try_number=1):
+    """Returns as much of an Airflow context as the launcher needs."""
     instance = SimpleNamespace(
         dag_id="dag", run_id=run_id, task_id="train", map_index=-1, try_number=try_number
     )
     return {"ti": instance, "run_id": run_id, "dag": SimpleNamespace(dag_id="dag")}
 
 
-def holds(sent, wanted):
-    """Whether what was sent says all that was wanted; it may say more."""
-    if isinstance(wanted, dict):
-        return all(key in sent and holds(sent[key], value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        return len(sent) == len(wanted) and all(map(holds, sent, wanted))
-    return sent == wanted
+def contains(actual, expected):
+    """Returns whether an object has all fields of another one; it may have more."""
+    if isinstance(expected, dict):
+        return all(key in actual and contains(actual[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(actual) == len(expected) and all(map(contains, actual, expected))
+    return actual == expected
 
 
-def test_trains_with_the_manifests_and_tells_what_the_workers_say(cluster, capsys):
+def test_it_trains_with_the_manifests_and_copies_the_logs(cluster, capsys):
     cluster.fates = ["complete"]
     launcher().launch(options(), context())
     job, service = cluster.created
-    wanted, wanted_service = launcher().manifests(options(), "dag/run-1/train/-1")
-    assert holds(job, wanted)
-    assert holds(service, wanted_service)
+    expected_job, expected_service = launcher().make_manifests(options(), "dag/run-1/train/-1")
+    assert contains(job, expected_job)
+    assert contains(service, expected_service)
     kubernetes_validate.validate(
         {key: value for key, value in job.items() if key != "fate"},
         kubernetes_validate.latest_version(),
@@ -358,36 +366,34 @@ def test_trains_with_the_manifests_and_tells_what_the_workers_say(cluster, capsy
         job["metadata"]["name"],
         job["metadata"]["uid"],
     )
-    told = re.findall(r"\[worker (\d)\] \S+ says (\d)", capsys.readouterr().out)
-    wanted = [(worker, str(line)) for line in range(len(told) // 2) for worker in "01"]
-    assert len(told) >= 4, "the log is told while it trains"
-    assert told == wanted, "each line once, however often the log is read"
+    copied = re.findall(r"\[worker (\d)\] \S+ says (\d)", capsys.readouterr().out)
+    expected = [(worker, str(line)) for line in range(len(copied) // 2) for worker in "01"]
+    assert len(copied) >= 4, "lines are copied while it trains"
+    assert copied == expected, "each line once, however often the log is read"
 
 
-def test_a_worker_that_fails_starts_all_anew(cluster):
+def test_a_failed_worker_restarts_all_workers(cluster):
     cluster.fates = [137, 1, "complete"]
     launcher(backoff_limit=2).launch(options(), context())
-    kinds = [thing["kind"] for thing in cluster.created]
+    kinds = [created["kind"] for created in cluster.created]
     assert kinds == ["Job", "Service"] * 3
     assert not cluster.overlaps, "no two Jobs may write one model folder"
 
 
-def test_failing_too_often_is_said_with_the_workers_own_reason(cluster):
+def test_after_too_many_failures_the_error_contains_the_reason_of_the_worker(cluster):
     from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
     cluster.fates = [137, 137, "complete"]
     with pytest.raises(
         AirflowException,
-        match="the last of 2 starts: worker 1 ended with exit code 137: the reason",
+        match="in the last of 2 starts: worker 1 ended with exit code 137: the reason",
     ) as e:
         launcher(backoff_limit=1).launch(options(), context())
-    assert not isinstance(e.value, AirflowFailException), (
-        "Airflow may try again: it goes on from the checkpoint"
-    )
+    assert not isinstance(e.value, AirflowFailException), "a retry continues from the checkpoint"
     assert cluster.fates == ["complete"]
 
 
-def test_bad_input_is_not_tried_again(cluster):
+def test_bad_input_is_not_retried(cluster):
     from airflow.sdk.exceptions import AirflowFailException
 
     cluster.fates = [2, "complete"]
@@ -400,8 +406,8 @@ def test_bad_input_is_not_tried_again(cluster):
         launcher().launch(options(output="elsewhere"), context())
 
 
-def test_killed_in_the_task(cluster):
-    """Airflow calls ``end`` from a signal handler, while ``launch`` waits; it then goes on, and must not start anew."""
+def test_a_kill_while_the_task_waits_deletes_the_job(cluster):
+    """Airflow calls ``cancel`` from a signal handler; ``launch`` continues and must not restart."""
     from airflow.sdk.exceptions import AirflowException
 
     here = launcher(backoff_limit=5)
@@ -411,7 +417,8 @@ def test_killed_in_the_task(cluster):
     def kill(cluster, name):
         looks.append(name)
         if len(looks) == 4:
-            threading.Thread(target=here.end).start()  # the fake cluster's own is about to answer
+            # in a thread, because the cluster holds its lock while this function runs
+            threading.Thread(target=here.cancel).start()
 
     cluster.on_look = kill
     with pytest.raises(AirflowException):
@@ -422,11 +429,11 @@ def test_killed_in_the_task(cluster):
     cluster.on_look = None
     for _ in range(4):
         cluster.look(name)
-    assert (cluster.jobs, cluster.services, cluster.pods) == ({}, {}, {}), "nothing is left"
+    assert (cluster.jobs, cluster.services, cluster.pods) == ({}, {}, {}), "nothing remains"
 
 
-def test_killed_while_it_starts(cluster):
-    """The signal may come before the cluster has answered that it has created the Job."""
+def test_a_kill_during_the_start_deletes_the_job(cluster):
+    """The signal can arrive between the creation of the Job and that of the Service."""
     from airflow.sdk.exceptions import AirflowException
 
     from captioner_airflow.launchers.kubernetes_job import TrainingJobOperator
@@ -436,18 +443,18 @@ def test_killed_while_it_starts(cluster):
     with pytest.MonkeyPatch.context() as patch:
         create = TrainingJobOperator._create_service
 
-        def create_and_be_killed(self):
+        def create_and_kill(self):
             create(self)
-            here.end()
+            here.cancel()
 
-        patch.setattr(TrainingJobOperator, "_create_service", create_and_be_killed)
+        patch.setattr(TrainingJobOperator, "_create_service", create_and_kill)
         with pytest.raises(AirflowException, match="killed"):
             here.launch(options(), context())
     assert [kind for kind, *_ in cluster.deleted][:1] == ["jobs"]
 
 
-def test_killed_before_the_answer_came(cluster):
-    """The Job is there, and this process ends without having heard so."""
+def test_a_kill_before_the_answer_deletes_the_job(cluster):
+    """The Job exists, but the process ends before it receives the answer."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
     here = launcher()
@@ -455,18 +462,18 @@ def test_killed_before_the_answer_came(cluster):
     with pytest.MonkeyPatch.context() as patch:
         create = KubernetesHook.create_job
 
-        def create_and_be_killed(self, job):
+        def create_and_kill(self, job):
             create(self, job)
-            here.end()
+            here.cancel()
             raise SystemExit
 
-        patch.setattr(KubernetesHook, "create_job", create_and_be_killed)
+        patch.setattr(KubernetesHook, "create_job", create_and_kill)
         with pytest.raises(SystemExit):
             here.launch(options(), context())
     assert [kind for kind, *_ in cluster.deleted] == ["jobs"]
 
 
-def test_an_old_process_does_not_end_the_job_that_took_its_place(cluster):
+def test_an_old_process_does_not_delete_the_job_that_replaced_its_own(cluster):
     from airflow.sdk.exceptions import TaskDeferred
 
     cluster.fates = ["run", "run"]
@@ -475,33 +482,33 @@ def test_an_old_process_does_not_end_the_job_that_took_its_place(cluster):
         with pytest.raises(TaskDeferred):
             here.launch(options(), context(try_number=number))
     deleted = len(cluster.deleted)
-    old.end()
+    old.cancel()
     assert len(cluster.deleted) == deleted
-    new.end()
+    new.cancel()
     assert len(cluster.deleted) == deleted + 1
 
 
-def test_a_time_that_is_up_leaves_no_job(cluster):
+def test_a_timeout_of_the_task_deletes_the_job(cluster):
     here = launcher()
     cluster.fates = ["run"]
 
-    class TimeIsUp(BaseException):
-        pass
+    class Timeout(BaseException):
+        """Stands in for the exception of an execution_timeout."""
 
     with pytest.MonkeyPatch.context() as patch:
-        from captioner_airflow.launchers.kubernetes_job import TrainingJobOperator
+        from captioner_airflow.launchers.kubernetes_logs import WorkerLogs
 
-        def time_is_up(self):
-            raise TimeIsUp
+        def raise_timeout(self):
+            raise Timeout
 
-        patch.setattr(TrainingJobOperator, "tell", time_is_up)
-        with pytest.raises(TimeIsUp):
+        patch.setattr(WorkerLogs, "copy_new_lines", raise_timeout)
+        with pytest.raises(Timeout):
             here.launch(options(), context())
     assert [kind for kind, *_ in cluster.deleted] == ["jobs"]
 
 
-def test_a_retry_replaces_what_an_earlier_try_left(cluster):
-    """Its process is gone without having been asked to end, and its workers still train."""
+def test_a_retry_replaces_the_job_of_an_earlier_try(cluster):
+    """The process of the earlier try was lost, and its workers still train."""
     from airflow.sdk.exceptions import TaskDeferred
 
     cluster.fates = ["run", "complete"]
@@ -511,17 +518,17 @@ def test_a_retry_replaces_what_an_earlier_try_left(cluster):
     cluster.look(first["metadata"]["name"])
     assert len(cluster.pods) == 1
     launcher().launch(options(), context(try_number=2))
-    assert [thing["kind"] for thing in cluster.created] == ["Job", "Service"] * 2
+    assert [created["kind"] for created in cluster.created] == ["Job", "Service"] * 2
     assert not cluster.overlaps
     (service,) = cluster.services.values()
     assert service["metadata"]["ownerReferences"][0]["uid"] == cluster.created[2]["metadata"]["uid"]
 
 
 def test_a_service_that_outlived_its_job_is_replaced(cluster):
-    """It would be collected soon, and with it the names by which the workers find each other."""
+    """The cluster would soon delete it, and with it the names by which workers find each other."""
     from captioner_airflow.launchers.kubernetes_manifests import make_service
 
-    job, _ = launcher().manifests(options(), "t")
+    job, _ = launcher().make_manifests(options(), "t")
     service = make_service(job, 23456, "jobs-gone")
     service["metadata"]["uid"] = "services-gone"
     cluster.services[job["metadata"]["name"]] = service
@@ -547,19 +554,18 @@ def test_another_run_does_not_end_a_training_of_the_same_folder(cluster):
     assert not cluster.overlaps
 
 
-def test_no_job_without_its_service(cluster):
+def test_a_job_whose_service_is_refused_is_deleted(cluster):
     from kubernetes.client.exceptions import ApiException
 
     cluster.allowed -= {("create", "services")}
     cluster.fates = ["run"]
     with pytest.raises(ApiException, match="services is forbidden"):
         launcher().launch(options(), context())
-    assert [kind for kind, *_ in cluster.deleted] == ["jobs"], (
-        "its workers would wait for each other for ever"
-    )
+    deleted = [kind for kind, *_ in cluster.deleted]
+    assert deleted == ["jobs"], "its workers would wait for each other forever"
 
 
-def test_a_job_that_someone_deletes_is_said(cluster):
+def test_a_job_deleted_by_someone_else_fails_the_task(cluster):
     from airflow.sdk.exceptions import AirflowException
 
     cluster.fates = ["run"]
@@ -576,8 +582,8 @@ def test_a_job_that_someone_deletes_is_said(cluster):
 # Deferred
 
 
-def deferred(call):
-    """The trigger with which a launch goes to wait, as the triggerer makes it anew from what was stored."""
+def defer(call):
+    """Returns the trigger of a deferred call, as the triggerer recreates it from the database."""
     from airflow.sdk.exceptions import TaskDeferred
 
     with pytest.raises(TaskDeferred) as raised:
@@ -588,7 +594,9 @@ def deferred(call):
     return getattr(sys.modules[module], name)(**json.loads(json.dumps(arguments)))
 
 
-def event_of(trigger):
+def wait_for_event(trigger):
+    """Returns the payload of a trigger's first event."""
+
     async def first():
         async for event in trigger.run():
             return json.loads(json.dumps(event.payload))
@@ -596,49 +604,51 @@ def event_of(trigger):
     return asyncio.run(first())
 
 
-def test_deferred_it_starts_anew_and_ends(cluster, capsys):
+def test_a_deferred_task_restarts_its_workers_and_ends(cluster, capsys):
     cluster.fates = [137, "complete"]
-    event = event_of(deferred(lambda: launcher(deferrable=True).launch(options(), context())))
-    again = deferred(lambda: launcher(deferrable=True).resume(context(), event))
-    event = event_of(again)
+    event = wait_for_event(defer(lambda: launcher(deferrable=True).launch(options(), context())))
+    restarted = defer(lambda: launcher(deferrable=True).resume(context(), event))
+    event = wait_for_event(restarted)
     capsys.readouterr()
     launcher(deferrable=True).resume(context(), event)
     assert "says 0" in capsys.readouterr().out
-    assert [thing["kind"] for thing in cluster.created] == ["Job", "Service"] * 2
-    assert holds(cluster.created[2], launcher().manifests(options(), "dag/run-1/train/-1")[0])
+    assert [created["kind"] for created in cluster.created] == ["Job", "Service"] * 2
+    assert contains(
+        cluster.created[2], launcher().make_manifests(options(), "dag/run-1/train/-1")[0]
+    )
     assert not cluster.overlaps
 
 
-def test_deferred_starts_are_counted(cluster):
+def test_starts_are_counted_across_deferrals(cluster):
     from airflow.sdk.exceptions import AirflowException
 
     cluster.fates = [1, 1, "complete"]
     here = launcher(deferrable=True, backoff_limit=1)
-    event = event_of(deferred(lambda: here.launch(options(), context())))
-    event = event_of(deferred(lambda: here.resume(context(), event)))
+    event = wait_for_event(defer(lambda: here.launch(options(), context())))
+    event = wait_for_event(defer(lambda: here.resume(context(), event)))
     with pytest.raises(AirflowException, match="the last of 2 starts"):
         here.resume(context(), event)
 
 
-def test_killed_while_deferred(cluster):
-    """The provider's own trigger would leave the Job at work, with nobody to wait for it."""
+def test_a_kill_of_a_deferred_task_deletes_its_own_job_only(cluster):
+    """The provider's own trigger would let the Job continue."""
     cluster.fates = ["run", "run"]
-    trigger = deferred(lambda: launcher(deferrable=True).launch(options(), context()))
+    trigger = defer(lambda: launcher(deferrable=True).launch(options(), context()))
     asyncio.run(trigger.on_kill())
     name = cluster.created[0]["metadata"]["name"]
     assert cluster.deleted == [("jobs", name, "Foreground")]
-    # cleared, the task may have begun anew before the triggerer ends what it waited for
-    deferred(lambda: launcher(deferrable=True).launch(options(), context(try_number=2)))
+    # A cleared task may have restarted before the triggerer ends the old wait.
+    defer(lambda: launcher(deferrable=True).launch(options(), context(try_number=2)))
     deleted = len(cluster.deleted)
     asyncio.run(trigger.on_kill())
-    assert len(cluster.deleted) == deleted, "the new try's Job stays"
+    assert len(cluster.deleted) == deleted, "the Job of the new try stays"
 
 
-def test_a_deferred_job_that_someone_deletes_is_said(cluster):
+def test_a_job_deleted_while_its_task_is_deferred_fails_the_task(cluster):
     from airflow.sdk.exceptions import AirflowException
 
     cluster.fates = ["run"]
-    trigger = deferred(lambda: launcher(deferrable=True).launch(options(), context()))
+    trigger = defer(lambda: launcher(deferrable=True).launch(options(), context()))
     cluster.jobs.clear()
     with pytest.raises(AirflowException, match="was deleted while it trained"):
-        launcher(deferrable=True).resume(context(), event_of(trigger))
+        launcher(deferrable=True).resume(context(), wait_for_event(trigger))

@@ -1,4 +1,4 @@
-"""kill -9 at a job, at its task, at what watches the task and at the scheduler: the run ends green, each row once."""
+"""A run succeeds, with each row once, although a job, its task or a part of Airflow is killed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 JOB = "beam_jobs.extract_features"
 
 
-def begin(live, scenes, root, run_id):
-    """A run of caption_folder whose extraction is at work; its id in Airflow, its layout and the job."""
+def start_extraction(live, scenes, root, run_id):
+    """Starts a run and waits for its extraction; returns its Airflow id, its layout and the job."""
     started = live.trigger(
         "caption_folder", {"images": str(scenes), "output": str(root), "run_id": run_id}
     )
@@ -27,29 +27,31 @@ def begin(live, scenes, root, run_id):
 
 
 def assert_each_image_once(run, scenes):
+    """Checks that each table of a run has one row for each image."""
     images = sorted(path.name for path in scenes.iterdir())
     for name in (layout.FEATURES, layout.CAPTIONS):
         assert sorted(storage.read_table(run.table(name))["image_id"].to_pylist()) == images
     assert not verify(run.run_dir)
 
 
-def victim(live, job, which):
+def find_process(live, job, role):
+    """Returns the process with a role in the execution of a job."""
     task = job.parent()
     return {
         "job": job,
         "task": task,
         "supervisor": task.parent(),
         "scheduler": live.processes("airflow scheduler")[0],
-    }[which]
+    }[role]
 
 
-def test_what_is_killed_is_done_again_and_no_row_twice(live, scenes, tmp_path):
-    """Three runs at once, since most of the time Airflow waits until it holds something for dead."""
+def test_killed_work_is_repeated_without_duplicate_rows(live, scenes, tmp_path):
+    """Three runs at once save time, since Airflow mostly waits until it declares a process dead."""
     runs = []
-    for which in ("job", "task", "supervisor"):
-        started, run, job = begin(live, scenes, tmp_path / "out", which)
-        victim(live, job, which).kill()
-        job.wait(30)  # no orphan stays at work beside the retry
+    for role in ("job", "task", "supervisor"):
+        started, run, job = start_extraction(live, scenes, tmp_path / "out", role)
+        find_process(live, job, role).kill()
+        job.wait(30)  # no orphan may run beside the retry
         runs.append((started, run))
     for started, run in runs:
         assert live.finish("caption_folder", started, 500) == "success", run.run_id
@@ -57,18 +59,16 @@ def test_what_is_killed_is_done_again_and_no_row_twice(live, scenes, tmp_path):
         assert_each_image_once(run, scenes)
 
 
-def test_a_scheduler_that_is_killed_comes_back_to_a_run_that_ends_green(live, scenes, tmp_path):
-    started, run, job = begin(live, scenes, tmp_path / "out", "scheduler")
-    victim(live, job, "scheduler").kill()
+def test_a_run_succeeds_after_its_scheduler_was_killed_and_replaced(live, scenes, tmp_path):
+    started, run, job = start_extraction(live, scenes, tmp_path / "out", "scheduler")
+    find_process(live, job, "scheduler").kill()
     scheduler = live.start_scheduler()
     try:
         assert live.finish("caption_folder", started, 400) == "success"
         assert_each_image_once(run, scenes)
         assert not live.processes("beam_jobs.", f"--run-id={run.run_id}")
     finally:
-        for process in (
-            *psutil.Process(scheduler.pid).children(recursive=True),
-            psutil.Process(scheduler.pid),
-        ):
+        leader = psutil.Process(scheduler.pid)
+        for process in (*leader.children(recursive=True), leader):
             process.kill()
         scheduler.wait()

@@ -1,4 +1,4 @@
-"""watch_inbox in a real Airflow, over folders that arrive while it runs and while it is restarted."""
+"""watch_inbox in a real Airflow, with folders that arrive while it runs and while it restarts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,21 @@ EACH_S = 4.0
 
 
 class Arrivals(threading.Thread):
-    """Folders that arrive one after the other; some have a marker in the end, one takes long."""
+    """Creates folders one after the other: some end with a marker file, and one takes long.
+
+    Args:
+      inbox: the folder to create them in.
+    """
 
     def __init__(self, inbox):
         super().__init__(daemon=True)
-        self.inbox, self.complete, self.images = inbox, {}, {}
+        self.inbox = inbox
+        self.completed_at = {}
+        self.image_counts = {}
 
     def run(self):
-        slow = threading.Thread(target=self._half_written, daemon=True)
+        """Creates all folders."""
+        slow = threading.Thread(target=self._write_slowly, daemon=True)
         slow.start()
         for number in range(FOLDERS):
             name = f"folder {number:02}"
@@ -42,19 +49,19 @@ class Arrivals(threading.Thread):
     def _arrive(self, name, number):
         folder = self.inbox / name
         folder.mkdir()
-        self.images[name] = 2
-        for place in range(2):
-            path = folder / f"{place}.png"
+        self.image_counts[name] = 2
+        for index in range(2):
+            path = folder / f"{index}.png"
             if name == ONLY_BAD:
-                path.write_text("no image")
+                path.write_text("not an image")
             else:
-                Image.new("RGB", (64, 48), (10 * number, 100 * place, 90)).save(path)
+                Image.new("RGB", (64, 48), (10 * number, 100 * index, 90)).save(path)
         if number % 2 or name == ONLY_BAD:
             (folder / "_SUCCESS").touch()
-        self.complete[name] = time.time()
+        self.completed_at[name] = time.time()
 
-    def _half_written(self):
-        """Something changes more often than a folder has to be quiet, for longer than all others take to arrive."""
+    def _write_slowly(self):
+        """Writes to a folder until all others have arrived, pausing less than the quiet time."""
         folder = self.inbox / HALF_WRITTEN / "below"
         folder.mkdir(parents=True)
         count = 0
@@ -62,38 +69,40 @@ class Arrivals(threading.Thread):
         while time.time() < end:
             Image.new("RGB", (64, 48), (count, 0, 0)).save(folder / f"{count}.png")
             count += 1
-            self.images[HALF_WRITTEN] = count
-            self.complete[HALF_WRITTEN] = time.time()
+            self.image_counts[HALF_WRITTEN] = count
+            self.completed_at[HALF_WRITTEN] = time.time()
             time.sleep(QUIET_S / 2)
 
 
-def test_every_folder_gets_one_run_once_it_is_complete(stopped, tmp_path):
-    inbox, output = tmp_path / "inbox", tmp_path / "out"
+def test_every_folder_gets_one_run_after_it_is_complete(stopped, tmp_path):
+    inbox = tmp_path / "inbox"
+    output = tmp_path / "out"
     inbox.mkdir()
     arrivals = Arrivals(inbox)
     with stopped.running() as live:
-        place = {"inbox": str(inbox), "output": str(output), "quiet_minutes": QUIET_S / 60}
-        live.ask("POST", "variables", {"key": "captioner_inbox", "value": json.dumps(place)})
-        live.ask("PATCH", "dags/watch_inbox", {"is_paused": False})
+        setting = {"inbox": str(inbox), "output": str(output), "quiet_minutes": QUIET_S / 60}
+        live.call("POST", "variables", {"key": "captioner_inbox", "value": json.dumps(setting)})
+        live.call("PATCH", "dags/watch_inbox", {"is_paused": False})
         arrivals.start()
         wait_until(lambda: len(live.runs("caption_folder")) >= 3, 300)
-    with stopped.running() as live:  # restarted while runs are at work and folders arrive
+    with stopped.running() as live:  # restarted while runs are active and folders arrive
         arrivals.join()
         wait_until(lambda: len(live.runs("caption_folder")) == FOLDERS, 600)
         ids = [run["dag_run_id"] for run in live.runs("caption_folder")]
         states = [live.finish("caption_folder", run_id, 900) for run_id in ids]
-        again = live.trigger("watch_inbox", {})  # which finds nothing to start
-        assert live.finish("watch_inbox", again) == "success"
+        last = live.trigger("watch_inbox", {})  # finds nothing to start
+        assert live.finish("watch_inbox", last) == "success"
         runs = live.runs("caption_folder")
     assert states == ["success"] * FOLDERS
     assert len(runs) == len(list((output / "runs").iterdir())) == FOLDERS
-    assert len({run["conf"]["images"] for run in runs}) == FOLDERS, "none twice"
+    assert len({run["conf"]["images"] for run in runs}) == FOLDERS, "no folder gets two runs"
     for run in runs:
         name = run["conf"]["images"].rpartition("/")[2]
         queued = datetime.datetime.fromisoformat(run["queued_at"]).timestamp()
-        assert queued > arrivals.complete[name], f"{name} was not complete"
-        made = output / "runs" / run["conf"]["run_id"]
-        assert not verify(str(made))
-        counts = read_manifest(str(made))["counts"]
-        bad = arrivals.images[name] if name == ONLY_BAD else 0
-        assert (counts["images_found"], counts["failures"]) == (arrivals.images[name], bad), name
+        assert queued > arrivals.completed_at[name], f"{name} was queued before it was complete"
+        run_dir = output / "runs" / run["conf"]["run_id"]
+        assert not verify(str(run_dir))
+        counts = read_manifest(str(run_dir))["counts"]
+        failures = arrivals.image_counts[name] if name == ONLY_BAD else 0
+        assert counts["images_found"] == arrivals.image_counts[name], name
+        assert counts["failures"] == failures, name

@@ -1,4 +1,4 @@
-"""Runs in a real Airflow, from the REST API to the tables, with real jobs."""
+"""Runs with real jobs in a real Airflow, from the REST API to the tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import subprocess
 
 import pytest
+from PIL import Image
 
 from captioner_core.io import storage
 from captioner_core.runs.commits import read_manifest
@@ -18,15 +19,15 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 
 
 def test_this_airflow_has_none_of_the_heavy_libraries(live):
-    """What passes here passes in an Airflow that knows nothing of captioner's own needs."""
+    """These tests are valid only for an Airflow without the libraries of the jobs."""
     heavy = ("tensorflow", "apache_beam", "numpy", "pyarrow")
     code = f"import importlib.util as u; print([name for name in {heavy!r} if u.find_spec(name)])"
     done = subprocess.run([AIRFLOW_PYTHON, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert live.ask("GET", "importErrors")["total_entries"] == 0
+    assert live.call("GET", "importErrors")["total_entries"] == 0
 
 
-def test_two_runs_on_one_folder_at_the_same_time_do_not_mix(live, scenes, tmp_path):
+def test_two_concurrent_runs_on_one_folder_do_not_mix(live, scenes, tmp_path):
     conf = {"images": str(scenes), "output": str(tmp_path)}
     started = [live.trigger("caption_folder", conf) for _ in range(2)]
     assert [live.finish("caption_folder", run, 400) for run in started] == ["success", "success"]
@@ -36,39 +37,34 @@ def test_two_runs_on_one_folder_at_the_same_time_do_not_mix(live, scenes, tmp_pa
         assert not verify(str(folder))
         run_ids = storage.read_table(str(folder / "captions"))["run_id"].to_pylist()
         assert (set(run_ids), len(run_ids)) == ({folder.name}, SCENES)
-    events = live.ask("GET", "assets/events?limit=100")["asset_events"]
+    events = live.call("GET", "assets/events?limit=100")["asset_events"]
     (captioned,) = [
         e["extra"] for e in events if e["extra"].get("uri") == str(folders[0] / "captions")
     ]
     assert (captioned["captions"], captioned["failures"]) == (SCENES, 0)
 
 
-def test_failed_images_alone_are_done_again(live, tmp_path):
-    images, run = tmp_path / "images", RunLayout(str(tmp_path / "out"), "again")
+def test_only_failures_retries_the_failed_images(live, tmp_path):
+    images = tmp_path / "images"
+    run = RunLayout(str(tmp_path / "out"), "retried")
     images.mkdir()
-    (images / "bad.jpg").write_text("not yet")
+    (images / "bad.jpg").write_text("not an image yet")
     conf = {"images": str(images), "output": run.root, "run_id": run.run_id}
     assert live.finish("caption_folder", live.trigger("caption_folder", conf)) == "success"
     assert read_manifest(run.run_dir)["counts"]["failures"] == 1
-    from PIL import Image
-
     Image.new("RGB", (64, 48), "orange").save(images / "bad.jpg")
-    assert (
-        live.finish(
-            "caption_folder", live.trigger("caption_folder", {**conf, "only_failures": True})
-        )
-        == "success"
-    )
+    retry = live.trigger("caption_folder", {**conf, "only_failures": True})
+    assert live.finish("caption_folder", retry) == "success"
     counts = read_manifest(run.run_dir)["counts"]
     assert (counts["captions"], counts["failures"]) == (1, 0)
 
 
-def test_what_cannot_be_done_is_red_at_once_and_says_why(live, tmp_path):
+def test_bad_input_fails_at_once_and_the_log_says_why(live, tmp_path):
     hostile = f'"; touch {tmp_path}/x; echo "'
     started = live.trigger("caption_folder", {"images": hostile, "output": str(tmp_path / "out")})
     assert live.finish("caption_folder", started) == "failed"
     task = live.tasks("caption_folder", started)["extract_features"]
-    assert (task["state"], task["try_number"]) == ("failed", 1), "to try it again would not help"
+    assert (task["state"], task["try_number"]) == ("failed", 1), "a retry would not help"
     assert f"images folder {hostile!r} is not a folder; name one with --images" in live.log(
         "caption_folder", started, "extract_features"
     )
@@ -81,14 +77,14 @@ def test_marking_a_run_failed_ends_its_job(live, scenes, tmp_path):
         "caption_folder", {"images": str(scenes), "output": str(tmp_path), "run_id": "marked"}
     )
     wait_until(lambda: live.processes("beam_jobs.extract_features", "--run-id=marked"), 120)
-    live.ask("PATCH", f"dags/caption_folder/dagRuns/{started}", {"state": "failed"})
+    live.call("PATCH", f"dags/caption_folder/dagRuns/{started}", {"state": "failed"})
     wait_until(lambda: not live.processes("beam_jobs.extract_features", "--run-id=marked"), 60)
     assert live.finish("caption_folder", started) == "failed"
     assert not storage.exists(RunLayout(str(tmp_path), "marked").manifest)
 
 
 def test_a_worse_model_is_stopped_at_the_gate(live, tmp_path):
-    """Two workers train; the second training hardly learns, and the first model stays current."""
+    """Two workers train a model; a second one hardly learns, so the first stays current."""
     conf = {"dataset": "sample", "limit": 150, "output": str(tmp_path), "epochs": 12, "workers": 2}
     started = live.trigger("train_captioner", conf)
     assert live.finish("train_captioner", started, 600) == "success"
@@ -107,9 +103,8 @@ def test_a_worse_model_is_stopped_at_the_gate(live, tmp_path):
     )
     assert "stays current" in live.log("train_captioner", worse, "gate")
     assert json.loads((tmp_path / "models" / "current.json").read_text()) == pointer
-    assert len([m for m in (tmp_path / "models").iterdir() if (m / "config.json").exists()]) == 2, (
-        "it can be looked at"
-    )
+    models = [m for m in (tmp_path / "models").iterdir() if (m / "config.json").exists()]
+    assert len(models) == 2, "the rejected model is kept"
     extract = live.log("train_captioner", worse, "extract_features")
     assert "150 features" in extract
     run = {
