@@ -223,7 +223,7 @@ def _captioned(
     batch: list[decoding.DecodedImage] = []
     taken: list[float] = []
     before, since = time.perf_counter(), 0
-    for number, image in enumerate(ordered_map(decode, sample, ahead=size), 1):
+    for number, image in enumerate(ordered_map(decode, sample, prefetch=size), 1):
         batch += [image] if image else []
         if number % size == 0 or number == len(sample):
             made += handler.run_inference(batch, models) if batch else []

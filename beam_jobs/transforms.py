@@ -128,7 +128,7 @@ class _DecodeImages(beam.DoFn):
         self._decoded = Metrics.counter("images", "decoded")
 
     def process(self, refs: Sequence[ImageRef]) -> Iterable[Any]:
-        for outcome in ordered_map(self._decode, refs, ahead=_IMAGES_AHEAD):
+        for outcome in ordered_map(self._decode, refs, prefetch=_IMAGES_AHEAD):
             if isinstance(outcome, decoding.DecodedImage):
                 self._decoded.inc()
                 yield outcome

@@ -15,12 +15,12 @@ def test_results_come_in_the_order_of_the_items():
         time.sleep(0.02 if number % 3 == 0 else 0)
         return -number
 
-    assert list(ordered_map(slow_first, range(20), ahead=4)) == [-number for number in range(20)]
+    assert list(ordered_map(slow_first, range(20), prefetch=4)) == [-number for number in range(20)]
 
 
 def test_no_more_is_done_ahead_than_asked_for():
     started = []
-    results = ordered_map(started.append, range(100), ahead=5)
+    results = ordered_map(started.append, range(100), prefetch=5)
     next(results)
     time.sleep(0.1)
     assert len(started) <= 6
@@ -33,7 +33,7 @@ def test_an_error_comes_in_its_place():
             raise KeyError(number)
         return number
 
-    results = ordered_map(fails_at_two, range(5), ahead=3)
+    results = ordered_map(fails_at_two, range(5), prefetch=3)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(KeyError):
         next(results)
@@ -41,6 +41,6 @@ def test_an_error_comes_in_its_place():
 
 def test_work_goes_on_while_the_caller_is_busy():
     done = threading.Event()
-    results = ordered_map(lambda number: done.set() if number else None, range(2), ahead=2)
+    results = ordered_map(lambda number: done.set() if number else None, range(2), prefetch=2)
     next(results)
     assert done.wait(5), "the second was done without being asked for"
