@@ -13,7 +13,10 @@ class CaptionerError(ValueError):
 
 
 class CheckFailed(CaptionerError):
-    """The work was done, but a check of its result failed, such as too many failures; exit code 1."""
+    """The work was done, but a check of its result failed; exit code 1.
+
+    For example, more images failed than ``--max-failures`` allows.
+    """
 
     exit_code = 1
 

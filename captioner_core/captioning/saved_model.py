@@ -30,7 +30,7 @@ from captioner_core.io import outputs, storage
 from captioner_core.io.json_text import parse_json
 from captioner_core.io.tensors import MAX_TENSOR_BYTES, StoredTensors
 from captioner_core.options import PRETRAINED
-from captioner_core.security.allowed_roots import local_path_of
+from captioner_core.security.uris import local_path_of
 from captioner_core.tables import layout
 from captioner_core.text.vocabulary import Vocabulary
 

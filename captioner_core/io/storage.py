@@ -29,11 +29,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError
-from captioner_core.images.junk import is_passed_by_readers
 from captioner_core.io.json_text import parse_json
+from captioner_core.io.junk import is_skipped_by_readers
 from captioner_core.io.temporary_names import temporary_name
-from captioner_core.security.allowed_roots import check_scheme, local_path_of
-from captioner_core.security.allowed_roots import is_remote as is_remote
+from captioner_core.security.uris import check_scheme, local_path_of
+from captioner_core.security.uris import is_remote as is_remote
 from captioner_core.tables.layout import join
 
 _CONNECT_TIMEOUT_S = 10
@@ -127,7 +127,7 @@ def list_parts(uri: str) -> list[str]:
     return [
         part
         for part in list_files(uri, ".parquet")
-        if not is_passed_by_readers(part.rpartition("/")[2])
+        if not is_skipped_by_readers(part.rpartition("/")[2])
     ]
 
 

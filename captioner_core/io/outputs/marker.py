@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from captioner_core.errors import CaptionerError
 from captioner_core.io.json_text import parse_json
 from captioner_core.io.outputs.paths import error_reason
-from captioner_core.security.allowed_roots import stays_below
+from captioner_core.security.paths import stays_below
 
 MARKER = ".captioner-files"
 """Name of the marker file."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from captioner_core.errors import CaptionerError
-from captioner_core.security.allowed_roots import is_remote, local_path_of
+from captioner_core.security.uris import is_remote, local_path_of
 
 Inputs = Mapping[str, Sequence[str | os.PathLike[str]]]
 """Names of options, such as ``--images``, with the paths or URIs that each of them names."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from captioner_core.console import progress as shown
-from captioner_core.console.progress import advance, hidden, progress
+from captioner_core.console.progress import advance, hide_progress, progress
 
 
 @pytest.fixture
@@ -34,6 +34,6 @@ def test_nothing_is_foretold_from_one_step(clock, capsys):
 
 
 def test_hidden_progress_says_nothing(clock, capsys):
-    with hidden(), progress("match", 3):
+    with hide_progress(), progress("match", 3):
         advance(3)
     assert capsys.readouterr().err == ""

@@ -29,7 +29,7 @@ from captioner_core.options import (
 )
 from captioner_core.report.pictures import ImageFinder, thumbnail
 from captioner_core.security.allowed_roots import ROOTS, check_uri, is_allowed
-from captioner_core.security.redaction import has_secret, redact_arguments, without_secret
+from captioner_core.security.redaction import has_secret, redact_arguments, redact_uri
 from tests.fakes import HashedWords
 from tests.runs import change_manifest, draw_picture, make_run
 
@@ -123,7 +123,7 @@ def test_every_option_that_is_a_path_is_checked(options, name, tmp_path, monkeyp
 @pytest.mark.parametrize("uri", SECRETS)
 def test_a_secret_is_refused_and_not_repeated(uri):
     assert has_secret(uri)
-    with pytest.raises(CaptionerError, match="holds a password or key") as caught:
+    with pytest.raises(CaptionerError, match="contains a password or key") as caught:
         check_uri("--images", uri)
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -133,7 +133,7 @@ def test_a_secret_is_refused_and_not_repeated(uri):
 @pytest.mark.parametrize("uri", PLAIN)
 def test_what_only_looks_like_a_secret_is_none(uri):
     check_uri("--images", uri)
-    assert without_secret(uri) == uri
+    assert redact_uri(uri) == uri
 
 
 def exit_code(command: list[str]) -> int:
@@ -174,7 +174,7 @@ def test_an_unknown_option_is_named_without_its_secret(capsys):
         assert "hunter2" not in err
 
 
-def test_arguments_are_shown_without_secrets():
+def test_arguments_are_shown_redact_uris():
     given = [
         "--images=s3://a:hunter2@b/c",
         "--s3_access_key_id=hunter2",
