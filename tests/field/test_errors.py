@@ -42,7 +42,7 @@ FORESEEN = [
     (system_error(errno.EACCES), BAD_INPUT, "permissions"),
     (system_error(errno.EPERM), BAD_INPUT, "permissions"),
     (system_error(errno.EROFS), BAD_INPUT, "--output that can be written"),
-    (system_error(errno.ENXIO), BAD_INPUT, "no device"),
+    (system_error(errno.ENXIO), BAD_INPUT, "not a device"),
     (system_error(errno.EFBIG), BAD_INPUT, "ulimit -f"),
     (system_error(errno.ENOSPC), TRY_AGAIN, "free space"),
     (system_error(errno.EDQUOT), TRY_AGAIN, "free space"),
