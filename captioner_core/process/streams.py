@@ -116,7 +116,7 @@ def install() -> None:
         return
     _state.stderr_fd = os.dup(2)
     if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  Stays open until the end.
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  stays open
     output = _wrap(sys.stdout, 1, is_output=True)
     errors = _wrap(sys.stderr, _state.stderr_fd, is_output=False)
     sys.stdout = sys.__stdout__ = output  # type: ignore[misc]

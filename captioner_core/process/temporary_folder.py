@@ -97,7 +97,8 @@ def remove() -> None:
 def _candidates() -> list[str]:
     """Returns the folders that Python would try, except for the current folder of the user."""
     configured = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
-    default = ["/tmp", "/var/tmp", "/usr/tmp"]  # noqa: S108  Only this user can read what is made there.
+    # Only this user can read the folder that is created in one of these.
+    default = ["/tmp", "/var/tmp", "/usr/tmp"]  # noqa: S108
     names = [name for name in (*configured, *default) if name]
     return list(dict.fromkeys(str(Path(name).absolute()) for name in names))
 
