@@ -1,4 +1,7 @@
-"""Whatever goes wrong is one line with an exit code that says who is to mend it; a traceback is kept in a file."""
+"""Every error becomes one line, with an exit code that says whether the user must correct it.
+
+The traceback of an unexpected error is saved to a file.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def system_error(number, path="/data/a.jpg"):
 
 
 class ResourceExhaustedError(Exception):
-    """As TensorFlow's is called."""
+    """An error with the name of TensorFlow's."""
 
 
 ResourceExhaustedError.__module__ = "tensorflow.python.framework.errors_impl"
