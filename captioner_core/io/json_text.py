@@ -18,7 +18,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("its lists are nested too deeply") from error
 
 
-def parse_json_object(text: str | bytes) -> dict[str, Any] | None:
+def parse_object(text: str | bytes) -> dict[str, Any] | None:
     """Returns the object that a JSON text describes, or None if the text is anything else."""
     try:
         value = parse_json(text)

@@ -22,7 +22,7 @@ Three rules hold everywhere:
 Importing this package loads nothing heavy, because the listing of images needs it.
 """
 
-from captioner_core.io.json_text import parse_json_object as parse_object
+from captioner_core.io.json_text import parse_object
 from captioner_core.io.outputs.folder import Adopt, OutputFolder, check_output_folder
 from captioner_core.io.outputs.marker import MARKER, PROGRAM, format_marker, parse_marker
 from captioner_core.io.outputs.paths import (

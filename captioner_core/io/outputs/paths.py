@@ -1,4 +1,4 @@
-"""Checks of any output path: can it be written, and does it spare what the command reads?"""
+"""Checks of any output path: can it be written, and is it none of the inputs of the command?"""
 
 from __future__ import annotations
 
