@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from beam_jobs import files, launch, match_captions
 from beam_jobs.caption_images import INPUT_SIZE, load_models
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
-from captioner_core.console.progress import hidden
+from captioner_core.console.progress import hide_progress
 from captioner_core.errors import ImageError
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import ListingCounts, SkippedEntry, local_path
@@ -180,7 +180,8 @@ def _listed(
         if isinstance(entry, SkippedEntry | FailureRow):
             continue
         total += _file_size(entry.image_uri) if here else 0
-        # Vitter 1985 (https://doi.org/10.1145/3147.3165), algorithm R: every image is as likely to be in the sample
+        # Vitter 1985 (https://doi.org/10.1145/3147.3165), algorithm R: every image is as likely to
+        # be in the sample
         if len(sample) < _SAMPLE:
             sample.append(entry)
         elif (place := draw.randrange(counts.images)) < _SAMPLE:
@@ -223,7 +224,7 @@ def _captioned(
     batch: list[decoding.DecodedImage] = []
     taken: list[float] = []
     before, since = time.perf_counter(), 0
-    for number, image in enumerate(ordered_map(decode, sample, ahead=size), 1):
+    for number, image in enumerate(ordered_map(decode, sample, prefetch=size), 1):
         batch += [image] if image else []
         if number % size == 0 or number == len(sample):
             made += handler.run_inference(batch, models) if batch else []
@@ -281,7 +282,7 @@ def _finish_seconds(made: Sequence[CaptionedImage], options: RunOptions) -> floa
             complete=False,
         )
         before = time.perf_counter()
-        with hidden():
+        with hide_progress():
             match_captions.run(run.match_options(), (), manifest)
         write_report(run.layout.run_dir)
         return time.perf_counter() - before

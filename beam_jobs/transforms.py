@@ -21,7 +21,7 @@ from captioner_core.io import storage
 from captioner_core.io.ordered_map import ordered_map
 from captioner_core.options import ImageLimits
 from captioner_core.runs.reuse import FeatureCache, Group, feature_row
-from captioner_core.security.allowed_roots import local_path_of
+from captioner_core.security.uris import local_path_of
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import (
     DECODING,
@@ -128,7 +128,7 @@ class _DecodeImages(beam.DoFn):
         self._decoded = Metrics.counter("images", "decoded")
 
     def process(self, refs: Sequence[ImageRef]) -> Iterable[Any]:
-        for outcome in ordered_map(self._decode, refs, ahead=_IMAGES_AHEAD):
+        for outcome in ordered_map(self._decode, refs, prefetch=_IMAGES_AHEAD):
             if isinstance(outcome, decoding.DecodedImage):
                 self._decoded.inc()
                 yield outcome

@@ -1,48 +1,57 @@
-"""The exceptions that reach a user, and the exit code that each becomes."""
+"""The exceptions that reach a user, and the exit code that each of them causes."""
 
 from __future__ import annotations
 
 
 class CaptionerError(ValueError):
-    """Bad usage or bad input: one line with the value, the rule and the remedy; exit code 2."""
+    """Bad usage or bad input, which the user must change; exit code 2.
+
+    The message is one line with the value, the rule that it breaks, and the remedy.
+    """
 
     exit_code = 2
 
 
 class CheckFailed(CaptionerError):
-    """The work was done and a check on it failed: a breach, too many failures; exit code 1."""
+    """The work was done, but a check of its result failed; exit code 1.
+
+    For example, more images failed than ``--max-failures`` allows.
+    """
 
     exit_code = 1
 
 
 class JobFailed(CaptionerError):
-    """A cluster gave a job up, or a worker died; nothing was committed, and another try may go well; exit code 1."""
+    """A cluster gave a job up, or a worker died; exit code 1.
+
+    Nothing was committed, and another try may succeed.
+    """
 
     exit_code = 1
 
 
 IMAGE_ERRORS = {
-    "unreadable": "the file or folder can't be read, or is gone since it was listed",
+    "unreadable": "the file or folder can't be read, or no longer exists",
     "changed": "the file changed while it was read",
-    "empty_file": "it holds no bytes",
-    "too_large": "it holds more bytes than --max-bytes",
-    "unsupported_format": "its content is no image of a supported format",
-    "too_many_pixels": "it has more pixels than --max-pixels",
-    "truncated": "it ends too early",
-    "decode_error": "its pixels can't be decoded",
+    "empty_file": "the file is empty",
+    "too_large": "the file is larger than --max-bytes",
+    "unsupported_format": "the content is not an image of a supported format",
+    "too_many_pixels": "the image has more pixels than --max-pixels",
+    "truncated": "the file ends too early",
+    "decode_error": "the pixels can't be decoded",
     "timed_out": "decoding took longer than --max-seconds",
-    "too_much_memory": "decoding needs more memory than an image may take",
-    "decoder_crashed": "its decoder crashed",
+    "too_much_memory": "decoding needs more memory than an image may use",
+    "decoder_crashed": "the decoder crashed",
 }
-"""What ``error_type`` may say in a table of failures."""
+"""Values of the column ``error_type`` in a table of failures, and what they mean."""
 
 
 class ImageError(ValueError):
-    """One image can't be used; it becomes one row of the failures table.
+    """An image cannot be used; it becomes one row of the failures table.
 
     Args:
-      error_type: the reason, one of ``IMAGE_ERRORS``.
-      message: a sentence for a person, without the file's name (the row has it).
+      error_type: reason, one of ``IMAGE_ERRORS``.
+      message: sentence for the user, without the name of the file (which the row has).
     """
 
     def __init__(self, error_type: str, message: str) -> None:
@@ -51,4 +60,5 @@ class ImageError(ValueError):
         self.message = message
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        return type(self), (self.error_type, self.message)  # crosses process borders whole
+        # Without this, pickle would call __init__ with the message alone.
+        return type(self), (self.error_type, self.message)

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from captioner_core.errors import IMAGE_ERRORS, CaptionerError
-from captioner_core.security.allowed_roots import check_uri, normalize_uri
-from captioner_core.security.redaction import without_secret
+from captioner_core.security.allowed_roots import check_uri
+from captioner_core.security.redaction import redact_uri
+from captioner_core.security.uris import normalize_uri
 from captioner_core.tables.layout import RunLayout
 
 DEFAULT_ENCODER = "learned"
@@ -209,7 +210,7 @@ class StoreOnce(argparse.Action):
             if self.dest in given:
                 name = "/".join(self.option_strings)
                 parser.error(
-                    f"{name} is given twice, as {without_secret(given[self.dest])!r} and {without_secret(value)!r}, "
+                    f"{name} is given twice, as {redact_uri(given[self.dest])!r} and {redact_uri(value)!r}, "
                     "and takes one value; leave one out"
                 )
             given[self.dest] = value

@@ -9,8 +9,9 @@ from typing import Any
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import check_collection
-from captioner_core.security.allowed_roots import check_uri, normalize_uri, uri_argument
+from captioner_core.security.allowed_roots import check_uri, uri_argument
 from captioner_core.security.redaction import escape_control_chars
+from captioner_core.security.uris import normalize_uri
 
 
 def register(subparsers: Any) -> None:

@@ -22,8 +22,8 @@ from captioner_core.captioning.saved_model import record_metrics
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.features.base import Backbone
 from captioner_core.images import decoder_pool, decoding
+from captioner_core.images.image_ids import path_below
 from captioner_core.images.listing import read_bytes
-from captioner_core.security.allowed_roots import path_below
 from captioner_core.tables import layout
 from captioner_core.text.vocabulary import single_line, tokenize
 from captioner_core.training.dataset import open_features, read_grids

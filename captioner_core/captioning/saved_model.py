@@ -30,7 +30,7 @@ from captioner_core.io import outputs, storage
 from captioner_core.io.json_text import parse_json
 from captioner_core.io.tensors import MAX_TENSOR_BYTES, StoredTensors
 from captioner_core.options import PRETRAINED
-from captioner_core.security.allowed_roots import local_path_of
+from captioner_core.security.uris import local_path_of
 from captioner_core.tables import layout
 from captioner_core.text.vocabulary import Vocabulary
 
@@ -143,7 +143,7 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
     np.savez(output.stage(WEIGHTS), allow_pickle=False, **tensors)
     output.stage(VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
     _write_json(output.stage(CONFIG), captioner.config.to_json())
-    model_id = _model_id(output.staging())
+    model_id = _model_id(output.staging_folder)
     _finish_model(output, {"model_id": model_id, **metrics})
     return model_id
 
@@ -151,8 +151,8 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
 def _finish_model(output: outputs.OutputFolder, metrics: Mapping[str, Any]) -> None:
     """Adds metrics and card to the staged files, and puts all in place."""
     _write_json(output.stage(METRICS), metrics)
-    output.stage(MODEL_CARD).write_text(_card(output.staging()), encoding="utf-8")
-    output.publish(FILES, mark=CONFIG)
+    output.stage(MODEL_CARD).write_text(_card(output.staging_folder), encoding="utf-8")
+    output.publish(FILES, completion_file=CONFIG)
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -182,15 +182,15 @@ def record_metrics(folder: str, change: Callable[[dict[str, Any]], dict[str, Any
         raise CaptionerError(
             f"model folder {folder!r}: {METRICS} is damaged; train the model or copy its folder again"
         )
-    output.check_free((METRICS, MODEL_CARD))
+    output.check_no_conflicts((METRICS, MODEL_CARD))
     metrics = change(metrics)
     _write_json(output.stage(METRICS), metrics)
     config = CaptionerConfig.from_json(
         json.loads((output.path / CONFIG).read_text(encoding="utf-8"))
     )
     output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
-    output.place(METRICS)
-    output.place(MODEL_CARD)
+    output.publish_file(METRICS)
+    output.publish_file(MODEL_CARD)
     output.finish()
 
 
@@ -477,7 +477,7 @@ def export_model(
     np.savez_compressed(output.stage(WEIGHTS), allow_pickle=False, **tensors)
     shutil.copyfile(model_path(folders[0]) / VOCABULARY, output.stage(VOCABULARY))
     _write_json(output.stage(CONFIG), config.to_json())
-    model_id = load_model(str(output.staging())).model_id
+    model_id = load_model(str(output.staging_folder)).model_id
     _finish_model(output, {"model_id": model_id, "exported_from": metrics})
     return model_id
 

@@ -1,4 +1,4 @@
-"""What every command line of the project shares: parsing, the launcher, and the way in."""
+"""What all command lines of the project share: how they start and how they parse their options."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ __all__ = [
     "start",
 ]
 
-_LOADED = time.monotonic()
-_LOOK_EVERY_S = 0.5
-_LAUNCHER_ENDED = "captioner: what started this has ended, so this ends too"
+_LOADED_AT = time.monotonic()
+_POLL_INTERVAL_S = 0.5
+_LAUNCHER_ENDED = "captioner: the process that started this one has ended, so this one ends too"
 
 
 def start(argv: Sequence[str] | None) -> None:
-    """Begins a command line: to be called first by every ``main``.
+    """Begins a command; every ``main`` calls it first.
 
     Args:
-      argv: as ``main`` was given it; None where the process is the program's own, with its arguments in ``sys.argv``.
+      argv: the arguments that ``main`` was given. None means that the command is the whole process
+        and its arguments are in ``sys.argv``; only then does it take over signals and streams.
     """
     if argv is None:
         program.begin()
@@ -43,10 +44,10 @@ def start(argv: Sequence[str] | None) -> None:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line.
+    """An argument parser that reports an error in one line.
 
-    It takes no abbreviated options, which could become another option's in a later version, and no option twice that
-    takes one value.
+    It accepts no abbreviated options, because a later version could have another option that begins
+    the same way. It accepts an option with one value only once.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -55,9 +56,9 @@ class OneLineParser(argparse.ArgumentParser):
             self.register("action", name, StoreOnce)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(
-            2, f"{self.prog}: error: {escape_control_chars(message)}; see {self.prog} --help\n"
-        )
+        """Prints the message in one line and exits with code 2."""
+        line = f"{self.prog}: error: {escape_control_chars(message)}; see {self.prog} --help\n"
+        self.exit(2, line)
 
 
 def run_command(
@@ -67,10 +68,22 @@ def run_command(
     run: Callable[..., int],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parses ``argv`` into checked options and runs with them; for modules run with ``-m``."""
+    """Runs a command of a module that is started with ``python -m``.
+
+    Args:
+      prog: name of the program, for its help and its errors.
+      description: what it does, for its help.
+      options_class: dataclass whose fields are the options.
+      run: called with the checked options; returns the exit code.
+      argv: arguments; None takes those of the process.
+
+    Returns:
+      The exit code.
+    """
     start(argv)
 
     def parse_and_run() -> int:
+        """Parses the arguments, checks the environment and runs the command."""
         parser = OneLineParser(prog=prog, description=description)
         add_arguments(parser, options_class)
         namespace: Any = parser.parse_args(argv)
@@ -81,28 +94,29 @@ def run_command(
 
 
 def end_with_launcher() -> None:
-    """Ends this process soon after the one whose id CAPTIONER_LAUNCHER holds, where it is set.
+    """Watches the process whose id is in CAPTIONER_LAUNCHER, if it is set, and ends when it ends.
 
-    Whoever starts a job that must not outlive it sets the variable: a worker that trains would wait
-    for the others for ever, and a task's retry would meet the job at work.
+    A process that starts a job sets this variable if the job must not outlive it. Otherwise a
+    training worker would wait forever for other workers, and a retried task would run beside its
+    first job.
     """
-    launcher = os.environ.pop(
-        "CAPTIONER_LAUNCHER", ""
-    )  # what this process starts has another launcher
+    # The variable is removed, because processes started from here have this process as launcher.
+    launcher = os.environ.pop("CAPTIONER_LAUNCHER", "")
     if launcher.isdigit():
         threading.Thread(target=_end_after, args=(int(launcher),), daemon=True).start()
 
 
 def _end_after(launcher: int) -> None:
-    direct = os.getppid() == launcher  # else there is a wrapper between the two, such as conda's
-    while os.getppid() == launcher if direct else _is_there(launcher):
-        time.sleep(_LOOK_EVERY_S)
+    is_parent = os.getppid() == launcher
+    # If it is not the parent, a wrapper such as conda's is between the two processes.
+    while os.getppid() == launcher if is_parent else _is_running(launcher):
+        time.sleep(_POLL_INTERVAL_S)
     interrupts.leave(1, _LAUNCHER_ENDED)
 
 
-def _is_there(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # Signal 0 only checks whether the process exists.
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -111,5 +125,5 @@ def _is_there(pid: int) -> bool:
 
 
 def seconds_since_start() -> float:
-    """Of this process, near enough: since this module was loaded, which commands do first."""
-    return time.monotonic() - _LOADED
+    """Returns how long this process has run: the time since a command loaded this module first."""
+    return time.monotonic() - _LOADED_AT

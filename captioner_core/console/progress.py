@@ -1,7 +1,7 @@
-"""Progress of a job that runs in this process: a bar on a terminal, plain lines elsewhere.
+"""Progress of a job in this process: a bar on a terminal, and plain lines elsewhere.
 
-Workers in other processes call ``advance`` too; there it finds no bar and does nothing. What they
-did is counted when the job has ended well.
+Worker processes call ``advance`` too. They show no progress, so the call does nothing there, and
+their work is counted when the job has succeeded.
 """
 
 from __future__ import annotations
@@ -15,81 +15,107 @@ from typing import Any
 
 from tqdm import tqdm
 
-_LINE_EVERY_S = 10.0
+_LINE_INTERVAL_S = 10.0
 
 
 class _PlainLines:
+    """Progress as lines on stderr, with the methods of ``tqdm`` that this module uses.
+
+    Args:
+      label: what the job does.
+      total: number of items that the job will process.
+      unit: plural noun for the items.
+
+    Attributes:
+      n: number of items that have been processed.
+    """
+
     def __init__(self, label: str, total: int, unit: str) -> None:
-        self._label, self._total, self._unit = label, total, unit
-        self.n, self._start, self._said = 0, time.monotonic(), time.monotonic()  # n as tqdm has it
-        self._first: tuple[int, float] | None = None
+        self.n = 0
+        self._label = label
+        self._total = total
+        self._unit = unit
+        self._start = time.monotonic()
+        self._last_printed = self._start
+        self._first_count = 0
+        self._first_time: float | None = None
 
     def update(self, count: int) -> None:
+        """Counts processed items, and prints a line if the last one is ten seconds old."""
         self.n += count
-        # the rate leaves out the start, in which models are loaded, or it would foretell too much
-        self._first = self._first or (self.n, time.monotonic())
-        if time.monotonic() - self._said >= _LINE_EVERY_S and self.n > self._first[0]:
-            self._said = time.monotonic()
-            rate = (self.n - self._first[0]) / (self._said - self._first[1])
-            left = (self._total - self.n) / rate
-            line = f"{self._label}: {self.n}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left"
-            print(line, file=sys.stderr, flush=True)
+        now = time.monotonic()
+        if self._first_time is None:
+            # The rate is measured from here. Before the first items, models are loaded, and a rate
+            # that included this time would overestimate the time left.
+            self._first_count = self.n
+            self._first_time = now
+        if now - self._last_printed < _LINE_INTERVAL_S or self.n == self._first_count:
+            return
+        self._last_printed = now
+        rate = (self.n - self._first_count) / (now - self._first_time)
+        seconds_left = (self._total - self.n) / rate
+        self._print(f"{rate:.1f}/s, {seconds_left:.0f} s left", separator=",")
 
     def finish(self) -> None:
-        """Says how long it took, once all went well."""
-        seconds = time.monotonic() - self._start
-        print(
-            f"{self._label}: {self.n}/{self._total} {self._unit} in {seconds:.1f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        """Prints how long the job took; called only if it succeeded."""
+        self._print(f"in {time.monotonic() - self._start:.1f} s")
 
     def close(self) -> None:
-        """Says nothing: where the work failed, its error is the last line."""
+        """Prints nothing: if the job failed, its error must be the last line."""
+
+    def _print(self, text: str, separator: str = "") -> None:
+        count = f"{self._label}: {self.n}/{self._total} {self._unit}{separator}"
+        print(count, text, file=sys.stderr, flush=True)
 
 
 _current: Any = None
-_hidden = False
+_is_hidden = False
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str = "images") -> Iterator[None]:
-    """Shows what ``advance`` counts while the block runs."""
+    """Shows the progress that ``advance`` counts while the block runs.
+
+    Args:
+      label: what the job does.
+      total: number of items that the job will process.
+      unit: plural noun for the items.
+    """
     global _current
-    if _hidden:
+    if _is_hidden:
         yield
         return
-    shown = (
+    display = (
         tqdm(total=total, desc=label, unit=f" {unit}")
         if sys.stderr.isatty()
         else _PlainLines(label, total, unit)
     )
-    _current = shown
+    _current = display
     try:
         yield
-        if not shown.n:  # the work was done in other processes, which count for themselves
-            shown.update(total)
-        if isinstance(shown, _PlainLines):
-            shown.finish()
+        if not display.n:  # The work was done in other processes, so nothing was counted here.
+            display.update(total)
+        if isinstance(display, _PlainLines):
+            display.finish()
     finally:
         _current = None
-        shown.close()
+        display.close()
 
 
 @contextlib.contextmanager
-def hidden() -> Iterator[None]:
-    """No bar and no lines within the block."""
-    global _hidden
-    _hidden = True
+def hide_progress() -> Iterator[None]:
+    """Shows no progress while the block runs."""
+    global _is_hidden
+    _is_hidden = True
     try:
         yield
     finally:
-        _hidden = False
+        _is_hidden = False
 
 
 def advance(count: int) -> None:
-    """Counts ``count`` things as done; safe from any thread."""
+    """Counts ``count`` more items as processed; may be called from any thread."""
     with _lock:
         if _current is not None:
             _current.update(count)

@@ -130,7 +130,7 @@ class DatasetWriter:
         Raises:
           CaptionerError: one does; the line names it.
         """
-        self._claim().check_free(
+        self._claim().check_no_conflicts(
             [*map(_image_path, image_ids), layout.DATASET_CAPTIONS, layout.DATASET_SUMMARY]
         )
 
@@ -144,7 +144,7 @@ class DatasetWriter:
 
     def has(self, image_id: str) -> bool:
         """Returns whether an image of this id is there, made by captioner and no link."""
-        return self._claim().has(_image_path(image_id))
+        return self._claim().has_file(_image_path(image_id))
 
     def finish(
         self, captions: Mapping[str, Sequence[str]], splits: Mapping[str, str]
@@ -188,14 +188,15 @@ class DatasetWriter:
             text, encoding="utf-8", errors="backslashreplace"
         )
         folder.publish(
-            [*map(_image_path, captions), layout.DATASET_CAPTIONS], mark=layout.DATASET_SUMMARY
+            [*map(_image_path, captions), layout.DATASET_CAPTIONS],
+            completion_file=layout.DATASET_SUMMARY,
         )
         return summary
 
     def _digest(self, image_id: str) -> str:
         """Returns the SHA-256 of an image's bytes, staged or in place; empty where there is no such file."""
         folder, path = self._claim(), _image_path(image_id)
-        file = (folder.staging() if folder.is_staged(path) else folder.path) / path
+        file = (folder.staging_folder if folder.is_staged(path) else folder.path) / path
         if not file.is_file():
             return ""
         with file.open("rb") as stream:
@@ -350,13 +351,13 @@ def link_split(dataset: Path, folder: Path, image_ids: Iterable[str]) -> None:
         inputs={"dataset": [dataset]},
         adopt=_earlier_split(dataset),
     )
-    output.check_free(found)
+    output.check_no_conflicts(found)
     for name in found:
-        if not (output.has(name) and os.path.samefile(images / name, output.path / name)):
+        if not (output.has_file(name) and os.path.samefile(images / name, output.path / name)):
             link_or_copy(images / name, output.stage(name))
-    output.keep_only(found)
+    output.remove_all_except(found)
     for name in filter(output.is_staged, found):
-        output.place(name)
+        output.publish_file(name)
     output.finish()
 
 

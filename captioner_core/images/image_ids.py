@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from captioner_core.security.paths import has_path_prefix, stays_below
+
 # A backslash in a name that an id's reader could take for the beginning of an escape
 _LOOKS_LIKE_ESCAPE = re.compile(rb"\\(?=x[0-9A-Fa-f]{2})")
 # What ``image_id_of`` writes: a backslash, and bytes that are not UTF-8, which are never ASCII
@@ -16,8 +18,8 @@ _NO_ESCAPE = re.compile(r"\\(?!x(?:5c|[89a-f][0-9a-f]))")
 def image_id_of(name: bytes) -> str:
     r"""Returns the id of a file by its path below the images folder.
 
-    Bytes that are not UTF-8 become ``\xNN``. A backslash that stands before ``x`` and two hexadecimal digits in
-    the name itself becomes ``\x5c``, so that two files never share an id.
+    Bytes that are not UTF-8 become ``\xNN``. A backslash that stands before ``x`` and two
+    hexadecimal digits in the name itself becomes ``\x5c``, so that two files never share an id.
 
     Args:
       name: the path, with ``/``.
@@ -34,7 +36,8 @@ def file_name_of(image_id: str) -> bytes:
     r"""Returns the path below the images folder that an id stands for; it undoes ``image_id_of``.
 
     Args:
-      image_id: an id; one that ``image_id_of`` would not make stands for itself as far as it is no escape.
+      image_id: an id; one that ``image_id_of`` would not make stands for itself as far as it is no
+        escape.
 
     >>> file_name_of(r"caf\xe9.jpg"), file_name_of(r"caf\x5cxe9.jpg")
     (b'caf\xe9.jpg', b'caf\\xe9.jpg')
@@ -65,3 +68,23 @@ def path_of(folder: Path, image_id: str) -> Path:
 def id_of_path(path: Path, folder: Path) -> str:
     """Returns the id of a path below a folder."""
     return image_id_of(os.fsencode(path.relative_to(folder).as_posix()))
+
+
+def path_below(folder: str | os.PathLike[str], image_id: str) -> bytes | None:
+    """Returns the real path of the file that an image id names below a folder.
+
+    Args:
+      folder: folder of images.
+      image_id: id of the image, which may come from somebody else's table.
+
+    Returns:
+      The path with links resolved, or None if the id, ``..`` or a link leads out of the folder.
+    """
+    name = os.fsdecode(file_name_of(image_id))
+    if not stays_below(image_id) or not stays_below(name):
+        return None
+    real_folder = os.path.realpath(folder)
+    path = os.path.realpath(os.path.join(real_folder, name))
+    if path == real_folder or not has_path_prefix(path, real_folder):
+        return None
+    return os.fsencode(path)

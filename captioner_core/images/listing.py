@@ -22,9 +22,9 @@ from urllib.parse import quote_from_bytes
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images.decoding import IMAGE_SUFFIXES
 from captioner_core.images.image_ids import image_id_of
-from captioner_core.images.junk import is_junk_file, is_junk_folder
 from captioner_core.io import outputs
-from captioner_core.security.allowed_roots import local_path_of
+from captioner_core.io.junk import is_junk_file, is_junk_folder
+from captioner_core.security.uris import local_path_of
 from captioner_core.tables.schemas import LISTING, FailureRow, ImageRef
 
 OTHER, LINK, SPECIAL, JUNK, EXCLUDED, OWN = "other", "link", "special", "junk", "excluded", "own"

@@ -1,4 +1,4 @@
-"""JSON that others have written."""
+"""Parsing of JSON that may come from somebody else."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from typing import Any
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Returns the value of a JSON text.
 
     Raises:
-      ValueError: it is not UTF-8, not JSON, or nested so deeply that no file of ours is.
+      ValueError: the text is not UTF-8, is not JSON, or is nested too deeply to be parsed.
     """
     try:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("its lists are nested too deeply") from error
+
+
+def parse_object(text: str | bytes) -> dict[str, Any] | None:
+    """Returns the object that a JSON text describes, or None if the text is anything else."""
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""Work done ahead by threads while its results are awaited in order."""
+"""A map that runs in threads, a bounded number of items ahead of the caller, in order."""
 
 from __future__ import annotations
 
@@ -12,35 +12,45 @@ from typing import TypeVar
 In = TypeVar("In")
 Out = TypeVar("Out")
 
+_MAX_THREADS = 32
 
-def ordered_map(function: Callable[[In], Out], items: Iterable[In], *, ahead: int) -> Iterator[Out]:
-    """The function's result for each item, in the order of the items.
+
+def ordered_map(
+    function: Callable[[In], Out], items: Iterable[In], *, prefetch: int
+) -> Iterator[Out]:
+    """Calls a function for each item in threads, ahead of the caller.
 
     Args:
-      function: called in threads that all callers of this process share; must not call ``ordered_map`` itself.
-      items: its arguments.
-      ahead: results that wait at most.
+      function: called in threads that all callers in this process share. It must not call
+        ``ordered_map`` itself, since it would wait for threads that wait for it.
+      items: arguments of the function.
+      prefetch: largest number of results that are computed before the caller asks for them.
+
+    Yields:
+      The results, in the order of the items.
 
     Raises:
-      Exception: what the function raised, in its item's place.
+      Exception: what the function raised, when the caller reaches the result of that item.
     """
-    waiting: deque[Future[Out]] = deque()
+    pending: deque[Future[Out]] = deque()
     try:
         for item in items:
-            waiting.append(_threads().submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(_executor().submit(function, item))
+            if len(pending) > prefetch:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
-        for future in waiting:  # the caller wants no more
+        for future in pending:  # The caller has stopped early.
             future.cancel()
 
 
 @functools.cache
-def _threads() -> ThreadPoolExecutor:
-    processors = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    # more than processors, since a thread that reads from afar waits; few, since each may hold a large file
-    return ThreadPoolExecutor(min(32, 2 * processors), thread_name_prefix="ahead")
+def _executor() -> ThreadPoolExecutor:
+    if hasattr(os, "sched_getaffinity"):
+        processors = len(os.sched_getaffinity(0))
+    else:
+        processors = os.cpu_count() or 1
+    # More threads than processors, because a thread that reads from a network waits most of the
+    # time. But only a few more, because each thread may hold a large file in memory.
+    return ThreadPoolExecutor(min(_MAX_THREADS, 2 * processors), thread_name_prefix="prefetch")

@@ -1,8 +1,9 @@
-"""Tensors of an ``.npz`` archive, judged by their headers before anything is inflated.
+"""Reading of ``.npz`` archives of float tensors that may come from somebody else.
 
-An archive of a few kilobytes can claim, and inflate to, any number of gigabytes. So names,
-types, shapes and sizes are read first, whoever uses the tensors compares them with what it
-needs, and only then are tensors read. Nothing is unpickled: only plain floats are taken.
+An archive of a few kilobytes can claim, and expand to, any number of gigabytes. A ``StoredTensors``
+therefore first reads only the headers: names, types, shapes and sizes. The caller compares these
+with what it needs, and only then are the values read. Nothing is unpickled, because only plain
+floats are accepted.
 """
 
 from __future__ import annotations
@@ -20,27 +21,30 @@ import numpy.typing as npt
 from captioner_core.security.archives import check_members
 
 MAX_TENSORS = 4096
-MAX_TENSOR_BYTES = 4 << 30  # of all tensors of an archive
+MAX_TENSOR_BYTES = 4 << 30
+"""Largest size of all tensors of an archive together, in bytes."""
+
 _SUFFIX = ".npy"
-_VERSION = (1, 0)  # what NumPy writes unless a header is longer than 64 KiB
+_VERSION = (1, 0)  # NumPy writes this version of the format unless a header exceeds 64 KiB.
 _MAX_HEADER_BYTES = 1024
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
 _DTYPES = (np.dtype("<f4"), np.dtype("<f2"))
 
 
 class StoredTensors:
-    """An archive of float tensors; a context manager.
+    """An open archive of float tensors; a context manager.
 
     Args:
-      file: its path, or a stream that can seek.
+      file: path of the archive, or a stream that can seek.
 
     Attributes:
-      shapes: of each tensor, by its name.
+      shapes: the shape of each tensor, by its name.
 
     Raises:
-      ValueError: a member is no float32 or float16 tensor in C order and little-endian, its size differs from what
-        its shape needs, its name is odd or there twice, or there are too many.
-      zipfile.BadZipFile: it is no zip archive, or damaged.
+      ValueError: a member is not a little-endian float32 or float16 tensor in C order, its size
+        does not match its shape, a name occurs twice, the archive has too many or too large
+        members, or a member is unsafe (see ``check_members``).
+      zipfile.BadZipFile: the file is not a zip archive, or is damaged.
     """
 
     def __init__(self, file: Path | IO[bytes]) -> None:
@@ -51,10 +55,10 @@ class StoredTensors:
             )
             self._members = {info.filename.removesuffix(_SUFFIX): info for info in members}
             if len(self._members) != len(members):
-                raise ValueError("it holds a tensor twice")
+                raise ValueError("it contains a tensor twice")
             self._dtypes: dict[str, np.dtype[Any]] = {}
             self.shapes: Mapping[str, tuple[int, ...]] = {
-                name: self._check(name) for name in self._members
+                name: self._check_header(name) for name in self._members
             }
         except BaseException:
             self._archive.close()
@@ -72,42 +76,44 @@ class StoredTensors:
         self._archive.close()
 
     def read(self, name: str) -> npt.NDArray[np.floating[Any]]:
-        """A tensor, float32 or float16."""
-        return np.frombuffer(b"".join(self.chunks(name)), self._dtypes[name]).reshape(
-            self.shapes[name]
-        )
+        """Reads a tensor, as float32 or float16 in its stored shape."""
+        values = np.frombuffer(b"".join(self.chunks(name)), self._dtypes[name])
+        return values.reshape(self.shapes[name])
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a tensor's values, some at a time."""
+        """Reads the bytes of a tensor's values, in chunks of at most 1 MiB."""
         with self._archive.open(self._members[name]) as stream:
             _read_header(stream)
-            while chunk := stream.read(_CHUNK):
+            while chunk := stream.read(_CHUNK_BYTES):
                 yield chunk
 
-    def _check(self, name: str) -> tuple[int, ...]:
+    def _check_header(self, name: str) -> tuple[int, ...]:
+        """Checks a tensor's type and size, remembers its type, and returns its shape."""
         info = self._members[name]
         with self._archive.open(info) as stream:
             shape, dtype = _read_header(stream)
             header_bytes = stream.tell()
         if not info.filename.endswith(_SUFFIX) or min(shape, default=0) < 0:
-            raise ValueError(f"{info.filename!r} is no tensor")
+            raise ValueError(f"{info.filename!r} is not a tensor")
         if info.file_size != header_bytes + math.prod(shape) * dtype.itemsize:
             raise ValueError(
-                f"tensor {name!r} holds {info.file_size} bytes, which are not {dtype} {shape}"
+                f"tensor {name!r} has {info.file_size} bytes, which do not match {dtype} {shape}"
             )
         self._dtypes[name] = dtype
         return shape
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Reads a tensor's header and returns its shape and type."""
     if np.lib.format.read_magic(stream) != _VERSION:
-        raise ValueError("a tensor is of an unknown version of NumPy's format")
+        raise ValueError("a tensor has an unknown version of NumPy's format")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(
         stream, max_header_size=_MAX_HEADER_BYTES
     )
     if fortran_order or dtype not in _DTYPES:
         order = " in Fortran order" if fortran_order else ""
         raise ValueError(
-            f"a tensor is {dtype.str}{order}; float32 or float16, little-endian, in C order is needed"
+            f"a tensor is {dtype.str}{order}; it must be float32 or float16, little-endian, in "
+            "C order"
         )
     return shape, dtype

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioner_core.errors import CaptionerError
-from captioner_core.io import storage
+from captioner_core.io.arrays import map_arrays, write_arrays
 from captioner_core.matching.outline import ProjectedVectors, make_outline
 from captioner_core.runs.identity import image_key
 from captioner_core.tables.schemas import GENERATED, HUMAN
@@ -177,7 +177,7 @@ def source_names(generated: npt.NDArray[np.bool_]) -> pa.Array:
 def write_caption_set(made: CaptionSet, uri: str) -> None:
     """Writes a set as one Arrow file."""
     outline = made.outline
-    storage.write_arrays(
+    write_arrays(
         uri,
         {
             "image_keys": made.image_keys,
@@ -199,7 +199,7 @@ def open_caption_set(uri: str) -> CaptionSet:
     Raises:
       CaptionerError: the file is of another kind.
     """
-    arrays, facts = storage.map_arrays(uri)
+    arrays, facts = map_arrays(uri)
     try:
         outline = (
             ProjectedVectors(arrays.pop("basis"), arrays.pop("coarse"))

@@ -12,6 +12,7 @@ import pyarrow.dataset as pads
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
+from captioner_core.io.arrays import map_arrays, map_rows, stack_vectors, write_arrays
 from captioner_core.matching import RECORDS, CaptionIndex, ImageVectors, one_chunk
 from captioner_core.runs import commits
 from captioner_core.runs.identity import collection_of_table, image_keys
@@ -258,7 +259,7 @@ def write_image_facts(
         "digests": one_chunk(digests.column("digest")),
     }
     dims = {"vectors": FEATURE_DIM, "joint": encoder.dim}
-    storage.write_arrays(layout.join(folder, "images.arrow"), arrays, dims)
+    write_arrays(layout.join(folder, "images.arrow"), arrays, dims)
 
 
 _DIGESTS = pa.schema([("key", pa.string()), ("digest", pa.string())])
@@ -275,10 +276,9 @@ def _joined(parts: list[pa.Array]) -> pa.Array:
 
 def open_image_facts(folder: str) -> ImageVectors:
     """What ``write_image_facts`` wrote; its vectors are read as they are used."""
-    arrays, dims = storage.map_arrays(layout.join(folder, "images.arrow"))
+    arrays, dims = map_arrays(layout.join(folder, "images.arrow"))
     vectors, joint = (
-        storage.map_rows(layout.join(folder, f"{name}.f32"), dims[name])
-        for name in ("vectors", "joint")
+        map_rows(layout.join(folder, f"{name}.f32"), dims[name]) for name in ("vectors", "joint")
     )
     return ImageVectors(**arrays, vectors=vectors, joint=joint)
 
@@ -302,7 +302,7 @@ def _feature_batches(uri: str) -> Iterator[pa.RecordBatch]:
 
 def unit_rows(column: pa.FixedSizeListArray) -> np.ndarray:
     """float32 [rows, dim] of a column of vectors, each of length 1 unless it is all zeros."""
-    rows = storage.vectors(column).astype(np.float32)
+    rows = stack_vectors(column).astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: np.ndarray = rows / np.where(lengths > 0, lengths, 1)
     return unit

@@ -1,4 +1,7 @@
-"""What surrounds a program, checked once before it works: locale, folders, limits, other packages' settings."""
+"""Conditions that a program needs, checked once before it works: locale, folders, limits.
+
+This module also keeps the settings of other libraries from disturbing a program.
+"""
 
 from __future__ import annotations
 
@@ -12,94 +15,105 @@ from pathlib import Path
 
 from captioner_core.errors import CaptionerError
 from captioner_core.process import temporary_folder
+from captioner_core.process.cache_folder import cache_dir
 from captioner_core.process.streams import BEAM_CHATTER
-from captioner_core.weights.cache_folder import cache_dir
 
-LEAST_MEMORY = 1 << 30
-"""Bytes of address space without which not even the libraries that read tables can be loaded."""
+MINIMUM_MEMORY = 1 << 30
+"""Address space, in bytes, below which even the libraries that read tables cannot be loaded."""
 TENSORFLOW_MEMORY = 4 << 30
-"""Bytes of address space that TensorFlow needs with Beam and the networks loaded: 3.3 GiB on a machine of two cores."""
-_ALL_OF_OWNER = 0o700
+"""Address space, in bytes, that TensorFlow needs together with Beam and the networks.
+
+Measured on a machine with two cores: 3.3 GiB.
+"""
+_OWNER_BITS = 0o700
 
 
 def check() -> None:
-    """Refuses an environment in which no work can go well, and makes this process' temporary folder.
+    """Refuses an environment in which no work can succeed; creates the temporary folder.
 
     Raises:
-      CaptionerError: file names can't be told, temporary files can't be written, the current folder is gone, this
-        user may not read its own files, or there is too little memory.
+      CaptionerError: the locale cannot represent every file name, the current folder no longer
+        exists, the umask keeps the user from the user's own files, temporary files cannot be
+        written, or there is too little memory.
     """
     encoding = sys.getfilesystemencoding()
     if codecs.lookup(encoding).name != "utf-8":
         raise CaptionerError(
-            f"this locale's encoding {encoding!r} can't name every file; set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+            f"this locale's encoding {encoding!r} can't represent every file name; set "
+            "LC_ALL=C.UTF-8, or PYTHONUTF8=1"
         )
     try:
         os.getcwd()
     except OSError as error:
         raise CaptionerError(
-            f"the current folder can't be found ({error.strerror}); change to a folder that is there"
+            f"the current folder can't be found ({error.strerror}); change to an existing folder"
         ) from error
-    umask = os.umask(0o077)
+    umask = os.umask(0o077)  # The umask can only be read by setting it.
     os.umask(umask)
-    if umask & _ALL_OF_OWNER:
+    if umask & _OWNER_BITS:
         raise CaptionerError(
-            f"umask {umask:04o} keeps you from files that you make; set another, such as umask 0022"
+            f"umask {umask:04o} denies you access to files that you create; set another, such as "
+            "umask 0022"
         )
-    check_memory(LEAST_MEMORY)
+    check_memory(MINIMUM_MEMORY)
     temporary_folder.begin()
-    _settle_matplotlib()
+    _configure_matplotlib()
 
 
 def check_memory(needed: int) -> None:
-    """Refuses an address space that is too small; native code would end the process without a word.
+    """Refuses an address space that is too small: native code would end the process silently.
+
+    Args:
+      needed: address space that the work needs, in bytes.
 
     Raises:
-      CaptionerError: ``ulimit -v`` is below what is needed.
+      CaptionerError: the limit ``ulimit -v`` is lower.
     """
     limit = _address_space()
     if limit is not None and limit < needed:
         raise CaptionerError(
-            f"the address space is limited to {limit >> 20} MiB and {needed >> 20} MiB are needed; raise ulimit -v"
+            f"the address space is limited to {limit >> 20} MiB and {needed >> 20} MiB are needed; "
+            "raise ulimit -v"
         )
 
 
 def quiet_libraries() -> None:
-    """Keeps off stderr what libraries say on every start; must come before they are imported.
+    """Hides what libraries print on every start; must be called before they are imported.
 
-    What goes wrong still comes as an exception.
+    Errors are still raised as exceptions.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    logging.getLogger().addFilter(_is_worth_saying)  # once, however often it is added
+    logging.getLogger().addFilter(_is_not_chatter)  # Adding the same filter again has no effect.
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
 
-def _is_worth_saying(record: logging.LogRecord) -> bool:
+def _is_not_chatter(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(BEAM_CHATTER)
 
 
 def _address_space() -> int | None:
+    """Returns the limit of the address space in bytes, or None if there is no limit."""
     try:
         import resource
-    except ImportError:  # a system without such limits
+    except ImportError:  # The operating system has no such limits.
         return None
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return None if limit == resource.RLIM_INFINITY else int(limit)
 
 
-def _settle_matplotlib() -> None:
-    """Gives matplotlib a folder for its settings and its list of fonts where the user has none that can be written.
+def _configure_matplotlib() -> None:
+    """Gives matplotlib a folder for its settings and fonts if the user's folders are not writable.
 
-    It would complain, and leave a folder of its own behind.
+    Otherwise matplotlib would print a warning and leave a temporary folder behind.
     """
     if not os.environ.get("MPLCONFIGDIR") and not all(map(_is_writable, _matplotlib_folders())):
-        os.environ["MPLCONFIGDIR"] = str(_own_folder() / "matplotlib")
+        os.environ["MPLCONFIGDIR"] = str(_writable_folder() / "matplotlib")
 
 
 def _matplotlib_folders() -> list[Path]:
-    """Returns where matplotlib would look; a place that is none where this user has no home folder."""
+    """Returns the folders that matplotlib uses by default; they cannot exist if HOME is not set."""
     home = os.environ.get("HOME") or os.devnull
     return [
         Path(os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config") / "matplotlib",
@@ -107,8 +121,8 @@ def _matplotlib_folders() -> list[Path]:
     ]
 
 
-def _own_folder() -> Path:
-    """Returns the cache, or the temporary folder where the cache can't be written."""
+def _writable_folder() -> Path:
+    """Returns captioner's cache, or the temporary folder if the cache is not writable."""
     with contextlib.suppress(CaptionerError):
         if _is_writable(cache_dir()):
             return cache_dir()

@@ -1,8 +1,11 @@
-"""Ctrl-C and requests to end: one line, a plain exit code, nothing left behind.
+"""Ctrl-C and requests to end: one line on stderr, a plain exit code, and nothing left behind.
 
-The first signal prints one line and silences stderr, so that no library adds a traceback to it. The main thread
-then unwinds with ``KeyboardInterrupt``. A thread of this module watches: it hears signals even while the main thread
-is in native code, and ends the process after a few seconds if the main thread cannot, or at a second signal.
+What happens at the first signal:
+
+1. The line is printed and stderr becomes silent, so that no library adds a traceback to it.
+2. The main thread raises ``KeyboardInterrupt`` and unwinds.
+3. A thread of this module watches. It receives signals even while the main thread runs native code.
+   It ends the process at a second signal, or if the main thread has not ended after a few seconds.
 """
 
 from __future__ import annotations
@@ -22,58 +25,60 @@ from types import FrameType
 from captioner_core.process import streams
 
 LINE = "captioner: interrupted; run it again to complete"
+"""The line that an interrupted program prints."""
+
 _SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-_GRACE_S = 5.0  # for the main thread to unwind
-_LOOK_EVERY_S = 0.1
-# ``timeout`` and Airflow send a signal to a process and again to its group, which is one request and not two.
+_PATIENCE_S = 5.0  # The main thread has this long to unwind.
+_POLL_INTERVAL_S = 0.1
+# ``timeout`` and Airflow send a signal to a process and again to its group: one request, not two.
 _SAME_REQUEST_S = 1.0
-_STRIKE_AGAIN_S = 0.05
+_RETRY_DELAY_S = 0.05
 
 
-class _Interruption:
-    """What is known of the signal that this process got."""
+class _State:
+    """The signal that this process has received, and what to do about it."""
 
     def __init__(self) -> None:
-        self.number = 0
-        self.is_raised = False
-        self.is_strike = False
+        self.number = 0  # The signal's number; 0 before one has arrived.
+        self.is_raised = False  # Whether the main thread has raised KeyboardInterrupt.
+        self.is_retry = False  # Whether the next signal is one that this module sends itself.
         self.on_stop: Callable[[int], None] | None = None
-        self.patience_s = _GRACE_S
+        self.patience_s = _PATIENCE_S
         self.cleanups: list[Callable[[], None]] = []
-        self.first = threading.Lock()  # taken once, by whoever hears the signal first
+        self.announced = threading.Lock()  # Acquired once, by the thread that sees a signal first.
         self.leaving = threading.Lock()
 
 
-_state = _Interruption()
+_state = _State()
 
 
 def number() -> int:
-    """Returns the signal that has interrupted this process, or 0."""
+    """Returns the number of the signal that has interrupted this process, or 0."""
     return _state.number
 
 
 def exit_code() -> int:
-    """Returns a shell's exit code for the signal that has interrupted this process."""
+    """Returns the exit code that shells expect of an interrupted process: 128 and the signal."""
     return 128 + (_state.number or signal.SIGINT)
 
 
 def on_exit(cleanup: Callable[[], None]) -> None:
-    """Adds what is to be done before an interrupted process ends."""
+    """Registers a function that is called before an interrupted process ends."""
     _state.cleanups.append(cleanup)
 
 
 def is_installed() -> bool:
-    """Returns whether this module hears the signals of this process."""
-    return signal.getsignal(signal.SIGTERM) is _hear
+    """Returns whether this module handles the signals of this process."""
+    return signal.getsignal(signal.SIGTERM) is _handle_signal
 
 
 def install() -> None:
-    """Takes over SIGINT, SIGTERM and SIGHUP for the rest of this process, and holds them back until ``listen``.
+    """Takes over SIGINT, SIGTERM and SIGHUP for the rest of this process.
 
-    SIGHUP stays ignored where it is, as under ``nohup``. A second call does nothing, as does one from another
-    thread than the main one.
+    They are blocked until ``listen`` is called. SIGHUP stays ignored if it is ignored now, as under
+    ``nohup``. A second call does nothing, and so does a call outside the main thread.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or is_installed():
@@ -85,69 +90,77 @@ def install() -> None:
         target=_watch, args=(reader,), name="captioner-interrupts", daemon=True
     ).start()
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for one in _SIGNALS:
-        if one is signal.SIGINT or signal.getsignal(one) is not signal.SIG_IGN:
-            signal.signal(one, _hear)
-    sys.unraisablehook = _strike_again(sys.unraisablehook)
+    for signal_number in _SIGNALS:
+        is_ignored = signal.getsignal(signal_number) is signal.SIG_IGN
+        if signal_number is signal.SIGINT or not is_ignored:
+            signal.signal(signal_number, _handle_signal)
+    sys.unraisablehook = _make_unraisable_hook(sys.unraisablehook)
 
 
 def listen() -> None:
-    """Lets signals through, those that have come since ``install`` too; a parent may have blocked them as well."""
+    """Unblocks the signals, so that those that have arrived since ``install`` are handled too.
+
+    A parent process may also have blocked them.
+    """
     if is_installed():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def ignore_from_now() -> None:
-    """Ignores signals in the last moments of a process, when its work is done and Python can't handle them."""
-    for one in _SIGNALS:
-        if signal.getsignal(one) is _hear:
-            signal.signal(one, signal.SIG_IGN)
+    """Ignores signals while a process ends, when its work is done and Python can't handle them."""
+    for signal_number in _SIGNALS:
+        if signal.getsignal(signal_number) is _handle_signal:
+            signal.signal(signal_number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def deferred(on_stop: Callable[[int], None], patience_s: float) -> Iterator[None]:
-    """Calls ``on_stop`` with the signal's number in place of raising ``KeyboardInterrupt`` while the block runs.
+    """Calls ``on_stop`` at a signal while the block runs, and raises no ``KeyboardInterrupt``.
 
     Args:
-      on_stop: makes the block end its work by itself.
-      patience_s: after which the process ends all the same, as it does at a second signal.
+      on_stop: called with the signal's number; makes the block end its work soon.
+      patience_s: time after which the process ends anyway, as it does at a second signal.
     """
-    before = _state.on_stop, _state.patience_s
-    _state.on_stop, _state.patience_s = on_stop, patience_s
+    previous_on_stop = _state.on_stop
+    previous_patience_s = _state.patience_s
+    _state.on_stop = on_stop
+    _state.patience_s = patience_s
     try:
         if _state.number:
             on_stop(_state.number)
         yield
     finally:
-        _state.on_stop, _state.patience_s = before
+        _state.on_stop = previous_on_stop
+        _state.patience_s = previous_patience_s
 
 
 def announce(signal_number: int) -> None:
-    """Notes the signal and prints the one line, once; from then on stderr is silent."""
-    if _state.first.acquire(blocking=False):
+    """Records a signal and prints the line, once; from then on stderr is silent."""
+    if _state.announced.acquire(blocking=False):
         _state.number = signal_number
         streams.print_last_line(LINE)
 
 
 def leave(code: int | None = None, line: str = "") -> None:
-    """Ends this process at once, with what it has started and its temporary files.
+    """Ends this process at once, with all processes that it has started and its temporary files.
 
     Args:
-      code: its exit code; that of the signal where None.
-      line: the last on stderr, unless a signal has been told there.
+      code: exit code; None takes that of the signal.
+      line: last line on stderr, which is not printed if a signal has been announced there.
     """
-    with _state.leaving:  # never given back: another thread waits here until the process is gone
+    # The lock is never released: any other thread waits here until the process has ended.
+    with _state.leaving:
         if line:
             streams.print_last_line(line)
-        _end_descendants()
+        _kill_descendants()
         for cleanup in reversed(_state.cleanups):
             with contextlib.suppress(Exception):
                 cleanup()
         os._exit(exit_code() if code is None else code)
 
 
-def _hear(signal_number: int, _frame: FrameType | None) -> None:
-    """Handles a signal, in the main thread."""
+def _handle_signal(signal_number: int, _frame: FrameType | None) -> None:
+    """Handles a signal in the main thread."""
     announce(signal_number)
     if _state.on_stop is not None:
         _state.on_stop(signal_number)
@@ -157,57 +170,68 @@ def _hear(signal_number: int, _frame: FrameType | None) -> None:
 
 
 def _watch(reader: int) -> None:
-    """Reads the signals' numbers, which Python writes to a pipe at once, and ends what does not end itself."""
-    first: float | None = None
+    """Ends the process at a second signal, or if it has not ended in time after the first.
+
+    Args:
+      reader: pipe to which Python writes the number of each signal as soon as it arrives.
+    """
+    first_at: float | None = None
     while True:
-        ready = select.select([reader], [], [], None if first is None else _LOOK_EVERY_S)[0]
+        timeout_s = None if first_at is None else _POLL_INTERVAL_S
+        is_ready = select.select([reader], [], [], timeout_s)[0]
         now = time.monotonic()
-        for one in os.read(reader, 64) if ready else b"":
-            if one not in _SIGNALS:
+        for signal_number in os.read(reader, 64) if is_ready else b"":
+            if signal_number not in _SIGNALS:
                 continue
-            if _state.is_strike:
-                _state.is_strike = False
-            elif first is None:
-                first = now
-                announce(one)
-            elif now - first > _SAME_REQUEST_S:
+            if _state.is_retry:
+                _state.is_retry = False
+            elif first_at is None:
+                first_at = now
+                announce(signal_number)
+            elif now - first_at > _SAME_REQUEST_S:
                 leave()
-        if first is not None and now - first > _state.patience_s:
+        if first_at is not None and now - first_at > _state.patience_s:
             leave()
 
 
-def _strike_again(
-    before: Callable[[sys.UnraisableHookArgs], object],
+def _make_unraisable_hook(
+    previous_hook: Callable[[sys.UnraisableHookArgs], object],
 ) -> Callable[[sys.UnraisableHookArgs], None]:
-    """Returns a hook that raises ``KeyboardInterrupt`` again where Python had to ignore it, as in a finalizer."""
+    """Returns a hook that raises ``KeyboardInterrupt`` again where Python had to ignore it.
 
-    def again(ignored: sys.UnraisableHookArgs) -> None:
+    Python ignores it in a finalizer, for example.
+    """
+
+    def retry_interrupt(ignored: sys.UnraisableHookArgs) -> None:
+        """Interrupts the main thread again a moment later, when it has left the finalizer."""
         if not issubclass(ignored.exc_type, KeyboardInterrupt):
-            before(ignored)
+            previous_hook(ignored)
         elif _state.number:
-            timer = threading.Timer(_STRIKE_AGAIN_S, _strike)
+            timer = threading.Timer(_RETRY_DELAY_S, _interrupt_again)
             timer.daemon = True
             timer.start()
 
-    return again
+    return retry_interrupt
 
 
-def _strike() -> None:
-    _state.is_strike, _state.is_raised = True, False
+def _interrupt_again() -> None:
+    _state.is_retry = True
+    _state.is_raised = False
     _thread.interrupt_main(signal.Signals(_state.number))
 
 
-def _end_descendants() -> None:
-    """Kills every process that this one has started, and theirs; decoders and workers outlive nothing."""
-    parents: dict[int, list[int]] = {}
+def _kill_descendants() -> None:
+    """Kills every process that this one has started, and theirs, such as decoders and workers."""
+    children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            # the name, which stands in parentheses, may hold anything
+            # The name of the process is in parentheses and may contain any character, so fields are
+            # counted from the last parenthesis.
             parent = int(entry.read_bytes().rpartition(b")")[2].split()[1])
-            parents.setdefault(parent, []).append(int(entry.parent.name))
-    found = [os.getpid()]
-    for one in found:
-        found.extend(parents.get(one, ()))
-    for one in found[1:]:
+            children.setdefault(parent, []).append(int(entry.parent.name))
+    family = [os.getpid()]
+    for pid in family:
+        family.extend(children.get(pid, ()))
+    for pid in family[1:]:
         with contextlib.suppress(OSError):
-            os.kill(one, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)

@@ -1,7 +1,8 @@
-"""The beginning and the end of every program of captioner's, and what its errors become.
+"""How every captioner program starts and ends, and what its errors become.
 
-``begin`` is called before anything heavy is imported, ``guarded`` runs the work. Both leave a process alone that is
-not captioner's own, such as one that tests or other programs call ``main`` in.
+``begin`` is called before anything heavy is imported, and ``guarded`` runs the work. A process that
+belongs to somebody else, such as a test or a program that calls ``main``, keeps its own signals and
+streams: ``begin`` is not called there, and ``guarded`` changes nothing of the process.
 """
 
 from __future__ import annotations
@@ -15,52 +16,60 @@ from types import TracebackType
 
 from captioner_core.process import interrupts, streams
 
+# Other modules are imported in the functions that need them. So little is imported before signals
+# are handled.
+
 _STDOUT_FAILED = 1
 _SCRIPT = "captioner"
 
 
 class _Program:
-    """Whether this process is a program of captioner's."""
+    """Whether this process is a captioner program, which owns its signals and streams."""
 
     is_own = False
 
 
 def begin() -> None:
-    """Makes this process a program of captioner's: its signals, its standard streams, its end.
+    """Makes this process a captioner program: takes over its signals, standard streams and end.
 
-    A second call does nothing.
+    A second call only unblocks signals.
     """
     if _Program.is_own:
-        interrupts.listen()  # ``early`` holds signals back before it calls this
+        interrupts.listen()  # ``startup`` blocks signals before it calls this function.
         return
     _Program.is_own = True
     streams.open_missing()
     interrupts.install()
-    streams.take_over()
-    interrupts.on_exit(_remove_temporary)
+    streams.install()
+    interrupts.on_exit(_remove_temporary_folder)
     from captioner_core.process import environment
 
     environment.quiet_libraries()
-    sys.excepthook, threading.excepthook = _say_uncaught, _say_uncaught_in_thread
-    sys.unraisablehook = _say_unraisable(sys.unraisablehook)
-    atexit.register(_end)  # the first that is registered is the last that is called
+    sys.excepthook = _report_uncaught
+    threading.excepthook = _report_uncaught_in_thread
+    sys.unraisablehook = _make_unraisable_hook(sys.unraisablehook)
+    atexit.register(_end)  # The function that is registered first is called last.
     interrupts.listen()
 
 
 def guarded(run: Callable[[], int], prog: str) -> int:
-    """Runs a command; whatever goes wrong becomes one line on stderr and an exit code.
+    """Runs a command and turns whatever goes wrong into one line on stderr and an exit code.
+
+    Args:
+      run: does the work, and returns the exit code.
+      prog: name of the program, with which the line begins.
 
     Returns:
-      What ``run`` returns; 128 and the signal's number where one has interrupted it; else the error's exit code.
+      The exit code of ``run``, of the error, or of the signal (128 and its number).
     """
     try:
         code = run()
     except SystemExit as stop:
-        code = _code_of(stop)
+        code = _exit_code_of(stop)
     except BaseException as error:
         code = _report(error, prog)
     if interrupts.number():
-        return _interrupted()
+        return _end_interrupted()
     if _Program.is_own:
         failure = streams.finish()
         if failure is not None and not code:
@@ -73,10 +82,10 @@ def guarded(run: Callable[[], int], prog: str) -> int:
 
 
 def check_environment() -> None:
-    """Checks what surrounds this process, where it is a program of captioner's; called once its options are parsed.
+    """Checks the environment of a captioner program; called once its options are parsed.
 
     Raises:
-      CaptionerError: no work can go well in this environment; see ``environment.check``.
+      CaptionerError: no work can succeed in this environment; see ``environment.check``.
     """
     if _Program.is_own:
         from captioner_core.process import environment
@@ -84,8 +93,8 @@ def check_environment() -> None:
         environment.check()
 
 
-def _code_of(stop: SystemExit) -> int:
-    """Returns the exit code that Python would make of it."""
+def _exit_code_of(stop: SystemExit) -> int:
+    """Returns the exit code that Python would use, and prints a message as Python would."""
     if stop.code is None or isinstance(stop.code, int):
         return int(stop.code or 0)
     print(stop.code, file=sys.stderr)
@@ -93,56 +102,59 @@ def _code_of(stop: SystemExit) -> int:
 
 
 def _report(error: BaseException, prog: str) -> int:
-    """Prints the line of an error; after a signal every error is part of the interruption."""
+    """Prints the line of an error and returns its exit code.
+
+    After a signal nothing is printed, because every error is then part of the interruption.
+    """
     if interrupts.number():
         return interrupts.exit_code()
     if isinstance(error, KeyboardInterrupt):
         print(interrupts.LINE, file=sys.stderr, flush=True)
         return interrupts.exit_code()
-    from captioner_core.process.error_lines import describe, describe_unforeseen, print_line
+    from captioner_core.process.error_lines import describe, describe_unexpected, print_line
 
     try:
-        return print_line(prog, describe(error) or describe_unforeseen(error))
-    except KeyboardInterrupt:  # a signal came while the error was told
+        return print_line(prog, describe(error) or describe_unexpected(error))
+    except KeyboardInterrupt:  # A signal arrived while the line was printed.
         return interrupts.exit_code()
 
 
-def _interrupted() -> int:
-    """Ends a program at once; in a process of others', returns the exit code."""
+def _end_interrupted() -> int:
+    """Ends a captioner program at once; in somebody else's process, returns the exit code."""
     if _Program.is_own:
         interrupts.leave()
     return interrupts.exit_code()
 
 
-def _remove_temporary() -> None:
+def _remove_temporary_folder() -> None:
     from captioner_core.process import temporary_folder
 
     temporary_folder.remove()
 
 
 def _end() -> None:
-    """Leaves nothing behind; called when Python has ended all threads but those that nobody waits for."""
+    """Leaves nothing behind; called when Python has ended all threads except daemon threads."""
     if interrupts.number():
         interrupts.leave()
-    _remove_temporary()
+    _remove_temporary_folder()
     streams.finish()
     interrupts.ignore_from_now()
     if interrupts.number():
         interrupts.leave()
-    streams.give_back()
+    streams.uninstall()
 
 
-def _say_uncaught(
+def _report_uncaught(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Takes the place of ``sys.excepthook``: ends the process with one line for what a module's imports raise."""
+    """Replaces ``sys.excepthook``: ends the process with one line if an import raises an error."""
     code = _report(error.with_traceback(trace), _SCRIPT)
     _end()
     os._exit(code)
 
 
-def _say_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
-    """Takes the place of ``threading.excepthook``."""
+def _report_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    """Replaces ``threading.excepthook``: prints one line, and the program continues."""
     if (
         args.exc_value is not None
         and not issubclass(args.exc_type, SystemExit)
@@ -151,16 +163,18 @@ def _say_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
         _report(args.exc_value, _SCRIPT)
 
 
-def _say_unraisable(
-    before: Callable[[sys.UnraisableHookArgs], object],
+def _make_unraisable_hook(
+    previous_hook: Callable[[sys.UnraisableHookArgs], object],
 ) -> Callable[[sys.UnraisableHookArgs], object]:
-    def say(ignored: sys.UnraisableHookArgs) -> None:
+    """Returns a hook that saves the traceback of an error that Python has to ignore."""
+
+    def save_unraisable(ignored: sys.UnraisableHookArgs) -> None:
+        """Saves the traceback without printing anything, because the program continues."""
         if isinstance(ignored.exc_value, KeyboardInterrupt) or os.environ.get("CAPTIONER_DEBUG"):
-            before(ignored)
+            previous_hook(ignored)
         elif ignored.exc_value is not None:
-            # the program goes on: what is worth knowing is kept, and nothing is said
             from captioner_core.process.error_lines import save_traceback
 
             save_traceback(ignored.exc_value)
 
-    return say
+    return save_unraisable

@@ -1,8 +1,8 @@
-"""Standard streams that never stop the work: closed ones, broken pipes, and terminals without UTF-8.
+"""Standard streams that never stop the work, whether closed, full, broken or without UTF-8.
 
-Python's own ``sys.stderr`` goes to where file descriptor 2 went when the program began. The descriptor itself becomes
-a pipe that a thread of this module reads: what native code and child processes write is passed on, without what
-TensorFlow and its libraries say on every start.
+Python's ``sys.stderr`` writes to where file descriptor 2 led when the program began. The descriptor
+itself becomes a pipe that a thread of this module reads. What native code and child processes write
+to it is passed on, except for what TensorFlow and its libraries print on every start.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import time
 from typing import Any, TextIO
 
 BEAM_CHATTER = ("apitools not found", "Resource module is not available")
-"""How Beam begins to speak of Google's clients, which local runs don't have, and of an import that its own model
-manager needs, on every start."""
-# What TensorFlow, XLA, gRPC and Beam log at levels below an error, and complaints of theirs that mean nothing.
+"""Beginnings of messages that Beam logs on every start.
+
+They are about Google's clients, which local runs do not need, and about a module of the system.
+"""
+# Messages of TensorFlow, XLA, gRPC and Beam below the level of an error, and harmless complaints.
 _CHATTER = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR"
     rb"|[IW]\d{4} \d\d:\d\d:\d\d\.\d+ "
@@ -30,124 +32,142 @@ _CHATTER = re.compile(
     rb"|.*Unable to register cu\w+ factory"
     rb"|.*failed call to cuInit"
     rb"|To enable the following instructions: .*rebuild TensorFlow"
-    # Beam, in the worker processes that it starts
+    # Beam's worker processes.
     rb"|WARNING:root:(?:" + "|".join(BEAM_CHATTER).encode() + rb")"
 )
-_PARTIAL_S = 0.2  # after which a line without its end is passed on
-_FLUSH_S = 2.0
-_CHUNK = 65_536
+_PARTIAL_LINE_S = 0.2  # A line without its end is passed on after this time.
+_FLUSH_TIMEOUT_S = 2.0
+_CHUNK_BYTES = 65_536
 _PIPE_BYTES = 1 << 20
 _END_MARK = b"\0captioner: end of what was written before\0\n"
 
 
-class _Streams:
+class _State:
     """What this module has changed in this process."""
 
     def __init__(self) -> None:
-        self.stderr_fd = 2  # where Python's stderr goes
-        self.is_silent = False
-        self.output_error: OSError | None = None
-        self.pump: _Pump | None = None
+        self.stderr_fd = 2  # Descriptor that ``sys.stderr`` writes to.
+        self.is_silent = False  # Whether the last line has been printed.
+        self.output_error: OSError | None = None  # Why stdout could not be written.
+        self.stderr_filter: _StderrFilter | None = None
 
 
-_state = _Streams()
+_state = _State()
 
 
-class _SturdyFile(io.RawIOBase):
-    """A file descriptor that writes go to until nobody can read them, and to nowhere from then on."""
+class _UnfailingFile(io.RawIOBase):
+    """A file whose writes never fail: after the first error, the rest is discarded.
+
+    Args:
+      fd: file descriptor to write to.
+      is_output: whether it is stdout, whose errors are reported when the program ends.
+    """
 
     def __init__(self, fd: int, *, is_output: bool) -> None:
         super().__init__()
-        self._fd, self._is_output = fd, is_output
+        self._fd = fd
+        self._is_output = is_output
 
     def fileno(self) -> int:
+        """Returns the file descriptor."""
         return self._fd
 
     def isatty(self) -> bool:
+        """Returns whether the file is a terminal."""
         return os.isatty(self._fd)
 
     def writable(self) -> bool:
+        """Returns True."""
         return True
 
     def write(self, data: Any) -> int:
+        """Writes all data, or discards it after an error; returns its length in bytes."""
         error = _write(self._fd, memoryview(data).cast("B"))
         if error is not None:
-            # a reader that has seen enough is no failure, nor is a terminal that was closed
+            # A reader that has seen enough is not a failure, and neither is a closed terminal.
             if self._is_output and not isinstance(error, BrokenPipeError) and not self.isatty():
                 _state.output_error = error
-            _send_nowhere(self._fd)
+            _redirect_to_null(self._fd)
         return len(data)
 
 
 def open_missing() -> None:
-    """Opens the null device as each standard stream that is closed, or the next file would become that stream."""
+    """Opens the null device as each standard stream that is closed.
+
+    Otherwise the next file that is opened would become that stream.
+    """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != fd:
-                os.dup2(opened, fd)
-                os.close(opened)
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
             os.set_inheritable(fd, True)
 
 
-def take_over() -> None:
-    """Makes this process' standard streams sturdy, and begins to filter what native code writes to stderr.
+def install() -> None:
+    """Makes the standard streams of this process unfailing, and starts to filter stderr.
 
     A second call does nothing.
     """
-    if _state.pump is not None:
+    if _state.stderr_filter is not None:
         return
     _state.stderr_fd = os.dup(2)
     if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  for the whole process
-    output = _sturdy(sys.stdout, 1, is_output=True)
-    errors = _sturdy(sys.stderr, _state.stderr_fd, is_output=False)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  stays open
+    output = _wrap(sys.stdout, 1, is_output=True)
+    errors = _wrap(sys.stderr, _state.stderr_fd, is_output=False)
     sys.stdout = sys.__stdout__ = output  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = errors  # type: ignore[misc]
-    _state.pump = _Pump(_state.stderr_fd)
+    _state.stderr_filter = _StderrFilter(_state.stderr_fd)
 
 
 def print_last_line(line: str) -> None:
-    """Writes a line to stderr; nothing that is written there later is seen, whoever writes it."""
+    """Writes a line to stderr and discards whatever anybody writes there later."""
     if _state.is_silent:
         return
-    begin = "\n" if os.isatty(_state.stderr_fd) else ""  # a progress bar, or ^C, may stand there
+    # On a terminal, a progress bar or ^C may occupy the current line.
+    begin = "\n" if os.isatty(_state.stderr_fd) else ""
     _write(_state.stderr_fd, f"{begin}{line}\n".encode("utf-8", "backslashreplace"))
     _state.is_silent = True
-    _send_nowhere(_state.stderr_fd)
-    if _state.pump is None:
-        _send_nowhere(2)
+    _redirect_to_null(_state.stderr_fd)
+    if _state.stderr_filter is None:
+        _redirect_to_null(2)
 
 
 def finish() -> OSError | None:
     """Flushes the standard streams.
 
     Returns:
-      Why stdout could not be written, where that is a failure: a reader that has gone is none.
+      Why stdout could not be written, or None. A reader that has closed its pipe is not a failure.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    if _state.pump is not None:
-        _state.pump.flush()
+    if _state.stderr_filter is not None:
+        _state.stderr_filter.flush()
     return _state.output_error
 
 
-def give_back() -> None:
-    """Ends the filter of stderr, before Python ends its thread; what comes later goes where stderr went at first."""
-    if _state.pump is not None:
-        _state.pump.end()
+def uninstall() -> None:
+    """Ends the filter of stderr, before Python ends its thread.
+
+    What is written later goes to where stderr led when the program began.
+    """
+    if _state.stderr_filter is not None:
+        _state.stderr_filter.end()
 
 
-def _sturdy(stream: TextIO | None, fd: int, *, is_output: bool) -> io.TextIOWrapper:
+def _wrap(stream: TextIO | None, fd: int, *, is_output: bool) -> io.TextIOWrapper:
+    """Returns an unfailing text stream that takes the place of ``stream`` and writes to ``fd``."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if stream is not None:
             stream.flush()
     encoding = getattr(stream, "encoding", None) or "utf-8"
     is_unbuffered = is_output and bool(getattr(stream, "write_through", False))
-    raw = _SturdyFile(fd, is_output=is_output)
+    raw = _UnfailingFile(fd, is_output=is_output)
     buffer: Any = raw if is_unbuffered else io.BufferedWriter(raw)
     return io.TextIOWrapper(
         buffer,
@@ -159,7 +179,11 @@ def _sturdy(stream: TextIO | None, fd: int, *, is_output: bool) -> io.TextIOWrap
 
 
 def _write(fd: int, data: bytes | memoryview) -> OSError | None:
-    """Writes all of the data, waiting where the descriptor does not block; returns why it could not."""
+    """Writes all data, and waits if the descriptor does not block.
+
+    Returns:
+      The error that prevented it, or None.
+    """
     rest = memoryview(data)
     while rest:
         try:
@@ -171,26 +195,25 @@ def _write(fd: int, data: bytes | memoryview) -> OSError | None:
     return None
 
 
-def _send_nowhere(fd: int) -> None:
+def _redirect_to_null(fd: int) -> None:
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, fd, inheritable=fd < 3)
         os.close(null)
 
 
-class _Pump:
-    """Passes on what is written to file descriptor 2, but for chatter.
+class _StderrFilter:
+    """Passes on what is written to file descriptor 2, except for chatter.
 
     Args:
-      target: the descriptor that lines go to.
+      target: file descriptor to which lines are passed on.
     """
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._reader, writer = os.pipe()
-        with contextlib.suppress(
-            AttributeError, OSError
-        ):  # native code may write while Python's threads stand still
+        # The pipe must be large, because native code may write while Python's threads are blocked.
+        with contextlib.suppress(AttributeError, OSError):
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         os.dup2(writer, 2)
         os.close(writer)
@@ -199,32 +222,33 @@ class _Pump:
         threading.Thread(target=self._run, name="captioner-stderr", daemon=True).start()
 
     def flush(self) -> None:
-        """Waits until all that was written so far has been passed on."""
+        """Waits until everything that has been written so far has been passed on."""
         if self._is_ended:
             return
         self._flushed.clear()
-        # in small pieces of time: a signal is to be heard, and the pipe may be full
+        # The wait is split, so that signals are handled meanwhile.
         if _write(2, _END_MARK) is None:
-            deadline = time.monotonic() + _FLUSH_S
+            deadline = time.monotonic() + _FLUSH_TIMEOUT_S
             while not self._flushed.is_set() and time.monotonic() < deadline:
                 self._flushed.wait(0.05)
 
     def end(self) -> None:
-        """Makes file descriptor 2 what it was."""
+        """Lets file descriptor 2 lead again to where it led before."""
         self.flush()
         self._is_ended = True
         with contextlib.suppress(OSError):
             os.dup2(self._target, 2)
 
     def _run(self) -> None:
+        """Reads the pipe and passes on complete lines, and incomplete ones after a moment."""
         held = b""
         while True:
-            ready = select.select([self._reader], [], [], _PARTIAL_S if held else None)[0]
-            if not ready:
+            is_ready = select.select([self._reader], [], [], _PARTIAL_LINE_S if held else None)[0]
+            if not is_ready:
                 self._pass_on(held)
                 held = b""
                 continue
-            data = os.read(self._reader, _CHUNK)
+            data = os.read(self._reader, _CHUNK_BYTES)
             if not data:
                 return
             *lines, held = (held + data).split(b"\n")
@@ -238,4 +262,4 @@ class _Pump:
         if line and not _CHATTER.match(line) and not _state.is_silent:
             error = _write(self._target, line)
             if error is not None:
-                _send_nowhere(self._target)
+                _redirect_to_null(self._target)

@@ -1,8 +1,9 @@
-"""One temporary folder for all that a process and its children put aside; it goes when the process ends.
+"""One temporary folder for a process and its children, which is deleted when the process ends.
 
-Folders of processes that were killed are removed when the next one starts. Each process holds a lock on a file in its
-folder, which the system gives up with the process: so a folder whose lock is free has no owner, whatever machine or
-container shares the temporary folder.
+A process that is killed leaves its folder behind, and the next process that starts deletes it. Each
+process holds a lock on a file in its folder, and the operating system releases the lock when the
+process ends. So a folder whose lock is free has no owner, even if several machines or containers
+share the parent folder.
 """
 
 from __future__ import annotations
@@ -20,34 +21,33 @@ from pathlib import Path
 from captioner_core.errors import CaptionerError
 
 _PREFIX = "captioner-"
-_LOCK = "owner.lock"
-_UNLOCKED_S = (
-    3600.0  # for how long a folder may be without its lock file: it is made a moment later
-)
-_TRIES = 3
+_LOCK_NAME = "owner.lock"
+# A folder gets its lock file just after it is created. Without one for so long, it is abandoned.
+_UNLOCKED_S = 3600.0
+_ATTEMPTS = 3
 
 
-class _Folder:
-    """This process' folder, once there is one."""
+class _State:
+    """The temporary folder of this process, once it exists."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
-        self.base = ""
-        self.lock = -1
-        self.pid = 0
+        self.base = ""  # The parent folder.
+        self.lock = -1  # File descriptor that holds the lock.
+        self.pid = 0  # A forked child has another id, and must not delete the folder.
 
 
-_state = _Folder()
+_state = _State()
 
 
 def begin() -> Path:
-    """Makes this process' temporary folder, and removes those of processes that are gone.
+    """Creates the temporary folder of this process, and deletes those of processes that have ended.
 
-    Python's ``tempfile``, the environment variable TMPDIR and what is started from here use it from now on. A second
-    call returns the same folder.
+    From now on Python's ``tempfile`` and child processes use it (environment variable TMPDIR). A
+    second call returns the same folder.
 
     Raises:
-      CaptionerError: no folder for temporary files can be written.
+      CaptionerError: no folder for temporary files is writable.
     """
     if _state.path is not None and _state.pid == os.getpid():
         return _state.path
@@ -57,32 +57,34 @@ def begin() -> Path:
         except OSError:
             continue
         try:
-            _state.lock = _locked(path)
+            _state.lock = _lock(path)
         except OSError:
             shutil.rmtree(path, ignore_errors=True)
             continue
-        _state.path, _state.base, _state.pid = path, base, os.getpid()
+        _state.path = path
+        _state.base = base
+        _state.pid = os.getpid()
         break
     else:
         raise CaptionerError(
             f"no folder for temporary files can be written (tried {', '.join(_candidates())}); "
-            "set TMPDIR to a folder that can, with some free space"
+            "set TMPDIR to a writable folder with some free space"
         )
     tempfile.tempdir = os.environ["TMPDIR"] = str(_state.path)
-    _sweep(Path(_state.base))
+    _delete_abandoned(Path(_state.base))
     return _state.path
 
 
 def base() -> str:
-    """Returns the folder that temporary files were to go to before this process made one of its own."""
+    """Returns the folder for temporary files that was in use before ``begin``."""
     return _state.base or tempfile.gettempdir()
 
 
 def remove() -> None:
-    """Removes this process' temporary folder with all in it; does nothing in a process forked from it."""
+    """Deletes the temporary folder with everything in it; does nothing in a forked child."""
     if _state.path is None or _state.pid != os.getpid():
         return
-    for _ in range(_TRIES):  # a thread may still write into it
+    for _ in range(_ATTEMPTS):  # A thread may still be writing into it.
         shutil.rmtree(_state.path, ignore_errors=True)
         if not _state.path.exists():
             break
@@ -93,44 +95,46 @@ def remove() -> None:
 
 
 def _candidates() -> list[str]:
-    """Where Python would look, but for the current folder, which may hold anything of the user's."""
-    named = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
-    usual = ["/tmp", "/var/tmp", "/usr/tmp"]  # noqa: S108  the folder made there is this user's alone
-    return list(dict.fromkeys(str(Path(name).absolute()) for name in (*named, *usual) if name))
+    """Returns the folders that Python would try, except for the current folder of the user."""
+    configured = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    # Only this user can read the folder that is created in one of these.
+    default = ["/tmp", "/var/tmp", "/usr/tmp"]  # noqa: S108
+    names = [name for name in (*configured, *default) if name]
+    return list(dict.fromkeys(str(Path(name).absolute()) for name in names))
 
 
-def _locked(path: Path) -> int:
-    """Returns the descriptor of the lock that says that the folder has an owner."""
-    lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with contextlib.suppress(
-        OSError
-    ):  # some network file systems have no locks; others' folders stay there
+def _lock(path: Path) -> int:
+    """Locks a new folder and returns the file descriptor that holds the lock."""
+    lock = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # Some network file systems have no locks. Folders of killed processes stay there.
+    with contextlib.suppress(OSError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.write(lock, b"held while the process that this folder belongs to is alive\n")
     return lock
 
 
-def _sweep(base_folder: Path) -> None:
-    for path in _own_folders(base_folder):
+def _delete_abandoned(base_folder: Path) -> None:
+    for path in _folders_of_user(base_folder):
         if path != _state.path and _is_abandoned(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _own_folders(base_folder: Path) -> Iterator[Path]:
-    """Yields this user's folders of the kind; never a link."""
+def _folders_of_user(base_folder: Path) -> Iterator[Path]:
+    """Yields the temporary folders that captioner processes of this user made, and never a link."""
     with contextlib.suppress(OSError), os.scandir(base_folder) as entries:
         for entry in entries:
             parts = entry.name.removeprefix(_PREFIX).split("-")
             if entry.name.startswith(_PREFIX) and len(parts) == 2 and parts[0].isdigit():
                 with contextlib.suppress(OSError):
-                    found = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
                         yield Path(entry.path)
 
 
 def _is_abandoned(path: Path) -> bool:
+    """Returns whether no process holds the lock of a temporary folder."""
     try:
-        lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        lock = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return time.time() - path.lstat().st_mtime > _UNLOCKED_S if path.exists() else False
     except OSError:

@@ -1,4 +1,4 @@
-"""TensorFlow and Keras as captioner uses them, whatever the user's own settings for Keras are.
+"""TensorFlow and Keras with captioner's settings, whatever the user's own settings are.
 
 Every module that needs them imports them from here and nowhere else:
 ``from captioner_core.process.tensorflow_setup import keras, tf``.
@@ -15,16 +15,14 @@ from captioner_core.errors import CaptionerError
 from captioner_core.process.environment import TENSORFLOW_MEMORY, check_memory, quiet_libraries
 
 _BACKEND = "tensorflow"
-_SETTINGS = {
-    "KERAS_BACKEND": _BACKEND,
-    "KERAS_HOME": f"{os.devnull}/keras",
-}  # no folder is, so no file is read
+# The folder KERAS_HOME cannot exist, so Keras reads no settings from it.
+_SETTINGS = {"KERAS_BACKEND": _BACKEND, "KERAS_HOME": f"{os.devnull}/keras"}
 _LIMITS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
 
 
 @contextlib.contextmanager
-def _own_settings() -> Iterator[None]:
-    """Keeps Keras, while it is imported, from the user's keras.json and environment variables."""
+def _captioner_settings() -> Iterator[None]:
+    """Hides the user's keras.json and environment variables from Keras while it is imported."""
     before = {name: os.environ.pop(name, None) for name in (*_SETTINGS, *_LIMITS)}
     os.environ.update(_SETTINGS)
     try:
@@ -38,14 +36,15 @@ def _own_settings() -> Iterator[None]:
 
 check_memory(TENSORFLOW_MEMORY)
 quiet_libraries()
-with _own_settings():
+with _captioner_settings():
     import keras
     import tensorflow as tf
 
 if keras.config.backend() != _BACKEND:
     raise CaptionerError(
-        f"Keras was loaded with the backend {keras.config.backend()!r} before captioner, which needs {_BACKEND!r}; "
-        f"unset KERAS_BACKEND in the program that calls it ({sys.argv[0]!r})"
+        f"Keras was loaded with the backend {keras.config.backend()!r} before captioner, "
+        f"which needs {_BACKEND!r}; unset KERAS_BACKEND in the program that calls captioner "
+        f"({sys.argv[0]!r})"
     )
 keras.config.set_floatx("float32")
 keras.config.set_epsilon(1e-7)

@@ -26,10 +26,11 @@ from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import decoder_pool
-from captioner_core.images.image_ids import file_name_of
+from captioner_core.images.image_ids import file_name_of, path_below
 from captioner_core.io import storage
 from captioner_core.runs.identity import collection_of_table
-from captioner_core.security.allowed_roots import is_allowed, path_below, stays_below
+from captioner_core.security.allowed_roots import is_allowed
+from captioner_core.security.paths import stays_below
 from captioner_core.tables import layout
 
 CARD_SIDE = 320

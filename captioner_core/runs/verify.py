@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError
-from captioner_core.images.junk import is_passed_by_readers
 from captioner_core.io import storage
+from captioner_core.io.junk import is_skipped_by_readers
 from captioner_core.options import COMBINED
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTIONS, collection_of_run, with_keys
@@ -454,4 +454,4 @@ def _belongs_in_table(item: pafs.FileInfo) -> bool:
     """Returns whether a table's folder may hold a file: a part of the table, or what every reader passes over."""
     if PurePosixPath(item.base_name).match("part-*.parquet"):
         return True
-    return is_passed_by_readers(item.base_name) and not item.base_name.endswith(".tmp")
+    return is_skipped_by_readers(item.base_name) and not item.base_name.endswith(".tmp")

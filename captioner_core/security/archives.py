@@ -1,4 +1,4 @@
-"""Zip archives that others have made, judged by their directory before anything is inflated."""
+"""Checks of zip archives that may come from somebody else, before anything is unpacked."""
 
 from __future__ import annotations
 
@@ -7,55 +7,61 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-_ENCRYPTED = 0x1
-# bzip2 and LZMA have decoders of their own; what LZMA takes of memory is the archive's to say
+_ENCRYPTED_FLAG = 0x1
+# bzip2 and LZMA have decoders of their own, and an archive decides how much memory LZMA uses.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def check_members(
     archive: zipfile.ZipFile, *, max_members: int, max_bytes: int
 ) -> list[zipfile.ZipInfo]:
-    """The members of an archive, if all of them are harmless.
+    """Returns the members of an archive if all of them are safe to unpack.
 
-    No member inflates to more than the directory says: ``zipfile`` stops reading there.
+    ``zipfile`` stops reading a member at the size that the archive's directory states. So the check
+    of the stated sizes limits what is unpacked.
 
     Args:
-      archive: open for reading.
-      max_members: most members, folders included.
-      max_bytes: most bytes of all members, inflated.
+      archive: archive that is open for reading.
+      max_members: largest number of members, folders included.
+      max_bytes: largest size of all members together after unpacking, in bytes.
 
     Raises:
-      ValueError: one would lie outside its folder, is a link, encrypted, neither stored nor deflated, or begins outside
-        the archive; or they are too many or too large.
+      ValueError: a member would lie outside its folder, is a link, is encrypted, is neither stored
+        nor deflated, or begins outside the archive; or the members are too many or too large.
     """
     members = archive.infolist()
     if len(members) > max_members:
-        raise ValueError(f"it holds {len(members)} entries, more than {max_members}")
+        raise ValueError(f"it contains {len(members)} entries, more than {max_members}")
     for info in members:
-        if is_outside(info.filename):
-            raise ValueError(f"entry {info.filename!r} would lie outside its folder")
-        if stat.S_ISLNK(info.external_attr >> 16):
-            raise ValueError(f"entry {info.filename!r} is a link")
-        if info.flag_bits & _ENCRYPTED:
-            raise ValueError(f"entry {info.filename!r} is encrypted")
-        if info.compress_type not in _METHODS:
-            raise ValueError(
-                f"entry {info.filename!r} is packed by method {info.compress_type}; deflate it"
-            )
-        if info.header_offset < 0:
-            raise ValueError(f"entry {info.filename!r} begins before the archive does")
+        if problem := _find_problem(info):
+            raise ValueError(f"entry {info.filename!r} {problem}")
     if (size := total_bytes(members)) > max_bytes:
         raise ValueError(f"it would inflate to {size} bytes, more than {max_bytes}")
     return members
 
 
+def _find_problem(info: zipfile.ZipInfo) -> str | None:
+    """Returns why a member is unsafe, as the predicate of a sentence, or None."""
+    if is_outside(info.filename):
+        return "would lie outside its folder"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "is a link"
+    if info.flag_bits & _ENCRYPTED_FLAG:
+        return "is encrypted"
+    if info.compress_type not in _METHODS:
+        return f"is packed by method {info.compress_type}; deflate it"
+    if info.header_offset < 0:
+        return "begins before the archive does"
+    return None
+
+
 def total_bytes(members: Iterable[zipfile.ZipInfo]) -> int:
-    """Bytes of members, inflated."""
+    """Returns the size of the members after unpacking, in bytes."""
     return sum(info.file_size for info in members)
 
 
 def is_outside(name: str) -> bool:
-    """Whether a file of this name could land outside the folder that it is put into, on any system."""
+    """Returns whether a file of this name could lie outside its folder on any operating system."""
     path = PurePosixPath(name.replace("\\", "/"))
     return (
         path.is_absolute()

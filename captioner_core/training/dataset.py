@@ -22,6 +22,7 @@ from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.network import attended_cells
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
+from captioner_core.io.arrays import stack_vectors
 from captioner_core.tables import layout
 from captioner_core.tables.columns import (
     is_view,
@@ -262,8 +263,8 @@ def read_grids(
                 chosen = pc.is_in(ids, value_set=wanted)
                 ids, feature, grid = (array.filter(chosen) for array in (ids, feature, grid))
             if len(ids):
-                averages = storage.vectors(feature).astype(np.float32)
-                yield ids.to_pylist(), averages, storage.vectors(grid)
+                averages = stack_vectors(feature).astype(np.float32)
+                yield ids.to_pylist(), averages, stack_vectors(grid)
 
 
 def dataset_summary(dataset: str) -> dict[str, Any]:

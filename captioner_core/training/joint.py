@@ -262,4 +262,4 @@ def save_encoder(
     )
     output.stage(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     output.stage(MODEL_CARD).write_text(card, encoding="utf-8")
-    output.publish(FILES, mark=CONFIG)
+    output.publish(FILES, completion_file=CONFIG)

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from captioner_core.errors import CaptionerError
-from captioner_core.security.archives import check_members
-from captioner_core.weights.cache_folder import (
+from captioner_core.process.cache_folder import (
     cache_dir as cache_dir,
 )  # where others look for it too
+from captioner_core.security.archives import check_members
 from captioner_core.weights.downloads import DownloadError, download, locked
 
 OFFLINE = "CAPTIONER_OFFLINE"

@@ -1,4 +1,4 @@
-"""Pictures of folders before and after a command, to see that nothing of somebody else's changed."""
+"""Snapshots of folders before and after a command, which show that no other file changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from pathlib import Path
 
 
 def snapshot(folder: Path, but: Iterable[Path] = ()) -> dict[str, bytes | str]:
-    """Returns every file's bytes and every link's target below a folder, without the paths in ``but``."""
+    """Returns the bytes of every file and the target of every link below a folder.
+
+    Args:
+      folder: the folder.
+      but: paths that are left out.
+    """
     left_out = set(but)
     seen: dict[str, bytes | str] = {}
     for below, folders, files in os.walk(folder):

@@ -1,4 +1,4 @@
-"""Whatever surrounds a program, it does its work or says in one line what to change."""
+"""In any environment, a program does its work or says in one line what to change."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_reader_that_goes_away_stops_nothing(tmp_path, pipe):
 
 
 def test_a_pipe_that_does_not_block_is_waited_for(tmp_path):
-    """Some programs start others with such pipes, and read them slowly."""
+    """Some programs start others with pipes that do not block, and read them slowly."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     command = [
@@ -260,7 +260,7 @@ def test_folders_of_killed_processes_go_at_the_next_start_and_those_of_live_ones
 
 @needs_root
 def test_no_writable_temporary_folder_is_one_line(run_dir, tmp_path):
-    """In a mount namespace in which /tmp, /var/tmp and what TMPDIR names are read-only."""
+    """A mount namespace makes /tmp and /var/tmp read-only, and TMPDIR names a missing folder."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("no mount namespaces here")
     bind = 'for f in /tmp /var/tmp; do mount --bind "$f" "$f"; mount -o remount,ro,bind "$f"; done; exec "$@"'
@@ -312,7 +312,7 @@ def test_a_user_without_entry_and_home_is_told_of_the_variable(tmp_path):
 
 @needs_root
 def test_a_complete_cache_may_be_read_only_and_its_user_homeless(tmp_path):
-    """The packages can't be written either: they are root's."""
+    """The packages can't be written either, because they belong to root."""
     ended = captioner(
         "assets", prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=str(assets.cache_dir())
     )
@@ -407,7 +407,7 @@ def test_keras_loaded_with_another_backend_is_refused():
 
 
 def test_tensorflow_is_imported_in_one_place():
-    """Or the user's settings would matter after all."""
+    """Any other import would let the user's settings take effect."""
     packages = ("captioner_core", "captioner_cli", "beam_jobs", "captioner_airflow")
     found = [
         str(path.relative_to(root))

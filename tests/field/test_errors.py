@@ -1,4 +1,7 @@
-"""Whatever goes wrong is one line with an exit code that says who is to mend it; a traceback is kept in a file."""
+"""Every error becomes one line, with an exit code that says whether the user must correct it.
+
+The traceback of an unexpected error is saved to a file.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def system_error(number, path="/data/a.jpg"):
 
 
 class ResourceExhaustedError(Exception):
-    """As TensorFlow's is called."""
+    """An error with the name of TensorFlow's."""
 
 
 ResourceExhaustedError.__module__ = "tensorflow.python.framework.errors_impl"
@@ -42,7 +45,7 @@ FORESEEN = [
     (system_error(errno.EACCES), BAD_INPUT, "permissions"),
     (system_error(errno.EPERM), BAD_INPUT, "permissions"),
     (system_error(errno.EROFS), BAD_INPUT, "--output that can be written"),
-    (system_error(errno.ENXIO), BAD_INPUT, "no device"),
+    (system_error(errno.ENXIO), BAD_INPUT, "not a device"),
     (system_error(errno.EFBIG), BAD_INPUT, "ulimit -f"),
     (system_error(errno.ENOSPC), TRY_AGAIN, "free space"),
     (system_error(errno.EDQUOT), TRY_AGAIN, "free space"),

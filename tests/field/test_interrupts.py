@@ -1,4 +1,7 @@
-"""Ctrl-C and requests to end at any moment: one line, a plain exit code, nothing left, and the next call completes."""
+"""Ctrl-C or a request to end, at any moment, gives one line and a plain exit code.
+
+Nothing is left behind, and the same command completes the work.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 @dataclass(frozen=True)
 class Interrupted:
-    """How a program ended that got a signal."""
+    """How a program ended after it received a signal."""
 
     code: int
     err: str
@@ -39,7 +42,11 @@ class Interrupted:
 
 
 def interrupt(command, temporary, number, after_s, *, whole_group=False, **changes) -> Interrupted:
-    """Sends a signal to a program, or to its whole group as a terminal does; looks at what it leaves."""
+    """Sends a signal to a program, or to its whole group as a terminal does.
+
+    Returns:
+      How the program ended, and which files and processes it left.
+    """
     temporary.mkdir(exist_ok=True)
     process = subprocess.Popen(
         [*map(str, command)],
@@ -76,7 +83,7 @@ def check(ended: Interrupted, number) -> None:
 
 
 def moments(count, longest_s, seed):
-    """Moments and signals, the same for one seed."""
+    """Returns random moments and signals, which depend on the seed alone."""
     chosen = random.Random(f"{SEED} {seed}")
     print(f"FAULTS_SEED={SEED}")
     return [
@@ -303,7 +310,7 @@ def test_a_second_signal_ends_it_at_once():
 
 
 def test_a_signal_sent_twice_at_once_is_one_request():
-    """``timeout`` sends it to a process, and to the group that this is in."""
+    """``timeout`` sends a signal to a process and again to the group of the process."""
     code, err, _ = interrupt_work("thread()", signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
     assert (code, err) == (143, f"{LINE}\n")
 
@@ -326,7 +333,7 @@ def test_a_parent_that_blocks_or_ignores_signals_does_not_make_a_program_deaf():
 
 
 def test_signals_are_heard_after_every_package_of_programs_is_loaded(tmp_path):
-    """Each of them begins the program where it is the first."""
+    """Each package begins the program if it is imported first."""
     script = tmp_path / "captioner"
     script.write_text(
         WORK.replace("{how}", "thread()").replace("import ctypes", "import captioner_cli, ctypes")

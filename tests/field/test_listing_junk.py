@@ -16,7 +16,7 @@ from beam_jobs import extract_features, files
 from captioner_core.datasets import csv_captions
 from captioner_core.datasets.base import safe_image_id
 from captioner_core.errors import CaptionerError
-from captioner_core.images.image_ids import file_name_of, image_id_of
+from captioner_core.images.image_ids import file_name_of, image_id_of, path_below
 from captioner_core.images.listing import (
     EXCLUDED,
     JUNK,
@@ -33,7 +33,6 @@ from captioner_core.io import storage
 from captioner_core.options import ExtractOptions
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.verify import verify
-from captioner_core.security.allowed_roots import path_below
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import ImageRef
 from tests.fakes import FakeBackbone

@@ -27,7 +27,8 @@ from captioner_core.options import (
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.inbox import look
 from captioner_core.runs.verify import verify
-from captioner_core.security.allowed_roots import local_path_of, normalize_uri, uri_argument
+from captioner_core.security.allowed_roots import uri_argument
+from captioner_core.security.uris import local_path_of, normalize_uri
 from captioner_core.tables.schemas import GENERATED, MATCHED, NO_MATCH
 from tests.fakes import FakeBackbone, HashedWords
 from tests.image_files import encoded, picture
@@ -91,7 +92,7 @@ def test_a_tilde_elsewhere_is_a_character(text):
 def test_a_home_that_nobody_knows_is_said_in_one_line(monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda text: text)
     with pytest.raises(
-        CaptionerError, match="'~/x' names the home folder, and nothing says where it is; write"
+        CaptionerError, match="'~/x' begins with the home folder, which is unknown here; write"
     ):
         normalize_uri("~/x")
     assert normalize_uri("~nobody-of-that-name/x") == "~nobody-of-that-name/x"
@@ -131,8 +132,9 @@ def test_a_file_uri_that_is_no_absolute_path_is_refused_in_one_line(uri, capsys)
     line = refusal(capsys, "run", "--images", uri)
     assert "--images" in line
     assert repr(uri) in line
-    assert "names no absolute path on this machine; write file:///FOLDER, or the path alone" in line
-    with pytest.raises(CaptionerError, match="no absolute path"):
+    assert "does not name an absolute path on this machine; write file:///FOLDER" in line
+    assert "or the path alone" in line
+    with pytest.raises(CaptionerError, match="absolute path"):
         storage.resolve(uri)
 
 

@@ -1,7 +1,7 @@
-"""Whatever lies in an output folder, and whenever a command is cut off: nothing but captioner's own files changes.
+"""Commands change only captioner's own files, whatever an output folder contains.
 
-Each example makes an output, puts a stranger's files and links into it at random, and runs the
-command again, cut off at a random write, three times, and then once more to its end. A cut is an
+Each example makes an output, puts somebody else's files and links into it at random, and runs the
+command again: three times it is cut off at a random write, and then it runs to its end. A cut is an
 exception at a write; from then on every further write fails too, as after a kill.
 """
 
@@ -226,7 +226,7 @@ def own_paths(here: Path) -> set[Path]:
 
 
 def put_strangers(here: Path, chance: random.Random) -> None:
-    """Puts files and links of somebody else into the output, some in the place of captioner's own."""
+    """Puts somebody else's files and links into the output, and some in place of captioner's."""
     out = here / "out"
     folders = [
         out,

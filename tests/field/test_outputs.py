@@ -1,4 +1,7 @@
-"""No command destroys a file that captioner did not make: output folders, files, runs and inputs."""
+"""No command changes or deletes a file that captioner did not make.
+
+This covers output folders and files, runs, and inputs.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ JPEG = encoded(picture(), "JPEG")
 
 
 def refused(command: list[str], capsys, *said: str) -> None:
-    """Runs a command that must end with exit code 2 and one line that says these things."""
+    """Runs a command that must end with exit code 2 and one line that contains these words."""
     capsys.readouterr()
     assert main([str(word) for word in command]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
@@ -44,7 +47,7 @@ def refused(command: list[str], capsys, *said: str) -> None:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """A user's folder: seven pictures in images/, and captions of two of them beside."""
+    """Returns a user's folder with seven pictures in images/, and captions of two of them."""
     folder = tmp_path / "D"
     (folder / "images").mkdir(parents=True)
     for number in range(7):
@@ -417,7 +420,7 @@ OWN_FILES = {
 
 @pytest.mark.parametrize("command", OWN_FILES)
 def test_a_file_that_captioner_did_not_make_is_not_replaced(tmp_path, capsys, command):
-    """Nor is anything tried with a folder, a device, a link, or a path below a file."""
+    """A folder, a device, a link and a path below a file are refused as well."""
     names = {"similar": "a.png", "thresholds": "a.svg", "calibrate": "a.json", "evaluate": "a.json"}
     name = names[command]
     mine = tmp_path / name
@@ -482,7 +485,7 @@ def extract(photos, root, **changes):
 
 
 def test_a_run_is_not_replaced_by_an_empty_one(photos, tmp_path, capsys, load_models, model_dir):
-    """As when the share with the images is not mounted for a moment."""
+    """This happens if the share with the images is not mounted for a moment."""
     extract(photos, tmp_path, run_id="extracted")
     options = CaptionOptions(images=str(photos), output=str(tmp_path), model=model_dir)
     caption_images.run(options, load=load_models)
@@ -743,7 +746,7 @@ def test_a_last_line_that_was_cut_off_does_not_count(tmp_path):
 
 
 def test_csv_captions_of_a_folder_elsewhere_still_work(pictures, tmp_path):
-    """What is allowed stays so: an absent, an empty, a marked and a linked folder, and one below the pictures."""
+    """Missing, empty, marked and linked folders may be written, also below the pictures."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     read = {"csv_file": pictures / "captions.csv", "images": pictures / "images"}

@@ -79,9 +79,9 @@ HOSTILE_TENSORS = {
     "big-endian": (npz(a=npy(ONE.astype(">f4"))), "a tensor is >f4"),
     "doubles": (npz(a=npy(ONE.astype(np.float64))), "a tensor is <f8"),
     "structured": (npz(a=npy(np.zeros(2, "<f4,<f2"))), "float32 or float16"),
-    "more values than its shape": (npz(a=npy(ONE, shape=(2, 2))), "which are not float32"),
-    "fewer values than its shape": (npz(a=npy(ONE, shape=(2**40, 3))), "which are not float32"),
-    "negative shape": (npz(a=npy(ONE, shape=(-2, -3))), "is no tensor"),
+    "more values than its shape": (npz(a=npy(ONE, shape=(2, 2))), "do not match float32"),
+    "fewer values than its shape": (npz(a=npy(ONE, shape=(2**40, 3))), "do not match float32"),
+    "negative shape": (npz(a=npy(ONE, shape=(-2, -3))), "is not a tensor"),
     "code in its header": (npz(a=npy(ONE).replace(b"(2, 3)", b"exit()")), "malformed"),
     "nested header": (
         npz(a=b"\x93NUMPY\x01\x00" + struct.pack("<H", 60_000) + b"(" * 60_000),

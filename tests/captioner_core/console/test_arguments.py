@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command, whatever library it strikes in."""
+"""Ctrl-C ends any command, and a job ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ sys.exit(arguments.guarded(work, "work"))
 
 
 @pytest.mark.parametrize("caught", ["Exception", "BaseException"])
-def test_an_interrupt_is_heard_even_where_it_is_swallowed(caught):
+def test_an_interrupt_works_even_if_the_program_catches_it(caught):
     assert interrupted(SWALLOWS.format(caught=caught)) == (
         130,
         "captioner: interrupted; run it again to complete\n",
     )
 
 
-def test_an_interrupt_is_heard_once_where_python_has_to_ignore_it():
+def test_an_interrupt_works_once_even_if_python_has_to_ignore_it():
     assert interrupted(IGNORES) == (130, "captioner: interrupted; run it again to complete\n")
 
 
 def interrupted(program: str) -> tuple[int, str]:
-    """Exit code and stderr of a program that is interrupted once it has printed a line."""
+    """Returns the exit code and stderr of a program that is interrupted after it prints a line."""
     command = [sys.executable, "-c", program]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -87,7 +87,7 @@ time.sleep(60)
     "wrapper", [[], ["sh", "-c", '"$@"; exit', "sh"]], ids=["direct", "wrapped"]
 )
 def test_a_job_ends_with_what_started_it(wrapper):
-    """A task killed with -9 can't end its job, which would then be at work beside the task's retry."""
+    """A task that is killed can't end its job, which would then run beside the task's retry."""
     command = [*wrapper, sys.executable, "-c", LAUNCHED]
     launcher = (
         "import os, subprocess, sys, time\n"
@@ -100,7 +100,7 @@ def test_a_job_ends_with_what_started_it(wrapper):
     ) as process:
         job = psutil.Process(int(process.stdout.readline()))
         time.sleep(1)
-        assert job.is_running(), "it stays while its launcher does"
+        assert job.is_running(), "the job runs as long as its launcher"
         process.kill()
-        process.wait()  # a zombie would still be there
+        process.wait()  # A zombie would still exist.
         job.wait(10)

@@ -23,11 +23,12 @@ from PIL import Image
 
 from captioner_cli.commands import report as command
 from captioner_core.errors import CaptionerError
+from captioner_core.images.image_ids import path_below
 from captioner_core.io import storage
 from captioner_core.report import page as page_module
 from captioner_core.report import pictures, write_report
 from captioner_core.report.page import sample_evenly
-from captioner_core.report.pictures import Gallery, ImageFinder, path_below, thumbnail
+from captioner_core.report.pictures import Gallery, ImageFinder, thumbnail
 from captioner_core.report.plots import Epoch, ScoreCounts, score_histogram, training_curve
 from captioner_core.security.redaction import escape_control_chars
 from captioner_core.tables import schemas

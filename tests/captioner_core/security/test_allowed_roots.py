@@ -1,4 +1,4 @@
-"""What paths and URIs are held to: no secret in them, and nothing outside the allowed roots."""
+"""Paths and URIs are refused if they contain a secret or lie outside the allowed roots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from captioner_core.options import (
 )
 from captioner_core.report.pictures import ImageFinder, thumbnail
 from captioner_core.security.allowed_roots import ROOTS, check_uri, is_allowed
-from captioner_core.security.redaction import has_secret, redact_arguments, without_secret
+from captioner_core.security.redaction import has_secret, redact_arguments, redact_uri
 from tests.fakes import HashedWords
 from tests.runs import change_manifest, draw_picture, make_run
 
@@ -50,12 +50,12 @@ OPTIONS = [
     SimilarOptions,
     ThresholdsOptions,
 ]
-NO_PLACES = {"run_id", "collection", "exclude", "failed_for", "index_splits", "split", "marker"}
-PLACES = [
+NOT_PATHS = {"run_id", "collection", "exclude", "failed_for", "index_splits", "split", "marker"}
+PATH_OPTIONS = [
     (options, field.name)
     for options in OPTIONS
     for field in dataclasses.fields(options)
-    if "str" in str(field.type) and not field.metadata["choices"] and field.name not in NO_PLACES
+    if "str" in str(field.type) and not field.metadata["choices"] and field.name not in NOT_PATHS
 ]
 GOOD = {
     "images": "images",
@@ -93,7 +93,7 @@ PLAIN = [
 
 
 def make(options: type, name: str, value: str) -> None:
-    """Makes options of which one has this value, and those without a default a good one."""
+    """Makes options with this value for one of them, and good values where there is no default."""
     fields = {field.name: field for field in dataclasses.fields(options)}
     values = {**{field: GOOD[field] for field in fields if field in GOOD}, name: value}
     options(
@@ -102,10 +102,10 @@ def make(options: type, name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "name"), PLACES, ids=lambda value: getattr(value, "__name__", value)
+    ("options", "name"), PATH_OPTIONS, ids=lambda value: getattr(value, "__name__", value)
 )
 def test_every_option_that_is_a_path_is_checked(options, name, tmp_path, monkeypatch):
-    """An option added later and not declared as a path would be the hole that the roots are to close."""
+    """A later option that is not declared as a path would let a user leave the roots."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CaptionerError) as caught:
         make(options, name, "s3://AKIA:hunter2@bucket/runs/r")
@@ -116,14 +116,14 @@ def test_every_option_that_is_a_path_is_checked(options, name, tmp_path, monkeyp
         CaptionerError, match="lies outside the folders that CAPTIONER_ROOTS allows; name one below"
     ):
         make(options, name, "/etc/runs/r")
-    if name != "drop":  # which needs --update
+    if name != "drop":  # It needs --update.
         make(options, name, str(tmp_path / "runs" / "r"))
 
 
 @pytest.mark.parametrize("uri", SECRETS)
 def test_a_secret_is_refused_and_not_repeated(uri):
     assert has_secret(uri)
-    with pytest.raises(CaptionerError, match="holds a password or key") as caught:
+    with pytest.raises(CaptionerError, match="contains a password or key") as caught:
         check_uri("--images", uri)
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -131,13 +131,13 @@ def test_a_secret_is_refused_and_not_repeated(uri):
 
 
 @pytest.mark.parametrize("uri", PLAIN)
-def test_what_only_looks_like_a_secret_is_none(uri):
+def test_what_only_looks_like_a_secret_is_accepted(uri):
     check_uri("--images", uri)
-    assert without_secret(uri) == uri
+    assert redact_uri(uri) == uri
 
 
 def exit_code(command: list[str]) -> int:
-    """Of a command line, wherever it is refused."""
+    """Returns the exit code of a command line, whoever refuses it."""
     try:
         return main(command)
     except SystemExit as end:
@@ -166,7 +166,7 @@ def test_no_command_repeats_a_secret(uri, capsys):
 
 
 def test_an_unknown_option_is_named_without_its_secret(capsys):
-    """A slip in the name of one of Beam's options must not put the key into the log."""
+    """A typing error in the name of one of Beam's options must not put a key into the log."""
     for command in (["caption", "--images", "in", "--output", "out"], ["verify", "run"]):
         assert main([*command, "--s3_secret_acess_key=hunter2", "--my-token", "hunter2"]) == 2
         err = capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_an_unknown_option_is_named_without_its_secret(capsys):
         assert "hunter2" not in err
 
 
-def test_arguments_are_shown_without_secrets():
+def test_arguments_are_shown_redact_uris():
     given = [
         "--images=s3://a:hunter2@b/c",
         "--s3_access_key_id=hunter2",
@@ -185,13 +185,13 @@ def test_arguments_are_shown_without_secrets():
     ]
     shown = redact_arguments([*given, "--runner=FlinkRunner", "--design=1", "a\x1b[31m\nb"])
     assert shown == (
-        "--images=s3://***@b/c --s3_access_key_id=*** --password *** --sig=*** x --runner=FlinkRunner --design=1 "
-        r"a\x1b[31m\nb"
+        "--images=s3://***@b/c --s3_access_key_id=*** --password *** --sig=*** x "
+        r"--runner=FlinkRunner --design=1 a\x1b[31m\nb"
     )
 
 
 @pytest.mark.parametrize(
-    ("place", "allowed"),
+    ("path", "allowed"),
     [
         ("data", True),
         ("data/a/b", True),
@@ -205,18 +205,18 @@ def test_arguments_are_shown_without_secrets():
         ("", False),
     ],
 )
-def test_local_paths_are_judged_by_where_they_lead(tmp_path, monkeypatch, place, allowed):
+def test_local_paths_are_judged_by_where_they_lead(tmp_path, monkeypatch, path, allowed):
     for name in ("data", "secret", "datax"):
         (tmp_path / name).mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path / "secret")
     (tmp_path / "data" / "back").symlink_to(tmp_path / "data")
     monkeypatch.setenv(ROOTS, f"\n{tmp_path}/data/,s3://bucket/mine\n")
     monkeypatch.chdir(tmp_path / "data")
-    assert is_allowed(f"{tmp_path}/{place}") is allowed
-    assert is_allowed(f"file://{tmp_path}/{place}") is allowed
-    assert is_allowed(f"FILE://{tmp_path}/{place}") is allowed
-    if place:
-        assert is_allowed(f"../{place}") is allowed
+    assert is_allowed(f"{tmp_path}/{path}") is allowed
+    assert is_allowed(f"file://{tmp_path}/{path}") is allowed
+    assert is_allowed(f"FILE://{tmp_path}/{path}") is allowed
+    if path:
+        assert is_allowed(f"../{path}") is allowed
     assert is_allowed(f"file://{tmp_path}/data/%2e%2e/secret") is False
 
 
@@ -247,13 +247,13 @@ def test_uris_are_judged_by_their_prefix(tmp_path, monkeypatch, uri, allowed):
 
 
 @pytest.mark.parametrize("setting", ["", " \n, ", "data", "/data,..", "~/data"])
-def test_a_setting_that_allows_nothing_is_no_way_to_allow_all(monkeypatch, setting):
+def test_a_setting_that_allows_nothing_does_not_allow_everything(monkeypatch, setting):
     monkeypatch.setenv(ROOTS, setting)
     with pytest.raises(CaptionerError, match=ROOTS):
         check_uri("--images", "/data")
 
 
-def test_names_are_no_paths(tmp_path, monkeypatch):
+def test_names_are_not_checked_as_paths(tmp_path, monkeypatch):
     monkeypatch.setenv(ROOTS, str(tmp_path))
     monkeypatch.chdir("/")
     root = str(tmp_path)
@@ -266,7 +266,7 @@ def test_names_are_no_paths(tmp_path, monkeypatch):
 
 
 def test_a_report_shows_no_picture_from_outside(tmp_path, monkeypatch):
-    """Its tables and manifest name what they like, and whoever reads the report sees the pictures."""
+    """Tables and manifests may name any picture, and everybody who reads the report sees it."""
     run_dir = make_run(tmp_path, images=2, failures=0)
     picture = draw_picture(tmp_path / "elsewhere" / "a.png", 1)
     assert thumbnail(str(picture), 8) is not None
@@ -282,7 +282,7 @@ def test_a_report_shows_no_picture_from_outside(tmp_path, monkeypatch):
 
 
 def test_an_update_reads_no_table_from_outside(tmp_path, monkeypatch):
-    """The run's manifest names the tables, and whoever may write that may not have all of the disk read."""
+    """A user who may write a manifest, which names the tables, must not get at every file."""
     run_dir = make_run(tmp_path, images=2, failures=0)
     decided = {
         "threshold": 0.9,

@@ -1,0 +1,15 @@
+"""Containment of names and paths, judged by their text alone: links are not resolved here."""
+
+from __future__ import annotations
+
+
+def has_path_prefix(path: str, prefix: str) -> bool:
+    """Returns whether a normalized path or URI is equal to another one or lies below it."""
+    return path == prefix or path.startswith(prefix.rstrip("/") + "/")
+
+
+def stays_below(name: str) -> bool:
+    """Returns whether a name, joined to a folder, names something below that folder."""
+    return (
+        bool(name) and not name.startswith("/") and "\0" not in name and ".." not in name.split("/")
+    )
