@@ -22,7 +22,7 @@ def test_every_image_once_and_the_rest_counted(tmp_path):
     entries = list(list_images(str(tmp_path / "in")))
     found = [entry.image_id for entry in entries if isinstance(entry, ImageRef)]
     assert sorted(found) == sorted(expected)
-    counts = reduce(ListingCounts.counting, entries, ListingCounts())
+    counts = reduce(ListingCounts.with_entry, entries, ListingCounts())
     assert counts.images == len(expected)
     assert counts.other + counts.links == PASSED_OVER
     assert counts.as_manifest()["files_passed_over"] == PASSED_OVER
