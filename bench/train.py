@@ -40,7 +40,7 @@ VOCABULARY = (
 
 def main() -> int:
     """Prints the table."""
-    captions = {f"{n}": sample.captions(n) for n in range(IMAGES)}
+    captions = {f"{n}": sample.write_captions(n) for n in range(IMAGES)}
     known = Vocabulary.from_captions(text for texts in captions.values() for text in texts)
     vocabulary = Vocabulary((*known.words, *(f"unseen{n}" for n in range(VOCABULARY - len(known)))))
     peer = _tutorial(dict(list(captions.items())[:PEER_IMAGES]), vocabulary)

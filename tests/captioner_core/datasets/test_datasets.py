@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from captioner_cli.main import main
-from captioner_core.datasets import base, coco, csv_captions, flickr8k, is_built, link_split, sample
+from captioner_core.datasets import coco, csv_captions, flickr8k, is_built, link_split, sample
+from captioner_core.datasets.scene import Scene, names_both_objects
+from captioner_core.datasets.sources import limit_images, safe_image_id
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA
@@ -63,20 +65,20 @@ def test_sample_is_the_same_by_seed_and_another_by_another(tmp_path):
 
 def test_a_sample_image_is_told_from_another_by_its_captions():
     """Scenes differ in what their captions say, and every caption names both kinds of object shown."""
-    scenes = {sample.scene(index) for index in range(300)}
+    scenes = {sample.make_scene(index) for index in range(300)}
     assert len(scenes) > 290
     for index in range(300):
-        shown = sample.scene(index)
-        for caption in sample.captions(index):
-            assert sample.names_right_things(caption, shown), caption
+        shown = sample.make_scene(index)
+        for caption in sample.write_captions(index):
+            assert names_both_objects(caption, shown), caption
             assert {shown.colour, shown.second_colour} <= set(tokenize(caption))
 
 
 def test_naming_the_right_things_can_fail():
-    shown = sample.Scene("beach", "dog", "red", 2, "ball", "blue", "left")
-    assert sample.names_right_things("Two dogs beside a ball .", shown)
-    assert not sample.names_right_things("two dogs on the beach", shown)
-    assert not sample.names_right_things("a hotdog and a football", shown)
+    shown = Scene("beach", "dog", "red", 2, "ball", "blue", "left")
+    assert names_both_objects("Two dogs beside a ball .", shown)
+    assert not names_both_objects("two dogs on the beach", shown)
+    assert not names_both_objects("a hotdog and a football", shown)
 
 
 @pytest.mark.parametrize(("images", "seed"), [(29, 0), (100_001, 0), (30, -1)])
@@ -98,7 +100,7 @@ def test_a_dataset_cut_off_leaves_the_one_before_it_whole(tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sample, "captions", dies)
+        patch.setattr(sample, "write_captions", dies)
         with pytest.raises(KeyboardInterrupt):
             sample.build(tmp_path, images=30)
     assert is_built(tmp_path, sample.options(40))
@@ -122,14 +124,14 @@ def test_a_folder_of_one_split_holds_it_and_nothing_else(tmp_path):
 def test_the_limit_keeps_every_split(tmp_path):
     splits = {f"{n}.jpg": "train" if n < 90 else "dev" if n < 98 else "test" for n in range(100)}
     for limit in (3, 10, 50, 99):
-        kept = base.limited(splits, limit)
+        kept = limit_images(splits, limit)
         assert len(kept) == limit
         assert set(kept.values()) == {"train", "dev", "test"}
-    assert base.limited(splits, 20).items() <= base.limited(splits, 40).items(), (
+    assert limit_images(splits, 20).items() <= limit_images(splits, 40).items(), (
         "a larger limit only adds"
     )
     with pytest.raises(CaptionerError, match="limit 2"):
-        base.limited(splits, 2)
+        limit_images(splits, 2)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_the_limit_keeps_every_split(tmp_path):
 )
 def test_names_that_would_leave_their_folder(name):
     with pytest.raises(CaptionerError, match="outside its folder"):
-        base.safe_image_id(name, "entry")
+        safe_image_id(name, "entry")
 
 
 # --- Flickr8k
