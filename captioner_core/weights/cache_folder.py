@@ -1,4 +1,4 @@
-"""Where fetched files are kept between runs."""
+"""Locates the folder that keeps downloaded files between runs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from captioner_core.errors import CaptionerError
 
 
 def cache_dir() -> Path:
-    """Returns ``$CAPTIONER_CACHE``, else ``captioner`` in the user's cache folder.
+    """Returns ``$CAPTIONER_CACHE``, or ``captioner`` in the user's cache folder if it is not set.
 
     Raises:
-      CaptionerError: the variable is not set, and this user has no home folder.
+      CaptionerError: the variable is not set, and the user has no home folder.
     """
-    named = os.environ.get("CAPTIONER_CACHE")
-    if named:
-        return Path(named).absolute()
-    users = os.environ.get("XDG_CACHE_HOME")
+    if own_cache := os.environ.get("CAPTIONER_CACHE"):
+        return Path(own_cache).absolute()
+    user_cache = os.environ.get("XDG_CACHE_HOME")
     try:
-        return Path(users or Path.home() / ".cache").absolute() / "captioner"
-    except RuntimeError as error:  # HOME is not set, and the user has no entry in the list of users
+        return Path(user_cache or Path.home() / ".cache").absolute() / "captioner"
+    except RuntimeError as error:  # HOME is not set, and the user database has no such user
         raise CaptionerError(
-            f"user {os.getuid()} has no home folder, where weights are kept; set CAPTIONER_CACHE to a folder for them"
+            f"user {os.getuid()} has no home folder to keep weights in; "
+            "set CAPTIONER_CACHE to a folder for them"
         ) from error
