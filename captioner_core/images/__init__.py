@@ -1,1 +1,1 @@
-"""Images: listing a folder, and decoding its files in processes of their own."""
+"""Images: lists a folder, and decodes its files in separate processes."""

@@ -176,9 +176,9 @@ def _fetch_from_any(asset: Asset, folder: Path) -> None:
     )
     if _is_offline():
         raise CaptionerError(
-            f"{asset.title} not found in {folder}, and {_OFFLINE_VARIABLE} is set; unset it to "
-            "have it fetched, run 'captioner assets' where there is a network and copy its cache here, "
-            f"or {by_hand}"
+            f"{asset.title} not found in {folder}, and {_OFFLINE_VARIABLE} is set; "
+            "unset it to have it fetched, run 'captioner assets' where there is a network and copy "
+            f"its cache here, or {by_hand}"
         )
     raise CaptionerError(f"{asset.title} could not be fetched ({'; '.join(problems)}); {by_hand}")
 

@@ -151,9 +151,10 @@ def test_a_large_jpeg_is_decoded_at_reduced_scale_and_looks_the_same(orientation
     exif[ExifTags.Base.Orientation] = orientation
     data = io.BytesIO()
     photo.save(data, "JPEG", quality=95, exif=exif)
-    loaded, turn = [], decoding._turn_upright
+    loaded = []
+    find = decoding._find_transposition
     monkeypatch.setattr(
-        decoding, "_turn_upright", lambda image: loaded.append(image.size) or turn(image)
+        decoding, "_find_transposition", lambda image: loaded.append(image.size) or find(image)
     )
     pixels, width, height = decoding.decode(data.getvalue())
     assert loaded == [(1200, 900)]
