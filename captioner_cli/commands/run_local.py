@@ -225,7 +225,7 @@ def _sample_images(options: LocalOptions) -> int:
 
 def _make_dataset(options: LocalOptions) -> Path:
     from captioner_core.datasets import flickr8k, sample
-    from captioner_core.weights.cache_folder import cache_dir
+    from captioner_core.process.cache_folder import cache_dir
 
     target = _dataset_folder(options)
     if options.dataset == "sample":

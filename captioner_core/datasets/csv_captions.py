@@ -58,16 +58,18 @@ class CaptionsByImage(NamedTuple):
     empty: int
 
 
-class _Columns(NamedTuple):
-    """The positions of a CSV file's columns, counted from 0.
+class _Form(NamedTuple):
+    """The form of a CSV file: its delimiter, and the positions of its columns, counted from 0.
 
     Args:
+      delimiter: the character between fields.
       width: number of all columns.
       image: position of the image.
       caption: position of the caption.
       split: position of the split; None if there is no such column.
     """
 
+    delimiter: str
     width: int
     image: int
     caption: int
@@ -165,31 +167,29 @@ def read_records(path: Path) -> list[CaptionRecord]:
             f"CSV file {str(path)!r} can't be read ({error.strerror}); name another"
         ) from error
     text = decode_source(data, str(path))
-    delimiter = _find_delimiter(text, path)
-    records = _parse_records(text, delimiter, path)
-    header = next(record for record in records if any(record.fields))
-    columns = _find_columns(header.fields)
-    assert columns is not None  # _find_delimiter has checked the header
+    form = _find_form(text, path)
+    records = _parse_records(text, form.delimiter, path)
+    next(record for record in records if any(record.fields))  # skips the header
     lines = list(io.StringIO(text, newline=""))  # split as csv.reader splits them
     captions = []
     for record in records:
         if len(record.fields) <= 1 and not any(record.fields):
             continue  # an empty line
-        _check_record(record, columns, lines, delimiter, path)
-        captions.append(_caption_record(record, columns, path))
+        _check_record(record, form, lines, path)
+        captions.append(_caption_record(record, form, path))
     return captions
 
 
-def _find_delimiter(text: str, path: Path) -> str:
-    """Returns the character that separates the header's fields.
+def _find_form(text: str, path: Path) -> _Form:
+    """Returns the form of a CSV file, by the first delimiter with which its header makes sense.
 
     Raises:
       CaptionerError: the header names no image or no caption, whichever character separates it.
     """
     headers = {delimiter: _read_header(text, delimiter) for delimiter in _DELIMITERS}
-    for delimiter, header in headers.items():
-        if _find_columns(header) is not None:
-            return delimiter
+    for delimiter, names in headers.items():
+        if form := _form_of(names, delimiter):
+            return form
     header = max(headers.values(), key=len)
     repeated = [name for name in header if header.count(name) > 1 and name]
     if repeated:
@@ -206,18 +206,13 @@ def _read_header(text: str, delimiter: str) -> list[str]:
     """Returns the column names in the first line that is not empty; none if it is not valid CSV."""
     try:
         reader = csv.reader(io.StringIO(text, newline=""), _StrictCsv, delimiter=delimiter)
-        return _normalize_names(next(filter(any, reader), []))
+        return [field.strip().lower() for field in next(filter(any, reader), [])]
     except csv.Error:
         return []
 
 
-def _normalize_names(fields: Sequence[str]) -> list[str]:
-    return [field.strip().lower() for field in fields]
-
-
-def _find_columns(header: Sequence[str]) -> _Columns | None:
-    """Returns the positions of the columns, or None if one is missing or repeated."""
-    names = _normalize_names(header)
+def _form_of(names: Sequence[str], delimiter: str) -> _Form | None:
+    """Returns the form of a file with these column names, or None if one is missing or repeated."""
     image = next((name for name in _IMAGE_COLUMNS if name in names), None)
     caption = next((name for name in _CAPTION_COLUMNS if name in names), None)
     if image is None or caption is None:
@@ -225,7 +220,7 @@ def _find_columns(header: Sequence[str]) -> _Columns | None:
     if any(names.count(name) > 1 for name in (image, caption, "split")):
         return None
     split = names.index("split") if "split" in names else None
-    return _Columns(len(names), names.index(image), names.index(caption), split)
+    return _Form(delimiter, len(names), names.index(image), names.index(caption), split)
 
 
 def _parse_records(text: str, delimiter: str, path: Path) -> Iterator[_Record]:
@@ -245,54 +240,52 @@ def _parse_records(text: str, delimiter: str, path: Path) -> Iterator[_Record]:
         yield _Record(first_line, reader.line_num, [field.strip() for field in fields])
 
 
-def _check_record(
-    record: _Record, columns: _Columns, lines: Sequence[str], delimiter: str, path: Path
-) -> None:
+def _check_record(record: _Record, form: _Form, lines: Sequence[str], path: Path) -> None:
     """Checks that a record has the header's fields and contains no other record.
 
     Raises:
       CaptionerError: it has more or fewer fields than the header, or spans a line that looks like
         a record of its own.
     """
-    name = _DELIMITERS[delimiter]
+    name = _DELIMITERS[form.delimiter]
     where = f"{path}, line {record.first_line}"
-    if len(record.fields) != columns.width:
+    if len(record.fields) != form.width:
         remedy = (
             f"put a caption that holds a {name} in double quotes"
-            if len(record.fields) > columns.width
-            else f"write all {columns.width}, separated by a {name}"
+            if len(record.fields) > form.width
+            else f"write all {form.width}, separated by a {name}"
         )
         raise CaptionerError(
-            f"{where}: {len(record.fields)} fields where the header has {columns.width}; {remedy}"
+            f"{where}: {len(record.fields)} fields where the header has {form.width}; {remedy}"
         )
     # Two unclosed quotes turn all lines between them into one record, which is valid CSV.
     if record.last_line == record.first_line:
         return
-    own_line = record.first_line if columns.image < columns.caption else record.last_line
+    own_line = record.first_line if form.image < form.caption else record.last_line
     for number in range(record.first_line, record.last_line + 1):
-        image = _image_on(lines[number - 1], columns, delimiter)
-        if image and (number != own_line or image != record.fields[columns.image]):
+        image = _image_on(lines[number - 1], form)
+        if image and (number != own_line or image != record.fields[form.image]):
             raise CaptionerError(
                 f"{where}: the quotes that open here close behind a line for {image!r}; "
                 "close them on their own line"
             )
 
 
-def _image_on(line: str, columns: _Columns, delimiter: str) -> str | None:
+def _image_on(line: str, form: _Form) -> str | None:
     """Returns the image that a line names if it could be a record of its own, otherwise None."""
-    fields = line.split(delimiter)
-    if len(fields) < columns.width:
+    fields = line.split(form.delimiter)
+    if len(fields) < form.width:
         return None
-    image = fields[columns.image].strip(' "\r\n')
+    image = fields[form.image].strip(' "\r\n')
     return image if image.lower().endswith(IMAGE_SUFFIXES) else None
 
 
-def _caption_record(record: _Record, columns: _Columns, path: Path) -> CaptionRecord:
-    image_id = record.fields[columns.image]
-    caption = single_line(record.fields[columns.caption])
-    if columns.split is None:
+def _caption_record(record: _Record, form: _Form, path: Path) -> CaptionRecord:
+    image_id = record.fields[form.image]
+    caption = single_line(record.fields[form.caption])
+    if form.split is None:
         return CaptionRecord(record.first_line, image_id, caption, None)
-    name = record.fields[columns.split]
+    name = record.fields[form.split]
     split = canonical_split(name)
     # A record that is left out anyway may have an empty split, but not an unknown one.
     if split is None and (name or (image_id and caption)):

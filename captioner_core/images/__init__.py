@@ -1,1 +1,1 @@
-"""Images: lists a folder, and decodes its files in separate processes."""
+"""Images: listing a folder, and decoding its files in separate processes."""

@@ -9,6 +9,7 @@ table, and the next image gets a new process.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import queue
@@ -230,8 +231,7 @@ class _Decoder:
         return header
 
     def _write(self, *chunks: bytes) -> None:
-        for chunk in chunks:
-            self._requests.write(chunk)
+        self._requests.writelines(chunks)
         self._requests.flush()
 
     def end(self) -> int:
@@ -244,8 +244,9 @@ class _Decoder:
             return self._process.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
-            return 0
+            exit_code = self._process.wait()
+            # On a busy machine, a process may have crashed and yet not have ended in time.
+            return 0 if exit_code == -signal.SIGKILL else exit_code
         finally:
             self._answers.close()
             with contextlib.suppress(OSError):  # nobody reads what is left in the buffer
@@ -254,9 +255,7 @@ class _Decoder:
 
 def _widen(pipe: IO[bytes]) -> None:
     """Makes a pipe hold a whole picture if the system allows it; by default it holds 64 kB."""
-    with contextlib.suppress(AttributeError, ImportError, OSError):
-        import fcntl
-
+    with contextlib.suppress(AttributeError, OSError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -147,13 +148,9 @@ def _write(answers: IO[bytes], header: dict[str, Any], body: bytes = b"") -> Non
 
 def _limit_memory(limit: int) -> None:
     """Limits this process' address space; the limit can be raised again up to ``LARGE_MEMORY``."""
-    try:
-        import resource
-
+    with contextlib.suppress(OSError, ValueError):  # the system has stricter limits
         resource.setrlimit(resource.RLIMIT_AS, (limit, LARGE_MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (ImportError, OSError, ValueError):  # the system has no such limits, or stricter ones
-        return
 
 
 if __name__ == "__main__":

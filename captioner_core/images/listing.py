@@ -22,8 +22,8 @@ from urllib.parse import quote_from_bytes
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images.decoding import IMAGE_SUFFIXES
 from captioner_core.images.image_ids import image_id_of
-from captioner_core.images.junk import is_junk_file, is_junk_folder
 from captioner_core.io import outputs
+from captioner_core.io.junk import is_junk_file, is_junk_folder
 from captioner_core.security.allowed_roots import local_path_of
 from captioner_core.tables.schemas import LISTING, FailureRow, ImageRef
 
@@ -98,16 +98,6 @@ class ListingCounts:
     images: int = 0
     passed: Mapping[str, int] = field(default_factory=dict)
     suffixes: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def other(self) -> int:
-        """Number of files that are not images because of their suffix or kind."""
-        return self.passed.get(OTHER, 0) + self.passed.get(SPECIAL, 0)
-
-    @property
-    def links(self) -> int:
-        """Number of links that were not followed."""
-        return self.passed.get(LINK, 0)
 
     @property
     def passed_over(self) -> int:

@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError
-from captioner_core.images.junk import is_passed_by_readers
 from captioner_core.io.json_text import parse_json
+from captioner_core.io.junk import is_passed_by_readers
 from captioner_core.security.allowed_roots import check_scheme, local_path_of
 from captioner_core.security.allowed_roots import is_remote as is_remote
 from captioner_core.tables.layout import join

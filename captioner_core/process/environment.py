@@ -12,8 +12,8 @@ from pathlib import Path
 
 from captioner_core.errors import CaptionerError
 from captioner_core.process import temporary_folder
+from captioner_core.process.cache_folder import cache_dir
 from captioner_core.process.streams import BEAM_CHATTER
-from captioner_core.weights.cache_folder import cache_dir
 
 LEAST_MEMORY = 1 << 30
 """Bytes of address space without which not even the libraries that read tables can be loaded."""

@@ -169,7 +169,7 @@ def save_traceback(error: BaseException) -> str | None:
 
 def _folders() -> Sequence[Path]:
     from captioner_core.process import temporary_folder
-    from captioner_core.weights.cache_folder import cache_dir
+    from captioner_core.process.cache_folder import cache_dir
 
     usable = []
     with contextlib.suppress(CaptionerError):

@@ -17,7 +17,6 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError
-from captioner_core.images.junk import is_junk_folder
 from captioner_core.images.listing import (
     JUNK,
     Entry,
@@ -28,6 +27,7 @@ from captioner_core.images.listing import (
     skipped_file,
 )
 from captioner_core.io import storage
+from captioner_core.io.junk import is_junk_folder
 from captioner_core.options import InboxOptions
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout

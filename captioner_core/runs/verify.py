@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError
-from captioner_core.images.junk import is_passed_by_readers
 from captioner_core.io import storage
+from captioner_core.io.junk import is_passed_by_readers
 from captioner_core.options import COMBINED
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTIONS, collection_of_run, with_keys

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from captioner_core.errors import CaptionerError
-from captioner_core.weights.cache_folder import cache_dir
+from captioner_core.process.cache_folder import cache_dir
 from captioner_core.weights.downloads import (
     Digest,
     DownloadError,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner_core.weights.cache_folder import cache_dir
+from captioner_core.process.cache_folder import cache_dir
 from tests.field.programs import as_nobody, call, captioner, environment, in_shell, python
 from tests.runs import make_run
 

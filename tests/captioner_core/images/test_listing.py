@@ -26,7 +26,7 @@ def test_every_image_is_listed_once_and_all_other_entries_are_counted(tmp_path):
     assert sorted(found) == sorted(expected)
     counts = reduce(ListingCounts.with_entry, entries, ListingCounts())
     assert counts.images == len(expected)
-    assert counts.other + counts.links == PASSED_OVER
+    assert counts.passed_over == PASSED_OVER
     assert counts.as_manifest()["files_passed_over"] == PASSED_OVER
 
 

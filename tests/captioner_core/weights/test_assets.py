@@ -12,9 +12,9 @@ import zipfile
 import pytest
 
 from captioner_core.errors import CaptionerError
+from captioner_core.process.cache_folder import cache_dir
 from captioner_core.weights import asset_cache, assets
 from captioner_core.weights.asset_cache import Asset, Source, ensure, find
-from captioner_core.weights.cache_folder import cache_dir
 from captioner_core.weights.downloads import Digest, DownloadError
 
 CONTENT = b"weights"
