@@ -217,7 +217,7 @@ def with_end_marker(data: bytes) -> tuple[EndedJpeg, ...]:
 
     Returns:
       One repair, or two if the last byte is 0xFF, which may be half of the end marker or belong to
-      the pixels. None if the file is not such a JPEG, or if whole scans are missing.
+      the pixels. The tuple is empty if the file is not such a JPEG, or if whole scans are missing.
     """
     if not data.startswith(JPEG_SIGNATURE):
         return ()
