@@ -313,9 +313,7 @@ def test_a_user_without_entry_and_home_is_told_of_the_variable(tmp_path):
 @needs_root
 def test_a_complete_cache_may_be_read_only_and_its_user_homeless(tmp_path):
     """The packages can't be written either: they are root's."""
-    ended = captioner(
-        "assets", prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=str(cache_dir())
-    )
+    ended = captioner("assets", prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=str(cache_dir()))
     assert ended.code == 0, ended
     assert ended.err == ""
     assert "verified" in ended.out
