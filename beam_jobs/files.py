@@ -106,7 +106,7 @@ def write_listing(
             )
             if found is None:
                 continue
-            counts = counts.counting(found)
+            counts = counts.with_entry(found)
             if not isinstance(found, SkippedEntry):
                 yield dataclasses.asdict(found)
 
@@ -212,7 +212,7 @@ def check_any_images(
     """
     counts = ListingCounts()
     for entry in list_entries(folder, exclude):
-        counts = counts.counting(entry)
+        counts = counts.with_entry(entry)
         if counts.images or allow_empty:
             return
     if not counts.is_empty:

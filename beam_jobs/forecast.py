@@ -176,7 +176,7 @@ def _listed(
     draw = random.Random(0)  # noqa: S311, for a sample, not a secret
     here = not storage.is_remote(folder)
     for entry in files.list_entries(folder, exclude):
-        counts = counts.counting(entry)
+        counts = counts.with_entry(entry)
         if isinstance(entry, SkippedEntry | FailureRow):
             continue
         total += _file_size(entry.image_uri) if here else 0

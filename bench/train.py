@@ -42,9 +42,9 @@ VOCABULARY = 3000
 
 def main() -> int:
     """Prints the table."""
-    captions = {f"{n}": sample.captions(n) for n in range(IMAGES)}
-    own = Vocabulary.from_captions(text for texts in captions.values() for text in texts)
-    vocabulary = Vocabulary((*own.words, *(f"unseen{n}" for n in range(VOCABULARY - len(own)))))
+    captions = {f"{n}": sample.write_captions(n) for n in range(IMAGES)}
+    known = Vocabulary.from_captions(text for texts in captions.values() for text in texts)
+    vocabulary = Vocabulary((*known.words, *(f"unseen{n}" for n in range(VOCABULARY - len(known)))))
     peer = _tutorial(dict(list(captions.items())[:PEER_IMAGES]), vocabulary)
     ours, waiting = _ours(captions, vocabulary)
     sizes = f"vocabulary {VOCABULARY}, {UNITS} units"

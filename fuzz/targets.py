@@ -45,7 +45,7 @@ def decode_image(data: bytes) -> None:
     except ImageError as error:
         _check_failure(error)
     try:
-        _, (width, height) = decoding.thumbnail(data, _SIDE, max_pixels=_MAX_PIXELS)
+        _, (width, height) = decoding.make_thumbnail(data, _SIDE, max_pixels=_MAX_PIXELS)
         assert 1 <= width <= _SIDE
         assert 1 <= height <= _SIDE
     except ImageError as error:

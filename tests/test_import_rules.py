@@ -27,7 +27,15 @@ RULES = [
             f"captioner_airflow.{name}",
             {"tensorflow", "apache_beam", "spacy", "numpy", "pyarrow", "fastapi", "kubernetes"},
         )
-        for name in ("assets", "caption_run", "inbox", "jobs", "launchers", "train_run", "train_operator")
+        for name in (
+            "assets",
+            "caption_run",
+            "inbox",
+            "jobs",
+            "launchers",
+            "train_run",
+            "train_operator",
+        )
     ),
     ("captioner_cli.main", {"tensorflow", "apache_beam", "airflow", "spacy", "matplotlib"}),
 ]

@@ -16,9 +16,9 @@ from captioner_core.captioning.saved_model import check_pretrained, load_model
 from captioner_core.datasets import flickr8k, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.options import PRETRAINED
+from captioner_core.process.cache_folder import cache_dir
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.verify import verify
-from captioner_core.weights.assets import cache_dir
 
 
 def test_it_is_whole_and_small():

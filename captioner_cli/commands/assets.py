@@ -28,10 +28,10 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     from captioner_core.captioning.saved_model import check_pretrained
-    from captioner_core.weights import assets
+    from captioner_core.weights import asset_cache, assets
 
     for asset in (*assets.ASSETS, *(assets.EXTRA_ASSETS[name] for name in namespace.extra)):
-        folder, fetched = assets.ensure(asset)
+        folder, fetched = asset_cache.ensure(asset)
         print(f"{asset.title}: {'fetched' if fetched else 'verified'}, {folder}", flush=True)
     path, model_id = check_pretrained()
     print(f"pretrained captioner {model_id}: verified, {path}", flush=True)

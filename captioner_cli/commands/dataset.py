@@ -123,7 +123,7 @@ def _sample(namespace: argparse.Namespace) -> int:
 
 def _flickr8k(namespace: argparse.Namespace) -> int:
     from captioner_core.datasets import flickr8k
-    from captioner_core.weights.assets import cache_dir
+    from captioner_core.process.cache_folder import cache_dir
 
     own = os.environ.get("FLICKR8K_DIR")
     source = namespace.source or (Path(own) if own else None)

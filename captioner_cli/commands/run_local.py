@@ -142,7 +142,7 @@ def _run(namespace: argparse.Namespace) -> int:
     from beam_jobs import preconditions
     from captioner_cli.commands.run import caption_match_report
     from captioner_core.runs.identity import collection_of_table
-    from captioner_core.weights import assets
+    from captioner_core.weights import asset_cache, assets
 
     _check_outputs(options)
     if options.images is not None and not Path(options.images).is_dir():
@@ -151,7 +151,7 @@ def _run(namespace: argparse.Namespace) -> int:
         )
     preconditions.check_run(options.run_options(options.images or options.out, ()))
     for asset in assets.ASSETS:
-        _say(f"assets: {assets.ensure(asset)[0]}")
+        _say(f"assets: {asset_cache.ensure(asset)[0]}")
     dataset = _make_dataset(options)
     _extract(options, dataset)
     _train(options, dataset)
@@ -225,7 +225,7 @@ def _sample_images(options: LocalOptions) -> int:
 
 def _make_dataset(options: LocalOptions) -> Path:
     from captioner_core.datasets import flickr8k, sample
-    from captioner_core.weights import assets
+    from captioner_core.process.cache_folder import cache_dir
 
     target = _dataset_folder(options)
     if options.dataset == "sample":
@@ -236,7 +236,7 @@ def _make_dataset(options: LocalOptions) -> Path:
         if not _is_made(options, target):
             _say_all(
                 flickr8k.build(
-                    target, source=source, limit=options.limit, cache=assets.cache_dir()
+                    target, source=source, limit=options.limit, cache=cache_dir()
                 ).lines()
             )
     elif not (target / layout.DATASET_CAPTIONS).is_file():

@@ -1,4 +1,4 @@
-"""Captions in a CSV file: a record for each caption, with columns for image, caption and, maybe, split."""
+"""Builds a dataset from a CSV file with one record for each caption."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from captioner_core.datasets.base import (
-    DatasetSummary,
-    DatasetWriter,
-    import_images,
-    safe_image_id,
-    split_by_hash,
-)
+from captioner_core.datasets.dataset_folder import DatasetSummary, DatasetWriter
 from captioner_core.datasets.source_text import decode_source
+from captioner_core.datasets.sources import import_images, safe_image_id, split_by_hash
 from captioner_core.errors import CaptionerError
 from captioner_core.images.decoding import IMAGE_SUFFIXES
 from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
@@ -26,14 +21,21 @@ _CAPTION_COLUMNS = ("caption", "comment")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 
 
+class _StrictCsv(csv.excel):
+    """CSV in which text after a closing quote is an error, and blanks after a delimiter are not."""
+
+    strict = True
+    skipinitialspace = True
+
+
 class CaptionRecord(NamedTuple):
-    """One record of a CSV file.
+    """A record of a CSV file of captions.
 
     Args:
-      line: number of the line on which the record begins, from 1.
-      image_id: the image; empty where the record names none.
-      caption: the caption on one line; may be empty.
-      split: train, dev or test; None where the file has no such column.
+      line: number of the line on which the record begins, counted from 1.
+      image_id: the image; empty if the record names none.
+      caption: the caption on a single line; may be empty.
+      split: train, dev or test; None if the file has no column for it.
     """
 
     line: int
@@ -42,28 +44,12 @@ class CaptionRecord(NamedTuple):
     split: str | None
 
 
-class _Columns(NamedTuple):
-    """Where a file's header puts its columns.
-
-    Args:
-      width: number of all columns.
-      image: position of the image.
-      caption: position of the caption.
-      split: position of the split; None where there is none.
-    """
-
-    width: int
-    image: int
-    caption: int
-    split: int | None
-
-
 class CaptionsByImage(NamedTuple):
-    """What a CSV file says of each image.
+    """The captions of a CSV file, by image.
 
     Args:
-      captions: image id to its captions, in their order.
-      splits: image id to its split; by the id alone where the file names none.
+      captions: captions of each image in their order, by image id.
+      splits: split of each image, by image id; chosen by ``split_by_hash`` if the file names none.
       empty: number of records without an image or without a caption.
     """
 
@@ -72,13 +58,31 @@ class CaptionsByImage(NamedTuple):
     empty: int
 
 
-class _Record(NamedTuple):
-    """The fields of one record, and the lines that it takes, from 1.
+class _Form(NamedTuple):
+    """The form of a CSV file: its delimiter, and the positions of its columns, counted from 0.
 
     Args:
-      first_line: the line on which it begins.
-      last_line: the line on which it ends.
-      fields: its fields, without blanks around them.
+      delimiter: the character between fields.
+      width: number of all columns.
+      image: position of the image.
+      caption: position of the caption.
+      split: position of the split; None if there is no such column.
+    """
+
+    delimiter: str
+    width: int
+    image: int
+    caption: int
+    split: int | None
+
+
+class _Record(NamedTuple):
+    """The fields of a record and the lines that it spans, counted from 1.
+
+    Args:
+      first_line: number of the line on which the record begins.
+      last_line: number of the line on which it ends.
+      fields: the fields, without surrounding whitespace.
     """
 
     first_line: int
@@ -94,24 +98,24 @@ def build(
     limit: int | None = None,
     collection: str | None = None,
 ) -> DatasetSummary:
-    """Makes a dataset folder of a CSV's captions; images are linked, or copied where they can't be.
+    """Builds a dataset folder from the captions of a CSV file.
 
     Args:
       output: the dataset folder.
-      csv_file: the CSV file; see ``read_records``. Without a column ``split``, 80 % of the images
-        are train, 10 % dev and 10 % test, by the id alone.
-      images: folder with the images.
-      limit: number of images; all where None.
-      collection: name of the collection that the images belong to; made from the folder where None.
+      csv_file: the CSV file; see ``read_records``. If it has no column ``split``, 80 % of the
+        images become train, 10 % dev and 10 % test, chosen by image id alone.
+      images: folder with the images, which are linked if possible, else copied.
+      limit: number of images to use; None uses all.
+      collection: name of the collection that the images belong to. None derives it from the folder.
 
     Raises:
-      CaptionerError: the file is missing or not strictly a CSV file, lacks a column, names a split
-        that is not known or an image in two splits, or an id leaves its folder.
+      CaptionerError: the file is missing, is not strictly a CSV file or lacks a column, a split is
+        unknown, an image is in two splits, or an image id leads out of the images folder.
     """
     options = {"dataset": "csv", "csv": str(csv_file), "images": str(images), "limit": limit}
     found = read_captions(csv_file)
-    read = {"--csv": [csv_file], "--images": [images]}
-    writer = DatasetWriter(output, "csv", options, inputs=read, collection=collection)
+    inputs = {"--csv": [csv_file], "--images": [images]}
+    writer = DatasetWriter(output, "csv", options, inputs=inputs, collection=collection)
     writer.left_out["lines without image or caption"] = found.empty
     return import_images(writer, images, found.captions, found.splits, limit)
 
@@ -120,7 +124,8 @@ def read_captions(csv_file: Path) -> CaptionsByImage:
     """Returns the captions of a CSV file by image.
 
     Raises:
-      CaptionerError: see ``read_records``; or an image is in two splits, or its id leaves its folder.
+      CaptionerError: see ``read_records``; or an image is in two splits, or its id leads out of
+        the images folder.
     """
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}
@@ -134,10 +139,10 @@ def read_captions(csv_file: Path) -> CaptionsByImage:
         split = record.split or split_by_hash(image_id)
         first_line = first_lines.setdefault(image_id, record.line)
         if splits.setdefault(image_id, split) != split:
-            # A model would be evaluated on images that it has learnt.
+            # Otherwise a model would be evaluated on images that it was trained on.
             raise CaptionerError(
-                f"{csv_file}, line {record.line}: image {image_id!r} is in split {split!r} here and in "
-                f"{splits[image_id]!r} on line {first_line}; put all its captions into one"
+                f"{csv_file}, line {record.line}: image {image_id!r} is in split {split!r} here "
+                f"and in {splits[image_id]!r} on line {first_line}; put all its captions into one"
             )
         captions.setdefault(image_id, []).append(record.caption)
     return CaptionsByImage(captions, splits, empty)
@@ -146,14 +151,14 @@ def read_captions(csv_file: Path) -> CaptionsByImage:
 def read_records(path: Path) -> list[CaptionRecord]:
     """Returns the records of a CSV file of captions, in their order.
 
-    The file is UTF-8, or UTF-16 with its byte-order mark. Its header names ``image_id`` (or image,
-    file_name, filename, image_name), ``caption`` (or comment) and perhaps ``split``. The header
-    tells whether commas, semicolons, tabs or pipes separate the fields. Line separators within a
-    caption become spaces.
+    The file is UTF-8, or UTF-16 with a byte-order mark. Its header names ``image_id`` (or image,
+    file_name, filename, image_name), ``caption`` (or comment) and optionally ``split``. The header
+    decides whether commas, semicolons, tabs or pipes separate the fields. Line separators within
+    a caption become spaces. Empty lines are skipped.
 
     Raises:
-      CaptionerError: the file can't be read, lacks a column, has a record with more or fewer fields
-        than the header or quotes that are not closed, or names a split that is not known.
+      CaptionerError: the file can't be read, lacks a column or names an unknown split, or a record
+        has unclosed quotes or not as many fields as the header.
     """
     try:
         data = path.read_bytes()
@@ -162,36 +167,34 @@ def read_records(path: Path) -> list[CaptionRecord]:
             f"CSV file {str(path)!r} can't be read ({error.strerror}); name another"
         ) from error
     text = decode_source(data, str(path))
-    delimiter = _delimiter(text, path)
-    records = _records(text, delimiter, path)
-    header = next(record for record in records if any(record.fields))
-    columns = _columns(header.fields)
-    assert columns is not None  # _delimiter saw to it
-    lines = list(io.StringIO(text, newline=""))  # as the reader counts them
-    found = []
+    form = _find_form(text, path)
+    records = _parse_records(text, form.delimiter, path)
+    next(record for record in records if any(record.fields))  # skips the header
+    lines = list(io.StringIO(text, newline=""))  # split as csv.reader splits them
+    captions = []
     for record in records:
         if len(record.fields) <= 1 and not any(record.fields):
             continue  # an empty line
-        _check_record(record, columns, lines, delimiter, path)
-        found.append(_caption_record(record, columns, path))
-    return found
+        _check_record(record, form, lines, path)
+        captions.append(_caption_record(record, form, path))
+    return captions
 
 
-def _delimiter(text: str, path: Path) -> str:
-    """Returns the character that separates the header's fields.
+def _find_form(text: str, path: Path) -> _Form:
+    """Returns the form of a CSV file, by the first delimiter with which its header makes sense.
 
     Raises:
-      CaptionerError: with none of them does the header name an image and a caption.
+      CaptionerError: the header names no image or no caption, whichever character separates it.
     """
-    headers = {delimiter: _header(text, delimiter) for delimiter in _DELIMITERS}
-    for delimiter, header in headers.items():
-        if _columns(header) is not None:
-            return delimiter
+    headers = {delimiter: _read_header(text, delimiter) for delimiter in _DELIMITERS}
+    for delimiter, names in headers.items():
+        if form := _form_of(names, delimiter):
+            return form
     header = max(headers.values(), key=len)
-    twice = [name for name in header if header.count(name) > 1 and name]
-    if twice:
+    repeated = [name for name in header if header.count(name) > 1 and name]
+    if repeated:
         raise CaptionerError(
-            f"CSV file {str(path)!r} has the column {twice[0]!r} twice; take one of them out"
+            f"CSV file {str(path)!r} has the column {repeated[0]!r} twice; remove one of them"
         )
     raise CaptionerError(
         f"CSV file {str(path)!r} has the columns {', '.join(header) or '(none)'}; "
@@ -199,39 +202,29 @@ def _delimiter(text: str, path: Path) -> str:
     )
 
 
-def _header(text: str, delimiter: str) -> list[str]:
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
-    )
+def _read_header(text: str, delimiter: str) -> list[str]:
+    """Returns the column names in the first line that is not empty; none if it is not valid CSV."""
     try:
-        return next((_names(fields) for fields in reader if any(fields)), [])
+        reader = csv.reader(io.StringIO(text, newline=""), _StrictCsv, delimiter=delimiter)
+        return [field.strip().lower() for field in next(filter(any, reader), [])]
     except csv.Error:
         return []
 
 
-def _names(fields: Sequence[str]) -> list[str]:
-    return [field.strip().lower() for field in fields]
-
-
-def _columns(header: Sequence[str]) -> _Columns | None:
-    """Returns where the columns are, or None where one is missing or there twice."""
-    names = _names(header)
+def _form_of(names: Sequence[str], delimiter: str) -> _Form | None:
+    """Returns the form of a file with these column names, or None if one is missing or repeated."""
     image = next((name for name in _IMAGE_COLUMNS if name in names), None)
     caption = next((name for name in _CAPTION_COLUMNS if name in names), None)
-    if (
-        image is None
-        or caption is None
-        or any(names.count(name) > 1 for name in (image, caption, "split"))
-    ):
+    if image is None or caption is None:
+        return None
+    if any(names.count(name) > 1 for name in (image, caption, "split")):
         return None
     split = names.index("split") if "split" in names else None
-    return _Columns(len(names), names.index(image), names.index(caption), split)
+    return _Form(delimiter, len(names), names.index(image), names.index(caption), split)
 
 
-def _records(text: str, delimiter: str, path: Path) -> Iterator[_Record]:
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
-    )
+def _parse_records(text: str, delimiter: str, path: Path) -> Iterator[_Record]:
+    reader = csv.reader(io.StringIO(text, newline=""), _StrictCsv, delimiter=delimiter)
     while True:
         first_line = reader.line_num + 1
         try:
@@ -240,62 +233,64 @@ def _records(text: str, delimiter: str, path: Path) -> Iterator[_Record]:
             return
         except csv.Error as error:
             raise CaptionerError(
-                f"{path}, line {first_line}: the quotes of the record that begins here are not closed, or text "
-                f"follows them ({error}); close them, and write a quote within quotes twice"
+                f"{path}, line {first_line}: the quotes of the record that begins here are not "
+                f"closed, or text follows them ({error}); close them, and write a quote within "
+                "quotes twice"
             ) from error
         yield _Record(first_line, reader.line_num, [field.strip() for field in fields])
 
 
-def _check_record(
-    record: _Record, columns: _Columns, lines: Sequence[str], delimiter: str, path: Path
-) -> None:
-    """Refuses a record whose fields are not those of the header.
+def _check_record(record: _Record, form: _Form, lines: Sequence[str], path: Path) -> None:
+    """Checks that a record has the header's fields and contains no other record.
 
     Raises:
-      CaptionerError: it has more or fewer fields, or it seems to have swallowed the next one.
+      CaptionerError: it has more or fewer fields than the header, or spans a line that looks like
+        a record of its own.
     """
-    name = _DELIMITERS[delimiter]
-    if len(record.fields) > columns.width:
-        raise CaptionerError(
-            f"{path}, line {record.first_line}: {len(record.fields)} fields where the header has {columns.width}; "
+    name = _DELIMITERS[form.delimiter]
+    where = f"{path}, line {record.first_line}"
+    if len(record.fields) != form.width:
+        remedy = (
             f"put a caption that holds a {name} in double quotes"
+            if len(record.fields) > form.width
+            else f"write all {form.width}, separated by a {name}"
         )
-    if len(record.fields) < columns.width:
         raise CaptionerError(
-            f"{path}, line {record.first_line}: {len(record.fields)} fields where the header has {columns.width}; "
-            f"write all {columns.width}, separated by a {name}"
+            f"{where}: {len(record.fields)} fields where the header has {form.width}; {remedy}"
         )
-    # Two quotes that are both not closed make one record of all between them, which is valid CSV.
+    # Two unclosed quotes turn all lines between them into one record, which is valid CSV.
     if record.last_line == record.first_line:
         return
-    own_line = record.first_line if columns.image < columns.caption else record.last_line
+    own_line = record.first_line if form.image < form.caption else record.last_line
     for number in range(record.first_line, record.last_line + 1):
-        image = _image_of(lines[number - 1], columns, delimiter)
-        if image and (number != own_line or image != record.fields[columns.image]):
+        image = _image_on(lines[number - 1], form)
+        if image and (number != own_line or image != record.fields[form.image]):
             raise CaptionerError(
-                f"{path}, line {record.first_line}: the quotes that open here close behind a line for "
-                f"{image!r}; close them on their own line"
+                f"{where}: the quotes that open here close behind a line for {image!r}; "
+                "close them on their own line"
             )
 
 
-def _image_of(line: str, columns: _Columns, delimiter: str) -> str | None:
-    """Returns the image that a line names where it could be a record of its own, or None."""
-    fields = line.split(delimiter)
-    if len(fields) < columns.width:
+def _image_on(line: str, form: _Form) -> str | None:
+    """Returns the image that a line names if it could be a record of its own, otherwise None."""
+    fields = line.split(form.delimiter)
+    if len(fields) < form.width:
         return None
-    image = fields[columns.image].strip(' "\r\n')
+    image = fields[form.image].strip(' "\r\n')
     return image if image.lower().endswith(IMAGE_SUFFIXES) else None
 
 
-def _caption_record(record: _Record, columns: _Columns, path: Path) -> CaptionRecord:
-    image_id = record.fields[columns.image]
-    caption = single_line(record.fields[columns.caption])
-    if columns.split is None:
+def _caption_record(record: _Record, form: _Form, path: Path) -> CaptionRecord:
+    image_id = record.fields[form.image]
+    caption = single_line(record.fields[form.caption])
+    if form.split is None:
         return CaptionRecord(record.first_line, image_id, caption, None)
-    name = record.fields[columns.split]
+    name = record.fields[form.split]
     split = canonical_split(name)
+    # A record that is left out anyway may have an empty split, but not an unknown one.
     if split is None and (name or (image_id and caption)):
         raise CaptionerError(
-            f"{path}, line {record.first_line}: split {name!r} is not one of {SPLIT_NAMES}; correct the line"
+            f"{path}, line {record.first_line}: split {name!r} is not one of {SPLIT_NAMES}; "
+            "correct the line"
         )
     return CaptionRecord(record.first_line, image_id, caption, split)

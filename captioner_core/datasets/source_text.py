@@ -1,4 +1,4 @@
-"""Text files of captions as people save them: with byte-order marks, in UTF-8 or in UTF-16."""
+"""Decodes text files of captions: UTF-8 or UTF-16, with or without byte-order marks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _MARKS_AT_LINE_STARTS = re.compile("(^|[\r\n])\ufeff+")
 def decode_source(data: bytes, what: str) -> str:
     """Returns the text of a file without byte-order marks.
 
-    A mark that a line begins with goes too: files that were joined have one in the middle.
+    Marks at the start of any line are removed, because concatenated files have some in the middle.
 
     Args:
-      data: the file's bytes.
-      what: the file, for messages.
+      data: content of the file.
+      what: name of the file, for error messages.
 
     Raises:
-      CaptionerError: it is neither UTF-8 nor UTF-16 with its mark.
+      CaptionerError: the data is neither UTF-8 nor UTF-16 with a byte-order mark.
     """
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
     try:
@@ -34,9 +34,9 @@ def decode_source(data: bytes, what: str) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """Returns the lines of a file, without their ends: line feeds, or carriage returns where there are no others.
+    """Returns the lines of a text, split at line feeds, or at carriage returns if it has no others.
 
-    ``str.splitlines`` would also cut a caption at a stray carriage return, a form feed or one of
-    Unicode's separators.
+    ``str.splitlines`` would also split a caption at a stray carriage return, at a form feed or at
+    one of Unicode's line separators.
     """
     return text.split("\n" if "\n" in text else "\r")

@@ -1,1 +1,1 @@
-"""Images: listing a folder, and decoding its files in processes of their own."""
+"""Images: listing a folder, and decoding its files in separate processes."""

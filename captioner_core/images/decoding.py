@@ -1,4 +1,7 @@
-"""Image files to pictures of one size: bytes in, RGB out, or one clear reason why not."""
+"""Decodes image files: from bytes to RGB pixels of one size, or to a thumbnail.
+
+A file that can't be decoded raises an ``ImageError`` with one clear reason.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,35 +22,47 @@ from captioner_core.errors import ImageError
 from captioner_core.images.file_kinds import is_avif, kind_of, raw_kind_of_tiff
 from captioner_core.images.repair import with_end_marker, without_optional_parts
 
-if TYPE_CHECKING:  # decoder processes, which start often, do without pyarrow
+if TYPE_CHECKING:  # Decoder processes start often, so they must not load pyarrow.
     from captioner_core.tables.schemas import ImageRef
 
 IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp"),
-    *(".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm"),
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".jp2",
+    ".ppm",
+    ".pgm",
 )
-# Pillow's names of the formats that are ever opened, whatever a file is called
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Pillow's names of the only formats that are ever opened, whatever a file's suffix."""
 DEFAULT_MAX_PIXELS = 100_000_000
 DEFAULT_MAX_BYTES = 268_435_456
 DEFAULT_MAX_SECONDS = 60.0
+LARGE_PIXELS = 16_000_000
+"""Images with more pixels are large: 48 MB or more in RGB, and several times that in wide modes."""
 
 _SUPPORTED_MAGIC = (
-    *(
-        b"\xff\xd8\xff",
-        b"\x89PNG\r\n\x1a\n",
-        b"GIF87a",
-        b"GIF89a",
-        b"II*\0",
-        b"MM\0*",
-        b"II+\0",
-        b"MM\0+",
-    ),
-    *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    b"\xff\xd8\xff",  # JPEG
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\0",  # TIFF, little-endian and big-endian
+    b"MM\0*",
+    b"II+\0",  # BigTIFF
+    b"MM\0+",
+    b"\0\0\0\x0cjP  ",  # JPEG 2000, in its container and as a bare codestream
+    b"\xff\x4f\xff\x51",
 )
 
-# How EXIF's orientations are undone (EXIF 2.32, 4.6.4, tag 274)
-_TURNS = {
+# The transposition that makes an image upright, by EXIF orientation (EXIF 2.32, 4.6.4, tag 274).
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -56,37 +71,52 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
-_WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
-LARGE = 16_000_000
-"""Pixels, in RGB 48 MB and several times that in wider modes, from which on an image takes much memory."""
-_QUALITY = 80  # of thumbnails
-_GAP = 2  # how much larger than asked for a picture stays until it is scaled with care
+_SIDEWAYS = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
+_MODES_WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+_UNMULTIPLIED_MODES = {"La": "LA", "RGBa": "RGBA"}
+_THUMBNAIL_QUALITY = 80
+# Cheap reduction stops at this multiple of the target size; the rest is scaled with care.
+_REDUCING_GAP = 2
 _STRIP_ROWS = 256
-_MENDABLE = ("decode_error", "truncated")
-_STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
-_SIXTEEN_TO_EIGHT = np.rint(np.arange(65536) / 257).astype(np.uint8)
+_REPAIRABLE = ("decode_error", "truncated")
+_SIXTEEN_TO_EIGHT_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)
+_CUT_OFF_WORDS = ("truncated", "unexpected end", "eof", "not enough", "premature")
 
-# Pillow's warnings on odd files are no business of a log. For good, not around each call:
-# catch_warnings is not safe with threads, and Beam decodes in many.
+# Pillow's warnings about odd files would only fill the log. They are switched off for good,
+# because catch_warnings is not thread-safe and Beam decodes in many threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-Made = TypeVar("Made")
-EnterLarge = Callable[[Image.Image], None]
-"""Prepares for an image that takes much memory, before its pixels are decoded."""
+Result = TypeVar("Result")
+LargeGuard = Callable[[], AbstractContextManager[Any]]
+"""Returns the context in which a large image is decoded."""
+_EnterLarge = Callable[[Image.Image], None]
+
+
+class DecodedPixels(NamedTuple):
+    """The pixels of an image and its original size.
+
+    Args:
+      pixels: uint8 [size, size, 3], RGB.
+      width: width of the original, upright image, in pixels.
+      height: height of the original, upright image, in pixels.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An image ready for the network.
+    """An image that is ready for the network.
 
     Args:
-      ref: which it is.
-      sha256: of the file's bytes, hex.
-      width: of the whole image, upright, in pixels.
-      height: likewise.
+      ref: id and location of the image.
+      sha256: SHA-256 of the file's bytes, in hex.
+      width: width of the original, upright image, in pixels.
+      height: height of the original, upright image, in pixels.
       pixels: uint8 [size, size, 3], RGB.
     """
 
@@ -102,111 +132,116 @@ def decode(
     *,
     size: int = 299,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    large: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
-) -> tuple[npt.NDArray[np.uint8], int, int]:
-    """Decodes the first frame of an image, upright and on white, and scales it.
+    large_guard: LargeGuard = contextlib.nullcontext,
+) -> DecodedPixels:
+    """Decodes the first frame of an image, turns it upright, and scales it to a square.
 
-    The aspect ratio is not kept: the network sees the whole image as a square.
+    The aspect ratio is not kept, because the network sees the whole image as a square. Transparent
+    areas become white.
 
     Args:
-      data: a file's bytes; what they are is told by them, not by a name.
-      size: height and width to scale to, in pixels.
-      max_pixels: images with more are refused before any pixel is decoded.
-      large: entered while an image of more than ``LARGE`` pixels is decoded.
-
-    Returns:
-      uint8 [size, size, 3], and the upright image's width and height.
+      data: content of the file, whose format is recognized from these bytes alone.
+      size: width and height of the result, in pixels.
+      max_pixels: largest number of pixels; a larger image is refused before it is decoded.
+      large_guard: returns the context in which an image of more than ``LARGE_PIXELS`` is decoded.
 
     Raises:
       ImageError: ``empty_file``, ``unsupported_format``, ``too_many_pixels``, ``truncated``,
         ``too_much_memory`` or ``decode_error``.
     """
 
-    def make(image: Image.Image, enter_large: EnterLarge) -> tuple[npt.NDArray[np.uint8], int, int]:
-        # a JPEG is decoded at a half, a quarter or an eighth where that leaves twice what is asked for
-        whole = image.size
-        reduced = image.draft(None, (_GAP * size, _GAP * size))
+    def convert(image: Image.Image, enter_large: _EnterLarge) -> DecodedPixels:
+        """Returns the pixels of an image whose header has been read."""
+        # The draft mode decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that is large enough.
+        full_size = image.size
+        is_reduced = image.draft(None, (_REDUCING_GAP * size, _REDUCING_GAP * size))
         enter_large(image)
         image.load()
-        turn = _turn_upright(image)
-        width, height = whole if reduced else image.size
-        if turn in _SIDEWAYS:
-            width, height = height, width
+        transposition = _find_transposition(image)
+        original_size = full_size if is_reduced else image.size
+        if transposition in _SIDEWAYS:
+            original_size = original_size[::-1]
         square = _to_rgb_square(image, size)
-        # Turned when small: a square stays one, and 100 megapixels need no second copy
-        pixels = np.array(square if turn is None else square.transpose(turn), dtype=np.uint8)
-        return pixels, width, height
+        # Turning the small square instead of the image saves a second copy of all pixels.
+        upright = square if transposition is None else square.transpose(transposition)
+        return DecodedPixels(np.array(upright, dtype=np.uint8), *original_size)
 
-    return _read(data, max_pixels, large, make)
+    return _open_and_convert(data, max_pixels, large_guard, convert)
 
 
-def thumbnail(
+def make_thumbnail(
     data: bytes,
     side: int,
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    large: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    large_guard: LargeGuard = contextlib.nullcontext,
 ) -> tuple[bytes, tuple[int, int]]:
-    """A small JPEG of an image in its own proportions, upright, on white, without its metadata.
+    """Makes a small JPEG of an image: upright, on white, without metadata.
+
+    The aspect ratio is kept.
 
     Args:
-      data: a file's bytes.
-      side: longest side of the result, in pixels.
-      max_pixels: images with more are refused.
-      large: entered while an image of more than ``LARGE`` pixels is decoded.
+      data: content of the file.
+      side: longest side of the thumbnail, in pixels.
+      max_pixels: largest number of pixels; a larger image is refused.
+      large_guard: returns the context in which an image of more than ``LARGE_PIXELS`` is decoded.
 
     Returns:
-      The JPEG's bytes, with its width and height.
+      The JPEG file, and its width and height in pixels.
 
     Raises:
-      ImageError: as ``decode``.
+      ImageError: see ``decode``.
     """
 
-    def make(image: Image.Image, enter_large: EnterLarge) -> tuple[bytes, tuple[int, int]]:
-        image.draft("RGB", (_GAP * side, _GAP * side))
+    def convert(image: Image.Image, enter_large: _EnterLarge) -> tuple[bytes, tuple[int, int]]:
+        """Returns the thumbnail of an image whose header has been read."""
+        image.draft("RGB", (_REDUCING_GAP * side, _REDUCING_GAP * side))
         enter_large(image)
-        small = _small(image, side)
-        result = io.BytesIO()
-        small.save(result, "JPEG", quality=_QUALITY, optimize=True)
-        return result.getvalue(), small.size
+        small = _shrink(image, side)
+        jpeg = io.BytesIO()
+        small.save(jpeg, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
+        return jpeg.getvalue(), small.size
 
-    return _read(data, max_pixels, large, make)
+    return _open_and_convert(data, max_pixels, large_guard, convert)
 
 
-def _read(
+def _open_and_convert(
     data: bytes,
     max_pixels: int,
-    large: Callable[[], AbstractContextManager[Any]],
-    make: Callable[[Image.Image, EnterLarge], Made],
-) -> Made:
-    """Returns what is made of an image; of one that Pillow refuses and browsers show, once it is mended.
+    large_guard: LargeGuard,
+    convert: Callable[[Image.Image, _EnterLarge], Result],
+) -> Result:
+    """Opens an image and converts it; repairs it first if browsers show it but Pillow refuses it.
 
     Args:
-      data: a file's bytes.
-      max_pixels: images with more are refused.
-      large: entered once, before an image of more than ``LARGE`` pixels is decoded.
-      make: makes the result of an image whose header has been read.
+      data: content of the file.
+      max_pixels: largest number of pixels; a larger image is refused.
+      large_guard: returns the context that is entered, once, before a large image is decoded.
+      convert: converts an image whose header has been read; it calls its second argument before
+        it decodes the pixels.
 
     Raises:
-      ImageError: the image can't be decoded, mended or not.
+      ImageError: the image can't be decoded, not even after a repair.
     """
-    with contextlib.ExitStack() as entered:
-        has_entered = False
+    with contextlib.ExitStack() as stack:
+        is_guarded = False
 
         def enter_large(image: Image.Image) -> None:
-            nonlocal has_entered
-            if image.width * image.height > LARGE and not has_entered:
-                has_entered = True
-                entered.enter_context(large())
+            """Enters the context for large images, unless this was done before."""
+            nonlocal is_guarded
+            if image.width * image.height > LARGE_PIXELS and not is_guarded:
+                is_guarded = True
+                stack.enter_context(large_guard())
 
-        def attempt(some: bytes) -> Made:
-            with _opened(some, max_pixels) as image:
-                return make(image, enter_large)
+        def attempt(candidate: bytes) -> Result:
+            """Opens and converts one version of the file."""
+            with _open_image(candidate, max_pixels) as image:
+                return convert(image, enter_large)
 
         try:
             return attempt(data)
         except ImageError as error:
-            if error.error_type not in _MENDABLE:
+            if error.error_type not in _REPAIRABLE:
                 raise
             failure = error
         if shorter := without_optional_parts(data):
@@ -215,20 +250,21 @@ def _read(
                 return attempt(data)
             except ImageError as error:
                 failure = error
-        for ended in with_end_marker(data) if failure.error_type in _MENDABLE else ():
-            if _pixels_digest(ended.data, max_pixels, enter_large) == _pixels_digest(
-                ended.probe, max_pixels, enter_large
-            ):
+        for ended in with_end_marker(data) if failure.error_type in _REPAIRABLE else ():
+            # The picture is complete if the noise in the probe changes nothing; see EndedJpeg.
+            digest = _digest_pixels(ended.data, max_pixels, enter_large)
+            if digest == _digest_pixels(ended.probe, max_pixels, enter_large):
                 return attempt(ended.data)
         raise failure
 
 
-def _pixels_digest(data: bytes, max_pixels: int, enter_large: EnterLarge) -> bytes:
-    """Returns a digest of all pixels at full size; of some rows at a time, since an image may be large."""
+def _digest_pixels(data: bytes, max_pixels: int, enter_large: _EnterLarge) -> bytes:
+    """Returns a digest of all pixels of an image at full size."""
     digest = hashlib.blake2b()
-    with _opened(data, max_pixels) as image:
+    with _open_image(data, max_pixels) as image:
         enter_large(image)
         image.load()
+        # Strips of rows avoid a second copy of a large image.
         for top in range(0, image.height, _STRIP_ROWS):
             strip = image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
             digest.update(strip.tobytes())
@@ -236,8 +272,8 @@ def _pixels_digest(data: bytes, max_pixels: int, enter_large: EnterLarge) -> byt
 
 
 @contextlib.contextmanager
-def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """An image whose header has been read; whatever goes wrong in the block becomes an ``ImageError``."""
+def _open_image(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Opens an image, reads its header, and turns every error in the block into ``ImageError``."""
     if not data:
         raise ImageError("empty_file", "the file holds no bytes; copy it again")
     try:
@@ -247,7 +283,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
+        raise _unidentified_error(data) from error
     except Image.DecompressionBombError as error:
         raise ImageError(
             "too_many_pixels", f"the header asks for too many pixels ({error})"
@@ -256,9 +292,9 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
         raise ImageError(
             "too_much_memory", "decoding it needs more memory than an image may take"
         ) from error
-    # Pillow's decoders raise whatever a broken file makes them stumble over
+    # A broken file can make Pillow's decoders raise any exception.
     except Exception as error:
-        raise _broken(error, data) from error
+        raise _broken_error(error, data) from error
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -272,20 +308,24 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _turn_upright(image: Image.Image) -> Image.Transpose | None:
+def _find_transposition(image: Image.Image) -> Image.Transpose | None:
+    """Returns the transposition that makes an image upright, or None if it is upright."""
     try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a broken EXIF block says nothing of the pixels
+        return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a broken EXIF block says nothing about the pixels
         return None
 
 
 def _to_rgb_square(image: Image.Image, size: int) -> Image.Image:
-    """Any mode of Pillow's as RGB [size, size]: alpha on white, wide grey scaled rather than cut off."""
+    """Returns an image of any mode as RGB, scaled to [size, size].
+
+    Transparent areas become white. Grey values of more than 8 bits are scaled, not clipped.
+    """
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
-    elif image.mode in _WITH_ALPHA or "transparency" in image.info:
-        # Pillow weighs colours by alpha when it scales RGBA, so hidden colours don't bleed in
-        for mode in (_STRAIGHT.get(image.mode, image.mode), "RGBA"):
+        image = Image.fromarray(_to_eight_bits(np.asarray(image)))
+    elif image.mode in _MODES_WITH_ALPHA or "transparency" in image.info:
+        # Pillow weights colours by alpha when it scales RGBA, so hidden colours don't bleed in.
+        for mode in (_UNMULTIPLIED_MODES.get(image.mode, image.mode), "RGBA"):
             image = image if image.mode == mode else image.convert(mode)
         small = _scale(image, size)
         return Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
@@ -297,21 +337,25 @@ def _to_rgb_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def _scale(image: Image.Image, size: int) -> Image.Image:
-    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=_GAP)
+    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=_REDUCING_GAP)
 
 
-def _eight_bits(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """16-bit, 32-bit or float grey [height, width] as uint8; floats up to 1, or up to 255, keep that scale."""
+def _to_eight_bits(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Returns 16-bit, 32-bit or float grey values [height, width] as uint8.
+
+    White is 65535 for integers, and 1 or 255 for floats, whichever is large enough. If no such
+    value is large enough, the highest value becomes white.
+    """
     if grey.dtype.kind == "u":
-        narrow: npt.NDArray[np.uint8] = _SIXTEEN_TO_EIGHT[grey]
+        narrow: npt.NDArray[np.uint8] = _SIXTEEN_TO_EIGHT_BITS[grey]
         return narrow
-    # float32 and in place: a copy in float64 of 100 megapixels would be 800 MB
+    # float32, changed in place: a float64 copy of 100 megapixels would take 800 MB.
     values = np.array(grey, dtype=np.float32)
     if grey.dtype.kind == "f":
         np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     highest = float(values.max())
-    usual = (1.0, 255.0) if grey.dtype.kind == "f" else (65535.0,)
-    values *= 255 / next((full for full in usual if highest <= full), highest)
+    usual_whites = (1.0, 255.0) if grey.dtype.kind == "f" else (65535.0,)
+    values *= 255 / next((white for white in usual_whites if highest <= white), highest)
     np.rint(np.clip(values, 0, 255, out=values), out=values)
     return values.astype(np.uint8)
 
@@ -319,38 +363,47 @@ def _eight_bits(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
     from PIL import ImageCms
 
-    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    lab = ImageCms.createProfile("LAB")
+    rgb = ImageCms.createProfile("sRGB")
     converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
-    assert converted is not None  # None only comes back for a conversion in place
+    assert converted is not None  # only a conversion in place returns None
     return converted
 
 
-def _small(image: Image.Image, side: int) -> Image.Image:
-    see_through = image.has_transparency_data
+def _shrink(image: Image.Image, side: int) -> Image.Image:
+    """Returns an image as RGB with sides of at most ``side``: upright, on white, no metadata."""
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, np.float64)
-        low, high = (
-            (0.0, 65535.0)
-            if image.mode.startswith("I;16")
-            else (np.nanmin(values), np.nanmax(values))
-        )
-        levels = np.nan_to_num((values - low) * (255 / max(high - low, 1e-9)))
-        flat = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-        flat.getexif()[ExifTags.Base.Orientation] = image.getexif().get(
-            ExifTags.Base.Orientation, 1
-        )
+        flat = _wide_grey_to_rgb(image)
     else:
-        flat = image.convert("RGBA" if see_through else "RGB")
-    flat.thumbnail((side, side), reducing_gap=_GAP)
+        flat = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    flat.thumbnail((side, side), reducing_gap=_REDUCING_GAP)
     flat = ImageOps.exif_transpose(flat)
-    clean = Image.new(
-        "RGB", flat.size, "white"
-    )  # a new canvas, so that no comment or profile comes along
-    clean.paste(flat, mask=flat.getchannel("A") if flat.mode == "RGBA" else None)
-    return clean
+    # Comments and profiles don't follow the pixels to a new canvas.
+    canvas = Image.new("RGB", flat.size, "white")
+    canvas.paste(flat, mask=flat.getchannel("A") if flat.mode == "RGBA" else None)
+    return canvas
 
 
-def _unidentified(data: bytes) -> ImageError:
+def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """Returns a grey image of more than 8 bits as RGB with the same orientation.
+
+    The full range of 16 bits is used, and of wider modes the range of the values in the image.
+    """
+    values = np.asarray(image, np.float64)
+    low = 0.0
+    high = 65535.0
+    if not image.mode.startswith("I;16"):
+        low = float(np.nanmin(values))
+        high = float(np.nanmax(values))
+    levels = np.nan_to_num((values - low) * (255 / max(high - low, 1e-9)))
+    rgb = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    orientation = ExifTags.Base.Orientation
+    rgb.getexif()[orientation] = image.getexif().get(orientation, 1)
+    return rgb
+
+
+def _unidentified_error(data: bytes) -> ImageError:
+    """Returns the error for a file that Pillow doesn't recognize."""
     if is_avif(data) and not features.check("avif"):
         return ImageError(
             "unsupported_format",
@@ -358,27 +411,27 @@ def _unidentified(data: bytes) -> ImageError:
         )
     raw = raw_kind_of_tiff(data)
     if is_avif(data) or (data.startswith(_SUPPORTED_MAGIC) and raw is None):
-        said = "it starts like an image of a supported format, but its header is damaged or of a kind unknown"
-        return ImageError("decode_error", said)
+        return ImageError(
+            "decode_error",
+            "it starts like an image of a supported format, "
+            "but its header is damaged or of an unknown kind",
+        )
     kind = raw or kind_of(data)
     if kind is None:
-        said = "its content is no image of a supported format, or its header is damaged"
+        message = "its content is no image of a supported format, or its header is damaged"
     else:
-        said = f"its content looks like {kind}, not an image of a supported format"
-    return ImageError("unsupported_format", said)
+        message = f"its content looks like {kind}, not an image of a supported format"
+    return ImageError("unsupported_format", message)
 
 
-def _broken(error: Exception, data: bytes) -> ImageError:
+def _broken_error(error: Exception, data: bytes) -> ImageError:
+    """Returns the error for a file that made Pillow raise another error."""
     if raw := raw_kind_of_tiff(data):
         return ImageError(
             "unsupported_format",
             f"its content looks like {raw}, not an image of a supported format",
         )
-    said = " ".join(str(error).split()) or type(error).__name__
-    cut_off = any(
-        word in said.lower()
-        for word in ("truncated", "unexpected end", "eof", "not enough", "premature")
-    )
-    if cut_off:
-        return ImageError("truncated", f"the file ends too early ({said}); copy it again")
-    return ImageError("decode_error", f"its pixels can't be decoded ({said})")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if any(word in reason.lower() for word in _CUT_OFF_WORDS):
+        return ImageError("truncated", f"the file ends too early ({reason}); copy it again")
+    return ImageError("decode_error", f"its pixels can't be decoded ({reason})")

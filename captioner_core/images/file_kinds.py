@@ -1,4 +1,4 @@
-"""Names what a file holds by its first bytes, so that a failure says what was found under an image's name."""
+"""Recognizes by its first bytes what a file contains, so that a failure can name it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BOX_BRANDS = {
     "a QuickTime video": (b"qt  ",),
     "an audio file (MPEG-4)": (b"M4A ", b"M4B ", b"M4P "),
 }
-"""Brands of the ISO base media file format (ISO/IEC 14496-12); any other brand is a video's."""
+"""Brands in the ISO base media file format (ISO/IEC 14496-12); all other brands mean a video."""
 _AVIF_BRANDS = (b"avif", b"avis")
 _MAX_BRANDS = 64
 
@@ -76,7 +76,11 @@ _RIFF_KINDS = {b"AVI ": "an AVI video", b"WAVE": "an audio file (WAV)"}
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 _TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
-_MAKE, _SUB_IFDS, _DNG_VERSION, _COMPRESSION = 271, 330, 50706, 259
+# Tags of TIFF and DNG.
+_COMPRESSION = 259
+_MAKE = 271
+_SUB_IFDS = 330
+_DNG_VERSION = 50706
 _RAW_COMPRESSIONS = {
     34713: "a Nikon raw file (NEF)",
     32767: "a Sony raw file (ARW)",
@@ -92,13 +96,14 @@ _MAX_TIFF_TAGS = 512
 
 
 def kind_of(data: bytes) -> str | None:
-    """Returns what a file holds that is no image of a supported format, as a noun with its article.
+    """Returns what a file contains that is not an image of a supported format.
 
     Args:
-      data: the file's bytes.
+      data: content of the file.
 
     Returns:
-      Such as ``HEIC`` or ``a Canon raw file (CR2)``; None where the bytes are of no kind that is known.
+      A noun with its article, such as ``HEIC`` or ``a Canon raw file (CR2)``; None if the content
+      is not recognized.
     """
     if data[4:8] == b"ftyp":
         return None if is_avif(data) else _box_kind(data)
@@ -119,7 +124,10 @@ def kind_of(data: bytes) -> str | None:
 
 
 def is_avif(data: bytes) -> bool:
-    """Returns whether a file is AVIF, by its main brand, or by the others where the main one is HEIF's."""
+    """Returns whether a file is AVIF.
+
+    Its main brand says so, or a compatible brand does if the main brand is that of HEIF.
+    """
     if data[4:8] != b"ftyp":
         return False
     main, *others = _brands(data)
@@ -129,9 +137,10 @@ def is_avif(data: bytes) -> bool:
 
 
 def _brands(data: bytes) -> list[bytes]:
-    """Returns the main brand of the box ``ftyp``, then the compatible ones."""
+    """Returns the main brand of the box ``ftyp``, followed by the compatible brands."""
     size = min(int.from_bytes(data[:4], "big"), 16 + 4 * _MAX_BRANDS)
-    return [data[8:12], *(data[at : at + 4] for at in range(16, min(size, len(data)), 4))]
+    starts = range(16, min(size, len(data)), 4)
+    return [data[8:12], *(data[start : start + 4] for start in starts)]
 
 
 def _box_kind(data: bytes) -> str:
@@ -144,9 +153,9 @@ def _box_kind(data: bytes) -> str:
 
 
 def raw_kind_of_tiff(data: bytes) -> str | None:
-    """Returns which camera's raw file a TIFF is, or None where it is an ordinary TIFF or none.
+    """Returns the kind of raw file that a TIFF is, or None for any other file.
 
-    Raw files of many makers have the form of a TIFF, whose first picture is a preview.
+    The raw files of many camera makers have the form of a TIFF whose first picture is a preview.
     """
     order = _TIFF_ORDERS.get(data[:4])
     if order is None:
@@ -157,33 +166,37 @@ def raw_kind_of_tiff(data: bytes) -> str | None:
     if _DNG_VERSION in tags:
         return "a raw file in Adobe's format (DNG)"
     compression = tags.get(_COMPRESSION, b"")[:2]
-    if (
-        len(compression) == 2
-        and (code := struct.unpack(f"{order}H", compression)[0]) in _RAW_COMPRESSIONS
-    ):
-        return _RAW_COMPRESSIONS[code]
-    if _SUB_IFDS in tags and _MAKE in tags:
-        (at,) = struct.unpack(f"{order}I", tags[_MAKE])
-        maker = data[at : at + 64].partition(b"\0")[0].lower()
-        return next(
-            (name for prefix, name in _RAW_MAKERS.items() if maker.startswith(prefix)),
-            "a camera's raw file",
-        )
-    return None
+    if len(compression) == 2:
+        (code,) = struct.unpack(f"{order}H", compression)
+        if code in _RAW_COMPRESSIONS:
+            return _RAW_COMPRESSIONS[code]
+    if _SUB_IFDS not in tags or _MAKE not in tags:
+        return None
+    (start,) = struct.unpack(f"{order}I", tags[_MAKE])
+    maker = data[start : start + 64].partition(b"\0")[0].lower()
+    kinds = (name for prefix, name in _RAW_MAKERS.items() if maker.startswith(prefix))
+    return next(kinds, "a camera's raw file")
 
 
 def _first_tags(data: bytes, order: str) -> dict[int, bytes]:
-    """Returns the tags of a TIFF's first directory with the four bytes that hold or locate their values."""
+    """Returns the four bytes that hold or locate the value of each tag in the first directory.
+
+    Args:
+      data: content of a TIFF.
+      order: the byte order, as ``struct`` writes it.
+    """
     if len(data) < 8:
         return {}
-    (at,) = struct.unpack_from(f"{order}I", data, 4)
-    if at + 2 > len(data):
+    (directory,) = struct.unpack_from(f"{order}I", data, 4)
+    if directory + 2 > len(data):
         return {}
-    (count,) = struct.unpack_from(f"{order}H", data, at)
-    ends = range(at + 2, min(at + 2 + 12 * min(count, _MAX_TIFF_TAGS), len(data) - 11), 12)
+    (count,) = struct.unpack_from(f"{order}H", data, directory)
+    # An entry has 12 bytes: tag, type, number of values, and their position or the value itself.
+    first = directory + 2
+    end = min(first + 12 * min(count, _MAX_TIFF_TAGS), len(data) - 11)
     return {
-        struct.unpack_from(f"{order}H", data, start)[0]: data[start + 8 : start + 12]
-        for start in ends
+        struct.unpack_from(f"{order}H", data, entry)[0]: data[entry + 8 : entry + 12]
+        for entry in range(first, end, 12)
     }
 
 

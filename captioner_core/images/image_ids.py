@@ -1,4 +1,4 @@
-"""Image ids and the names of files that they stand for: one id for each name, and back."""
+"""Converts between image ids and file names: every name has one id, and every id one name."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ from pathlib import Path
 
 from captioner_core.security.paths import has_path_prefix, stays_below
 
-# A backslash in a name that an id's reader could take for the beginning of an escape
-_LOOKS_LIKE_ESCAPE = re.compile(rb"\\(?=x[0-9A-Fa-f]{2})")
-# What ``image_id_of`` writes: a backslash, and bytes that are not UTF-8, which are never ASCII
+# A backslash in a file name that would look like the start of an escape.
+_AMBIGUOUS_BACKSLASH = re.compile(rb"\\(?=x[0-9A-Fa-f]{2})")
+# An escape that ``image_id_of`` writes: for a backslash, or for a byte that is not UTF-8, which is
+# never an ASCII byte.
 _ESCAPE = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
-_NO_ESCAPE = re.compile(r"\\(?!x(?:5c|[89a-f][0-9a-f]))")
+_OTHER_BACKSLASH = re.compile(r"\\(?!x(?:5c|[89a-f][0-9a-f]))")
 
 
 def image_id_of(name: bytes) -> str:
-    r"""Returns the id of a file by its path below the images folder.
+    r"""Returns the image id of a file.
 
-    Bytes that are not UTF-8 become ``\xNN``. A backslash that stands before ``x`` and two
-    hexadecimal digits in the name itself becomes ``\x5c``, so that two files never share an id.
+    Bytes that are not UTF-8 become ``\xNN``. A backslash in the name that is followed by ``x`` and
+    two hexadecimal digits becomes ``\x5c``, so that no two files share an id.
 
     Args:
-      name: the path, with ``/``.
+      name: the file's path below the images folder, with ``/`` between folders.
 
     >>> image_id_of(b"caf\xe9.jpg"), image_id_of(rb"caf\xe9.jpg")
     ('caf\\xe9.jpg', 'caf\\x5cxe9.jpg')
     """
     if b"\\" in name:
-        name = _LOOKS_LIKE_ESCAPE.sub(rb"\\x5c", name)
+        name = _AMBIGUOUS_BACKSLASH.sub(rb"\\x5c", name)
     return name.decode("utf-8", "backslashreplace")
 
 
 def file_name_of(image_id: str) -> bytes:
-    r"""Returns the path below the images folder that an id stands for; it undoes ``image_id_of``.
+    r"""Returns the path of an image's file below the images folder; the inverse of ``image_id_of``.
 
     Args:
-      image_id: an id; one that ``image_id_of`` would not make stands for itself as far as it is no
-        escape.
+      image_id: an image id. What ``image_id_of`` would not write as an escape is left unchanged.
 
     >>> file_name_of(r"caf\xe9.jpg"), file_name_of(r"caf\x5cxe9.jpg")
     (b'caf\xe9.jpg', b'caf\\xe9.jpg')
     """
     if "\\x" not in image_id:
         return image_id.encode("utf-8", "surrogateescape")
-    parts = _ESCAPE.split(image_id)  # text and the digits of escapes in turn
+    # Text and the digits of escapes alternate.
+    parts = _ESCAPE.split(image_id)
     return b"".join(
         bytes.fromhex(part) if number % 2 else part.encode("utf-8", "surrogateescape")
         for number, part in enumerate(parts)
@@ -52,22 +53,19 @@ def file_name_of(image_id: str) -> bytes:
 
 
 def with_slashes(name: str) -> str:
-    r"""Returns an image id of a source that may write backslashes between folders; escapes stay as they are.
+    r"""Returns a source's file name with ``/`` between folders where it has backslashes.
+
+    Escapes in an image id keep their backslashes.
 
     >>> with_slashes(r"day1\IMG_1.jpg"), with_slashes(r"day1\caf\xe9.jpg")
     ('day1/IMG_1.jpg', 'day1/caf\\xe9.jpg')
     """
-    return _NO_ESCAPE.sub("/", name)
+    return _OTHER_BACKSLASH.sub("/", name)
 
 
 def path_of(folder: Path, image_id: str) -> Path:
-    """Returns the path below a folder that an id stands for."""
+    """Returns the path of an image's file in a folder of images."""
     return folder / os.fsdecode(file_name_of(image_id))
-
-
-def id_of_path(path: Path, folder: Path) -> str:
-    """Returns the id of a path below a folder."""
-    return image_id_of(os.fsencode(path.relative_to(folder).as_posix()))
 
 
 def path_below(folder: str | os.PathLike[str], image_id: str) -> bytes | None:

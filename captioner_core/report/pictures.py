@@ -108,7 +108,7 @@ def thumbnail(location: Location, side: int) -> tuple[bytes, tuple[int, int]] | 
         with _open(location) as stream:
             data = stream.read(MAX_BYTES + 1)  # it may have grown
         return (
-            decoder_pool.thumbnail(data, side, max_pixels=MAX_PIXELS)
+            decoder_pool.make_thumbnail(data, side, max_pixels=MAX_PIXELS)
             if len(data) <= MAX_BYTES
             else None
         )

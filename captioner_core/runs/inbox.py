@@ -274,7 +274,7 @@ def _entry_of(name: str, patterns: PathPatterns) -> Entry:
 def _counts_to_first_image(entries: Iterable[Entry]) -> ListingCounts:
     counts = ListingCounts()
     for entry in entries:
-        counts = counts.counting(entry)
+        counts = counts.with_entry(entry)
         if counts.images:
             break
     return counts

@@ -1,1 +1,1 @@
-"""Assets such as network weights: where they come from, and the folder that keeps them."""
+"""Network weights and word vectors: where they come from, and the cache that keeps them."""

@@ -115,7 +115,7 @@ def test_a_listing_of_many_parts_holds_every_image_once(tmp_path, monkeypatch):
     listing, counts = files.write_listing(
         str(tmp_path / "images"), RunLayout(str(tmp_path / "out"), "run")
     )
-    assert (counts.images, counts.other) == (14, 1)
+    assert (counts.images, counts.passed_over) == (14, 1)
     assert [groups for _, groups in listing] == [2, 2, 1]
     places = [(file, group) for file, groups in listing for group in range(groups)]
     found = [entry.image_id for place in places for entry in files.read_listing(*place)]

@@ -15,6 +15,7 @@ import pytest
 
 from captioner_cli.main import main
 from captioner_core.datasets import sample
+from captioner_core.datasets.scene import names_both_objects
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.verify import verify
 from captioner_core.tables import layout
@@ -68,7 +69,7 @@ def test_captions_of_unseen_images_name_the_right_things(finished):
     assert {sample.split_of(number) for number in numbers} == {"test"}
     assert len(numbers) == sample.DEFAULT_IMAGES // 10
     right = [
-        sample.names_right_things(caption, sample.scene(number))
+        names_both_objects(caption, sample.make_scene(number))
         for number, caption in zip(numbers, captions.caption, strict=True)
     ]
     assert np.mean(right) >= 0.8

@@ -15,7 +15,7 @@ from pathlib import Path
 import apache_beam
 import psutil
 
-from captioner_core.weights.assets import cache_dir
+from captioner_core.process.cache_folder import cache_dir
 
 # Where the job server of our Beam is not to be had, it is put together from the newest libraries of its own
 # that are: a job is a protocol buffer, and those of 2.77 are understood by it.

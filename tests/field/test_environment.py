@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner_core.weights import assets
+from captioner_core.process.cache_folder import cache_dir
 from tests.field.programs import as_nobody, call, captioner, environment, in_shell, python
 from tests.runs import make_run
 
@@ -313,9 +313,7 @@ def test_a_user_without_entry_and_home_is_told_of_the_variable(tmp_path):
 @needs_root
 def test_a_complete_cache_may_be_read_only_and_its_user_homeless(tmp_path):
     """The packages can't be written either, because they belong to root."""
-    ended = captioner(
-        "assets", prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=str(assets.cache_dir())
-    )
+    ended = captioner("assets", prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=str(cache_dir()))
     assert ended.code == 0, ended
     assert ended.err == ""
     assert "verified" in ended.out

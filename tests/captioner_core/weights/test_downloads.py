@@ -1,4 +1,4 @@
-"""Downloads from a real server on loopback that can be made to misbehave."""
+"""Downloads from a real server on loopback that can be told to misbehave."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ import time
 
 import pytest
 
-from captioner_core.weights.downloads import DownloadError, download, locked
+from captioner_core.weights.downloads import Digest, DownloadError, download, locked
 
 DATA = bytes(range(256)) * 4000
-SHA256 = ("sha256", hashlib.sha256(DATA).hexdigest())
+SHA256 = Digest("sha256", hashlib.sha256(DATA).hexdigest())
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves the same file at every path, in the way that the path names."""
+
     def do_GET(self):
+        """Records the requested range and sends the file or part of it."""
         self.server.requests.append(self.headers.get("Range"))
         if self.path == "/missing":
             return self.send_error(404)
         start = 0
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        if asked and self.path != "/no-ranges":
-            start = int(asked[1])
+        byte_range = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if byte_range and self.path != "/no-ranges":
+            start = int(byte_range[1])
         if start >= len(DATA):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(DATA)}")
@@ -39,11 +42,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return None
 
     def log_message(self, *args):
-        pass
+        """Logs nothing."""
 
 
 @pytest.fixture
 def server():
+    """A running server with its ``url`` and the list of the ``requests``' ranges."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.requests = []
         server.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -53,13 +57,13 @@ def server():
         server.shutdown()
 
 
-def test_whole(server, tmp_path):
+def test_a_complete_file_is_put_in_place(server, tmp_path):
     download(server.url + "/file", tmp_path / "sub" / "file", digest=SHA256)
     assert (tmp_path / "sub" / "file").read_bytes() == DATA
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["file"]
 
 
-def test_a_cut_download_is_said_and_gone_on_with(server, tmp_path):
+def test_an_interrupted_download_is_reported_and_continued(server, tmp_path):
     target = tmp_path / "file"
     with pytest.raises(DownloadError, match="cut off"):
         download(server.url + "/cut", target, digest=SHA256)
@@ -69,23 +73,23 @@ def test_a_cut_download_is_said_and_gone_on_with(server, tmp_path):
     first, second = server.requests
     assert first is None
     assert len(DATA) // 2 - 65536 <= int(second[6:-1]) <= len(DATA) // 2, (
-        "it goes on from about where it was cut"
+        "it continues from about where it was interrupted"
     )
 
 
-def test_a_server_without_ranges_sends_it_from_the_start(server, tmp_path):
+def test_a_server_without_ranges_sends_the_file_from_its_start(server, tmp_path):
     (tmp_path / "file.part").write_bytes(DATA[:1000])
     download(server.url + "/no-ranges", tmp_path / "file", digest=SHA256)
     assert (tmp_path / "file").read_bytes() == DATA
 
 
-def test_a_part_that_was_whole_already(server, tmp_path):
+def test_a_part_that_is_complete_is_used(server, tmp_path):
     (tmp_path / "file.part").write_bytes(DATA)
     download(server.url + "/file", tmp_path / "file", digest=SHA256)
     assert (tmp_path / "file").read_bytes() == DATA
 
 
-def test_a_part_of_another_file_is_not_kept(server, tmp_path):
+def test_a_part_of_another_file_is_deleted(server, tmp_path):
     (tmp_path / "file.part").write_bytes(b"x" * 1000)
     with pytest.raises(DownloadError, match="another sha256"):
         download(server.url + "/file", tmp_path / "file", digest=SHA256)
@@ -94,7 +98,7 @@ def test_a_part_of_another_file_is_not_kept(server, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/missing", ""])
-def test_what_cannot_be_had_is_one_line(server, tmp_path, path):
+def test_a_failed_download_is_one_line(server, tmp_path, path):
     url = server.url + path if path else "http://127.0.0.1:1/file"
     with pytest.raises(DownloadError) as caught:
         download(url, tmp_path / "file", timeout_s=2)
@@ -111,7 +115,7 @@ def _hold(path, log):
             file.write("out\n")
 
 
-def test_one_process_at_a_time(tmp_path):
+def test_one_process_holds_the_lock_at_a_time(tmp_path):
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(target=_hold, args=(tmp_path / "lock", tmp_path / "log")) for _ in range(3)
