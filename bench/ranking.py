@@ -52,12 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     assert isinstance(encoder, JointEncoder), "the learned encoder has an image side"
     features, _ = read_features(asked.features, list(captions))
     ids = pa.array(list(captions))
-    facts = ImageVectors(ids, ids, features, encoder.encode_images(features))
+    image_vectors = ImageVectors(ids, ids, features, encoder.encode_images(features))
     listed = [(image_id, text) for image_id, texts in captions.items() for text in texts]
     records = make_records(
         [i for i, _ in listed], [text for _, text in listed], ["human"] * len(listed)
     )
-    index = CaptionIndex(records, encoder, facts)
+    index = CaptionIndex(records, encoder, image_vectors)
     queries = [Query(image_id, (written[image_id].text,)) for image_id in captions]
     alike = _Alikeness(captions)
     print(
