@@ -19,10 +19,10 @@ from beam_jobs.match_transforms import (
     SUMMARY,
     EncodeIndex,
     EncodeQueries,
-    MakeRows,
     MatchPlan,
     MergeResults,
     SearchSets,
+    make_rows,
 )
 from beam_jobs.transforms import WriteRows
 from captioner_core.console.progress import progress
@@ -50,7 +50,7 @@ def build(pipeline: beam.Pipeline, run: layout.RunLayout, plan: MatchPlan) -> No
         (results, queries.previous_results)
         | "MergeParts" >> beam.Flatten()
         | "MergeResults" >> beam.CombinePerKey(MergeResults(plan.top_k))
-        | "MakeRows" >> beam.ParDo(MakeRows(plan)).with_outputs(SUMMARY, main="matches")
+        | "MakeRows" >> beam.FlatMap(make_rows, plan).with_outputs(SUMMARY, main="matches")
     )
     inputs = (index.inputs, queries.inputs) | "MergeInputs" >> beam.Flatten()
     _ = rows.matches | "WriteMatches" >> WriteRows(run, layout.MATCHES)

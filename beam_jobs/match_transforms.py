@@ -37,7 +37,6 @@ from captioner_core.matching import (
     SearchResults,
     candidate_count,
     caption_group_rows,
-    empty_results,
     find_unrepairable,
     group_images,
     make_caption_set,
@@ -49,18 +48,32 @@ from captioner_core.matching import (
     write_caption_set,
 )
 from captioner_core.matching.loading import INPUTS, open_image_vectors, read_records
-from captioner_core.runs.identity import MATCH_KEY, QUERY_KEY, image_keys, split_keys, with_keys
+from captioner_core.runs.identity import QUERY_KEY, image_keys, split_keys, with_keys
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import row_schema
 from captioner_core.text.encoders import TextEncoder, load_encoder
 
-INDEX, QUERY = "index", "query"
-"""The two sides of a match."""
-CURRENT, PREVIOUS, SUMMARY, MATCHES = "current", "previous", "summary", "matches"
-"""What a file holds: current captions, those that the earlier run matched, or its results."""
-KEPT, ADDED, REMOVED = "kept", "added", "removed"
-"""Kinds of index images: unchanged, new or changed, and no longer there as they were."""
-_REMOVED_KEYS, _INPUTS, _PREVIOUS_RESULTS, _GROUPS = "removed", "inputs", "previous", "groups"
+# The two sides of a match.
+INDEX = "index"
+QUERY = "query"
+
+# What a file holds: current captions, those that an earlier run matched, or that run's results.
+CURRENT = "current"
+PREVIOUS = "previous"
+SUMMARY = "summary"
+MATCHES = "matches"
+
+# What became of an image of the index since the earlier run. A changed image is removed and added.
+KEPT = "kept"
+ADDED = "added"
+REMOVED = "removed"
+
+# Tags of the further outputs of a transform.
+_REMOVED_KEYS = "removed_keys"
+_INPUT_ROWS = "input_rows"
+_REUSED_RESULTS = "reused_results"
+_GROUP_ROWS = "group_rows"
+
 _RESULT_TABLES = {SUMMARY: layout.MATCH_SUMMARY, MATCHES: layout.MATCHES}
 _PREVIOUS_TABLES = {PREVIOUS: layout.MATCH_INPUTS, **_RESULT_TABLES}
 _IS_KEPT = "is_kept"
@@ -193,15 +206,15 @@ class EncodeIndex(beam.PTransform):
 
     def expand(self, pipeline: beam.Pipeline) -> EncodedIndex:
         """Returns the sets, the removed images and the rows for the next update."""
-        partitions = _read_by_image(pipeline, self.plan, INDEX) | "Compare" >> beam.ParDo(
-            CompareIndex(self.plan)
-        ).with_outputs(_REMOVED_KEYS, _INPUTS, main="partitions")
+        partitions = _read_by_image(pipeline, self.plan, INDEX) | "Compare" >> beam.FlatMap(
+            compare_index, self.plan
+        ).with_outputs(_REMOVED_KEYS, _INPUT_ROWS, main="partitions")
         sets = (
             partitions.partitions
             | "GroupByCaption" >> beam.GroupByKey()
             | "Encode" >> beam.MapTuple(self._encode)
         )
-        return EncodedIndex(sets, partitions[_REMOVED_KEYS], partitions[_INPUTS])
+        return EncodedIndex(sets, partitions[_REMOVED_KEYS], partitions[_INPUT_ROWS])
 
     def _encode(
         self, kind_and_partition: tuple[str, int], records: Iterable[pa.Table]
@@ -248,19 +261,19 @@ class EncodeQueries(beam.PTransform):
     def expand(self, pipeline: beam.Pipeline) -> EncodedQueries:
         """Returns the sets, earlier results to reuse, and the rows of two tables."""
         removed = beam.pvalue.AsList(self.removed)
-        partitions = _read_by_image(pipeline, self.plan, QUERY) | "Compare" >> beam.ParDo(
-            CompareQueries(self.plan), removed
-        ).with_outputs(_INPUTS, main="partitions")
+        partitions = _read_by_image(pipeline, self.plan, QUERY) | "Compare" >> beam.FlatMap(
+            compare_queries, removed, self.plan
+        ).with_outputs(_INPUT_ROWS, main="partitions")
         encoded = (
             partitions.partitions
             | "GroupByCaption" >> beam.GroupByKey()
             | "Encode"
-            >> beam.ParDo(EncodeQuerySet(self.plan), removed).with_outputs(
-                _PREVIOUS_RESULTS, _GROUPS, main="sets"
+            >> beam.FlatMap(encode_query_set, removed, self.plan).with_outputs(
+                _REUSED_RESULTS, _GROUP_ROWS, main="sets"
             )
         )
         return EncodedQueries(
-            encoded.sets, encoded[_PREVIOUS_RESULTS], encoded[_GROUPS], partitions[_INPUTS]
+            encoded.sets, encoded[_REUSED_RESULTS], encoded[_GROUP_ROWS], partitions[_INPUT_ROWS]
         )
 
 
@@ -320,44 +333,35 @@ def _previous_rows(items: Iterable[tuple[str, pa.Table]], content: str) -> pa.Ta
     return _rows(items, content, schema)
 
 
-class CompareIndex(beam.DoFn):
-    """Divides index images into those that are kept, added and removed since the earlier run.
+def compare_index(grouped: Grouped, plan: MatchPlan) -> Iterator[Any]:
+    """Divides the images of one partition into those kept, added and removed since the earlier run.
 
     Args:
+      grouped: all current and earlier captions of some images.
       plan: the plan of the job.
+
+    Yields:
+      The kind and the caption set that captions belong to, with these captions in the schema
+      ``RECORDS``; and, as tagged outputs, keys of removed images and rows of ``match_inputs``.
     """
-
-    def __init__(self, plan: MatchPlan) -> None:
-        self._plan = plan
-
-    def process(self, grouped: Grouped) -> Iterator[Any]:
-        """Compares the images of one partition.
-
-        Args:
-          grouped: all current and earlier captions of some images.
-
-        Yields:
-          The kind and the caption set that captions belong to, with these captions in the schema
-          ``RECORDS``; and, as tagged outputs, keys of removed images and rows of ``match_inputs``.
-        """
-        items = list(grouped[1])
-        current = _distinct_inputs(items, CURRENT)
-        previous = _distinct_inputs(items, PREVIOUS)
-        unchanged = partitioning.find_unchanged(current, previous)
-        removed = previous.filter(pa.array(~unchanged.previous))
-        kinds = {
-            KEPT: current.filter(pa.array(unchanged.current)),
-            ADDED: current.filter(pa.array(~unchanged.current)),
-            REMOVED: removed,
-        }
-        for kind, rows in kinds.items():
-            for partition, records in partitioning.partition_by_first_caption(
-                rows.select(RECORDS.names), self._plan.n_sets[INDEX]
-            ):
-                yield (kind, partition), records
-        if len(removed):
-            yield beam.pvalue.TaggedOutput(_REMOVED_KEYS, pc.unique(removed.column("image_key")))
-        yield beam.pvalue.TaggedOutput(_INPUTS, _match_input_rows(current, INDEX))
+    items = list(grouped[1])
+    current = _distinct_inputs(items, CURRENT)
+    previous = _distinct_inputs(items, PREVIOUS)
+    unchanged = partitioning.find_unchanged(current, previous)
+    removed = previous.filter(pa.array(~unchanged.previous))
+    kinds = {
+        KEPT: current.filter(pa.array(unchanged.current)),
+        ADDED: current.filter(pa.array(~unchanged.current)),
+        REMOVED: removed,
+    }
+    for kind, rows in kinds.items():
+        for partition, records in partitioning.partition_by_first_caption(
+            rows.select(RECORDS.names), plan.n_sets[INDEX]
+        ):
+            yield (kind, partition), records
+    if len(removed):
+        yield beam.pvalue.TaggedOutput(_REMOVED_KEYS, pc.unique(removed.column("image_key")))
+    yield beam.pvalue.TaggedOutput(_INPUT_ROWS, _match_input_rows(current, INDEX))
 
 
 def _match_input_rows(records: pa.Table, side: str) -> pa.Table:
@@ -371,110 +375,81 @@ def _match_input_rows(records: pa.Table, side: str) -> pa.Table:
     return pa.table(columns, row_schema(layout.MATCH_INPUTS))
 
 
-class CompareQueries(beam.DoFn):
-    """Finds the querying images whose earlier results can be reused.
+def compare_queries(
+    grouped: Grouped, removed: Sequence[pa.Array], plan: MatchPlan
+) -> Iterator[Any]:
+    """Finds the images of one partition whose earlier results can be reused.
 
     Args:
+      grouped: all current and earlier captions of some images, and their earlier results.
+      removed: keys of the removed index images.
       plan: the plan of the job.
+
+    Yields:
+      The caption set that rows belong to, with these rows and what they are: captions with a column
+      that tells whether results are reused, and these results. Rows of ``match_inputs`` are a
+      tagged output.
     """
-
-    def __init__(self, plan: MatchPlan) -> None:
-        self._plan = plan
-
-    def process(self, grouped: Grouped, removed: Sequence[pa.Array]) -> Iterator[Any]:
-        """Compares the images of one partition.
-
-        Args:
-          grouped: all current and earlier captions of some images, and their earlier results.
-          removed: keys of the removed index images.
-
-        Yields:
-          The caption set that rows belong to, with these rows and what they are: captions with a
-          column that tells whether results are reused, and these results. Rows of
-          ``match_inputs`` are a tagged output.
-        """
-        items = list(grouped[1])
-        current = _distinct_inputs(items, CURRENT)
-        previous = _distinct_inputs(items, PREVIOUS)
-        results = {content: _previous_rows(items, content) for content in _RESULT_TABLES}
-        unrepairable = find_unrepairable(results[SUMMARY], results[MATCHES], _concat_keys(removed))
-        keys = current.column("image_key")
-        answered = results[SUMMARY].column(QUERY_KEY).combine_chunks()
-        is_kept = partitioning.find_unchanged(current, previous).current
-        is_kept &= ~pc.is_in(keys, value_set=unrepairable).to_numpy()
-        is_kept &= pc.is_in(keys, value_set=answered).to_numpy()
-        records = current.select(RECORDS.names).append_column(_IS_KEPT, pa.array(is_kept))
-        for partition, rows in partitioning.partition_by_first_caption(
-            records, self._plan.n_sets[QUERY]
-        ):
-            yield partition, (CURRENT, rows)
-            kept = rows.filter(rows.column(_IS_KEPT)).column("image_key").combine_chunks()
-            if len(kept):
-                for content, table in results.items():
-                    is_reused = pc.is_in(table.column(QUERY_KEY), value_set=kept)
-                    yield partition, (content, table.filter(is_reused))
-        yield beam.pvalue.TaggedOutput(_INPUTS, _match_input_rows(current, QUERY))
+    items = list(grouped[1])
+    current = _distinct_inputs(items, CURRENT)
+    previous = _distinct_inputs(items, PREVIOUS)
+    results = {content: _previous_rows(items, content) for content in _RESULT_TABLES}
+    unrepairable = find_unrepairable(results[SUMMARY], results[MATCHES], _concat_keys(removed))
+    keys = current.column("image_key")
+    answered = results[SUMMARY].column(QUERY_KEY).combine_chunks()
+    is_kept = partitioning.find_unchanged(current, previous).current
+    is_kept &= ~pc.is_in(keys, value_set=unrepairable).to_numpy()
+    is_kept &= pc.is_in(keys, value_set=answered).to_numpy()
+    records = current.select(RECORDS.names).append_column(_IS_KEPT, pa.array(is_kept))
+    for partition, rows in partitioning.partition_by_first_caption(records, plan.n_sets[QUERY]):
+        yield partition, (CURRENT, rows)
+        kept = rows.filter(rows.column(_IS_KEPT)).column("image_key").combine_chunks()
+        if len(kept):
+            for content, table in results.items():
+                is_reused = pc.is_in(table.column(QUERY_KEY), value_set=kept)
+                yield partition, (content, table.filter(is_reused))
+    yield beam.pvalue.TaggedOutput(_INPUT_ROWS, _match_input_rows(current, QUERY))
 
 
 def _concat_keys(arrays: Sequence[pa.Array]) -> pa.Array:
     return pa.concat_arrays([pa.array([], pa.string()), *arrays])
 
 
-class EncodeQuerySet(beam.DoFn):
+def encode_query_set(
+    grouped: Grouped, removed: Sequence[pa.Array], plan: MatchPlan
+) -> Iterator[Any]:
     """Writes the captions of one partition of the querying images as a caption set.
 
     Args:
+      grouped: what ``compare_queries`` yields for a caption set.
+      removed: keys of the removed index images.
       plan: the plan of the job.
+
+    Yields:
+      The URI of the set; and, as tagged outputs, the results that are reused from the earlier run
+      and rows of ``caption_groups``.
     """
-
-    def __init__(self, plan: MatchPlan) -> None:
-        self._plan = plan
-
-    def process(self, grouped: Grouped, removed: Sequence[pa.Array]) -> Iterator[Any]:
-        """Encodes one partition.
-
-        Args:
-          grouped: what ``CompareQueries`` yields for a caption set.
-          removed: keys of the removed index images.
-
-        Yields:
-          The URI of the set; and, as tagged outputs, the results that are reused from the earlier
-          run and rows of ``caption_groups``.
-        """
-        partition, tables = grouped
-        items = list(tables)
-        records = _rows(items, CURRENT, RECORDS.append(pa.field(_IS_KEPT, pa.bool_())))
-        queries = make_caption_set(
-            records.select(RECORDS.names), _encoder(self._plan.encoder), searched=False
-        )
-        # Results depend on more than captions if they are reused or ranked by appearance.
-        is_singleton = np.full(len(queries.image_keys), self._plan.combined)
-        kept = records.filter(records.column(_IS_KEPT)).column("image_key").combine_chunks()
-        is_singleton[queries.image_numbers(kept)] = True
-        queries = dataclasses.replace(queries, is_singleton=is_singleton)
-        uri = layout.join(self._plan.sets_dir, f"{QUERY}-{partition:05d}.arrow")
-        write_caption_set(queries, uri)
-        by_captions = group_images(queries)
-        groups = group_images(queries, is_singleton) if is_singleton.any() else by_captions
-        yield uri
-        reused = _reused_results(queries, groups, items, _concat_keys(removed))
-        yield beam.pvalue.TaggedOutput(_PREVIOUS_RESULTS, (uri, reused))
-        yield beam.pvalue.TaggedOutput(_GROUPS, caption_group_rows(queries, by_captions))
-
-
-def _reused_results(
-    queries: CaptionSet,
-    groups: QueryGroups,
-    items: Iterable[tuple[str, pa.Table]],
-    removed: pa.Array,
-) -> SearchResults:
-    """Returns what an earlier run's rows contribute to the results of a set of queries."""
+    partition, tables = grouped
+    items = list(tables)
+    records = _rows(items, CURRENT, RECORDS.append(pa.field(_IS_KEPT, pa.bool_())))
+    queries = make_caption_set(
+        records.select(RECORDS.names), _encoder(plan.encoder), searched=False
+    )
+    # Results depend on more than captions if they are reused or ranked by appearance.
+    is_singleton = np.full(len(queries.image_keys), plan.combined)
+    kept = records.filter(records.column(_IS_KEPT)).column("image_key").combine_chunks()
+    is_singleton[queries.image_numbers(kept)] = True
+    queries = dataclasses.replace(queries, is_singleton=is_singleton)
+    uri = layout.join(plan.sets_dir, f"{QUERY}-{partition:05d}.arrow")
+    write_caption_set(queries, uri)
+    by_captions = group_images(queries)
+    groups = group_images(queries, is_singleton) if is_singleton.any() else by_captions
+    yield uri
     summary = _previous_rows(items, SUMMARY)
-    if not len(summary):
-        return empty_results(groups)
     matches = _previous_rows(items, MATCHES)
-    is_removed = pc.is_in(matches.column(MATCH_KEY), value_set=removed).to_numpy()
-    return previous_results(queries, groups, summary, matches, is_removed)
+    reused = previous_results(queries, groups, summary, matches, _concat_keys(removed))
+    yield beam.pvalue.TaggedOutput(_REUSED_RESULTS, (uri, reused))
+    yield beam.pvalue.TaggedOutput(_GROUP_ROWS, caption_group_rows(queries, by_captions))
 
 
 class SetPair(NamedTuple):
@@ -596,35 +571,25 @@ class MergeResults(beam.CombineFn):
         return accumulator[0]
 
 
-class MakeRows(beam.DoFn):
-    """Turns merged results into rows of ``matches`` and ``match_summary``.
+def make_rows(merged: tuple[str, SearchResults], plan: MatchPlan) -> Iterator[Any]:
+    """Turns the merged results of one set of queries into rows.
 
     Args:
+      merged: the URI of the set, and its results.
       plan: the plan of the job.
+
+    Yields:
+      Rows of ``matches``, and rows of ``match_summary`` as a tagged output.
     """
-
-    def __init__(self, plan: MatchPlan) -> None:
-        self._plan = plan
-
-    def process(self, merged: tuple[str, SearchResults]) -> Iterator[Any]:
-        """Makes the rows of one set of queries.
-
-        Args:
-          merged: the URI of the set, and its results.
-
-        Yields:
-          Rows of ``matches``, and rows of ``match_summary`` as a tagged output.
-        """
-        uri, results = merged
-        plan = self._plan
-        queries, groups = _query_set(uri)
-        tables = result_rows(
-            queries,
-            groups,
-            results,
-            plan.top_k,
-            _encoder(plan.encoder),
-            _image_vectors(plan.image_vectors_dir),
-        )
-        yield tables.matches
-        yield beam.pvalue.TaggedOutput(SUMMARY, tables.summary)
+    uri, results = merged
+    queries, groups = _query_set(uri)
+    tables = result_rows(
+        queries,
+        groups,
+        results,
+        plan.top_k,
+        _encoder(plan.encoder),
+        _image_vectors(plan.image_vectors_dir),
+    )
+    yield tables.matches
+    yield beam.pvalue.TaggedOutput(SUMMARY, tables.summary)

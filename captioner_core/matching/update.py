@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner_core.matching.exact_search.arrays import BoolArray, Int64Array, positions_in
+from captioner_core.matching.exact_search.arrays import Int64Array, positions_in
 from captioner_core.matching.exact_search.caption_set import CaptionSet
 from captioner_core.matching.exact_search.query_groups import QueryGroups
 from captioner_core.matching.exact_search.results import HIT_ORDER, HITS, SearchResults
@@ -55,7 +55,7 @@ def previous_results(
     groups: QueryGroups,
     summary: pa.Table,
     matches: pa.Table,
-    is_removed: BoolArray,
+    removed: pa.Array,
 ) -> SearchResults:
     """Returns an earlier run's results, without the hits that were removed.
 
@@ -67,14 +67,15 @@ def previous_results(
       summary: rows of the earlier ``match_summary`` for the images whose results are reused, with
         keys.
       matches: rows of the earlier ``matches`` for these images, with keys.
-      is_removed: bool, for each row of ``matches``, whether its match was removed.
+      removed: string, keys of the images that can no longer be matched as they were.
     """
     group_of_image = np.empty(len(groups.image), np.int64)
     group_of_image[groups.image] = groups.group_of_member
     group_of_row = group_of_image[queries.image_numbers(summary.column(QUERY_KEY).combine_chunks())]
     n_above = np.zeros(len(groups), np.int64)
     n_above[group_of_row] = summary.column("n_above_threshold").to_numpy()
-    listed = matches.filter(pa.array(~is_removed))
+    is_removed = pc.is_in(matches.column(MATCH_KEY), value_set=removed)
+    listed = matches.filter(pc.invert(is_removed))
     group_of_listed = group_of_image[
         queries.image_numbers(listed.column(QUERY_KEY).combine_chunks())
     ]
