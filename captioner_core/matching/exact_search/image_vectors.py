@@ -33,8 +33,8 @@ def _no_vectors() -> Float32Array:
 class ImageVectors:
     """Vectors and digests of images, in memory or mapped from a file.
 
-    Two images without a row here, or with one on one side only, can still match by their captions;
-    their scores here are NaN.
+    Images without vectors can still match by their captions. All scores below are then NaN, except
+    the combined score.
 
     Args:
       image_keys: string [images], the images whose vectors are known.

@@ -181,6 +181,11 @@ class _SetSearch:
     ) -> list[int]:
         """Records which images were counted as matches of themselves.
 
+        Args:
+          block: int64, group numbers, ascending.
+          ranked: the images found for these groups.
+          is_match: bool, whether each of these images reaches the threshold.
+
         Returns:
           The members that were found for their own group when nothing else matched. The nearest
           images kept for the group may then be only the member itself.
@@ -196,7 +201,8 @@ class _SetSearch:
         has_self_match = is_found & np.append(is_match, False)[position]
         self._has_self_match[member] = has_self_match
         has_no_other_match = self._n_above[block][group] == has_self_match
-        # For a block of one image, its own captions were excluded, so it has found another image.
+        # A block of one image was searched without the captions that only this image has. If the
+        # image was found, another image has the same caption and the same score.
         is_shared = (self._groups.group_sizes[block][group] > 1) | (len(block) > 1)
         return list(member[is_found & has_no_other_match & is_shared].tolist())
 

@@ -42,6 +42,9 @@ from tests.fakes import HashedWords
 WORDS = ("dog", "cat", "red", "blue", "two", "x")  # "x" is a word that the encoder doesn't know
 captions = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join)
 images = st.lists(st.tuples(st.sampled_from("abcdef"), captions), max_size=14)
+query_captions = st.dictionaries(
+    st.sampled_from("abcxyz"), st.sets(captions, min_size=1, max_size=3), max_size=5
+)
 
 
 def brute_force(queries, index, threshold, top_k):
@@ -55,8 +58,9 @@ def brute_force(queries, index, threshold, top_k):
     for query in queries:
         best: dict[str, float] = {}
         for image_id, caption in index:
-            for asked in query.captions:
-                one, other = vector[asked], vector[caption]
+            for query_caption in query.captions:
+                one = vector[query_caption]
+                other = vector[caption]
                 if image_id != query.image_id and one.any() and other.any():
                     score = np.float32(round(min(1.0, float(one @ other)), 6))
                     best[image_id] = max(best.get(image_id, -math.inf), score)
@@ -66,6 +70,13 @@ def brute_force(queries, index, threshold, top_k):
         ]
         answers.append((above[:top_k], len(above), ranked[0] if ranked else None))
     return answers
+
+
+def as_queries(captions_by_image):
+    return [
+        Query(image_id, tuple(sorted(texts)))
+        for image_id, texts in sorted(captions_by_image.items())
+    ]
 
 
 def records(rows, source=HUMAN):
@@ -96,15 +107,13 @@ def search_rows(rows, queries, **options):
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.dictionaries(
-        st.sampled_from("abcxyz"), st.sets(captions, min_size=1, max_size=3), max_size=5
-    ),
+    query_captions,
     images,
     st.sampled_from([-1.0, 0.0, 0.5, 0.7071068, 0.9, 1.0]),
     st.integers(0, 8),
 )
-def test_equals_brute_force(asked, rows, threshold, top_k):
-    queries = [Query(image_id, tuple(sorted(texts))) for image_id, texts in sorted(asked.items())]
+def test_the_search_equals_brute_force(captions_by_image, rows, threshold, top_k):
+    queries = as_queries(captions_by_image)
     check(
         search_rows(rows, queries, threshold=threshold, top_k=top_k),
         queries,
@@ -152,16 +161,11 @@ def small_blocks(monkeypatch):
         monkeypatch.setattr(module, name, size)
 
 
-asking = st.dictionaries(
-    st.sampled_from("abcxyz"), st.sets(captions, min_size=1, max_size=3), max_size=5
-)
-
-
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    asking,
+    query_captions,
     images,
     st.integers(1, 3),
     st.sampled_from([-1.0, 0.5, 0.9]),
@@ -169,13 +173,13 @@ asking = st.dictionaries(
     st.randoms(),
 )
 def test_the_rows_are_the_same_however_the_index_is_divided(
-    small_blocks, asked, rows, parts, threshold, top_k, random
+    small_blocks, captions_by_image, rows, parts, threshold, top_k, random
 ):
     encoder = HashedWords()
-    wanted = [Query(image_id, tuple(sorted(texts))) for image_id, texts in sorted(asked.items())]
-    whole = make_index(rows).search(wanted, threshold=threshold, top_k=top_k)
+    queries = as_queries(captions_by_image)
+    whole = make_index(rows).search(queries, threshold=threshold, top_k=top_k)
     query_set = make_caption_set(
-        records([(q.image_id, c) for q in wanted for c in q.captions]), encoder, searched=False
+        records([(q.image_id, c) for q in queries for c in q.captions]), encoder, searched=False
     )
     groups = group_images(query_set)
     part = {image_id: random.randrange(parts) for image_id, _ in rows}
@@ -192,10 +196,10 @@ def test_the_rows_are_the_same_however_the_index_is_divided(
         search_settings.candidate_count,
     )
     tables = result_rows(query_set, groups, merged, top_k, encoder, ImageVectors())
-    assert repr(by_image(tables, wanted)) == repr(
-        by_image(whole, wanted)
+    assert repr(by_image(tables, queries)) == repr(
+        by_image(whole, queries)
     )  # repr, since NaN differs from itself
-    check(by_image(tables, wanted), wanted, rows, threshold, top_k)
+    check(by_image(tables, queries), queries, rows, threshold, top_k)
 
 
 def test_a_large_index_is_projected_and_gives_the_results_of_the_full_product(monkeypatch):
@@ -220,9 +224,9 @@ def test_a_large_index_is_projected_and_gives_the_results_of_the_full_product(mo
     rows = [(f"{text}.jpg", text) for text in made]
     index = make_caption_set(records(rows), Drawn(), searched=True)
     assert index.projection.basis.shape[1] == 32
-    wanted = [Query(image_id, (text,)) for image_id, text in rows]
+    queries = [Query(image_id, (text,)) for image_id, text in rows]
     found = by_image(
-        CaptionIndex(records(rows), Drawn()).search(wanted, threshold=0.97, top_k=4), wanted
+        CaptionIndex(records(rows), Drawn()).search(queries, threshold=0.97, top_k=4), queries
     )
     vectors = Drawn().encode([text for _, text in rows]).astype(np.float64)
     scores = np.round(vectors @ vectors.T, 6).astype(np.float32)
@@ -241,8 +245,8 @@ def test_the_pair_in_the_row_is_the_pair_that_scores():
     ((matches, summary),) = search_rows(
         index, [Query("q", ("red", "two dog"))], threshold=0.9, top_k=5
     )
-    shown = [(m["match_image_id"], m["query_caption"], m["match_caption"]) for m in matches]
-    assert shown == [("a", "two dog", "two dog")]
+    pairs_in_rows = [(m["match_image_id"], m["query_caption"], m["match_caption"]) for m in matches]
+    assert pairs_in_rows == [("a", "two dog", "two dog")]
     assert summary["query_caption"] == "two dog"
 
 
@@ -253,7 +257,7 @@ def test_rows_of_the_index_in_any_order_give_the_same_answer():
     assert repr(search_rows(rows[::-1], query, threshold=0.1, top_k=5)) == one
 
 
-def test_a_caption_from_two_sources_is_shown_as_generated():
+def test_a_caption_from_two_sources_is_reported_as_generated():
     both = make_records(["a", "a"], ["dog", "dog"], [HUMAN, GENERATED])
     matches, _ = CaptionIndex(both, HashedWords()).search(
         [Query("q", ("dog",))], threshold=0.9, top_k=5
