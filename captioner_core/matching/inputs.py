@@ -223,7 +223,7 @@ def _has_collections(run_dir: str) -> bool:
         return True
     print(
         f"match: {escape_control_chars(run_dir)!r} was made by an earlier version, whose tables "
-        "name no collections; all images are matched anew",
+        "name no collections; all images are matched again",
         file=sys.stderr,
     )
     return False
