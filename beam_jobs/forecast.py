@@ -245,13 +245,13 @@ def _match_seconds(
     texts = [f"{captions[number % len(captions)]} {number}" for number in range(_TIMED_CAPTIONS)]
     records = make_records(texts, texts, [GENERATED] * len(texts))
     before = time.perf_counter()
-    asking = make_caption_set(records, encoder, searched=True)
+    queries = make_caption_set(records, encoder, searched=True)
     encoded_s = time.perf_counter() - before
     search = Search(
         encoder.calibration, np.float32(options.threshold), candidate_count(options.top_k)
     )
     before = time.perf_counter()
-    search.answers(asking, group_images(asking), asking)
+    search.run(queries, group_images(queries), queries)
     return encoded_s / _TIMED_CAPTIONS, (time.perf_counter() - before) / _TIMED_CAPTIONS**2
 
 

@@ -19,16 +19,16 @@ from beam_jobs.match_transforms import (
     SUMMARY,
     EncodeIndex,
     EncodeQueries,
-    MakeRows,
     MatchPlan,
-    MergeAnswers,
+    MergeResults,
     SearchSets,
+    make_rows,
 )
 from beam_jobs.transforms import WriteRows
 from captioner_core.console.progress import progress
 from captioner_core.io import storage
-from captioner_core.matching.inputs import MatchInputs, Unfinished, plan_inputs
-from captioner_core.matching.loading import TableSource, features_beside, write_image_facts
+from captioner_core.matching.inputs import MatchInputs, RunInProgress, plan_inputs
+from captioner_core.matching.loading import TableSource, features_beside, write_image_vectors
 from captioner_core.options import COMBINED, MatchOptions
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTIONS
@@ -43,19 +43,19 @@ _INDEX_CAPTIONS = 131_072  # searched in one piece of work, mapped from a file o
 
 def build(pipeline: beam.Pipeline, run: layout.RunLayout, plan: MatchPlan) -> None:
     """Read | Encode | Search | Merge | Write."""
-    index, gone, indexed = pipeline | "EncodeIndex" >> EncodeIndex(plan)
-    queries, earlier, groups, asked = pipeline | "EncodeQueries" >> EncodeQueries(plan, gone)
-    found = queries | "SearchSets" >> SearchSets(plan, index)
+    index = pipeline | "EncodeIndex" >> EncodeIndex(plan)
+    queries = pipeline | "EncodeQueries" >> EncodeQueries(plan, index.removed)
+    results = queries.sets | "SearchSets" >> SearchSets(plan, index.sets)
     rows = (
-        (found, earlier)
+        (results, queries.previous_results)
         | "MergeParts" >> beam.Flatten()
-        | "MergeAnswers" >> beam.CombinePerKey(MergeAnswers(plan.top_k))
-        | "MakeRows" >> beam.ParDo(MakeRows(plan)).with_outputs(SUMMARY, main="matches")
+        | "MergeResults" >> beam.CombinePerKey(MergeResults(plan.top_k))
+        | "MakeRows" >> beam.FlatMap(make_rows, plan).with_outputs(SUMMARY, main="matches")
     )
-    inputs = (indexed, asked) | "MergeInputs" >> beam.Flatten()
+    inputs = (index.inputs, queries.inputs) | "MergeInputs" >> beam.Flatten()
     _ = rows.matches | "WriteMatches" >> WriteRows(run, layout.MATCHES)
     _ = rows[SUMMARY] | "WriteSummary" >> WriteRows(run, layout.MATCH_SUMMARY)
-    _ = groups | "WriteGroups" >> WriteRows(run, layout.CAPTION_GROUPS)
+    _ = queries.groups | "WriteGroups" >> WriteRows(run, layout.CAPTION_GROUPS)
     _ = inputs | "WriteInputs" >> WriteRows(run, layout.MATCH_INPUTS)
 
 
@@ -86,7 +86,7 @@ def run(
     check_run_output(run_layout)
     encoder = load_encoder(options.encoder)
     inputs = plan_inputs(
-        options, encoder, unfinished=Unfinished(run_layout, manifest) if manifest else None
+        options, encoder, RunInProgress(run_layout, manifest) if manifest else None
     )
     if manifest is None:
         manifest = commits.manifest_to_extend(run_layout, inputs.captions)
@@ -149,7 +149,7 @@ def _plan(
     """Writes what all workers read, and says where it is."""
     # every attempt has a folder of its own, since processes keep what they have opened
     folder = layout.join(run.staging, "match")
-    facts = layout.join(folder, "facts")
+    image_vectors_dir = layout.join(folder, "image_vectors")
     captions = [
         TableSource(uri, inputs.collections[uri]) for uri in (*inputs.captions, *inputs.index)
     ]
@@ -159,11 +159,11 @@ def _plan(
         if (found := features_beside(source.uri))
     ]
     features += [TableSource(uri, inputs.collections[uri]) for uri in inputs.features]
-    write_image_facts(features, captions, facts, encoder)
+    write_image_vectors(features, captions, image_vectors_dir, encoder)
     queries, indexed = _row_count(inputs.captions), _row_count(inputs.index)
     return MatchPlan(
-        sets=layout.join(folder, "sets"),
-        facts=facts,
+        sets_dir=layout.join(folder, "sets"),
+        image_vectors_dir=image_vectors_dir,
         encoder=options.encoder,
         threshold=options.threshold,
         top_k=options.top_k,
@@ -172,9 +172,9 @@ def _plan(
         index=inputs.index,
         collections=inputs.collections,
         index_splits=options.index_splits,
-        parts={QUERY: _parts(queries, _QUERY_CAPTIONS), INDEX: _parts(indexed, _INDEX_CAPTIONS)},
-        image_parts=_parts(max(queries, indexed), _INDEX_CAPTIONS),
-        earlier=inputs.earlier,
+        n_sets={QUERY: _parts(queries, _QUERY_CAPTIONS), INDEX: _parts(indexed, _INDEX_CAPTIONS)},
+        n_image_partitions=_parts(max(queries, indexed), _INDEX_CAPTIONS),
+        previous_run=inputs.previous_run,
     )
 
 

@@ -1,4 +1,16 @@
-"""What matching is composed of: captions are parted and encoded into sets; sets of queries ask sets of the index."""
+"""The transforms that a match job is composed of.
+
+Captions are read and partitioned by image, so that an image's current captions meet what an
+earlier run knew of it. Then they are partitioned by caption and encoded: each partition becomes
+one caption set in a file. Every set of queries searches every set of the index, one pair of sets
+at a time, wherever a worker is free. The results of a set of queries merge in any order and
+become rows.
+
+An update does the same with fewer searches. Each image of the index is kept, added or removed. A
+query that keeps its earlier result searches only the sets of added images, whose hits are merged
+in, and of removed images, whose counts are subtracted. All other queries search the kept and the
+added images.
+"""
 
 from __future__ import annotations
 
@@ -19,78 +31,96 @@ from captioner_core.io import storage
 from captioner_core.matching import (
     RECORDS,
     CaptionSet,
-    Groups,
     ImageVectors,
+    QueryGroups,
     Search,
     SearchResults,
-    answer_rows,
-    answers_to_redo,
     candidate_count,
     caption_group_rows,
-    earlier_answers,
-    empty_results,
+    find_unrepairable,
     group_images,
     make_caption_set,
     merge_results,
-    one_chunk,
     open_caption_set,
-    parting,
+    partitioning,
+    previous_results,
+    result_rows,
     write_caption_set,
 )
-from captioner_core.matching.loading import INPUTS, open_image_facts, read_records
-from captioner_core.runs.identity import MATCH_KEY, QUERY_KEY, image_keys, split_keys, with_keys
+from captioner_core.matching.loading import INPUTS, open_image_vectors, read_records
+from captioner_core.runs.identity import QUERY_KEY, image_keys, split_keys, with_keys
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import row_schema
 from captioner_core.text.encoders import TextEncoder, load_encoder
 
-INDEX, QUERY = "index", "query"
-"""The two sides."""
-NOW, BEFORE, SUMMARY, MATCHES = "now", "before", "summary", "matches"
-"""What is read: captions, those that the earlier run matched, and what came of it."""
-KEPT, ADDED, REMOVED = "kept", "added", "removed"
-"""Images of the index that are as in the earlier run, new or changed, and no longer there as they were."""
-_GONE, _INPUTS, _EARLIER, _GROUPS = "gone", "inputs", "earlier", "groups"
-_ANSWERED = {SUMMARY: layout.MATCH_SUMMARY, MATCHES: layout.MATCHES}
-_TABLES = {BEFORE: layout.MATCH_INPUTS, **_ANSWERED}
-_SETS_OPEN = 8
+# The two sides of a match.
+INDEX = "index"
+QUERY = "query"
+
+# What a file holds: current captions, those that an earlier run matched, or that run's results.
+CURRENT = "current"
+PREVIOUS = "previous"
+SUMMARY = "summary"
+MATCHES = "matches"
+
+# What became of an image of the index since the earlier run. A changed image is removed and added.
+KEPT = "kept"
+ADDED = "added"
+REMOVED = "removed"
+
+# Tags of the further outputs of a transform.
+_REMOVED_KEYS = "removed_keys"
+_INPUT_ROWS = "input_rows"
+_REUSED_RESULTS = "reused_results"
+_GROUP_ROWS = "group_rows"
+
+_RESULT_TABLES = {SUMMARY: layout.MATCH_SUMMARY, MATCHES: layout.MATCHES}
+_PREVIOUS_TABLES = {PREVIOUS: layout.MATCH_INPUTS, **_RESULT_TABLES}
+_IS_KEPT = "is_kept"
+_OPEN_SETS = 8
+"""Caption sets of each side that a process keeps mapped."""
+
+Grouped = tuple[int, Iterable[tuple[str, pa.Table]]]
+"""A partition's number, and its tables, each with what it holds, such as ``CURRENT``."""
 
 
 class Source(NamedTuple):
     """A Parquet file to read.
 
     Args:
-      what: it holds: ``NOW``, ``BEFORE``, ``SUMMARY`` or ``MATCHES``.
+      content: what it holds: ``CURRENT``, ``PREVIOUS``, ``SUMMARY`` or ``MATCHES``.
       part: the file's URI.
-      collection: of the images of captions; the other tables name the collection of each image.
+      collection: the collection of the images of current captions. Tables of an earlier run name
+        the collection of each image themselves.
     """
 
-    what: str
+    content: str
     part: str
     collection: str = ""
 
 
 @dataclass(frozen=True)
 class MatchPlan:
-    """What every worker knows.
+    """What every worker needs to know of a match job.
 
     Args:
-      sets: folder for encoded captions.
-      facts: folder that ``write_image_facts`` wrote.
-      encoder: name of the encoder.
-      threshold: least score of a match.
-      top_k: most matches of an image.
-      combined: whether looks rank too.
+      sets_dir: the folder for encoded caption sets.
+      image_vectors_dir: the folder that ``write_image_vectors`` wrote.
+      encoder: the name of the encoder.
+      threshold: the lowest score of a match.
+      top_k: the largest number of matches written for an image.
+      combined: whether matches are ranked by caption and appearance together.
       captions: tables whose images are matched.
       index: tables that they are matched against.
       collections: the collection of each of these tables, by its URI.
-      index_splits: of datasets, these splits alone.
-      parts: of each side, as many sets.
-      image_parts: in which images meet what an earlier run says of them.
-      earlier: folder of the run whose answers are kept as far as they hold.
+      index_splits: splits of datasets to match against; all if empty.
+      n_sets: the number of caption sets, by side.
+      n_image_partitions: the number of partitions in which captions meet an earlier run's results.
+      previous_run: the folder of the run whose results are reused where they still hold, or None.
     """
 
-    sets: str
-    facts: str
+    sets_dir: str
+    image_vectors_dir: str
     encoder: str
     threshold: float
     top_k: int
@@ -99,26 +129,30 @@ class MatchPlan:
     index: Sequence[str]
     collections: Mapping[str, str]
     index_splits: Sequence[str]
-    parts: dict[str, int]
-    image_parts: int
-    earlier: str | None = None
+    n_sets: dict[str, int]
+    n_image_partitions: int
+    previous_run: str | None = None
 
     def search(self) -> Search:
-        """What decides an answer."""
-        facts = _facts(self.facts) if self.combined else None
-        calibration = _encoder(self.encoder).calibration
-        return Search(calibration, np.float32(self.threshold), candidate_count(self.top_k), facts)
+        """Returns the settings of the search."""
+        return Search(
+            calibration=_encoder(self.encoder).calibration,
+            threshold=np.float32(self.threshold),
+            candidate_count=candidate_count(self.top_k),
+            image_vectors=_image_vectors(self.image_vectors_dir) if self.combined else None,
+        )
 
     def sources(self, side: str) -> list[Source]:
-        """Returns the files that are read for a side."""
+        """Returns the files to read for a side."""
         tables = [
-            Source(NOW, uri, self.collections[uri])
+            Source(CURRENT, uri, self.collections[uri])
             for uri in (self.captions if side == QUERY else self.index)
         ]
-        if self.earlier:
-            of_earlier = (BEFORE, *_ANSWERED) if side == QUERY else (BEFORE,)
+        if self.previous_run:
+            contents = (PREVIOUS, *_RESULT_TABLES) if side == QUERY else (PREVIOUS,)
             tables += [
-                Source(what, layout.join(self.earlier, _TABLES[what])) for what in of_earlier
+                Source(content, layout.join(self.previous_run, _PREVIOUS_TABLES[content]))
+                for content in contents
             ]
         return [
             table._replace(part=part) for table in tables for part in storage.list_parts(table.part)
@@ -131,99 +165,121 @@ def _encoder(name: str) -> TextEncoder:
 
 
 @functools.lru_cache(maxsize=1)
-def _facts(folder: str) -> ImageVectors:
-    return open_image_facts(folder)
+def _image_vectors(folder: str) -> ImageVectors:
+    return open_image_vectors(folder)
 
 
-@functools.lru_cache(maxsize=_SETS_OPEN)
+@functools.lru_cache(maxsize=_OPEN_SETS)
 def _index_set(uri: str) -> CaptionSet:
     return open_caption_set(uri)
 
 
-@functools.lru_cache(maxsize=_SETS_OPEN)
-def _query_set(uri: str) -> tuple[CaptionSet, Groups]:
-    asking = open_caption_set(uri)
-    return asking, group_images(asking, asking.apart)
+@functools.lru_cache(maxsize=_OPEN_SETS)
+def _query_set(uri: str) -> tuple[CaptionSet, QueryGroups]:
+    queries = open_caption_set(uri)
+    return queries, group_images(queries, queries.is_singleton)
+
+
+class EncodedIndex(NamedTuple):
+    """What ``EncodeIndex`` returns.
+
+    Args:
+      sets: the URI of each caption set, with its kind: ``KEPT``, ``ADDED`` or ``REMOVED``.
+      removed: keys of the images that are no longer there as they were.
+      inputs: rows of ``match_inputs``, for the next update.
+    """
+
+    sets: beam.PCollection[tuple[str, str]]
+    removed: beam.PCollection[pa.Array]
+    inputs: beam.PCollection[pa.Table]
 
 
 @dataclass
 class EncodeIndex(beam.PTransform):
-    """The captions that may be matched, as sets.
+    """Reads the captions to match against and writes them as caption sets.
 
-    Gives the sets, each with its kind; the images that are gone; and what was read, for the next run.
+    Args:
+      plan: the plan of the job.
     """
 
     plan: MatchPlan
 
-    def expand(
-        self, pipeline: beam.Pipeline
-    ) -> tuple[
-        beam.PCollection[tuple[str, str]], beam.PCollection[pa.Array], beam.PCollection[pa.Table]
-    ]:
-        parted = _by_image(pipeline, self.plan, INDEX) | "Compare" >> beam.ParDo(
-            CompareIndex(self.plan)
-        ).with_outputs(_GONE, _INPUTS, main="parts")
+    def expand(self, pipeline: beam.Pipeline) -> EncodedIndex:
+        """Returns the sets, the removed images and the rows for the next update."""
+        partitions = _read_by_image(pipeline, self.plan, INDEX) | "Compare" >> beam.FlatMap(
+            compare_index, self.plan
+        ).with_outputs(_REMOVED_KEYS, _INPUT_ROWS, main="partitions")
         sets = (
-            parted.parts
+            partitions.partitions
             | "GroupByCaption" >> beam.GroupByKey()
             | "Encode" >> beam.MapTuple(self._encode)
         )
-        return sets, parted[_GONE], parted[_INPUTS]
+        return EncodedIndex(sets, partitions[_REMOVED_KEYS], partitions[_INPUT_ROWS])
 
     def _encode(
-        self, kind_and_part: tuple[str, int], records: Iterable[pa.Table]
+        self, kind_and_partition: tuple[str, int], records: Iterable[pa.Table]
     ) -> tuple[str, str]:
-        kind, part = kind_and_part
-        made = make_caption_set(
-            parting.concat_tables(list(records), RECORDS),
+        kind, partition = kind_and_partition
+        caption_set = make_caption_set(
+            partitioning.concat_tables(list(records), RECORDS),
             _encoder(self.plan.encoder),
             searched=True,
         )
-        uri = layout.join(self.plan.sets, f"{kind}-{part:05d}.arrow")
-        write_caption_set(made, uri)
+        uri = layout.join(self.plan.sets_dir, f"{kind}-{partition:05d}.arrow")
+        write_caption_set(caption_set, uri)
         return kind, uri
+
+
+class EncodedQueries(NamedTuple):
+    """What ``EncodeQueries`` returns.
+
+    Args:
+      sets: the URI of each caption set.
+      previous_results: the results of each set that are reused from the earlier run.
+      groups: rows of ``caption_groups``.
+      inputs: rows of ``match_inputs``, for the next update.
+    """
+
+    sets: beam.PCollection[str]
+    previous_results: beam.PCollection[tuple[str, SearchResults]]
+    groups: beam.PCollection[pa.Table]
+    inputs: beam.PCollection[pa.Table]
 
 
 @dataclass
 class EncodeQueries(beam.PTransform):
-    """The captions whose images ask, as sets.
-
-    Gives the sets; what is known of each set's answers from the earlier run; which images share
-    captions; and what was read, for the next run.
+    """Reads the captions whose images are matched and writes them as caption sets.
 
     Args:
-      plan: of the job.
-      gone: keys of the index's images that are no longer there as they were.
+      plan: the plan of the job.
+      removed: keys of the index images that are no longer there as they were.
     """
 
     plan: MatchPlan
-    gone: beam.PCollection[pa.Array]
+    removed: beam.PCollection[pa.Array]
 
-    def expand(
-        self, pipeline: beam.Pipeline
-    ) -> tuple[
-        beam.PCollection[str],
-        beam.PCollection[tuple[str, SearchResults]],
-        beam.PCollection[pa.Table],
-        beam.PCollection[pa.Table],
-    ]:
-        parted = _by_image(pipeline, self.plan, QUERY) | "Compare" >> beam.ParDo(
-            CompareQueries(self.plan), beam.pvalue.AsList(self.gone)
-        ).with_outputs(_INPUTS, main="parts")
+    def expand(self, pipeline: beam.Pipeline) -> EncodedQueries:
+        """Returns the sets, earlier results to reuse, and the rows of two tables."""
+        removed = beam.pvalue.AsList(self.removed)
+        partitions = _read_by_image(pipeline, self.plan, QUERY) | "Compare" >> beam.FlatMap(
+            compare_queries, removed, self.plan
+        ).with_outputs(_INPUT_ROWS, main="partitions")
         encoded = (
-            parted.parts
+            partitions.partitions
             | "GroupByCaption" >> beam.GroupByKey()
             | "Encode"
-            >> beam.ParDo(EncodeQuerySet(self.plan), beam.pvalue.AsList(self.gone)).with_outputs(
-                _EARLIER, _GROUPS, main="sets"
+            >> beam.FlatMap(encode_query_set, removed, self.plan).with_outputs(
+                _REUSED_RESULTS, _GROUP_ROWS, main="sets"
             )
         )
-        return encoded.sets, encoded[_EARLIER], encoded[_GROUPS], parted[_INPUTS]
+        return EncodedQueries(
+            encoded.sets, encoded[_REUSED_RESULTS], encoded[_GROUP_ROWS], partitions[_INPUT_ROWS]
+        )
 
 
-def _by_image(
+def _read_by_image(
     pipeline: beam.Pipeline, plan: MatchPlan, side: str
-) -> beam.PCollection[tuple[int, Iterable[tuple[str, pa.Table]]]]:
+) -> beam.PCollection[Grouped]:
     return (
         pipeline
         | "ListParts" >> beam.Create(plan.sources(side))
@@ -233,73 +289,83 @@ def _by_image(
 
 
 def _read(source: Source, side: str, plan: MatchPlan) -> Iterator[tuple[int, tuple[str, pa.Table]]]:
-    """Reads one file, and parts its rows by the image that they are of."""
-    if source.what == NOW:
+    """Reads one file and partitions its rows by the image that they belong to."""
+    column = "image_key"
+    if source.content == CURRENT:
         splits = plan.index_splits if side == INDEX else ()
         tables: Iterable[pa.Table] = read_records(source.part, splits, source.collection)
-    elif source.what == BEFORE:
-        tables = _earlier_inputs(source.part, side)
+    elif source.content == PREVIOUS:
+        tables = _previous_inputs(source.part, side)
     else:
-        names = row_schema(_TABLES[source.what]).names
+        column = QUERY_KEY
+        names = row_schema(_PREVIOUS_TABLES[source.content]).names
         batches = storage.open_table(source.part).to_batches(columns=names)
         tables = (with_keys(pa.table(batch)) for batch in batches)
-    column = QUERY_KEY if source.what in (SUMMARY, MATCHES) else "image_key"
     for table in tables:
-        for part, some in parting.partition_by_hash(table, column, plan.image_parts):
-            yield part, (source.what, some)
+        for partition, rows in partitioning.partition_by_hash(
+            table, column, plan.n_image_partitions
+        ):
+            yield partition, (source.content, rows)
 
 
-def _earlier_inputs(uri: str, side: str) -> Iterator[pa.Table]:
-    """Reads the captions that an earlier run matched on one side, in the form of ``INPUTS``."""
+def _previous_inputs(uri: str, side: str) -> Iterator[pa.Table]:
+    """Reads the captions that an earlier run matched on one side, in the schema ``INPUTS``."""
     columns = ["image_id", "collection", "caption", "source", "image_sha256"]
-    for batch in storage.open_table(uri).to_batches(
-        columns=columns, filter=pc.field("side") == side
-    ):
+    dataset = storage.open_table(uri)
+    for batch in dataset.to_batches(columns=columns, filter=pc.field("side") == side):
         keys = image_keys(batch.column("image_id"), batch.column("collection"))
         yield pa.table([keys, *(batch.column(name) for name in columns[2:])], schema=INPUTS)
 
 
-def _rows(items: Iterable[tuple[str, pa.Table]], what: str, schema: pa.Schema) -> pa.Table:
-    return parting.concat_tables([table for name, table in items if name == what], schema)
+def _rows(items: Iterable[tuple[str, pa.Table]], content: str, schema: pa.Schema) -> pa.Table:
+    tables = [table for name, table in items if name == content]
+    return partitioning.concat_tables(tables, schema)
 
 
-def _answered_rows(items: Iterable[tuple[str, pa.Table]], what: str) -> pa.Table:
-    """An earlier run's rows of ``match_summary`` or ``matches``, with the keys of the images that they name."""
-    return _rows(items, what, with_keys(row_schema(_ANSWERED[what]).empty_table()).schema)
+def _distinct_inputs(items: Iterable[tuple[str, pa.Table]], content: str) -> pa.Table:
+    rows = _rows(items, content, INPUTS)
+    return rows.group_by(rows.column_names).aggregate([])
 
 
-def _distinct(records: pa.Table) -> pa.Table:
-    return records.group_by(records.column_names).aggregate([])
+def _previous_rows(items: Iterable[tuple[str, pa.Table]], content: str) -> pa.Table:
+    """Returns an earlier run's rows of ``match_summary`` or ``matches``, with image keys."""
+    schema = with_keys(row_schema(_RESULT_TABLES[content]).empty_table()).schema
+    return _rows(items, content, schema)
 
 
-class CompareIndex(beam.DoFn):
-    """Which images of the index are new, changed, gone or as they were."""
+def compare_index(grouped: Grouped, plan: MatchPlan) -> Iterator[Any]:
+    """Divides the images of one partition into those kept, added and removed since the earlier run.
 
-    def __init__(self, plan: MatchPlan) -> None:
-        self._plan = plan
+    Args:
+      grouped: all current and earlier captions of some images.
+      plan: the plan of the job.
 
-    def process(self, grouped: tuple[int, Iterable[tuple[str, pa.Table]]]) -> Iterator[Any]:
-        items = list(grouped[1])
-        now, before = (_distinct(_rows(items, what, INPUTS)) for what in (NOW, BEFORE))
-        stays, stayed = parting.unchanged(now, before)
-        removed = before.filter(pa.array(~stayed))
-        kinds = {
-            KEPT: now.filter(pa.array(stays)),
-            ADDED: now.filter(pa.array(~stays)),
-            REMOVED: removed,
-        }
-        for kind, records in kinds.items():
-            for part, some in parting.by_first_caption(
-                records.select(RECORDS.names), self._plan.parts[INDEX]
-            ):
-                yield (kind, part), some
-        if len(removed):
-            yield beam.pvalue.TaggedOutput(_GONE, pc.unique(removed.column("image_key")))
-        yield beam.pvalue.TaggedOutput(_INPUTS, _with_side(now, INDEX))
+    Yields:
+      The kind and the caption set that captions belong to, with these captions in the schema
+      ``RECORDS``; and, as tagged outputs, keys of removed images and rows of ``match_inputs``.
+    """
+    items = list(grouped[1])
+    current = _distinct_inputs(items, CURRENT)
+    previous = _distinct_inputs(items, PREVIOUS)
+    unchanged = partitioning.find_unchanged(current, previous)
+    removed = previous.filter(pa.array(~unchanged.previous))
+    kinds = {
+        KEPT: current.filter(pa.array(unchanged.current)),
+        ADDED: current.filter(pa.array(~unchanged.current)),
+        REMOVED: removed,
+    }
+    for kind, rows in kinds.items():
+        for partition, records in partitioning.partition_by_first_caption(
+            rows.select(RECORDS.names), plan.n_sets[INDEX]
+        ):
+            yield (kind, partition), records
+    if len(removed):
+        yield beam.pvalue.TaggedOutput(_REMOVED_KEYS, pc.unique(removed.column("image_key")))
+    yield beam.pvalue.TaggedOutput(_INPUT_ROWS, _match_input_rows(current, INDEX))
 
 
-def _with_side(records: pa.Table, side: str) -> pa.Table:
-    image = split_keys(one_chunk(records.column("image_key")))
+def _match_input_rows(records: pa.Table, side: str) -> pa.Table:
+    image = split_keys(records.column("image_key").combine_chunks())
     columns = {
         "side": pa.array([side] * len(records), pa.string()),
         "image_id": image.image_id,
@@ -309,161 +375,221 @@ def _with_side(records: pa.Table, side: str) -> pa.Table:
     return pa.table(columns, row_schema(layout.MATCH_INPUTS))
 
 
-class CompareQueries(beam.DoFn):
-    """Which images ask anew, and which keep what the earlier run answered."""
+def compare_queries(
+    grouped: Grouped, removed: Sequence[pa.Array], plan: MatchPlan
+) -> Iterator[Any]:
+    """Finds the images of one partition whose earlier results can be reused.
 
-    def __init__(self, plan: MatchPlan) -> None:
-        self._plan = plan
+    Args:
+      grouped: all current and earlier captions of some images, and their earlier results.
+      removed: keys of the removed index images.
+      plan: the plan of the job.
 
-    def process(
-        self, grouped: tuple[int, Iterable[tuple[str, pa.Table]]], gone: Sequence[pa.Array]
-    ) -> Iterator[Any]:
-        items = list(grouped[1])
-        now, before = (_distinct(_rows(items, what, INPUTS)) for what in (NOW, BEFORE))
-        summary, matches = (_answered_rows(items, what) for what in _ANSWERED)
-        stays, _ = parting.unchanged(now, before)
-        redo = answers_to_redo(summary, matches, _keys(gone))
-        keys = now.column("image_key")
-        stays &= ~pc.is_in(keys, value_set=redo).to_numpy()
-        stays &= pc.is_in(keys, value_set=one_chunk(summary.column(QUERY_KEY))).to_numpy()
-        records = now.select(RECORDS.names).append_column(_KEPT, pa.array(stays))
-        for part, some in parting.by_first_caption(records, self._plan.parts[QUERY]):
-            yield part, (NOW, some)
-            kept = one_chunk(some.filter(some.column(_KEPT)).column("image_key"))
-            for what, table in ((SUMMARY, summary), (MATCHES, matches)):
-                if len(kept):
-                    yield (
-                        part,
-                        (what, table.filter(pc.is_in(table.column(QUERY_KEY), value_set=kept))),
-                    )
-        yield beam.pvalue.TaggedOutput(_INPUTS, _with_side(now, QUERY))
-
-
-_KEPT = "kept"
-
-
-def _keys(some: Sequence[pa.Array]) -> pa.Array:
-    return pa.concat_arrays([pa.array([], pa.string()), *some])
+    Yields:
+      The caption set that rows belong to, with these rows and what they are: captions with a column
+      that tells whether results are reused, and these results. Rows of ``match_inputs`` are a
+      tagged output.
+    """
+    items = list(grouped[1])
+    current = _distinct_inputs(items, CURRENT)
+    previous = _distinct_inputs(items, PREVIOUS)
+    results = {content: _previous_rows(items, content) for content in _RESULT_TABLES}
+    unrepairable = find_unrepairable(results[SUMMARY], results[MATCHES], _concat_keys(removed))
+    keys = current.column("image_key")
+    answered = results[SUMMARY].column(QUERY_KEY).combine_chunks()
+    is_kept = partitioning.find_unchanged(current, previous).current
+    is_kept &= ~pc.is_in(keys, value_set=unrepairable).to_numpy()
+    is_kept &= pc.is_in(keys, value_set=answered).to_numpy()
+    records = current.select(RECORDS.names).append_column(_IS_KEPT, pa.array(is_kept))
+    for partition, rows in partitioning.partition_by_first_caption(records, plan.n_sets[QUERY]):
+        yield partition, (CURRENT, rows)
+        kept = rows.filter(rows.column(_IS_KEPT)).column("image_key").combine_chunks()
+        if len(kept):
+            for content, table in results.items():
+                is_reused = pc.is_in(table.column(QUERY_KEY), value_set=kept)
+                yield partition, (content, table.filter(is_reused))
+    yield beam.pvalue.TaggedOutput(_INPUT_ROWS, _match_input_rows(current, QUERY))
 
 
-class EncodeQuerySet(beam.DoFn):
-    """Encodes the captions of one part of the images that ask."""
+def _concat_keys(arrays: Sequence[pa.Array]) -> pa.Array:
+    return pa.concat_arrays([pa.array([], pa.string()), *arrays])
 
-    def __init__(self, plan: MatchPlan) -> None:
-        self._plan = plan
 
-    def process(
-        self, grouped: tuple[int, Iterable[tuple[str, pa.Table]]], gone: Sequence[pa.Array]
-    ) -> Iterator[Any]:
-        part, items = grouped[0], list(grouped[1])
-        records = _rows(items, NOW, RECORDS.append(pa.field(_KEPT, pa.bool_())))
-        asking = make_caption_set(
-            records.select(RECORDS.names), _encoder(self._plan.encoder), searched=False
-        )
-        apart = np.full(len(asking.image_keys), self._plan.combined)
-        apart[
-            asking.places(one_chunk(records.filter(records.column(_KEPT)).column("image_key")))
-        ] = True
-        asking = dataclasses.replace(asking, apart=apart)
-        uri = layout.join(self._plan.sets, f"{QUERY}-{part:05d}.arrow")
-        write_caption_set(asking, uri)
-        alike = group_images(asking)
-        groups = group_images(asking, apart) if apart.any() else alike
-        summary, matches = (_answered_rows(items, what) for what in _ANSWERED)
-        lost = pc.is_in(matches.column(MATCH_KEY), value_set=_keys(gone)).to_numpy()
-        known = (
-            earlier_answers(asking, groups, summary, matches, lost)
-            if len(summary)
-            else empty_results(groups)
-        )
-        yield uri
-        yield beam.pvalue.TaggedOutput(_EARLIER, (uri, known))
-        yield beam.pvalue.TaggedOutput(_GROUPS, caption_group_rows(asking, alike))
+def encode_query_set(
+    grouped: Grouped, removed: Sequence[pa.Array], plan: MatchPlan
+) -> Iterator[Any]:
+    """Writes the captions of one partition of the querying images as a caption set.
+
+    Args:
+      grouped: what ``compare_queries`` yields for a caption set.
+      removed: keys of the removed index images.
+      plan: the plan of the job.
+
+    Yields:
+      The URI of the set; and, as tagged outputs, the results that are reused from the earlier run
+      and rows of ``caption_groups``.
+    """
+    partition, tables = grouped
+    items = list(tables)
+    records = _rows(items, CURRENT, RECORDS.append(pa.field(_IS_KEPT, pa.bool_())))
+    queries = make_caption_set(
+        records.select(RECORDS.names), _encoder(plan.encoder), searched=False
+    )
+    # Results depend on more than captions if they are reused or ranked by appearance.
+    is_singleton = np.full(len(queries.image_keys), plan.combined)
+    kept = records.filter(records.column(_IS_KEPT)).column("image_key").combine_chunks()
+    is_singleton[queries.image_numbers(kept)] = True
+    queries = dataclasses.replace(queries, is_singleton=is_singleton)
+    uri = layout.join(plan.sets_dir, f"{QUERY}-{partition:05d}.arrow")
+    write_caption_set(queries, uri)
+    by_captions = group_images(queries)
+    groups = group_images(queries, is_singleton) if is_singleton.any() else by_captions
+    yield uri
+    summary = _previous_rows(items, SUMMARY)
+    matches = _previous_rows(items, MATCHES)
+    reused = previous_results(queries, groups, summary, matches, _concat_keys(removed))
+    yield beam.pvalue.TaggedOutput(_REUSED_RESULTS, (uri, reused))
+    yield beam.pvalue.TaggedOutput(_GROUP_ROWS, caption_group_rows(queries, by_captions))
+
+
+class SetPair(NamedTuple):
+    """A set of queries and a set of the index to search for it.
+
+    Args:
+      query_uri: the set of queries.
+      kind: the kind of the index set: ``KEPT``, ``ADDED`` or ``REMOVED``.
+      index_uri: the set to search.
+      number: the position of this pair among those of the set of queries.
+      n_pairs: the number of these pairs.
+    """
+
+    query_uri: str
+    kind: str
+    index_uri: str
+    number: int
+    n_pairs: int
 
 
 @dataclass
 class SearchSets(beam.PTransform):
-    """Every set of queries asks every set of the index, one pair of sets at a time.
+    """Searches every set of the index for every set of queries, one pair of sets at a time.
 
     Args:
-      plan: of the job.
-      index: sets to ask, each with its kind.
+      plan: the plan of the job.
+      index: the sets to search, each with its kind.
     """
 
     plan: MatchPlan
     index: beam.PCollection[tuple[str, str]]
 
     def expand(self, queries: beam.PCollection[str]) -> beam.PCollection[tuple[str, SearchResults]]:
+        """Returns the results of each pair, with the URI of its set of queries."""
         return (
             queries
-            | "Pair" >> beam.FlatMap(_pairs, beam.pvalue.AsList(self.index))
-            | "SpreadOut" >> beam.Reshuffle()  # names alone cross it
+            | "Pair" >> beam.FlatMap(_set_pairs, beam.pvalue.AsList(self.index))
+            | "SpreadOut" >> beam.Reshuffle()  # Only names of files are sent to other workers.
             | "Search" >> beam.ParDo(SearchPair(self.plan))
         )
 
 
-def _pairs(
-    query: str, index: Sequence[tuple[str, str]]
-) -> Iterator[tuple[str, str, str, int, int]]:
-    for place, (kind, uri) in enumerate(sorted(index)):
-        yield query, kind, uri, place, len(index)
+def _set_pairs(query_uri: str, index: Sequence[tuple[str, str]]) -> Iterator[SetPair]:
+    for number, (kind, index_uri) in enumerate(sorted(index)):
+        yield SetPair(query_uri, kind, index_uri, number, len(index))
 
 
 class SearchPair(beam.DoFn):
-    """Asks one set of another: all of what is new, and of the rest those that the earlier run doesn't answer."""
+    """Searches one set of the index for the queries of one set that need it.
+
+    Args:
+      plan: the plan of the job.
+    """
 
     def __init__(self, plan: MatchPlan) -> None:
         self._plan = plan
         self._searched = Metrics.counter("captions", "pairs")
 
-    def process(self, pair: tuple[str, str, str, int, int]) -> Iterator[tuple[str, SearchResults]]:
-        query, kind, uri, place, of = pair
-        (asking, groups), index = _query_set(query), _index_set(uri)
-        among = {
+    def process(self, pair: SetPair) -> Iterator[tuple[str, SearchResults]]:
+        """Searches one pair.
+
+        Args:
+          pair: the two sets.
+
+        Yields:
+          The URI of the set of queries, and the results; of removed images, what takes them away.
+        """
+        queries, groups = _query_set(pair.query_uri)
+        index = _index_set(pair.index_uri)
+        # Groups from n_shared on are singletons, such as the images whose earlier results are
+        # reused.
+        group_range = {
             ADDED: range(len(groups)),
             KEPT: range(groups.n_shared),
             REMOVED: range(groups.n_shared, len(groups)),
-        }[kind]
-        found = self._plan.search().answers(asking, groups, index, among)
+        }[pair.kind]
+        results = self._plan.search().run(queries, groups, index, group_range)
         starts = groups.caption_starts
-        self._searched.inc(int(starts[among.stop] - starts[among.start]) * len(index.captions))
-        yield query, found.subtracted(groups) if kind == REMOVED else found
-        captions = len(asking.image)
-        advance((place + 1) * captions // of - place * captions // of)
+        n_captions = int(starts[group_range.stop] - starts[group_range.start])
+        self._searched.inc(n_captions * len(index.captions))
+        yield pair.query_uri, results.as_removal(groups) if pair.kind == REMOVED else results
+        # The pairs of a set of queries together advance the progress by its number of captions.
+        total = len(queries.posting_image)
+        done = (pair.number + 1) * total // pair.n_pairs
+        advance(done - pair.number * total // pair.n_pairs)
 
 
-class MergeAnswers(beam.CombineFn):
-    """Answers of all sets to one set of queries."""
+class MergeResults(beam.CombineFn):
+    """Merges the results of one set of queries from all sets of the index.
+
+    Accumulators are lists with one element, or none before the first input.
+
+    Args:
+      top_k: the largest number of matches written for an image.
+    """
 
     def __init__(self, top_k: int) -> None:
-        self._depth = candidate_count(top_k)
+        self._candidate_count = candidate_count(top_k)
 
     def create_accumulator(self) -> list[SearchResults]:
+        """Returns an empty accumulator."""
         return []
 
-    def add_input(self, so_far: list[SearchResults], answers: SearchResults) -> list[SearchResults]:
-        return [merge_results([*so_far, answers], self._depth)]
+    def add_input(
+        self, accumulator: list[SearchResults], results: SearchResults
+    ) -> list[SearchResults]:
+        """Returns the accumulator with one more set's results."""
+        return self.merge_accumulators([accumulator, [results]])
 
     def merge_accumulators(
         self, accumulators: Iterable[list[SearchResults]]
     ) -> list[SearchResults]:
-        some = [answers for accumulator in accumulators for answers in accumulator]
-        return [merge_results(some, self._depth)] if some else []
+        """Returns one accumulator for several."""
+        parts = [results for accumulator in accumulators for results in accumulator]
+        return [merge_results(parts, self._candidate_count)] if parts else []
 
-    def extract_output(self, so_far: list[SearchResults]) -> SearchResults:
-        return so_far[0]
+    def extract_output(self, accumulator: list[SearchResults]) -> SearchResults:
+        """Returns the merged results."""
+        return accumulator[0]
 
 
-class MakeRows(beam.DoFn):
-    """Merged answers to rows of ``matches`` and ``match_summary``."""
+def make_rows(merged: tuple[str, SearchResults], plan: MatchPlan) -> Iterator[Any]:
+    """Turns the merged results of one set of queries into rows.
 
-    def __init__(self, plan: MatchPlan) -> None:
-        self._plan = plan
+    Args:
+      merged: the URI of the set, and its results.
+      plan: the plan of the job.
 
-    def process(self, answered: tuple[str, SearchResults]) -> Iterator[Any]:
-        uri, answers = answered
-        plan, (asking, groups) = self._plan, _query_set(uri)
-        encoder, facts = _encoder(plan.encoder), _facts(plan.facts)
-        matches, summary = answer_rows(asking, groups, answers, plan.top_k, encoder, facts)
-        yield matches
-        yield beam.pvalue.TaggedOutput(SUMMARY, summary)
+    Yields:
+      Rows of ``matches``, and rows of ``match_summary`` as a tagged output.
+    """
+    uri, results = merged
+    queries, groups = _query_set(uri)
+    tables = result_rows(
+        queries,
+        groups,
+        results,
+        plan.top_k,
+        _encoder(plan.encoder),
+        _image_vectors(plan.image_vectors_dir),
+    )
+    yield tables.matches
+    yield beam.pvalue.TaggedOutput(SUMMARY, tables.summary)

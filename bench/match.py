@@ -35,13 +35,13 @@ import pyarrow as pa  # noqa: E402
 from captioner_core.matching import (  # noqa: E402
     ImageVectors,
     Search,
-    answer_rows,
     candidate_count,
     group_images,
     make_caption_set,
     make_records,
+    result_rows,
 )
-from captioner_core.matching.outline import make_outline  # noqa: E402
+from captioner_core.matching.exact_search.projection import project_vectors  # noqa: E402
 from captioner_core.text.encoders import TextEncoder, load_encoder  # noqa: E402
 
 CAPTIONS = 40_000
@@ -171,12 +171,13 @@ def _ours(texts: list[str], others: list[str] | None, encoder: TextEncoder) -> t
         _records(others or texts, "i" if others else "q"), encoder, searched=False
     )
     start = time.perf_counter()
-    # faiss prepares its index in add(), which is timed too
-    index = dataclasses.replace(index, outline=make_outline(index.vectors))
+    index = dataclasses.replace(
+        index, projection=project_vectors(index.vectors)
+    )  # what faiss does in add()
     groups = group_images(queries)
     search = Search(encoder.calibration, np.float32(THRESHOLD), candidate_count(TOP_K))
-    answers = search.answers(queries, groups, index)
-    matches, _ = answer_rows(queries, groups, answers, TOP_K, encoder, ImageVectors())
+    results = search.run(queries, groups, index)
+    matches, _ = result_rows(queries, groups, results, TOP_K, encoder, ImageVectors())
     seconds = time.perf_counter() - start
     return seconds, (
         len(matches),

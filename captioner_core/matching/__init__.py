@@ -1,53 +1,56 @@
-"""Exact cosine search between captions, answered for images.
+"""Matching: finds the images whose captions are most similar to those of each image.
 
-An image may have several captions, on either side: the score of two images is the highest over their
-caption pairs. ``caption_set`` encodes each distinct caption once; ``pairs`` finds those that could reach
-the threshold; ``answers`` turns them into ranked images, in parts that merge whichever way the images
-were parted; ``rows`` writes them as tables; ``facts`` adds what the features say.
+``exact_search`` holds the algorithm; its docstring is the place to start. The modules here
+prepare its inputs and use its results:
+
+* ``inputs`` decides which tables a run reads, ``loading`` reads them.
+* ``partitioning`` divides captions for a distributed job, ``update`` reuses an earlier run's
+results.
+* ``rows`` turns results into rows of the output tables.
+* ``index`` searches in memory, for a few images at a time.
 """
 
-from captioner_core.matching.answers import (
-    Search,
+from captioner_core.matching.exact_search.caption_set import (
+    RECORDS,
+    CaptionSet,
+    make_caption_set,
+    make_records,
+    open_caption_set,
+    write_caption_set,
+)
+from captioner_core.matching.exact_search.image_vectors import ImageVectors
+from captioner_core.matching.exact_search.query_groups import QueryGroups, group_images
+from captioner_core.matching.exact_search.results import (
     SearchResults,
     candidate_count,
     empty_results,
     merge_results,
 )
-from captioner_core.matching.caption_set import (
-    RECORDS,
-    CaptionSet,
-    make_caption_set,
-    make_records,
-    one_chunk,
-    open_caption_set,
-    write_caption_set,
-)
-from captioner_core.matching.facts import ImageVectors
+from captioner_core.matching.exact_search.search import Search
 from captioner_core.matching.index import CaptionIndex, Query
-from captioner_core.matching.queries import Groups, group_images
-from captioner_core.matching.rows import answer_rows, caption_group_rows
-from captioner_core.matching.update import answers_to_redo, earlier_answers
+from captioner_core.matching.rows import MatchTables, caption_group_rows, result_rows
+from captioner_core.matching.update import find_unrepairable, previous_results
 
 __all__ = [
     "RECORDS",
     "CaptionIndex",
     "CaptionSet",
-    "Groups",
     "ImageVectors",
+    "MatchTables",
     "Query",
+    "QueryGroups",
     "Search",
     "SearchResults",
-    "answer_rows",
-    "answers_to_redo",
     "candidate_count",
     "caption_group_rows",
-    "earlier_answers",
     "empty_results",
+    "find_unrepairable",
     "group_images",
     "make_caption_set",
     "make_records",
     "merge_results",
-    "one_chunk",
     "open_caption_set",
+    "previous_results",
+    "result_rows",
     "write_caption_set",
 ]

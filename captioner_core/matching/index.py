@@ -1,4 +1,4 @@
-"""Search in memory: an index that answers for a few images at once, where no job is worth its start."""
+"""Searches captions in memory, for a few images at a time, where starting a job would not pay."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from captioner_core.matching.answers import Search, candidate_count
-from captioner_core.matching.caption_set import RECORDS, make_caption_set
-from captioner_core.matching.facts import ImageVectors
-from captioner_core.matching.queries import group_images
-from captioner_core.matching.rows import answer_rows
+from captioner_core.matching.exact_search.caption_set import RECORDS, make_caption_set
+from captioner_core.matching.exact_search.image_vectors import ImageVectors
+from captioner_core.matching.exact_search.query_groups import group_images
+from captioner_core.matching.exact_search.results import candidate_count
+from captioner_core.matching.exact_search.search import Search
+from captioner_core.matching.rows import MatchTables, result_rows
 from captioner_core.runs.identity import image_key
 from captioner_core.tables.schemas import GENERATED
 from captioner_core.text.encoders.base import TextEncoder
@@ -20,7 +21,13 @@ from captioner_core.text.encoders.base import TextEncoder
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """An image and its captions; ``collection`` and ``image_id`` together identify it."""
+    """An image to find similar images for, with its captions.
+
+    Args:
+      image_id: the image's path below its folder.
+      captions: its captions.
+      collection: the collection that it belongs to. Image id and collection together identify it.
+    """
 
     image_id: str
     captions: tuple[str, ...]
@@ -28,31 +35,32 @@ class Query:
 
 
 class CaptionIndex:
-    """Captions to search, grouped by image.
+    """An index of captions in memory, grouped by image.
 
     Args:
-      records: captions of images, of the schema ``RECORDS``.
-      encoder: puts captions into the space of the cosine.
-      facts: of the images on both sides, for ``feature_score`` and ``is_duplicate``.
+      records: captions of images, in the schema ``RECORDS``.
+      encoder: the encoder of the captions and of all queries.
+      image_vectors: vectors and digests of the images on both sides, for the columns
+        ``feature_score``, ``image_text_score`` and ``is_duplicate``.
     """
 
     def __init__(
-        self, records: pa.Table, encoder: TextEncoder, facts: ImageVectors | None = None
+        self, records: pa.Table, encoder: TextEncoder, image_vectors: ImageVectors | None = None
     ) -> None:
         self.encoder = encoder
-        self._facts = facts or ImageVectors()
-        self._set = make_caption_set(records, encoder, searched=True)
+        self._image_vectors = image_vectors or ImageVectors()
+        self._caption_set = make_caption_set(records, encoder, searched=True)
 
     def search(
         self, queries: Sequence[Query], *, threshold: float, top_k: int, combined: bool = False
-    ) -> tuple[pa.Table, pa.Table]:
-        """The rows of ``matches`` and ``match_summary`` of some images, without the columns that name a run.
+    ) -> MatchTables:
+        """Returns the rows of ``matches`` and ``match_summary`` for some images.
 
         Args:
-          queries: the images asked for, each once.
-          threshold: least score of a match.
-          top_k: most matches written for an image.
-          combined: whether looks rank too.
+          queries: the images, each once. An image never matches itself.
+          threshold: the lowest score of a match.
+          top_k: the largest number of matches for an image.
+          combined: whether matches are ranked by caption and appearance together.
         """
         rows = [
             {
@@ -63,13 +71,14 @@ class CaptionIndex:
             for query in queries
             for caption in query.captions
         ]
-        asking = make_caption_set(pa.Table.from_pylist(rows, RECORDS), self.encoder, searched=False)
-        groups = group_images(asking, np.full(len(asking.image_keys), combined))
+        records = pa.Table.from_pylist(rows, RECORDS)
+        query_set = make_caption_set(records, self.encoder, searched=False)
+        groups = group_images(query_set, np.full(len(query_set.image_keys), combined))
         search = Search(
             self.encoder.calibration,
             np.float32(threshold),
             candidate_count(top_k),
-            self._facts if combined else None,
+            self._image_vectors if combined else None,
         )
-        answers = search.answers(asking, groups, self._set)
-        return answer_rows(asking, groups, answers, top_k, self.encoder, self._facts)
+        results = search.run(query_set, groups, self._caption_set)
+        return result_rows(query_set, groups, results, top_k, self.encoder, self._image_vectors)

@@ -1,4 +1,8 @@
-"""Which tables a match job reads: those named, or with ``--update`` also those that the earlier run read."""
+"""Decides which tables a match job reads, and checks them before work starts.
+
+These are the tables that the options name. With ``--update`` they are joined by those that the
+earlier run read.
+"""
 
 from __future__ import annotations
 
@@ -25,98 +29,108 @@ from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.text.encoders.base import TextEncoder
 
-_DECIDE_SCORES = ("threshold", "top_k", "encoder", "rank_by", "index_splits")
+_FIXED_OPTIONS = ("threshold", "top_k", "encoder", "rank_by", "index_splits")
+"""Options that an update cannot change, since earlier scores and ranks depend on them."""
 
 
 @dataclass(frozen=True)
 class MatchInputs:
-    """What is read.
+    """The tables that a match job reads.
 
     Args:
       captions: tables whose images are matched.
       index: tables that they are matched against.
-      features: features tables beside those of the runs that the captions are of.
-      earlier: folder of the run whose answers are kept as far as they hold; None for none.
+      features: features tables, in addition to those of the runs that the captions belong to.
+      previous_run: the folder of the run whose results are reused where they still hold, or None.
       collections: the collection of each of these tables, by its URI.
     """
 
     captions: tuple[str, ...]
     index: tuple[str, ...]
     features: tuple[str, ...]
-    earlier: str | None
+    previous_run: str | None
     collections: Mapping[str, str] = field(default_factory=dict)
 
     def as_manifest(self, options: MatchOptions) -> dict[str, Any]:
-        """The options as a manifest states them: every table that was read, not only those named this time."""
-        asked = {
+        """Returns the options to record in the manifest.
+
+        They list every table that was read, not only those named for this update.
+        """
+        given = {
             name: value
             for name, value in dataclasses.asdict(options).items()
             if name not in ("output", "run_id")
         }
-        return {**asked, "captions": self.captions, "index": self.index, "features": self.features}
+        return {**given, "captions": self.captions, "index": self.index, "features": self.features}
 
 
-class Unfinished(NamedTuple):
-    """A run that has just been captioned and is about to be matched, and the manifest that it will have."""
+class RunInProgress(NamedTuple):
+    """A run whose images have just been captioned and are about to be matched.
+
+    Args:
+      layout: the run's folder.
+      manifest: the manifest that it will have; it is not written yet.
+    """
 
     layout: RunLayout
     manifest: commits.Manifest
 
 
 def plan_inputs(
-    options: MatchOptions, encoder: TextEncoder, unfinished: Unfinished | None = None
+    options: MatchOptions, encoder: TextEncoder, in_progress: RunInProgress | None = None
 ) -> MatchInputs:
-    """The tables to read, checked before work starts.
+    """Returns the tables to read, checked before work starts.
 
     Args:
-      options: of the job.
-      encoder: that the options name.
-      unfinished: the run whose stages before have just been done; its captions are read though it has no manifest yet.
+      options: the options of the job.
+      encoder: the encoder that they name.
+      in_progress: the run that matching continues. Its captions are read although it has no
+        manifest yet.
 
     Raises:
-      CaptionerError: a table is missing or of another kind, two models or encoders are mixed, or the run to
-        update was matched otherwise.
+      CaptionerError: a table is missing or of another kind, two models or encoders are mixed, or
+        the run to update was matched with other options.
     """
-    given = MatchInputs(
-        _plain(options.captions), _plain(options.index), _plain(options.features), None
+    inputs = MatchInputs(
+        captions=_distinct_uris(options.captions),
+        index=_distinct_uris(options.index),
+        features=_distinct_uris(options.features),
+        previous_run=None,
     )
-    inputs = _updated(options, encoder, given) if options.update else given
-    for uri in (
-        *inputs.captions,
-        *inputs.index,
-        *inputs.features,
-    ):  # an earlier run's manifest may name others' tables
-        check_uri("table", uri)
-    just_made = {unfinished.layout.table(layout.CAPTIONS)} if unfinished else set()
-    check_matching(options, {*inputs.captions, *inputs.index} - just_made, inputs.features)
+    if options.update:
+        inputs = _updated_inputs(options, encoder, inputs)
+    matched = {*inputs.captions, *inputs.index}
+    tables = (*inputs.captions, *inputs.index, *inputs.features)
+    for uri in tables:
+        check_uri("table", uri)  # The manifest of an earlier run may name tables of other people.
+    own_captions = {in_progress.layout.table(layout.CAPTIONS)} if in_progress else set()
+    check_matching(options, matched - own_captions, inputs.features)
     check_one_model((*inputs.captions, *inputs.index))
-    collections = {
-        uri: collection_of_table(uri) for uri in (*inputs.captions, *inputs.index, *inputs.features)
-    }
-    if unfinished:
-        own = collection_of_run(unfinished.manifest, unfinished.layout.run_dir)
-        collections.update(dict.fromkeys(just_made & collections.keys(), own))
+    collections = {uri: collection_of_table(uri) for uri in tables}
+    if in_progress:
+        own_collection = collection_of_run(in_progress.manifest, in_progress.layout.run_dir)
+        collections.update(dict.fromkeys(own_captions & collections.keys(), own_collection))
     return dataclasses.replace(inputs, collections=collections)
 
 
 def check_matching(
     options: SimilarityOptions, captions: Iterable[str], features: Iterable[str]
 ) -> None:
-    """Refuses, before work starts, what could not be matched.
+    """Checks, before work starts, that tables can be matched with these options.
 
     Args:
-      options: of the match.
+      options: the options of the match.
       captions: captions tables, of either side.
       features: features tables.
 
     Raises:
-      CaptionerError: a table is missing or of another kind, a split is not known, or ``--rank-by combined`` is
-        asked of an encoder whose space has no place for images.
+      CaptionerError: a table is missing or of another kind, a split is not known, or ``--rank-by
+        combined`` is used with an encoder that cannot encode images.
     """
     if options.rank_by == COMBINED and options.encoder not in JOINT_ENCODERS:
         raise CaptionerError(
-            f"--rank-by {COMBINED} needs images and captions in one space, which encoder {options.encoder!r} has not; "
-            f"choose --encoder {JOINT_ENCODERS[0]}"
+            f"--rank-by {COMBINED} needs an encoder for images and captions, and "
+            f"{options.encoder!r} encodes captions only; choose --encoder {JOINT_ENCODERS[0]}"
         )
     check_splits(options.index_splits)
     for uri in captions:
@@ -125,74 +139,96 @@ def check_matching(
         check_features_table(uri)
 
 
-def _updated(options: MatchOptions, encoder: TextEncoder, given: MatchInputs) -> MatchInputs:
-    """What the earlier run read, without what is dropped and with what is given."""
-    earlier = str(options.update).rstrip("/")
-    manifest = commits.read_manifest(earlier)
-    if layout.MATCH not in manifest["stages"] or not storage.list_parts(
-        layout.join(earlier, layout.MATCH_INPUTS)
-    ):
-        raise CaptionerError(
-            f"--update {earlier!r} is a run without matches to go on from; match without --update"
-        )
-    before = manifest["options"]
-    for name in _DECIDE_SCORES:
-        now = getattr(options, name)
-        then = tuple(before[name]) if isinstance(before.get(name), list) else before.get(name)
-        if now != then:
-            raise CaptionerError(
-                f"--{name.replace('_', '-')} {now!r} is not that of {earlier!r}, which has {then!r}; "
-                "give the same, or match without --update"
-            )
-    made_by = manifest["encoder"]["fingerprint"]
-    if made_by != encoder.fingerprint:
-        raise CaptionerError(
-            f"--update {earlier!r} was matched with encoder {made_by!r}, and this is {encoder.fingerprint!r}; "
-            "scores of two encoders don't compare, match without --update"
-        )
-    dropped = _plain(options.drop)
-    captions, index, features = (
-        _plain(before.get(name, ())) for name in ("captions", "index", "features")
-    )
+def _updated_inputs(options: MatchOptions, encoder: TextEncoder, added: MatchInputs) -> MatchInputs:
+    """Returns the tables of the run to update, without those dropped, with those added.
+
+    Args:
+      options: the options of the job; ``update`` names the run.
+      encoder: the encoder that they name.
+      added: the tables that the options name.
+    """
+    run_dir = str(options.update).rstrip("/")
+    manifest = commits.read_manifest(run_dir)
+    _check_same_options(options, encoder, run_dir, manifest)
+    previous = manifest["options"]
+    captions = _distinct_uris(previous.get("captions", ()))
+    index = _distinct_uris(previous.get("index", ()))
+    dropped = _distinct_uris(options.drop)
     for uri in dropped:
         if uri not in (*captions, *index):
             raise CaptionerError(
-                f"--drop {uri!r} is no table that {earlier!r} matched; it has {', '.join(captions)}"
+                f"--drop {uri!r} is no table that {run_dir!r} matched; it has {', '.join(captions)}"
             )
-    # new images are matched as those of before: against one another too, where these were
-    joining = given.captions if set(captions) <= set(index) else ()
+    # If the earlier images were matched with one another, so are the new ones.
+    joining = added.captions if set(captions) <= set(index) else ()
     updated = MatchInputs(
-        captions=_plain(uri for uri in (*captions, *given.captions) if uri not in dropped),
-        index=_plain(uri for uri in (*index, *given.index, *joining) if uri not in dropped),
-        features=_plain((*features, *given.features)),
-        earlier=earlier if _names_collections(earlier) else None,
+        captions=_distinct_uris(uri for uri in (*captions, *added.captions) if uri not in dropped),
+        index=_distinct_uris(uri for uri in (*index, *added.index, *joining) if uri not in dropped),
+        features=_distinct_uris((*previous.get("features", ()), *added.features)),
+        previous_run=run_dir if _has_collections(run_dir) else None,
     )
-    own = options.layout.table(layout.CAPTIONS)
-    if (
-        options.layout.run_dir == earlier
-        and layout.CAPTION in manifest["stages"]
-        and updated.captions != (own,)
-    ):
+    own_captions = options.layout.table(layout.CAPTIONS)
+    is_in_place = options.layout.run_dir == run_dir
+    has_captions = layout.CAPTION in manifest["stages"]
+    if is_in_place and has_captions and updated.captions != (own_captions,):
         raise CaptionerError(
-            f"--update {earlier!r} has captions of its own, and its tables are of these alone; "
+            f"--update {run_dir!r} has captions of its own, whose matches its tables hold; "
             "name another --run-id for the matches of both"
         )
     return updated
 
 
-def _names_collections(earlier: str) -> bool:
-    """Whether an earlier run's answers can be kept: before collections, it was not told which image a row is of."""
-    names = storage.open_table(layout.join(earlier, layout.MATCH_INPUTS)).schema.names
+def _check_same_options(
+    options: MatchOptions, encoder: TextEncoder, run_dir: str, manifest: commits.Manifest
+) -> None:
+    """Checks that a run has matches, and that they can be reused with these options.
+
+    Args:
+      options: the options of the job.
+      encoder: the encoder that they name.
+      run_dir: the run to update.
+      manifest: its manifest.
+    """
+    inputs = layout.join(run_dir, layout.MATCH_INPUTS)
+    if layout.MATCH not in manifest["stages"] or not storage.list_parts(inputs):
+        raise CaptionerError(
+            f"--update {run_dir!r} is a run without matches to update; match without --update"
+        )
+    for name in _FIXED_OPTIONS:
+        current = getattr(options, name)
+        previous = manifest["options"].get(name)
+        if isinstance(previous, list):
+            previous = tuple(previous)
+        if current != previous:
+            raise CaptionerError(
+                f"--{name.replace('_', '-')} {current!r} differs from that of {run_dir!r}, "
+                f"which has {previous!r}; give the same, or match without --update"
+            )
+    fingerprint = manifest["encoder"]["fingerprint"]
+    if fingerprint != encoder.fingerprint:
+        raise CaptionerError(
+            f"--update {run_dir!r} was matched with encoder {fingerprint!r}, and this is "
+            f"{encoder.fingerprint!r}; scores of two encoders cannot be compared, match without "
+            "--update"
+        )
+
+
+def _has_collections(run_dir: str) -> bool:
+    """Returns whether an earlier run's results can be reused.
+
+    Runs made before collections existed do not identify the image of a row.
+    """
+    names = storage.open_table(layout.join(run_dir, layout.MATCH_INPUTS)).schema.names
     if COLLECTION in names:
         return True
     print(
-        f"match: {escape_control_chars(earlier)!r} was made by an earlier version, whose tables name no collections; "
-        "all images are matched anew",
+        f"match: {escape_control_chars(run_dir)!r} was made by an earlier version, whose tables "
+        "name no collections; all images are matched again",
         file=sys.stderr,
     )
     return False
 
 
-def _plain(uris: Iterable[str]) -> tuple[str, ...]:
-    """Each once, folders without a slash at the end."""
+def _distinct_uris(uris: Iterable[str]) -> tuple[str, ...]:
+    """Returns each URI once, without a slash at the end."""
     return tuple(dict.fromkeys(uri.rstrip("/") for uri in uris))

@@ -1,9 +1,9 @@
-"""Captions and features tables of runs and datasets, as matching wants them."""
+"""Reads captions and features tables of runs and datasets in the form that matching needs."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,8 @@ import pyarrow.dataset as pads
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.io.arrays import map_arrays, map_rows, stack_vectors, write_arrays
-from captioner_core.matching import RECORDS, CaptionIndex, ImageVectors, one_chunk
+from captioner_core.matching import RECORDS, CaptionIndex, ImageVectors
+from captioner_core.matching.exact_search.arrays import Float32Array
 from captioner_core.runs import commits
 from captioner_core.runs.identity import collection_of_table, image_keys
 from captioner_core.tables import layout
@@ -30,23 +31,26 @@ from captioner_core.text.encoders.base import JointEncoder, TextEncoder
 
 SHA256 = "image_sha256"
 INPUTS = RECORDS.append(pa.field(SHA256, pa.string()))
-"""Captions as they are read, by the key of their image; the digest is empty where it is not known."""
+"""Captions as they are read. The digest of the image is empty if it is not known."""
+_DIGESTS = pa.schema([("key", pa.string()), ("digest", pa.string())])
 _FEATURES_AT_ONCE = 1_024
 _FEATURE_COLUMNS = ("image_id", SHA256, "backbone", "feature")
 
 
 def check_captions_table(uri: str) -> None:
-    """Refuses, before work starts, what is not a captions table of a finished run or a dataset.
+    """Checks, before work starts, that a table holds captions of a finished run or of a dataset.
 
     Raises:
-      CaptionerError: nothing there, not Parquet, a column missing, or its run is not complete.
+      CaptionerError: nothing is there, it is not Parquet, a column is missing, or the run is not
+        complete.
     """
     names = set(storage.open_table(uri, "captions table").schema.names)
     missing = {"image_id", "caption"} - names
     if missing or not names & {"source", "split"}:
         raise CaptionerError(
             f"captions table {uri!r} lacks the columns of a run's or dataset's captions (it has "
-            f"{', '.join(sorted(names))}); name ROOT/runs/RUN_ID/captions or DATASET_DIR/captions.parquet"
+            f"{', '.join(sorted(names))}); name ROOT/runs/RUN_ID/captions or "
+            "DATASET_DIR/captions.parquet"
         )
     folder, _, name = uri.rstrip("/").rpartition("/")
     if name == layout.CAPTIONS:
@@ -54,7 +58,7 @@ def check_captions_table(uri: str) -> None:
 
 
 def check_features_table(uri: str) -> None:
-    """Refuses, before work starts, what is not a features table.
+    """Checks, before work starts, that a table holds features.
 
     Raises:
       CaptionerError: nothing is there, it is not Parquet, or a column is missing.
@@ -68,7 +72,7 @@ def check_features_table(uri: str) -> None:
 
 
 def check_splits(splits: Iterable[str]) -> None:
-    """Refuses names that no split of a dataset has, which would leave the whole table out.
+    """Checks that names are splits of a dataset; a wrong name would leave out the whole table.
 
     Raises:
       CaptionerError: a name is not known.
@@ -79,37 +83,40 @@ def check_splits(splits: Iterable[str]) -> None:
 
 
 def check_one_model(uris: Iterable[str], model_id: str | None = None) -> None:
-    """Refuses captions that two captioners wrote: their scores tell the models apart, not the images.
+    """Checks that all generated captions are by one model.
+
+    Scores between captions of two models depend on how the models differ, not only on the images.
 
     Args:
-      uris: captions tables; human captions go with any model.
-      model_id: of captions that are yet to be written.
+      uris: captions tables. Human captions may be mixed with those of any model.
+      model_id: the model of captions that are yet to be written.
 
     Raises:
-      CaptionerError: there are two models; the line names both.
+      CaptionerError: there are two models; the message names both.
     """
-    made = models_of(uris)
+    tables = models_of(uris)
     if model_id:
-        made = {model_id: "this run", **made}
-    if len(made) > 1:
-        (one, uri), (other, other_uri), *_ = made.items()
+        tables = {model_id: "this run", **tables}
+    if len(tables) > 1:
+        (model, uri), (other_model, other_uri), *_ = tables.items()
         raise CaptionerError(
-            f"captions of {uri!r} are by model {one!r} and those of {other_uri!r} by {other!r}; "
-            "captions of two models don't compare, caption one of the folders again"
+            f"captions of {uri!r} are by model {model!r} and those of {other_uri!r} by "
+            f"{other_model!r}; captions of two models cannot be compared, caption one of the "
+            "folders again"
         )
 
 
 def models_of(uris: Iterable[str]) -> dict[str, str]:
-    """The captioners that wrote some tables' captions, by their ids, and a table by each."""
-    made: dict[str, str] = {}
+    """Returns the ids of the models that wrote captions, each with a table that has some."""
+    tables: dict[str, str] = {}
     for uri in dict.fromkeys(uris):
-        for found in _model_ids(uri):
-            made.setdefault(found, uri)
-    return made
+        for model_id in _model_ids(uri):
+            tables.setdefault(model_id, uri)
+    return tables
 
 
 def _model_ids(uri: str) -> list[str]:
-    """The captioners that wrote a table's captions, in order of their ids."""
+    """Returns the ids of the models that wrote a table's captions, in ascending order."""
     dataset = storage.open_table(uri, "captions table")
     if not {"source", "model_id"} <= set(dataset.schema.names):
         return []
@@ -128,16 +135,17 @@ def read_records(
     """Reads the captions of a table, a batch at a time.
 
     Args:
-      uri: a run's captions folder or a dataset's ``captions.parquet``, or one file of either.
-      splits: of a dataset, these splits alone; all where empty.
-      collection: that the images belong to; the one that the table's run or dataset states where None.
+      uri: a run's captions folder, a dataset's ``captions.parquet``, or one file of either.
+      splits: reads only these splits of a dataset; all if empty.
+      collection: the collection that the images belong to; None for the one that the table's run or
+        dataset states.
 
     Yields:
-      Tables of the schema ``INPUTS``. Columns of the table may be of any type that holds text, and a
-      row with a list of captions is one for each of them.
+      Tables in the schema ``INPUTS``. The columns may have any type that holds text, and a row
+      with a list of captions becomes a row for each of them.
 
     Raises:
-      CaptionerError: a value is missing or of another type, or a split is not known.
+      CaptionerError: a value is missing or has the wrong type, or a split is not known.
     """
     dataset = storage.open_table(uri, "captions table")
     names = set(dataset.schema.names)
@@ -154,7 +162,15 @@ def read_records(
 def _records(
     batch: pa.RecordBatch, uri: str, collection: str, splits: Collection[str], first_row: int
 ) -> pa.Table:
-    """Returns rows of a captions table in the form of ``INPUTS``."""
+    """Returns rows of a captions table in the schema ``INPUTS``.
+
+    Args:
+      batch: the rows.
+      uri: the table, for messages.
+      collection: the collection of the images.
+      splits: keeps only rows of these splits; all if empty.
+      first_row: the number of the first row in the table, for messages.
+    """
     columns = {"image_id": text_column(batch.column("image_id"), "image_id", uri, first_row)}
     columns["caption"] = batch.column("caption")
     if "source" in batch.schema.names:
@@ -168,9 +184,8 @@ def _records(
         columns["split"] = split_column(batch.column("split"), uri, first_row)
     rows = one_caption_a_row(pa.record_batch(columns), uri, first_row=first_row)
     if splits:
-        rows = rows.filter(
-            pc.is_in(rows.column("split"), value_set=pa.array(sorted(splits), pa.string()))
-        )
+        wanted = pa.array(sorted(splits), pa.string())
+        rows = rows.filter(pc.is_in(rows.column("split"), value_set=wanted))
     keys = image_keys(rows.column("image_id"), collection)
     return pa.table([keys, *(rows.column(name) for name in INPUTS.names[1:])], schema=INPUTS)
 
@@ -178,91 +193,108 @@ def _records(
 def read_captions(uri: str, splits: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """Yields the image key and the caption of each row of a table; see ``read_records``."""
     for table in read_records(uri, splits):
-        yield from zip(
-            table.column("image_key").to_pylist(), table.column("caption").to_pylist(), strict=True
-        )
+        keys = table.column("image_key").to_pylist()
+        yield from zip(keys, table.column("caption").to_pylist(), strict=True)
 
 
 def features_beside(captions_uri: str) -> str | None:
-    """The features table of the run that a captions table belongs to, if there is one."""
+    """Returns the features table of the run that a captions table belongs to, or None."""
     folder, _, name = captions_uri.rstrip("/").rpartition("/")
-    beside = layout.join(folder, layout.FEATURES) if folder and name == layout.CAPTIONS else None
-    return beside if beside and storage.list_parts(beside) else None
+    if not folder or name != layout.CAPTIONS:
+        return None
+    features = layout.join(folder, layout.FEATURES)
+    return features if storage.list_parts(features) else None
 
 
 class TableSource(NamedTuple):
-    """A table to read, and the collection that its images belong to."""
+    """A table to read.
+
+    Args:
+      uri: the table.
+      collection: the collection that its images belong to.
+    """
 
     uri: str
     collection: str
 
 
-def write_image_facts(
+def write_image_vectors(
     features: Iterable[TableSource],
     captions: Iterable[TableSource],
     folder: str,
     encoder: TextEncoder,
 ) -> None:
-    """Gathers what some tables say of images into files that ``open_image_facts`` maps.
+    """Collects the vectors and digests of images in files that ``open_image_vectors`` maps.
 
-    Of an image that several tables have the first counts. Memory holds the keys and digests of the
-    images, and one batch of features.
+    If several tables have the same image, the first one counts. Memory holds the keys and digests
+    of all images, and one batch of features.
 
     Args:
       features: features tables.
-      captions: captions tables, which state the digests of images too.
-      folder: to write.
-      encoder: where it takes these features too, images get their places in its joint space.
+      captions: captions tables, which state digests too.
+      folder: the folder to write.
+      encoder: if it puts images of these features into the space of the captions, these vectors are
+        written too.
 
     Raises:
       CaptionerError: a table is not a features table, or two were made by different backbones.
     """
-    stated: list[pa.Table] = []  # digests by key, as far as they are known
+    digests: list[pa.Table] = []
     for source in dict.fromkeys(captions):
         for table in read_records(source.uri, collection=source.collection):
-            stated.append(_known_digests(table.column("image_key"), table.column(SHA256)))
-    seen: set[str] = set()
-    keys: list[pa.Array] = []
-    sha256: list[pa.Array] = []
-    made_by: dict[str, str] = {}
+            digests.append(_known_digests(table.column("image_key"), table.column(SHA256)))
     with (
         storage.output_stream(layout.join(folder, "vectors.f32")) as vectors,
         storage.output_stream(layout.join(folder, "joint.f32")) as joint,
     ):
-        for source in dict.fromkeys(features):
-            for batch in _feature_batches(source.uri):
-                made_by.update(
-                    dict.fromkeys(pc.unique(batch.column("backbone")).to_pylist(), source.uri)
-                )
-                _check_one_backbone(made_by)
-                ids = text_column(batch.column("image_id"), "image_id", source.uri)
-                batch_keys = image_keys(ids, source.collection)
-                listed = batch_keys.to_pylist()
-                new = pa.array(
-                    [place for place, key in enumerate(listed) if key not in seen], pa.int64()
-                )
-                seen.update(listed)
-                rows = unit_rows(batch.column("feature").take(new))
-                vectors.write(rows.tobytes())
-                if isinstance(encoder, JointEncoder) and encoder.backbone in made_by:
-                    joint.write(encoder.encode_images(rows).tobytes())
-                keys.append(batch_keys.take(new))
-                sha256.append(batch.column(SHA256).cast(pa.string()).take(new))
-                stated.append(_known_digests(keys[-1], sha256[-1]))
-    digests = pa.concat_tables(
-        [_DIGESTS.empty_table(), *stated]
-    )  # of an image listed twice the first is found
+        images = _write_vectors(features, encoder, vectors, joint)
+    digests.append(_known_digests(images.column("key"), images.column("digest")))
+    all_digests = pa.concat_tables(digests)
     arrays = {
-        "image_keys": _joined(keys),
-        "image_sha256": _joined(sha256),
-        "digest_keys": one_chunk(digests.column("key")),
-        "digests": one_chunk(digests.column("digest")),
+        "image_keys": images.column("key").combine_chunks(),
+        "image_sha256": images.column("digest").combine_chunks(),
+        "digest_keys": all_digests.column("key").combine_chunks(),
+        "digests": all_digests.column("digest").combine_chunks(),
     }
     dims = {"vectors": FEATURE_DIM, "joint": encoder.dim}
     write_arrays(layout.join(folder, "images.arrow"), arrays, dims)
 
 
-_DIGESTS = pa.schema([("key", pa.string()), ("digest", pa.string())])
+def _write_vectors(
+    features: Iterable[TableSource], encoder: TextEncoder, vectors: BinaryIO, joint: BinaryIO
+) -> pa.Table:
+    """Writes the vectors of each image once.
+
+    Args:
+      features: features tables.
+      encoder: the encoder that may put images into the space of the captions.
+      vectors: receives unit rows of features, float32.
+      joint: receives the vectors in the space of the captions, float32, if there are any.
+
+    Returns:
+      The keys and digests of the images, in the order in which they were written.
+    """
+    images = [_DIGESTS.empty_table()]
+    seen: set[str] = set()
+    backbones: dict[str, str] = {}
+    for source in dict.fromkeys(features):
+        for batch in _feature_batches(source.uri):
+            backbones.update(
+                dict.fromkeys(pc.unique(batch.column("backbone")).to_pylist(), source.uri)
+            )
+            _check_one_backbone(backbones)
+            ids = text_column(batch.column("image_id"), "image_id", source.uri)
+            keys = image_keys(ids, source.collection)
+            names = keys.to_pylist()
+            new = pa.array([row for row, key in enumerate(names) if key not in seen], pa.int64())
+            seen.update(names)
+            rows = unit_rows(batch.column("feature").take(new))
+            vectors.write(rows.tobytes())
+            if isinstance(encoder, JointEncoder) and encoder.backbone in backbones:
+                joint.write(encoder.encode_images(rows).tobytes())
+            sha256 = batch.column(SHA256).cast(pa.string())
+            images.append(pa.table([keys.take(new), sha256.take(new)], schema=_DIGESTS))
+    return pa.concat_tables(images)
 
 
 def _known_digests(keys: pa.Array, sha256: pa.Array) -> pa.Table:
@@ -270,25 +302,21 @@ def _known_digests(keys: pa.Array, sha256: pa.Array) -> pa.Table:
     return pa.table([keys, sha256], schema=_DIGESTS).filter(pc.field("digest") != "")
 
 
-def _joined(parts: list[pa.Array]) -> pa.Array:
-    return pa.concat_arrays([pa.array([], pa.string()), *parts])
-
-
-def open_image_facts(folder: str) -> ImageVectors:
-    """What ``write_image_facts`` wrote; its vectors are read as they are used."""
+def open_image_vectors(folder: str) -> ImageVectors:
+    """Maps what ``write_image_vectors`` wrote. Vectors are read only as they are used."""
     arrays, dims = map_arrays(layout.join(folder, "images.arrow"))
-    vectors, joint = (
-        map_rows(layout.join(folder, f"{name}.f32"), dims[name]) for name in ("vectors", "joint")
-    )
+    vectors = map_rows(layout.join(folder, "vectors.f32"), dims["vectors"])
+    joint = map_rows(layout.join(folder, "joint.f32"), dims["joint"])
     return ImageVectors(**arrays, vectors=vectors, joint=joint)
 
 
-def _check_one_backbone(made_by: dict[str, str]) -> None:
-    if len(made_by) > 1:
-        (one, uri), (other, other_uri), *_ = made_by.items()
+def _check_one_backbone(backbones: dict[str, str]) -> None:
+    """Checks that there is one backbone, given a table of each."""
+    if len(backbones) > 1:
+        (backbone, uri), (other_backbone, other_uri), *_ = backbones.items()
         raise CaptionerError(
-            f"features {uri!r} are of backbone {one!r} and {other_uri!r} of {other!r}; "
-            "cosines between backbones mean nothing, extract one of them again"
+            f"features {uri!r} are of backbone {backbone!r} and {other_uri!r} of "
+            f"{other_backbone!r}; cosines between backbones mean nothing, extract one of them again"
         )
 
 
@@ -300,22 +328,23 @@ def _feature_batches(uri: str) -> Iterator[pa.RecordBatch]:
     )
 
 
-def unit_rows(column: pa.FixedSizeListArray) -> np.ndarray:
-    """float32 [rows, dim] of a column of vectors, each of length 1 unless it is all zeros."""
+def unit_rows(column: pa.FixedSizeListArray) -> Float32Array:
+    """Returns the vectors of a column as float32 [rows, dim], each scaled to length 1.
+
+    Vectors of zeros stay zeros.
+    """
     rows = stack_vectors(column).astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: np.ndarray = rows / np.where(lengths > 0, lengths, 1)
-    return unit
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1))
 
 
 def load_index(index: Sequence[str], encoder_name: str) -> CaptionIndex:
-    """Captions tables of runs and datasets in memory.
+    """Loads captions tables of runs and datasets into an index in memory.
 
     Args:
       index: the tables.
       encoder_name: one of ``options.ENCODERS``.
     """
     tables = [table.select(RECORDS.names) for uri in index for table in read_records(uri)]
-    return CaptionIndex(
-        pa.concat_tables([RECORDS.empty_table(), *tables]), load_encoder(encoder_name)
-    )
+    records = pa.concat_tables([RECORDS.empty_table(), *tables])
+    return CaptionIndex(records, load_encoder(encoder_name))

@@ -1,198 +1,240 @@
-"""Merged answers to rows of the tables."""
+"""Turns merged search results into rows of the tables ``matches`` and ``match_summary``.
+
+Also makes the rows of ``caption_groups``, which need no search.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner_core.matching.answers import ORDER, SearchResults, expand_ranges
-from captioner_core.matching.caption_set import CaptionSet, Int64Array, one_chunk, source_names
-from captioner_core.matching.facts import ImageVectors
-from captioner_core.matching.queries import Groups
+from captioner_core.matching.exact_search.arrays import (
+    Float32Array,
+    Int64Array,
+    expand_ranges,
+    rank_in_run,
+)
+from captioner_core.matching.exact_search.caption_set import CaptionSet, source_names
+from captioner_core.matching.exact_search.image_vectors import ImageVectors
+from captioner_core.matching.exact_search.query_groups import QueryGroups
+from captioner_core.matching.exact_search.results import HIT_ORDER, SearchResults
 from captioner_core.runs.identity import split_keys
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import MATCHED, NO_MATCH, row_schema
 from captioner_core.text.encoders.base import JointEncoder, TextEncoder
 
-_GROUP_IDS = 20  # image ids named of a group
+_MAX_GROUP_IDS = 20
+"""Image ids listed for each row of ``caption_groups``."""
 
 
-def answer_rows(
-    asking: CaptionSet,
-    groups: Groups,
-    answers: SearchResults,
-    top_k: int,
-    encoder: TextEncoder,
-    facts: ImageVectors,
-) -> tuple[pa.Table, pa.Table]:
-    """The rows of ``matches`` and ``match_summary`` for every image that asks.
+class MatchTables(NamedTuple):
+    """Rows of two tables, without the columns that name a run.
 
     Args:
-      asking: whose images ask.
-      groups: of its images.
-      answers: to these groups, from every image that may be matched.
-      top_k: most matches written for an image.
-      encoder: whose scores they are.
-      facts: of the images on both sides.
+      matches: a row for each match.
+      summary: a row for each querying image, in the schema of ``match_summary``.
     """
-    of_image = groups.of_image
-    above = answers.n_above[of_image] - answers.own
-    written = np.minimum(above, top_k)
-    best = answers.best.combine_chunks()
-    member, row = _rows_of_images(groups, best)
-    keys = asking.image_keys.take(pa.array(groups.image))
-    others = pc.not_equal(
-        keys.take(pa.array(member)), _column(best, "image_key").take(pa.array(row))
-    )
-    kept = np.flatnonzero(others.to_numpy(zero_copy_only=False))
-    member, row = member[kept], row[kept]
-    rank = np.arange(len(member)) - np.searchsorted(member, member)
-    first = rank == 0
-    listed = rank < written[member]
-    matches = _matches(
-        asking, keys, best, member[listed], row[listed], rank[listed] + 1, encoder, facts
-    )
-    nearest = np.full(len(of_image), -1, np.int64)
-    nearest[member[first]] = row[first]
-    return matches, _summaries(asking, groups, keys, best, nearest, above, written)
+
+    matches: pa.Table
+    summary: pa.Table
 
 
-def _rows_of_images(groups: Groups, best: pa.Table) -> tuple[Int64Array, Int64Array]:
-    """Which rows of the best each image sees, in order: its group's and those it asked for alone."""
-    asker = _column(best, "asker").to_numpy()
-    of_image = groups.of_image
+def result_rows(
+    queries: CaptionSet,
+    groups: QueryGroups,
+    results: SearchResults,
+    top_k: int,
+    encoder: TextEncoder,
+    image_vectors: ImageVectors,
+) -> MatchTables:
+    """Returns the rows of ``matches`` and ``match_summary`` for every querying image.
+
+    Args:
+      queries: the set whose images are the queries.
+      groups: the groups of these images.
+      results: their merged results from the whole index.
+      top_k: the largest number of matches written for an image.
+      encoder: the encoder of both sets.
+      image_vectors: vectors and digests of the images on both sides.
+    """
+    query_keys = queries.image_keys.take(pa.array(groups.image))
+    n_above = results.n_above[groups.group_of_member] - results.has_self_match
+    n_written = np.minimum(n_above, top_k)
+    hits = results.hits.combine_chunks()
+    member, row = _hits_of_members(groups, query_keys, hits)
+    rank = rank_in_run(member)
+    nearest = np.full(len(query_keys), -1, np.int64)
+    nearest[member[rank == 0]] = row[rank == 0]
+    is_written = rank < n_written[member]
+    matches = _match_rows(
+        queries,
+        query_keys.take(pa.array(member[is_written])),
+        hits.take(pa.array(row[is_written])),
+        rank[is_written] + 1,
+        encoder,
+        image_vectors,
+    )
+    nearest_hits = hits.take(pa.array(nearest, mask=nearest < 0))
+    summary = _summary_rows(queries, groups, query_keys, nearest_hits, n_above, n_written)
+    return MatchTables(matches, summary)
+
+
+def _hits_of_members(
+    groups: QueryGroups, query_keys: pa.Array, hits: pa.Table
+) -> tuple[Int64Array, Int64Array]:
+    """Returns each member's hits in order, without the image itself.
+
+    They are the hits of its group, and its own if it was searched without its group.
+
+    Args:
+      groups: the groups of the querying images.
+      query_keys: string [images], the image key of each member.
+      hits: sorted hits of the groups, and of members that were searched without their group.
+
+    Returns:
+      int64, the member, ascending; and int64, the row of ``hits``.
+    """
+    query_id = _column(hits, "query_id").to_numpy()
+    group = groups.group_of_member
     member, row = expand_ranges(
-        np.searchsorted(asker, of_image), np.searchsorted(asker, of_image, side="right")
+        np.searchsorted(query_id, group), np.searchsorted(query_id, group, side="right")
     )
-    alone = np.flatnonzero(asker >= len(groups))
-    member, row = np.append(member, asker[alone] - len(groups)), np.append(row, alone)
-    if not len(alone):
-        return member, row
-    seen = (
-        best.take(pa.array(row))
-        .set_column(0, "asker", pa.array(member))
-        .append_column("row", pa.array(row))
-    )
-    seen = seen.sort_by(ORDER)
-    return seen.column("asker").to_numpy(), seen.column("row").to_numpy()
+    own_rows = np.flatnonzero(query_id >= len(groups))
+    if len(own_rows):
+        member = np.append(member, query_id[own_rows] - len(groups))
+        row = np.append(row, own_rows)
+        ordered = hits.take(pa.array(row)).set_column(0, "query_id", pa.array(member))
+        ordered = ordered.append_column("row", pa.array(row)).sort_by(HIT_ORDER)
+        member = ordered.column("query_id").to_numpy()
+        row = ordered.column("row").to_numpy()
+    match_keys = _column(hits, "image_key").take(pa.array(row))
+    is_other = pc.not_equal(query_keys.take(pa.array(member)), match_keys)
+    kept = np.flatnonzero(is_other.to_numpy(zero_copy_only=False))
+    return member[kept], row[kept]
 
 
-def _matches(
-    asking: CaptionSet,
-    keys: pa.Array,
-    best: pa.Table,
-    member: Int64Array,
-    row: Int64Array,
+def _match_rows(
+    queries: CaptionSet,
+    query_keys: pa.Array,
+    hits: pa.Table,
     rank: Int64Array,
     encoder: TextEncoder,
-    facts: ImageVectors,
+    image_vectors: ImageVectors,
 ) -> pa.Table:
-    shown = best.take(pa.array(row))
-    query_keys = keys.take(pa.array(member))
-    match_keys = _column(shown, "image_key")
-    query, match = split_keys(query_keys), split_keys(match_keys)
-    captions = _column(shown, "caption")
-    one, other = facts.places(query_keys), facts.places(match_keys)
+    """Returns the rows of ``matches`` for hits, their querying images and their ranks."""
+    match_keys = _column(hits, "image_key")
+    query = split_keys(query_keys)
+    match = split_keys(match_keys)
+    captions = _column(hits, "caption")
+    query_rows = image_vectors.find_rows(query_keys)
+    feature_scores = image_vectors.feature_scores(query_rows, image_vectors.find_rows(match_keys))
     columns = {
         "query_image_id": query.image_id,
         "query_collection": query.collection,
-        "query_caption": asking.captions.take(_column(shown, "asked")),
+        "query_caption": queries.captions.take(_column(hits, "query_caption")),
         "rank": pa.array(rank, pa.int32()),
         "match_image_id": match.image_id,
         "match_collection": match.collection,
         "match_caption": captions,
-        "match_source": source_names(_column(shown, "generated").to_numpy(zero_copy_only=False)),
-        "score": _column(shown, "score"),
-        "feature_score": pa.array(facts.feature_scores(one, other)),
-        "image_text_score": pa.array(_image_text_scores(one, captions, encoder, facts)),
-        "is_duplicate": pa.array(facts.duplicates(query_keys, match_keys)),
-        "encoder": pa.array([encoder.name] * len(member), pa.string()),
-        "rank_score": _column(shown, "order"),
+        "match_source": source_names(_column(hits, "is_generated").to_numpy(zero_copy_only=False)),
+        "score": _column(hits, "score"),
+        "feature_score": pa.array(feature_scores),
+        "image_text_score": pa.array(
+            _image_text_scores(query_rows, captions, encoder, image_vectors)
+        ),
+        "is_duplicate": pa.array(image_vectors.duplicates(query_keys, match_keys)),
+        "encoder": pa.array([encoder.name] * len(hits), pa.string()),
+        "rank_score": _column(hits, "rank_score"),
     }
     return pa.table(columns, schema=row_schema(layout.MATCHES))
 
 
 def _image_text_scores(
-    images: Int64Array, captions: pa.Array, encoder: TextEncoder, facts: ImageVectors
-) -> np.ndarray:
-    if not len(facts.joint) or not isinstance(encoder, JointEncoder):
+    images: Int64Array, captions: pa.Array, encoder: TextEncoder, image_vectors: ImageVectors
+) -> Float32Array:
+    """Returns the cosines of images and captions; NaN if the encoder cannot encode images."""
+    if not len(image_vectors.joint) or not isinstance(encoder, JointEncoder):
         return np.full(len(images), np.nan, np.float32)
-    encoded = captions.dictionary_encode()
-    vectors = encoder.encode(encoded.dictionary.to_pylist())
-    return facts.image_text_scores(images, vectors[encoded.indices.to_numpy()])
+    distinct = captions.dictionary_encode()
+    vectors = encoder.encode(distinct.dictionary.to_pylist())
+    return image_vectors.image_text_scores(images, vectors[distinct.indices.to_numpy()])
 
 
-def _summaries(
-    asking: CaptionSet,
-    groups: Groups,
-    keys: pa.Array,
-    best: pa.Table,
-    nearest: Int64Array,
-    above: Int64Array,
-    written: Int64Array,
+def _summary_rows(
+    queries: CaptionSet,
+    groups: QueryGroups,
+    query_keys: pa.Array,
+    nearest_hits: pa.Table,
+    n_above: Int64Array,
+    n_written: Int64Array,
 ) -> pa.Table:
-    first_caption = groups.caption[groups.caption_starts[groups.of_image]]
-    shown = best.take(pa.array(nearest, mask=nearest < 0))
-    asked = pc.coalesce(_column(shown, "asked"), pa.array(first_caption))
-    query = split_keys(keys)
-    match = split_keys(_column(shown, "image_key"))
+    """Returns the rows of ``match_summary``.
+
+    Args:
+      queries: the set whose images are the queries.
+      groups: the groups of these images.
+      query_keys: string [images], the image key of each member.
+      nearest_hits: each member's first hit; a row of nulls if it has none.
+      n_above: int64 [images], each member's number of matches.
+      n_written: int64 [images], how many of these are written.
+    """
+    first_caption = groups.caption[groups.caption_starts[groups.group_of_member]]
+    caption = pc.coalesce(_column(nearest_hits, "query_caption"), pa.array(first_caption))
+    query = split_keys(query_keys)
+    nearest = split_keys(_column(nearest_hits, "image_key"))
+    no_score = pa.scalar(float("nan"), pa.float32())
     columns = {
         "query_image_id": query.image_id,
         "query_collection": query.collection,
-        "query_caption": asking.captions.take(asked),
-        "status": pa.array(np.where(above > 0, MATCHED, NO_MATCH), pa.string()),
-        "n_above_threshold": pa.array(above),
-        "n_written": pa.array(written, pa.int32()),
-        "best_score": pc.fill_null(_column(shown, "score"), pa.scalar(float("nan"), pa.float32())),
-        "best_match_image_id": match.image_id,
-        "best_match_collection": match.collection,
+        "query_caption": queries.captions.take(caption),
+        "status": pa.array(np.where(n_above > 0, MATCHED, NO_MATCH), pa.string()),
+        "n_above_threshold": pa.array(n_above),
+        "n_written": pa.array(n_written, pa.int32()),
+        "best_score": pc.fill_null(_column(nearest_hits, "score"), no_score),
+        "best_match_image_id": nearest.image_id,
+        "best_match_collection": nearest.collection,
     }
     return pa.table(columns, schema=row_schema(layout.MATCH_SUMMARY))
 
 
-def caption_group_rows(asking: CaptionSet, groups: Groups) -> pa.Table:
-    """The rows of ``caption_groups``: which images have the same captions.
+def caption_group_rows(queries: CaptionSet, groups: QueryGroups) -> pa.Table:
+    """Returns the rows of ``caption_groups``: which images have the same captions.
 
     Args:
-      asking: a set that has every image with some caption, or none.
-      groups: of its images, large ones in several pieces.
+      queries: a set of images. Of the images that share captions it must have all or none.
+      groups: the groups of its images. The pieces of a large group become one row, which lists the
+        image ids of the first piece.
     """
-    first = groups.caption[groups.caption_starts[:-1]]
-    n_captions = np.diff(groups.caption_starts)
-    named: dict[bytes, int] = {}
-    of_group = np.empty(len(groups), np.int64)
-    for number, (start, end) in enumerate(
-        zip(groups.caption_starts, groups.caption_starts[1:], strict=False)
-    ):
-        of_group[number] = named.setdefault(groups.caption[start:end].tobytes(), len(named))
-    lead = np.unique(of_group, return_index=True)[1] if len(groups) else np.empty(0, np.int64)
-    n_images = np.bincount(
-        of_group, weights=np.diff(groups.image_starts), minlength=len(lead)
-    ).astype(np.int64)
-    some = [
-        split_keys(
-            asking.image_keys.take(
-                pa.array(
-                    np.sort(groups.image[groups.image_starts[g] : groups.image_starts[g + 1]])[
-                        :_GROUP_IDS
-                    ]
-                )
-            )
-        )
-        for g in lead.tolist()
-    ]
+    rows: dict[bytes, int] = {}
+    row_of_group = np.empty(len(groups), np.int64)
+    for group, start in enumerate(groups.caption_starts[:-1]):
+        captions = groups.caption[start : groups.caption_starts[group + 1]].tobytes()
+        row_of_group[group] = rows.setdefault(captions, len(rows))
+    first_group = np.unique(row_of_group, return_index=True)[1]
+    n_images = np.bincount(row_of_group, weights=groups.group_sizes, minlength=len(rows))
+    images = [_first_images(queries, groups, group) for group in first_group.tolist()]
+    identities = [split_keys(keys) for keys in images]
+    string_lists = pa.list_(pa.string())
     columns = {
-        "caption": asking.captions.take(pa.array(first[lead])),
-        "n_captions": pa.array(n_captions[lead], pa.int32()),
-        "n_images": pa.array(n_images),
-        "image_ids": pa.array([one.image_id.to_pylist() for one in some], pa.list_(pa.string())),
-        "collections": pa.array(
-            [one.collection.to_pylist() for one in some], pa.list_(pa.string())
+        "caption": queries.captions.take(
+            pa.array(groups.caption[groups.caption_starts[first_group]])
         ),
+        "n_captions": pa.array(np.diff(groups.caption_starts)[first_group], pa.int32()),
+        "n_images": pa.array(n_images.astype(np.int64)),
+        "image_ids": pa.array([one.image_id.to_pylist() for one in identities], string_lists),
+        "collections": pa.array([one.collection.to_pylist() for one in identities], string_lists),
     }
     return pa.table(columns, schema=row_schema(layout.CAPTION_GROUPS))
 
 
+def _first_images(queries: CaptionSet, groups: QueryGroups, group: int) -> pa.Array:
+    """Returns the keys of the first images of a group, in ascending order."""
+    images = groups.image[groups.image_starts[group] : groups.image_starts[group + 1]]
+    return queries.image_keys.take(pa.array(np.sort(images)[:_MAX_GROUP_IDS]))
+
+
 def _column(table: pa.Table, name: str) -> pa.Array:
-    return one_chunk(table.column(name))
+    return table.column(name).combine_chunks()

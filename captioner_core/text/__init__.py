@@ -1,1 +1,1 @@
-"""Text: tokens, the vocabulary, and encoders of captions."""
+"""Text: tokens, the captioner's vocabulary, and encoders that turn captions into vectors."""

@@ -1,4 +1,4 @@
-"""Captions as words: cleaning, the vocabulary, and numbers for the network and back."""
+"""Captions as words: cleaning, tokens, and the vocabulary that turns words into ids and back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -16,25 +17,34 @@ import numpy.typing as npt
 from captioner_core.errors import CaptionerError
 from captioner_core.io.json_text import parse_json
 
-PAD, START, END, UNKNOWN = 0, 1, 2, 3
+PAD = 0
+START = 1
+END = 2
+UNKNOWN = 3
 SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
+"""The words with the ids ``PAD``, ``START``, ``END`` and ``UNKNOWN``."""
+
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-# Control characters, Unicode's line and paragraph separators, and halves of characters. Among them is
-# all that Python, Java, CSV readers or the PTB tokenizer take for the end of a line.
-_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+# Control characters, Unicode's line and paragraph separators, and halves of surrogate pairs. These
+# include everything that Python, Java, CSV readers or the PTB tokenizer take for the end of a line.
+_SEPARATORS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
 def single_line(text: str) -> str:
-    r"""Returns a caption on one line: each run of line separators and control characters becomes a space.
+    r"""Returns a caption on one line.
+
+    Each run of line separators and control characters becomes a space.
 
     >>> single_line(" a dog\r\nruns\u2028fast\n")
     'a dog runs fast'
     """
-    return _NO_TEXT.sub(" ", text).strip()
+    return _SEPARATORS.sub(" ", text).strip()
 
 
 def tokenize(caption: str) -> list[str]:
-    """Lower-case words of a caption; punctuation goes, inner hyphens and apostrophes stay.
+    """Returns the words of a caption in lower case.
+
+    Punctuation is dropped. Hyphens and apostrophes within words are kept.
 
     >>> tokenize("A dog's well-worn, RED ball .")
     ['a', "dog's", 'well-worn', 'red', 'ball']
@@ -44,13 +54,13 @@ def tokenize(caption: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words that a model knows; a word's id is its place.
+    """The words that a captioner knows. The id of a word is its position.
 
     Args:
-      words: the four special words, then the rest, each once.
+      words: the special words, then all others, each once.
 
     Raises:
-      CaptionerError: special words missing or a word listed twice.
+      CaptionerError: the special words are missing, or a word is listed twice.
     """
 
     words: tuple[str, ...]
@@ -60,19 +70,24 @@ class Vocabulary:
             raise CaptionerError(
                 f"vocabulary must begin with {', '.join(SPECIAL_WORDS)}; train the model again"
             )
-        if len(set(self.words)) != len(self.words):
-            twice = next(word for word, count in Counter(self.words).items() if count > 1)
-            raise CaptionerError(f"vocabulary lists {twice!r} twice; train the model again")
-        object.__setattr__(self, "_ids", {word: place for place, word in enumerate(self.words)})
+        word, count = Counter(self.words).most_common(1)[0]
+        if count > 1:
+            raise CaptionerError(f"vocabulary lists {word!r} twice; train the model again")
 
     @classmethod
     def from_captions(cls, captions: Iterable[str], min_count: int = 1) -> Vocabulary:
-        """The words seen at least ``min_count`` times, most frequent first, ties by spelling."""
+        """Returns the vocabulary of some captions, with the most frequent words first.
+
+        Words of equal frequency are in the order of their spelling.
+
+        Args:
+          captions: the captions.
+          min_count: how often a word must occur to be included.
+        """
         counts = Counter(word for caption in captions for word in tokenize(caption))
-        kept = sorted(
-            (w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w)
-        )
-        return cls((*SPECIAL_WORDS, *kept))
+        frequent = [word for word, count in counts.items() if count >= min_count]
+        frequent.sort(key=lambda word: (-counts[word], word))
+        return cls((*SPECIAL_WORDS, *frequent))
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:
@@ -92,6 +107,7 @@ class Vocabulary:
         return cls(tuple(words))
 
     def to_json(self) -> str:
+        """Returns the words as a JSON list, one word a line."""
         return json.dumps(self.words, ensure_ascii=False, indent=0) + "\n"
 
     def __len__(self) -> int:
@@ -99,19 +115,30 @@ class Vocabulary:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the words in their order."""
+        """The SHA-256 of the words in their order, in hexadecimal digits."""
         return hashlib.sha256("\n".join(self.words).encode("utf-8")).hexdigest()
 
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.words)}
+
     def encode(self, caption: str, max_words: int) -> npt.NDArray[np.int32]:
-        """int32 [max_words + 2]: START, the words (cut at ``max_words``), END, then PAD."""
-        ids: dict[str, int] = object.__getattribute__(self, "_ids")
-        known = [ids.get(word, UNKNOWN) for word in tokenize(caption)[:max_words]]
+        """Returns the ids of a caption's words.
+
+        Args:
+          caption: the caption.
+          max_words: the words beyond this number are dropped.
+
+        Returns:
+          int32 [max_words + 2]: START, the words, END, then PAD.
+        """
+        ids = [self._ids.get(word, UNKNOWN) for word in tokenize(caption)[:max_words]]
         row = np.full(max_words + 2, PAD, np.int32)
-        row[: len(known) + 2] = [START, *known, END]
+        row[: len(ids) + 2] = [START, *ids, END]
         return row
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
-        """The words up to END, without special ones other than the unknown word."""
+        """Returns the words up to END, without PAD and START, separated by spaces."""
         words = []
         for number in ids:
             if number == END:

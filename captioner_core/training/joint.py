@@ -74,7 +74,7 @@ class JointModel:
             (len(counts) + 1, vectors.dim), np.float32
         )  # the last row stands for no word
         for row, word in enumerate(self.words):
-            vector = vectors.of(word)
+            vector = vectors.unit_vector(word)
             table[row] = 0 if vector is None else vector
         self._spacy = tf.constant(table)
         rarity = [0.5 * math.log(captions / (count + 10)) - 1 for count in counts.values()]

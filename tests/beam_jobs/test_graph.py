@@ -60,8 +60,8 @@ def caption(pipeline, root, listing):
 def match(pipeline, root, _listing):
     plan = MatchPlan(
         **{
-            "sets": f"{root}/sets",
-            "facts": f"{root}/facts",
+            "sets_dir": f"{root}/sets",
+            "image_vectors_dir": f"{root}/image_vectors",
             "encoder": "learned",
             "threshold": 0.9,
             "top_k": 10,
@@ -72,9 +72,9 @@ def match(pipeline, root, _listing):
             "index": (),
             "collections": {},
             "index_splits": (),
-            "image_parts": 4,
+            "n_image_partitions": 4,
         },
-        parts={QUERY: 2, INDEX: 3},
+        n_sets={QUERY: 2, INDEX: 3},
     )
     match_captions.build(pipeline, RunLayout(root, "run"), plan)
 

@@ -215,9 +215,9 @@ def test_an_update_searches_only_what_is_new(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"threshold": 0.9}, "--threshold 0.9 is not that of"),
-        ({"top_k": 4}, "--top-k 4 is not that of"),
-        ({"encoder": "tfidf"}, "--encoder 'tfidf' is not that of"),
+        ({"threshold": 0.9}, "--threshold 0.9 differs from that of"),
+        ({"top_k": 4}, "--top-k 4 differs from that of"),
+        ({"encoder": "tfidf"}, "--encoder 'tfidf' differs from that of"),
         ({"update": "nowhere/runs/x"}, "no manifest.json"),
         ({"update": "nowhere"}, "no run's folder"),
         ({"drop": ("other",)}, "--drop 'other' is no table"),

@@ -247,7 +247,7 @@ def test_runs_of_earlier_versions_still_match_update_verify_and_report(days, cap
     assert main(["report", str(day1)]) == 0
     capsys.readouterr()
     assert main(["match", "--update", str(library), "--captions", captions_of(day2)]) == 0
-    assert "all images are matched anew" in capsys.readouterr().err
+    assert "all images are matched again" in capsys.readouterr().err
     assert (
         matches_of(library).replace(default_collection(str(days / "inbox/day1")), "day1")
         == ALL_MATCHES

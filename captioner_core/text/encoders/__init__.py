@@ -1,4 +1,9 @@
-"""Encoders that put captions into a space where cosine compares them; one file each."""
+"""Encoders that turn captions into unit vectors whose cosine is their similarity; one file each.
+
+An encoder is a class that follows ``base.TextEncoder``, and an entry in the table of ``base``.
+``calibration`` makes the scores of different encoders comparable, by captions that ``judging``
+judges.
+"""
 
 from captioner_core.text.encoders.base import TextEncoder, load_encoder
 

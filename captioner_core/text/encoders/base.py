@@ -1,4 +1,4 @@
-"""What a text encoder is, and the table of those there are."""
+"""The protocol of text encoders, and the table of all encoders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy.typing as npt
 from captioner_core.errors import CaptionerError
 from captioner_core.text.encoders.calibration import Calibration
 
-# name -> module and class; imported when asked for, since they load spaCy
+# The module and the class of each encoder. They are imported only when loaded, since most import
+# spaCy or TensorFlow.
 _ENCODERS = {
     "learned": ("captioner_core.text.encoders.learned", "LearnedEncoder"),
     "spacy-content": ("captioner_core.text.encoders.spacy_content", "SpacyContent"),
@@ -23,40 +24,52 @@ _ENCODERS = {
 
 
 class TextEncoder(Protocol):
-    """Texts to unit vectors whose dot product, calibrated, is their similarity."""
+    """Turns texts into unit vectors whose dot product, calibrated, is their similarity."""
 
     name: str
+    """The encoder's name, as the option ``--encoder`` takes it."""
     dim: int
+    """The length of its vectors."""
     fingerprint: str
-    """Names everything that decides a vector: two encoders alike in it agree on every text."""
+    """Identifies everything that vectors depend on: encoders with the same fingerprint agree."""
     calibration: Calibration
-    """Makes a dot product a score that means the same for every encoder."""
+    """Turns a dot product into a score that means the same for every encoder."""
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """float32 [len(texts), dim]: unit rows, or zeros for a text with no known word.
+        """Returns the vectors of texts.
 
-        A row depends on its own text alone, to the last bit, whatever the batch.
+        A row depends on its own text only, to the last bit, whatever other texts are in the batch.
+
+        Args:
+          texts: any texts.
+
+        Returns:
+          float32 [len(texts), dim]: unit rows, or zeros for a text without any known word.
         """
         ...
 
 
 @runtime_checkable
 class JointEncoder(TextEncoder, Protocol):
-    """An encoder that also puts images into the space of their captions."""
+    """An encoder that puts images into the same space as their captions."""
 
     backbone: str
-    """Whose features it takes."""
+    """The name of the backbone whose features it encodes."""
 
     def encode_images(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Unit rows float32 [n, dim] of averaged features float32 [n, 2048]."""
+        """Returns the vectors of images: float32 [images, dim], unit rows.
+
+        Args:
+          features: float32 [images, 2048], averaged features of the backbone.
+        """
         ...
 
 
 def load_encoder(name: str) -> TextEncoder:
-    """An encoder by its name.
+    """Returns the encoder of this name.
 
     Raises:
-      CaptionerError: the name is not known, or its vectors are not in the cache.
+      CaptionerError: the name is not known, or the encoder's files are not on this machine.
     """
     if name not in _ENCODERS:
         raise CaptionerError(f"encoder {name!r} is not known; choose one of {', '.join(_ENCODERS)}")

@@ -1,14 +1,14 @@
-"""What a cosine in an encoder's space is worth: a monotone map to scores that mean the same for every encoder.
+"""Calibration: turns the cosines of an encoder into scores that mean the same for every encoder.
 
-Raw cosines don't compare between spaces: of human captions, the plain mean of word vectors puts
-most pairs above 0.6. So every encoder's cosines are stretched, in order, so that of the pairs of
-captions that score 0.9 or more at least four in five are right.
+Raw cosines of different encoders cannot be compared. For the plain mean of word vectors, for
+example, most pairs of human captions are above 0.6. So each encoder's cosines are stretched,
+without changing their order, such that a score of 0.9 has the same meaning everywhere: of the
+caption pairs that score 0.9 or more, at least four in five are right.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -21,22 +21,26 @@ from captioner_core.io import outputs
 from captioner_core.options import ENCODERS
 
 AGREED_SCORE = 0.9
-"""The score at which encoders agree …"""
-PRECISION = 0.8
-"""… that at least this share of the pairs at or above it is right; see ``judging``."""
+"""The score that means the same for every encoder."""
+AGREED_PRECISION = 0.8
+"""The share of right pairs, among those at or above ``AGREED_SCORE``; see ``judging``."""
 CURVE_EDGES = (-1.0, 0.0, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
-"""Scores between which the share of fitting pairs is kept."""
-_LEAST_PAIRS = 30  # that the share has to be of
+"""Bounds of the score intervals for which a calibration keeps the share of right pairs."""
+_MIN_PAIRS = 30
+"""A share of fewer pairs than this says little, so it does not decide a calibration."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A monotone map of cosines to scores, both −1 to 1.
+    """A monotone map from cosines to scores, both from −1 to 1.
 
     Args:
-      cosine: the raw cosine that becomes ``AGREED_SCORE``; straight lines lead from it to −1 and 1.
-      precision: for each two neighbours of ``CURVE_EDGES``, the share of pairs scoring between
-        them that are right; rises with the score.
+      cosine: the cosine that becomes ``AGREED_SCORE``. The map is linear below and above it.
+      precision: for each interval between ``CURVE_EDGES``, the share of right pairs among those
+        that score in it. The shares do not decrease with the score.
+
+    Raises:
+      CaptionerError: a value is out of range, or the number of shares is wrong.
     """
 
     cosine: float = AGREED_SCORE
@@ -53,25 +57,20 @@ class Calibration:
             )
 
     def scores(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The scores of cosines, in the same order."""
-        mapped: npt.NDArray[np.float64] = np.interp(
-            cosines, (-1.0, self.cosine, 1.0), (-1.0, AGREED_SCORE, 1.0)
-        )
-        return mapped
+        """Returns the score of each cosine."""
+        return np.asarray(np.interp(cosines, (-1.0, self.cosine, 1.0), (-1.0, AGREED_SCORE, 1.0)))
 
     def cosines(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """What ``scores`` came from."""
-        mapped: npt.NDArray[np.float64] = np.interp(
-            scores, (-1.0, AGREED_SCORE, 1.0), (-1.0, self.cosine, 1.0)
-        )
-        return mapped
+        """Returns the cosine of each score; the inverse of ``scores``."""
+        return np.asarray(np.interp(scores, (-1.0, AGREED_SCORE, 1.0), (-1.0, self.cosine, 1.0)))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, float | list[float]]:
+        """Returns the calibration as a JSON object."""
         return {"cosine": self.cosine, "precision": list(self.precision)}
 
     @classmethod
     def from_json(cls, value: Any) -> Calibration:
-        """Reads what ``to_json`` made.
+        """Reads what ``to_json`` returned.
 
         Raises:
           CaptionerError: it is something else.
@@ -83,61 +82,71 @@ class Calibration:
 
 
 def fit_calibration(
-    cosines: npt.NDArray[np.floating[Any]], fits: npt.NDArray[np.bool_]
+    cosines: npt.NDArray[np.floating[Any]], is_right: npt.NDArray[np.bool_]
 ) -> Calibration:
-    """The calibration that some judged pairs of captions ask for.
+    """Returns the calibration that judged caption pairs call for.
+
+    It maps the lowest cosine above which enough pairs are right to ``AGREED_SCORE``.
 
     Args:
       cosines: float [pairs], raw.
-      fits: bool [pairs], whether each pair is right.
+      is_right: bool [pairs], whether each pair was judged right.
 
     Raises:
-      CaptionerError: no cosine parts off enough right pairs.
+      CaptionerError: there is no cosine above which enough pairs are right.
     """
     order = np.argsort(-cosines, kind="stable")
-    falling = cosines[order].astype(np.float64)
-    share = np.cumsum(fits[order]) / np.arange(1, len(order) + 1)
-    last_of_ties = np.append(falling[1:] != falling[:-1], True)
-    # a handful of pairs at the top says little, whichever way it falls
-    enough = np.flatnonzero(
-        last_of_ties
-        & (share >= PRECISION)
-        & (np.arange(len(order)) >= min(_LEAST_PAIRS, len(order) - 1))
-    )
-    if not len(enough) or not -1 < falling[enough[-1]] < 1:
+    descending = cosines[order].astype(np.float64)
+    is_right = is_right[order]
+    rank = np.arange(len(order))
+    share_above = np.cumsum(is_right) / (rank + 1)
+    # Pairs of equal cosine are all above a bound or all below it.
+    is_last_of_ties = np.append(descending[1:] != descending[:-1], True)
+    has_enough_pairs = rank >= min(_MIN_PAIRS, len(order) - 1)
+    bounds = np.flatnonzero(is_last_of_ties & has_enough_pairs & (share_above >= AGREED_PRECISION))
+    if not len(bounds) or not -1 < descending[bounds[-1]] < 1:
         raise CaptionerError(
-            f"no cosine has {PRECISION:.0%} right pairs above it; fit it on captions that overlap"
+            f"no cosine has {AGREED_PRECISION:.0%} right pairs above it; fit it on captions that "
+            "overlap"
         )
-    calibration = Calibration(float(falling[enough[-1]]))
-    place = np.digitize(calibration.scores(falling), CURVE_EDGES[1:-1])
-    pairs = np.bincount(place, minlength=len(CURVE_EDGES) - 1).astype(np.float64)
-    good = np.bincount(place, weights=fits[order], minlength=len(CURVE_EDGES) - 1).astype(
-        np.float64
-    )
-    return Calibration(calibration.cosine, tuple(round(value, 6) for value in _rising(good, pairs)))
+    cosine = float(descending[bounds[-1]])
+    interval = np.digitize(Calibration(cosine).scores(descending), CURVE_EDGES[1:-1])
+    pairs = np.bincount(interval, minlength=len(CURVE_EDGES) - 1)
+    right = np.bincount(interval[is_right], minlength=len(CURVE_EDGES) - 1)
+    shares = _isotonic_shares(right.tolist(), pairs.tolist())
+    return Calibration(cosine, tuple(round(share, 6) for share in shares))
 
 
-def _rising(good: npt.NDArray[np.float64], total: npt.NDArray[np.float64]) -> Sequence[float]:
-    """The rising shares nearest to ``good / total``: neighbours out of order are pooled.
+def _isotonic_shares(right: list[int], total: list[int]) -> list[float]:
+    """Returns the non-decreasing shares that are nearest to ``right / total``.
 
-    Ayer et al. 1955 (https://doi.org/10.1214/aoms/1177728423).
+    Neighbours in the wrong order are pooled until none are left: the pool-adjacent-violators
+    algorithm, Ayer et al. 1955 (https://doi.org/10.1214/aoms/1177728423).
+
+    Args:
+      right: the number of right pairs in each interval.
+      total: the number of pairs in each interval.
     """
-    pools: list[list[float]] = []
-    for one, count in zip(good, total, strict=True):
-        pools.append([float(one), float(count), 1])
-        while len(pools) > 1 and pools[-2][0] * pools[-1][1] >= pools[-1][0] * pools[-2][1]:
-            last = pools.pop()
-            pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
-    return [pool[0] / pool[1] if pool[1] else 0.0 for pool in pools for _ in range(int(pool[2]))]
+    pools: list[tuple[int, int, int]] = []  # right pairs, pairs, and intervals of each pool
+    for pool in zip(right, total, [1] * len(total), strict=True):
+        while pools and pools[-1][0] * pool[1] >= pool[0] * pools[-1][1]:
+            previous = pools.pop()
+            pool = (previous[0] + pool[0], previous[1] + pool[1], previous[2] + pool[2])
+        pools.append(pool)
+    return [
+        n_right / n_pairs if n_pairs else 0.0
+        for n_right, n_pairs, n_intervals in pools
+        for _ in range(n_intervals)
+    ]
 
 
 def is_calibrations(data: bytes) -> bool:
-    """Returns whether a file holds calibrations of encoders by their names, as ``captioner calibrate`` writes them."""
-    listed = outputs.parse_object(data)
-    if not listed or not set(listed) <= set(ENCODERS):
+    """Returns whether a file holds calibrations, as ``captioner calibrate`` writes them."""
+    values = outputs.parse_object(data)
+    if not values or not set(values) <= set(ENCODERS):
         return False
     try:
-        for value in listed.values():
+        for value in values.values():
             Calibration.from_json(value)
     except CaptionerError:
         return False
@@ -145,6 +154,9 @@ def is_calibrations(data: bytes) -> bool:
 
 
 def shipped_calibration(encoder: str) -> Calibration:
-    """The calibration of an encoder that has no folder of its own, fitted by ``captioner calibrate``."""
+    """Returns the calibration of an encoder that has no folder of its own.
+
+    ``captioner calibrate`` fitted it; it comes with the package.
+    """
     path = resources.files("captioner_core.text.encoders") / "calibrations.json"
     return Calibration.from_json(json.loads(path.read_text(encoding="utf-8"))[encoder])

@@ -1,8 +1,8 @@
-"""The learned encoder: a weighted bag of words, and images beside it in the same space.
+"""The learned encoder: a weighted bag of words, with images in the same space.
 
-Trained on captions of the same images (see ``training.joint``), so that captions are near each
-other which people would give to one picture. In use it is arithmetic on tables: NumPy, and
-spaCy's vectors for words that training has not seen.
+It was trained on the captions of the same images (see ``training.joint``), so that captions that
+people would give to one picture are near each other. Encoding needs only NumPy, and spaCy's
+vectors for words that did not occur in training.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +28,10 @@ WORDS = "words.json"
 CONFIG = "config.json"
 MODEL_CARD = "MODEL_CARD.md"
 FORMAT_VERSION = 1
-FEATURE_SCALE = (
-    10.0  # unit features have entries of about 0.02, which dense layers learn from slowly
-)
+FEATURE_SCALE = 10.0
+"""Factor for unit features, whose values of about 0.02 dense layers would learn from slowly."""
 SHIPPED = "pretrained_encoder"
+"""Folder in the package of the encoder that comes with it."""
 
 _TENSORS = (
     "words",
@@ -44,94 +44,108 @@ _TENSORS = (
 
 
 class LearnedEncoder:
-    """A learned encoder from its folder.
+    """An encoder that ``captioner train-encoder`` made.
 
     Args:
-      folder: made by ``captioner train-encoder``; the one that comes with the package where None.
+      folder: its folder; None for the encoder that comes with the package.
 
     Raises:
-      CaptionerError: a file is missing or damaged, or sizes don't fit.
+      CaptionerError: a file is missing or damaged, or the sizes of tensors do not fit each other.
     """
 
     name = "learned"
 
     def __init__(self, folder: str | None = None) -> None:
-        path = (
-            Path(str(resources.files("captioner_core") / SHIPPED))
-            if folder is None
-            else Path(folder)
-        )
-        config, words, tensors = _read(path)
+        if folder is None:
+            folder = str(resources.files("captioner_core") / SHIPPED)
+        config, words, self._tensors = _read_files(Path(folder))
         self.dim = int(config["dim"])
         self.backbone = str(config["backbone"])
         self.calibration = Calibration.from_json(config["calibration"])
         self._rows = {word: row for row, word in enumerate(words)}
-        self._tensors = tensors
         self._spacy: Any = None
         self._unseen_vectors: dict[str, npt.NDArray[np.float32] | None] = {}
         digest = hashlib.sha256(json.dumps([config, words], sort_keys=True).encode())
         for name in _TENSORS:
-            digest.update(tensors[name].tobytes())
+            digest.update(self._tensors[name].tobytes())
         self.fingerprint = f"{self.name}/{digest.hexdigest()[:16]}"
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """See ``TextEncoder.encode``."""
-        return sum_words(texts, self._rows, self._tensors["words"], self._unseen)
+        """Returns the vectors of texts; see ``TextEncoder.encode``."""
+        return sum_words(texts, self._rows, self._tensors["words"], self._unseen_vector)
 
     def encode_images(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Images in the space of the captions.
+        """Returns the vectors of images: float32 [images, dim], unit rows.
 
         Args:
-          features: float32 [n, 2048], of the backbone named by ``backbone``; unit rows or not.
-
-        Returns:
-          float32 [n, dim], unit rows.
+          features: float32 [images, 2048], of the backbone named by ``backbone``, of any length.
         """
-        unit = (
-            features
-            / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-            * FEATURE_SCALE
-        )
-        hidden = unit @ self._tensors["image_hidden"] + self._tensors["image_hidden_bias"]
-        output = (
-            np.maximum(hidden, 0) @ self._tensors["image_output"]
-            + self._tensors["image_output_bias"]
-        )
-        unit_rows: npt.NDArray[np.float32] = output / np.maximum(
-            np.linalg.norm(output, axis=1, keepdims=True), 1e-12
-        )
-        return unit_rows.astype(np.float32)
+        scaled = _unit_rows(features) * FEATURE_SCALE
+        hidden = scaled @ self._tensors["image_hidden"] + self._tensors["image_hidden_bias"]
+        hidden = np.maximum(hidden, 0)
+        output = hidden @ self._tensors["image_output"] + self._tensors["image_output_bias"]
+        return _unit_rows(output).astype(np.float32)
 
-    def _unseen(self, word: str) -> npt.NDArray[np.float32] | None:
-        """A word that training has not seen: its spaCy vector, mapped into the space."""
+    def _unseen_vector(self, word: str) -> npt.NDArray[np.float32] | None:
+        """Returns the vector of a word that training has not seen, or None if spaCy has none.
+
+        It is the word's spaCy vector, mapped into the encoder's space.
+        """
         if word not in self._unseen_vectors:
             if self._spacy is None:
                 from captioner_core.text.encoders.spacy_vectors import load_vectors
 
                 self._spacy = load_vectors()
-            vector = self._spacy.of(word)
+            vector = self._spacy.unit_vector(word)
             self._unseen_vectors[word] = (
                 None if vector is None else vector @ self._tensors["unseen"]
             )
         return self._unseen_vectors[word]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[str], dict[str, npt.NDArray[np.float32]]]:
+def _unit_rows(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+    """Returns rows scaled to length 1; rows of zeros stay zeros."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(lengths, 1e-12))
+
+
+class _EncoderFiles(NamedTuple):
+    """The contents of an encoder's folder.
+
+    Args:
+      config: the object in ``config.json``.
+      words: the words in the order of their rows.
+      tensors: float32 arrays by name.
+    """
+
+    config: dict[str, Any]
+    words: list[str]
+    tensors: dict[str, npt.NDArray[np.float32]]
+
+
+def _read_files(path: Path) -> _EncoderFiles:
+    """Reads and checks the files of an encoder.
+
+    Raises:
+      CaptionerError: a file is missing or damaged, or the sizes of tensors do not fit each other.
+    """
     for name in (WEIGHTS, WORDS, CONFIG):
         if not (path / name).is_file():
             raise CaptionerError(
-                f"encoder folder {str(path)!r} has no {name}; make one with 'captioner train-encoder'"
+                f"encoder folder {str(path)!r} has no {name}; make one with 'captioner "
+                "train-encoder'"
             )
     try:
         config = parse_json((path / CONFIG).read_bytes())
         words = list(parse_json((path / WORDS).read_bytes())["words"])
         with StoredTensors(path / WEIGHTS) as stored:
             tensors = {name: stored.read(name).astype(np.float32) for name in _TENSORS}
-        hidden, dim = tensors["image_hidden"].shape[1], config["dim"]
-        whole = config["format_version"] == FORMAT_VERSION and isinstance(config["backbone"], str)
-    except (
-        Exception
-    ) as error:  # JSON, zlib, zipfile and numpy raise whatever damage makes them stumble over
+        hidden = tensors["image_hidden"].shape[1]
+        dim = config["dim"]
+        is_valid = config["format_version"] == FORMAT_VERSION
+        is_valid &= isinstance(config["backbone"], str)
+    # JSON, zlib, zipfile and NumPy raise errors of many types for damaged files.
+    except Exception as error:
         raise CaptionerError(
             f"encoder folder {str(path)!r} is damaged ({error!r}); train or copy it again"
         ) from error
@@ -144,8 +158,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str], dict[str, npt.NDArray[
         "image_output_bias": (dim,),
     }
     for name, tensor in tensors.items():
-        if not whole or tensor.shape != shapes[name] or not np.isfinite(tensor).all():
+        if not is_valid or tensor.shape != shapes[name] or not np.isfinite(tensor).all():
             raise CaptionerError(
                 f"encoder folder {str(path)!r}: {name!r} doesn't fit the others; train it again"
             )
-    return config, words, tensors
+    return _EncoderFiles(config, words, tensors)

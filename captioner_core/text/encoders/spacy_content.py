@@ -1,19 +1,20 @@
-"""The mean of the vectors of the words that carry content."""
+"""The encoder ``spacy-content``: the mean of the vectors of the words that carry content."""
 
 from spacy.tokens import Doc
 
 from captioner_core.text.encoders.spacy_vectors import PooledSpacyVectors
 
-# spaCy counts small numbers as stop words; in a caption they say how many
+# spaCy treats small numbers as stop words, but in a caption they tell how many things there are.
 _NUMBERS = frozenset({"one", "two", "three", "four", "five", "six", "eight", "nine", "ten"})
 
 
 class SpacyContent(PooledSpacyVectors):
-    """Lower-case words other than stop words and punctuation; numbers stay."""
+    """Pools lower-case words, without stop words and punctuation but with numbers."""
 
     name = "spacy-content"
 
     def words(self, doc: Doc) -> list[str]:
+        """Returns the words that carry content."""
         return [
             token.lower_
             for token in doc

@@ -1,4 +1,4 @@
-"""The plain mean of all word vectors, which is what ``Doc.vector`` of spaCy points at."""
+"""The encoder ``spacy-mean``: the mean of all word vectors, as in spaCy's ``Doc.vector``."""
 
 from spacy.tokens import Doc
 
@@ -6,13 +6,14 @@ from captioner_core.text.encoders.spacy_vectors import PooledSpacyVectors
 
 
 class SpacyMean(PooledSpacyVectors):
-    """All words as they are written, stop words and punctuation too: the reference point.
+    """Pools all words as they are written, with stop words and punctuation.
 
-    Function words dominate it, so captions that have nothing in common but their grammar
-    score high.
+    It is the baseline for other encoders. Function words dominate its vectors, so captions with
+    nothing in common but their grammar have high scores.
     """
 
     name = "spacy-mean"
 
     def words(self, doc: Doc) -> list[str]:
+        """Returns all words."""
         return [token.text for token in doc]

@@ -1,4 +1,4 @@
-"""spaCy's word vectors, and what the encoders that pool them share."""
+"""spaCy's word vectors, and the base class of the encoders that pool them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from captioner_core.weights import assets
 
 
 class SpacyVectors:
-    """The vectors of ``en_core_web_md``, by word.
+    """The word vectors of ``en_core_web_md``.
 
     Raises:
       CaptionerError: the vectors are not in the cache.
@@ -33,33 +33,38 @@ class SpacyVectors:
             np.ascontiguousarray(vocab.vectors.data).tobytes()
         ).hexdigest()[:16]
 
-    def of(self, word: str) -> npt.NDArray[np.float32] | None:
-        """A word's vector as a unit row; None where it has none."""
+    def unit_vector(self, word: str) -> npt.NDArray[np.float32] | None:
+        """Returns a word's vector, scaled to length 1, or None if the word has no vector."""
         (row,) = self.rows([word])
         length = 0.0 if row < 0 else float(np.linalg.norm(self._vectors.data[row]))
         return None if not length else np.asarray(self._vectors.data[row] / length, np.float32)
 
     def rows(self, words: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Each word's row of ``data``; −1 for an unknown word, which must not fetch the last row."""
+        """Returns each word's row of ``data``, or −1 for an unknown word.
+
+        Callers must filter out −1, which NumPy takes for the last row.
+        """
         keys = [self._strings.as_int(word) for word in words]
         found: Any = self._vectors.find(keys=keys) if keys else np.empty(0, np.int64)
         return np.asarray(found, np.int64)
 
     @property
     def data(self) -> npt.NDArray[np.float32]:
-        """float32 [rows, dim]."""
+        """float32 [rows, dim], the vectors of all words."""
         table: npt.NDArray[np.float32] = self._vectors.data
         return table
 
 
 @functools.cache
 def load_vectors() -> SpacyVectors:
-    """The vectors, once a process."""
+    """Returns the vectors, which are loaded once in a process."""
     return SpacyVectors()
 
 
 class PooledSpacyVectors:
-    """The normalised sum of the vectors of some words of a text, from ``en_core_web_md``.
+    """Encodes a text as the normalised sum of the vectors of some of its words.
+
+    Subclasses choose the words.
 
     Raises:
       CaptionerError: the vectors are not in the cache.
@@ -75,16 +80,16 @@ class PooledSpacyVectors:
         self.fingerprint = f"{self.name}/{self._vectors.digest}"
 
     def words(self, doc: Doc) -> list[str]:
-        """The words of a text that count; subclasses choose them."""
+        """Returns the words of a text whose vectors are summed."""
         raise NotImplementedError
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """See ``TextEncoder.encode``."""
+        """Returns the vectors of texts; see ``TextEncoder.encode``."""
         encoded = np.zeros((len(texts), self.dim), np.float32)
-        for place, text in enumerate(texts):
+        for number, text in enumerate(texts):
             rows = self._vectors.rows(self.words(self._tokenizer(text)))
             total = self._vectors.data[rows[rows >= 0]].sum(axis=0, dtype=np.float64)
             length = np.linalg.norm(total)
             if length > 0:
-                encoded[place] = total / length
+                encoded[number] = total / length
         return encoded

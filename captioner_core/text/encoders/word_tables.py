@@ -1,4 +1,4 @@
-"""A weighted bag of words: what the encoders with a vector for each word share."""
+"""Encodes texts as weighted bags of words: sums of one vector for each word."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from captioner_core.text.vocabulary import tokenize
 
-_BLOCK_VALUES = 400_000  # of sums held at once, so that they stay near the processor: 3 MB
+_BLOCK_VALUES = 400_000
+"""Values of sums that are held at once, so that they stay in the processor's cache: 3 MB."""
 
 
 def sum_words(
@@ -18,55 +19,54 @@ def sum_words(
     table: npt.NDArray[np.float32],
     unknown: Callable[[str], npt.NDArray[np.float32] | None] = lambda word: None,
 ) -> npt.NDArray[np.float32]:
-    """The normalised sum of the vectors of each text's words.
+    """Returns the normalised sum of the vectors of each text's words.
+
+    A row depends on its own text only, to the last bit: words are added in their order, in float64.
 
     Args:
-      texts: any text.
-      rows: word to its row of the table.
+      texts: any texts.
+      rows: each known word's row of the table.
       table: float32 [words, dim].
-      unknown: the vector of a word that is not in the table, or None.
+      unknown: returns the vector of a word that is not in the table, or None to skip the word.
 
     Returns:
-      float32 [len(texts), dim]: unit rows, or zeros for a text with no known word. A row depends
-      on its own text alone, to the last bit: words are added in their order, as float64.
+      float32 [len(texts), dim]: unit rows, or zeros for a text without any known word.
     """
+    tokens = [tokenize(text) for text in texts]
+    row_of = {word: rows.get(word) for words in tokens for word in words}
+    added: list[npt.NDArray[np.float32]] = []
+    for word, row in row_of.items():
+        if row is None and (vector := unknown(word)) is not None:
+            row_of[word] = len(table) + len(added)
+            added.append(vector)
+    if added:
+        table = np.concatenate([table, np.array(added, np.float32)])
+    text_rows = [[row for word in words if (row := row_of[word]) is not None] for words in tokens]
     encoded = np.zeros((len(texts), table.shape[1]), np.float32)
-    added: dict[str, int | None] = {}
-    block = max(1, _BLOCK_VALUES // table.shape[1])
-    vectors = table
-    for start in range(0, len(texts), block):
-        listed: list[int] = []
-        lengths = []
-        extra: list[npt.NDArray[np.float32]] = []
-        for text in texts[start : start + block]:
-            before = len(listed)
-            for word in tokenize(text):
-                row = rows.get(word)
-                if row is None:
-                    if word not in added:
-                        vector = unknown(word)
-                        added[word] = None if vector is None else len(vectors) + len(extra)
-                        extra += [] if vector is None else [vector]
-                    row = added[word]
-                if row is not None:
-                    listed.append(row)
-            lengths.append(len(listed) - before)
-        if extra:
-            vectors = np.concatenate([vectors, np.array(extra, np.float32)])
-        totals = _sums(vectors, np.array(listed, np.int64), np.array(lengths, np.int64))
+    block_size = max(1, _BLOCK_VALUES // table.shape[1])
+    for start in range(0, len(texts), block_size):
+        totals = _sum_rows(table, text_rows[start : start + block_size])
         norms = np.sqrt(np.einsum("nd,nd->n", totals, totals))
-        known = norms > 0
-        encoded[start : start + block][known] = totals[known] / norms[known, None]
+        is_known = norms > 0
+        encoded[start : start + block_size][is_known] = totals[is_known] / norms[is_known, None]
     return encoded
 
 
-def _sums(
-    table: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+def _sum_rows(
+    table: npt.NDArray[np.float32], text_rows: Sequence[Sequence[int]]
 ) -> npt.NDArray[np.float64]:
-    """float64 [texts, dim], of each text's rows one after the other."""
-    totals = np.zeros((len(lengths), table.shape[1]))
+    """Returns the sum of each text's rows of the table: float64 [texts, dim].
+
+    Args:
+      table: float32 [words, dim].
+      text_rows: the rows of each text.
+    """
+    rows = np.array([row for rows in text_rows for row in rows], np.int64)
+    lengths = np.array([len(rows) for rows in text_rows], np.int64)
     first = np.cumsum(lengths) - lengths
-    for place in range(int(lengths.max(initial=0))):
-        texts = np.flatnonzero(lengths > place)
-        totals[texts] += table[rows[first[texts] + place]]
+    totals = np.zeros((len(text_rows), table.shape[1]))
+    # Adds the first words of all texts, then all second words, and so on.
+    for position in range(int(lengths.max(initial=0))):
+        texts = np.flatnonzero(lengths > position)
+        totals[texts] += table[rows[first[texts] + position]]
     return totals

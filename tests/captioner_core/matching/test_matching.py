@@ -1,4 +1,4 @@
-"""The search against a brute-force reference, pair by pair."""
+"""Compares the search with a brute-force reference, pair by pair."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from captioner_core.matching import (
     ImageVectors,
     Query,
     Search,
-    answer_rows,
-    answers,
     candidate_count,
     caption_group_rows,
-    caption_set,
     empty_results,
     group_images,
     make_caption_set,
     make_records,
     merge_results,
     open_caption_set,
-    outline,
-    pairs,
+    result_rows,
     write_caption_set,
 )
-from captioner_core.matching import (
-    queries as grouping,
+from captioner_core.matching.exact_search import (
+    arrays,
+    caption_set,
+    pairs,
+    projection,
+    query_groups,
+    search,
 )
 from captioner_core.runs.identity import image_keys
 from captioner_core.tables.schemas import GENERATED, HUMAN, MATCHED, NO_MATCH
@@ -41,10 +42,13 @@ from tests.fakes import HashedWords
 WORDS = ("dog", "cat", "red", "blue", "two", "x")  # "x" is a word that the encoder doesn't know
 captions = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join)
 images = st.lists(st.tuples(st.sampled_from("abcdef"), captions), max_size=14)
+query_captions = st.dictionaries(
+    st.sampled_from("abcxyz"), st.sets(captions, min_size=1, max_size=3), max_size=5
+)
 
 
 def brute_force(queries, index, threshold, top_k):
-    """Every pair of captions, one dot product at a time."""
+    """Compares every pair of captions, one dot product at a time."""
     encoder = HashedWords()
     vector = {
         text: encoder.encode([text])[0].astype(float)
@@ -54,8 +58,9 @@ def brute_force(queries, index, threshold, top_k):
     for query in queries:
         best: dict[str, float] = {}
         for image_id, caption in index:
-            for asked in query.captions:
-                one, other = vector[asked], vector[caption]
+            for query_caption in query.captions:
+                one = vector[query_caption]
+                other = vector[caption]
                 if image_id != query.image_id and one.any() and other.any():
                     score = np.float32(round(min(1.0, float(one @ other)), 6))
                     best[image_id] = max(best.get(image_id, -math.inf), score)
@@ -67,16 +72,23 @@ def brute_force(queries, index, threshold, top_k):
     return answers
 
 
+def as_queries(captions_by_image):
+    return [
+        Query(image_id, tuple(sorted(texts)))
+        for image_id, texts in sorted(captions_by_image.items())
+    ]
+
+
 def records(rows, source=HUMAN):
     return make_records([r[0] for r in rows], [r[1] for r in rows], [source] * len(rows))
 
 
-def make_index(rows, facts=None):
-    return CaptionIndex(records(rows), HashedWords(), facts)
+def make_index(rows, image_vectors=None):
+    return CaptionIndex(records(rows), HashedWords(), image_vectors)
 
 
 def by_image(tables, queries):
-    """For each query its matches, in order of rank, and its summary."""
+    """Returns, for each query, its matches in order of rank and its summary."""
     matches, summary = (table.to_pylist() for table in tables)
     assert (
         [row["query_image_id"] for row in summary] and len(summary) == len(queries)
@@ -88,22 +100,27 @@ def by_image(tables, queries):
     return [(found[query.image_id], of_image[query.image_id]) for query in queries]
 
 
-def search(rows, queries, **asked):
-    return by_image(make_index(rows).search(queries, **asked), queries)
+def search_rows(rows, queries, **options):
+    """Returns the matches and the summary of each query in an index of these rows."""
+    return by_image(make_index(rows).search(queries, **options), queries)
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.dictionaries(
-        st.sampled_from("abcxyz"), st.sets(captions, min_size=1, max_size=3), max_size=5
-    ),
+    query_captions,
     images,
     st.sampled_from([-1.0, 0.0, 0.5, 0.7071068, 0.9, 1.0]),
     st.integers(0, 8),
 )
-def test_equals_brute_force(asked, rows, threshold, top_k):
-    queries = [Query(image_id, tuple(sorted(texts))) for image_id, texts in sorted(asked.items())]
-    check(search(rows, queries, threshold=threshold, top_k=top_k), queries, rows, threshold, top_k)
+def test_the_search_equals_brute_force(captions_by_image, rows, threshold, top_k):
+    queries = as_queries(captions_by_image)
+    check(
+        search_rows(rows, queries, threshold=threshold, top_k=top_k),
+        queries,
+        rows,
+        threshold,
+        top_k,
+    )
 
 
 def check(found, queries, rows, threshold, top_k):
@@ -130,64 +147,62 @@ def check(found, queries, rows, threshold, top_k):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Every block as small as it may be, and every index with an outline."""
+    """Makes every block as small as possible, and projects every index."""
     for module, name, size in (
-        (answers, "_QUERY_BLOCK", 2),
-        (answers, "_ENTRIES_AT_ONCE", 3),
+        (search, "_QUERY_BLOCK", 2),
+        (search, "_MAX_POSTINGS", 3),
         (pairs, "_INDEX_BLOCK", 64),
-        (pairs, "_SCORED_AT_ONCE", 3),
-        (grouping, "_GROUP_IMAGES", 2),
-        (outline, "_LEAST_ROWS", 1),
-        (outline, "_COARSEST", 2),
+        (arrays, "_BLOCK_ROWS", 3),
+        (query_groups, "_MAX_GROUP_IMAGES", 2),
+        (projection, "_MIN_ROWS", 1),
+        (projection, "_DIMENSION_STEP", 2),
         (caption_set, "_ENCODED_AT_ONCE", 3),
     ):
         monkeypatch.setattr(module, name, size)
-
-
-asking = st.dictionaries(
-    st.sampled_from("abcxyz"), st.sets(captions, min_size=1, max_size=3), max_size=5
-)
 
 
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    asking,
+    query_captions,
     images,
     st.integers(1, 3),
     st.sampled_from([-1.0, 0.5, 0.9]),
     st.integers(0, 3),
     st.randoms(),
 )
-def test_however_the_index_is_parted_the_rows_are_the_same(
-    small_blocks, asked, rows, parts, threshold, top_k, random
+def test_the_rows_are_the_same_however_the_index_is_divided(
+    small_blocks, captions_by_image, rows, parts, threshold, top_k, random
 ):
     encoder = HashedWords()
-    wanted = [Query(image_id, tuple(sorted(texts))) for image_id, texts in sorted(asked.items())]
-    whole = make_index(rows).search(wanted, threshold=threshold, top_k=top_k)
-    asks = make_caption_set(
-        records([(q.image_id, c) for q in wanted for c in q.captions]), encoder, searched=False
+    queries = as_queries(captions_by_image)
+    whole = make_index(rows).search(queries, threshold=threshold, top_k=top_k)
+    query_set = make_caption_set(
+        records([(q.image_id, c) for q in queries for c in q.captions]), encoder, searched=False
     )
-    groups = group_images(asks)
+    groups = group_images(query_set)
     part = {image_id: random.randrange(parts) for image_id, _ in rows}
-    find = Search(encoder.calibration, np.float32(threshold), candidate_count(top_k))
+    search_settings = Search(encoder.calibration, np.float32(threshold), candidate_count(top_k))
     found = [empty_results(groups)]
     for number in range(parts):
         index = make_caption_set(
             records([row for row in rows if part[row[0]] == number]), encoder, searched=True
         )
-        found.append(find.answers(asks, groups, index))
+        found.append(search_settings.run(query_set, groups, index))
     random.shuffle(found)
-    merged = merge_results([merge_results(found[:2], find.depth), *found[2:]], find.depth)
-    tables = answer_rows(asks, groups, merged, top_k, encoder, ImageVectors())
-    assert repr(by_image(tables, wanted)) == repr(
-        by_image(whole, wanted)
+    merged = merge_results(
+        [merge_results(found[:2], search_settings.candidate_count), *found[2:]],
+        search_settings.candidate_count,
+    )
+    tables = result_rows(query_set, groups, merged, top_k, encoder, ImageVectors())
+    assert repr(by_image(tables, queries)) == repr(
+        by_image(whole, queries)
     )  # repr, since NaN differs from itself
-    check(by_image(tables, wanted), wanted, rows, threshold, top_k)
+    check(by_image(tables, queries), queries, rows, threshold, top_k)
 
 
-def test_a_large_index_goes_through_outlines_and_equals_the_whole_product(monkeypatch):
+def test_a_large_index_is_projected_and_gives_the_results_of_the_full_product(monkeypatch):
     random = np.random.default_rng(0)
     axes = random.normal(size=(64, 64)) * np.geomspace(1, 0.02, 64)
     made = {f"{n:04d}": axes.T @ random.normal(size=64) for n in range(3_000)}
@@ -205,13 +220,13 @@ def test_a_large_index_goes_through_outlines_and_equals_the_whole_product(monkey
             rows = np.array([made[text] for text in texts]).reshape(-1, 64)
             return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
-    monkeypatch.setattr(outline, "_LEAST_ROWS", 1_000)
+    monkeypatch.setattr(projection, "_MIN_ROWS", 1_000)
     rows = [(f"{text}.jpg", text) for text in made]
     index = make_caption_set(records(rows), Drawn(), searched=True)
-    assert index.outline.basis.shape[1] == 32
-    wanted = [Query(image_id, (text,)) for image_id, text in rows]
+    assert index.projection.basis.shape[1] == 32
+    queries = [Query(image_id, (text,)) for image_id, text in rows]
     found = by_image(
-        CaptionIndex(records(rows), Drawn()).search(wanted, threshold=0.97, top_k=4), wanted
+        CaptionIndex(records(rows), Drawn()).search(queries, threshold=0.97, top_k=4), queries
     )
     vectors = Drawn().encode([text for _, text in rows]).astype(np.float64)
     scores = np.round(vectors @ vectors.T, 6).astype(np.float32)
@@ -225,22 +240,24 @@ def test_a_large_index_goes_through_outlines_and_equals_the_whole_product(monkey
         assert summary["best_score"] == pytest.approx(scores[number].max(), abs=1e-6)
 
 
-def test_the_pair_shown_is_the_pair_that_scores():
+def test_the_pair_in_the_row_is_the_pair_that_scores():
     index = [("a", "red cat"), ("a", "two dog"), ("b", "blue")]
-    ((matches, summary),) = search(index, [Query("q", ("red", "two dog"))], threshold=0.9, top_k=5)
-    shown = [(m["match_image_id"], m["query_caption"], m["match_caption"]) for m in matches]
-    assert shown == [("a", "two dog", "two dog")]
+    ((matches, summary),) = search_rows(
+        index, [Query("q", ("red", "two dog"))], threshold=0.9, top_k=5
+    )
+    pairs_in_rows = [(m["match_image_id"], m["query_caption"], m["match_caption"]) for m in matches]
+    assert pairs_in_rows == [("a", "two dog", "two dog")]
     assert summary["query_caption"] == "two dog"
 
 
 def test_rows_of_the_index_in_any_order_give_the_same_answer():
     rows = [("a", "red dog"), ("b", "red dog"), ("a", "dog red"), ("c", "cat")]
     query = [Query("q", ("red dog",))]
-    one = repr(search(rows, query, threshold=0.1, top_k=5))
-    assert repr(search(rows[::-1], query, threshold=0.1, top_k=5)) == one
+    one = repr(search_rows(rows, query, threshold=0.1, top_k=5))
+    assert repr(search_rows(rows[::-1], query, threshold=0.1, top_k=5)) == one
 
 
-def test_a_caption_from_two_sources_is_shown_as_generated():
+def test_a_caption_from_two_sources_is_reported_as_generated():
     both = make_records(["a", "a"], ["dog", "dog"], [HUMAN, GENERATED])
     matches, _ = CaptionIndex(both, HashedWords()).search(
         [Query("q", ("dog",))], threshold=0.9, top_k=5
@@ -248,7 +265,7 @@ def test_a_caption_from_two_sources_is_shown_as_generated():
     assert matches.column("match_source").to_pylist() == [GENERATED]
 
 
-def make_facts(joint=None):
+def make_image_vectors(joint=None):
     vectors = np.array([[1, 0], [1, 0], [0.6, 0.8]], np.float32)
     keys = image_keys(pa.array(["q", "a", "b"]), "")
     # pictures that differ in the joint space are different files
@@ -258,16 +275,16 @@ def make_facts(joint=None):
 
 
 def test_features_and_duplicates():
-    index = make_index([("a", "dog"), ("b", "dog"), ("c", "dog")], make_facts())
+    index = make_index([("a", "dog"), ("b", "dog"), ("c", "dog")], make_image_vectors())
     matches = index.search([Query("q", ("dog",))], threshold=0.9, top_k=5)[0].to_pylist()
     assert [m["is_duplicate"] for m in matches] == [True, False, False]
     np.testing.assert_allclose([m["feature_score"] for m in matches], [1, 0.6, np.nan], rtol=1e-6)
     assert all(math.isnan(m["image_text_score"]) for m in matches)
 
 
-def test_combined_ranks_by_looks_too_and_leaves_scores_and_counts_as_they_are():
+def test_combined_changes_ranks_but_neither_scores_nor_counts():
     joint = np.eye(16, dtype=np.float32)[[3, 7, 3]]  # "b" looks like "q", "a" doesn't
-    index = make_index([("a", "dog"), ("b", "dog red"), ("c", "blue")], make_facts(joint))
+    index = make_index([("a", "dog"), ("b", "dog red"), ("c", "blue")], make_image_vectors(joint))
     query = [Query("q", ("dog",))]
     plain, plain_summary = index.search(query, threshold=0.5, top_k=5)
     assert plain.column("match_image_id").to_pylist() == ["a", "b"]
@@ -285,10 +302,10 @@ def test_combined_ranks_by_looks_too_and_leaves_scores_and_counts_as_they_are():
     assert combined.column("rank_score")[0].as_py() == pytest.approx(expected, abs=1e-6)
 
 
-def test_caption_groups_tell_who_shares_captions(small_blocks):
+def test_caption_groups_list_the_images_that_share_captions(small_blocks):
     rows = [("a", "dog"), ("b", "dog"), ("c", "dog"), ("d", "cat"), ("d", "dog"), ("e", "dog")]
-    asks = make_caption_set(records(rows), HashedWords(), searched=False)
-    found = caption_group_rows(asks, group_images(asks)).to_pylist()
+    queries = make_caption_set(records(rows), HashedWords(), searched=False)
+    found = caption_group_rows(queries, group_images(queries)).to_pylist()
     assert sorted(
         (row["caption"], row["n_captions"], row["n_images"], row["image_ids"][:3]) for row in found
     ) == [
@@ -301,22 +318,22 @@ def test_caption_groups_tell_who_shares_captions(small_blocks):
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(images)
-def test_a_set_is_the_same_from_its_file(tmp_path, rows):
-    made = make_caption_set(records(rows), HashedWords(), searched=True)
+def test_a_caption_set_read_from_its_file_equals_the_original(tmp_path, rows):
+    written = make_caption_set(records(rows), HashedWords(), searched=True)
     uri = str(tmp_path / f"{abs(hash(tuple(rows)))}.arrow")
-    write_caption_set(made, uri)
+    write_caption_set(written, uri)
     read = open_caption_set(uri)
     assert (read.image_keys, read.captions, read.encoder) == (
-        made.image_keys,
-        made.captions,
-        made.encoder,
+        written.image_keys,
+        written.captions,
+        written.encoder,
     )
-    for name in ("vectors", "starts", "image", "generated"):
-        np.testing.assert_array_equal(getattr(read, name), getattr(made, name))
-    np.testing.assert_array_equal(read.outline.coarse, made.outline.coarse)
+    for name in ("vectors", "posting_starts", "posting_image", "is_generated"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+    np.testing.assert_array_equal(read.projection.coordinates, written.projection.coordinates)
 
 
-def test_a_file_that_is_no_set_is_one_line(tmp_path):
+def test_a_file_that_is_no_caption_set_is_refused_in_one_line(tmp_path):
     (tmp_path / "x.arrow").write_bytes(b"ARROW1 no")
     with pytest.raises(CaptionerError, match="can't be read as arrays"):
         open_caption_set(str(tmp_path / "x.arrow"))

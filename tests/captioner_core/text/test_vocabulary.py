@@ -1,3 +1,5 @@
+"""Tests tokens and the vocabulary."""
+
 import json
 
 import pytest
@@ -27,7 +29,7 @@ from captioner_core.text.vocabulary import (
         ("snake_case", ["snake", "case"]),
     ],
 )
-def test_tokenize(caption, words):
+def test_tokenize_returns_words_without_punctuation(caption, words):
     assert tokenize(caption) == words
 
 
@@ -38,26 +40,26 @@ def test_tokenizing_twice_changes_nothing(text):
 
 
 @given(st.lists(st.text(alphabet="abc d", max_size=20), max_size=8), st.integers(1, 3))
-def test_known_words_come_back(captions, min_count):
+def test_decoding_returns_the_words_that_were_encoded(captions, min_count):
     vocabulary = Vocabulary.from_captions(captions, min_count)
     for caption in captions:
-        back = vocabulary.decode(vocabulary.encode(caption, max_words=30))
+        decoded = vocabulary.decode(vocabulary.encode(caption, max_words=30))
         expected = [word if word in vocabulary.words else "<unk>" for word in tokenize(caption)]
-        assert back == " ".join(expected)
+        assert decoded == " ".join(expected)
 
 
-def test_encode_cuts_and_pads():
+def test_encode_truncates_and_pads():
     vocabulary = Vocabulary.from_captions(["one two three"])
     ids = {word: vocabulary.words.index(word) for word in ("one", "two", "three")}
     assert vocabulary.encode("three two one", 2).tolist() == [START, ids["three"], ids["two"], END]
     assert vocabulary.encode("one four", 4).tolist() == [START, ids["one"], UNKNOWN, END, PAD, PAD]
 
 
-def test_frequent_words_first_then_spelling():
+def test_words_are_sorted_by_frequency_then_spelling():
     assert Vocabulary.from_captions(["b a", "b c"]).words == (*SPECIAL_WORDS, "b", "a", "c")
 
 
-def test_json_round_trip():
+def test_a_vocabulary_read_from_its_json_is_equal():
     vocabulary = Vocabulary.from_captions(["a café"])
     assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
 
@@ -72,6 +74,6 @@ def test_json_round_trip():
         json.dumps([*SPECIAL_WORDS, 1]),
     ],
 )
-def test_bad_vocabulary_is_refused(text):
+def test_an_invalid_vocabulary_is_refused(text):
     with pytest.raises(CaptionerError, match="vocabulary"):
         Vocabulary.from_json(text)

@@ -1,4 +1,4 @@
-"""What a score of 0.9 stands for, and who says which pairs are right."""
+"""Tests what a score of 0.9 means, and which caption pairs are judged right."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fakes import HashedWords
 
 
 def noisy_pairs(steepness: float, count: int = 20_000):
-    """Cosines, and pairs that are the likelier right the higher theirs."""
+    """Returns cosines, and whether each pair is right: the more likely, the higher its cosine."""
     random = np.random.default_rng(0)
     cosines = random.uniform(-0.2, 0.99, count)
     return cosines, random.random(count) < np.clip(cosines, 0, 1) ** steepness
@@ -35,28 +35,28 @@ def test_four_of_five_pairs_at_the_agreed_score_are_right(steepness):
     assert fits[lower].mean() < 0.8, "no lower cosine would do"
 
 
-def test_the_curve_says_how_many_are_right():
+def test_the_precision_curve_adds_up_to_the_number_of_right_pairs():
     cosines, fits = noisy_pairs(3)
     calibration = fit_calibration(cosines, fits)
-    place = np.digitize(calibration.scores(cosines), CURVE_EDGES[1:-1])
-    assert np.array(calibration.precision)[place].sum() == pytest.approx(fits.sum(), rel=0.01)
+    interval = np.digitize(calibration.scores(cosines), CURVE_EDGES[1:-1])
+    assert np.array(calibration.precision)[interval].sum() == pytest.approx(fits.sum(), rel=0.01)
     assert list(calibration.precision) == sorted(calibration.precision)
 
 
-def test_where_nothing_is_right_there_is_no_calibration():
+def test_pairs_that_are_all_wrong_cannot_be_calibrated():
     with pytest.raises(CaptionerError, match="80% right"):
         fit_calibration(np.linspace(0, 0.9, 500), np.zeros(500, bool))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(-0.999, 0.999), st.lists(st.floats(-1, 1), min_size=2, max_size=20, unique=True))
-def test_scores_keep_the_order_and_come_back(cosine, values):
+def test_scores_keep_the_order_of_cosines_and_can_be_inverted(cosine, values):
     calibration = Calibration(cosine)
-    falling = np.sort(np.array(values))
-    scores = calibration.scores(falling)
+    cosines = np.sort(np.array(values))
+    scores = calibration.scores(cosines)
     assert np.all(np.diff(scores) >= 0)
     assert np.all((scores >= -1) & (scores <= 1))
-    np.testing.assert_allclose(calibration.cosines(scores), falling, atol=1e-9)
+    np.testing.assert_allclose(calibration.cosines(scores), cosines, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_damaged_calibration_is_refused(value):
         Calibration.from_json(value)
 
 
-def test_the_judge_tells_images_of_one_kind_from_others():
+def test_pairs_of_images_of_one_kind_are_judged_right():
     captions = {
         "a": ["red dog", "dog red", "red dog"],
         "b": ["red dog", "red dog", "dog red"],

@@ -1,4 +1,4 @@
-"""One contract for every encoder there is, on the real vectors."""
+"""Runs one contract on every encoder, with its real vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from captioner_core.options import ENCODERS, JOINT_ENCODERS
 from captioner_core.text.encoders import load_encoder
 from captioner_core.text.encoders.base import JointEncoder
 from captioner_core.text.encoders.calibration import CURVE_EDGES
-from captioner_core.text.encoders.learned import SHIPPED, LearnedEncoder
+from captioner_core.text.encoders.learned import SHIPPED, WORDS, LearnedEncoder
 from captioner_core.weights import assets
 
 TEXTS = [
@@ -33,12 +33,12 @@ def encoder(request):
     return load_encoder(request.param)
 
 
-def test_options_know_which_encoders_have_a_place_for_images(encoder):
+def test_options_know_which_encoders_encode_images(encoder):
     """A run is refused by the option's value, before an encoder is loaded."""
     assert isinstance(encoder, JointEncoder) == (encoder.name in JOINT_ENCODERS)
 
 
-def test_shape_and_unit_rows(encoder):
+def test_rows_have_unit_length(encoder):
     encoded = encoder.encode(TEXTS)
     assert encoded.shape == (len(TEXTS), encoder.dim)
     assert encoded.dtype == np.float32
@@ -47,33 +47,30 @@ def test_shape_and_unit_rows(encoder):
     assert lengths[0] > 0
 
 
-def test_no_known_word_is_zero(encoder):
+def test_a_text_without_known_words_is_zero(encoder):
     assert not encoder.encode([""]).any()
-    if encoder.name != "minilm":  # which reads any string, in pieces of words
+    if encoder.name != "minilm":  # MiniLM splits any string into pieces of words.
         assert not encoder.encode(["Zzqx vvfw"]).any()
 
 
-def test_no_text_at_all(encoder):
+def test_no_texts_give_no_rows(encoder):
     assert encoder.encode([]).shape == (0, encoder.dim)
 
 
 def test_a_row_depends_on_its_own_text_to_the_last_bit(encoder):
-    together = encoder.encode(TEXTS)
-    rounding = (
-        1e-6 if encoder.name == "minilm" else 0.0
-    )  # whose matrix products depend on their number of rows
-    for place, text in enumerate(TEXTS):
-        np.testing.assert_allclose(
-            encoder.encode([text])[0], together[place], rtol=0, atol=rounding
-        )
+    rows = encoder.encode(TEXTS)
+    # MiniLM's matrix products depend on their number of rows.
+    rounding = 1e-6 if encoder.name == "minilm" else 0.0
+    for text, row in zip(TEXTS, rows, strict=True):
+        np.testing.assert_allclose(encoder.encode([text])[0], row, rtol=0, atol=rounding)
 
 
-def test_fingerprint_names_the_encoder_and_stays(encoder):
+def test_the_fingerprint_names_the_encoder_and_does_not_change(encoder):
     assert encoder.fingerprint.startswith(encoder.name)
     assert load_encoder(encoder.name).fingerprint == encoder.fingerprint
 
 
-def test_like_captions_are_nearer_than_unlike_ones(encoder):
+def test_similar_captions_are_nearer_than_others(encoder):
     dog, puppy, plane = encoder.encode(
         ["a dog runs on grass", "a puppy runs over a lawn", "an airplane in the sky"]
     )
@@ -92,14 +89,15 @@ def test_scores_rise_with_cosines_and_stay_within_one(encoder):
 
 
 def test_learned_knows_words_that_training_never_saw():
-    """Its own table has "puppy"; "terriers" and "labradors" stand near dogs by spaCy's vectors alone, or rarely."""
+    """Words that are not in the encoder's own table get their vectors from spaCy."""
+    words = (resources.files("captioner_core") / SHIPPED / WORDS).read_text(encoding="utf-8")
+    assert '"spaniels"' not in words
     encoder = load_encoder("learned")
     unseen, dog, plane = encoder.encode(["spaniels", "a dog", "an airplane"])
-    assert "spaniels" not in encoder._rows
     assert unseen @ dog > unseen @ plane
 
 
-def test_learned_puts_an_image_near_its_captions_in_any_batch():
+def test_learned_encodes_images_as_unit_rows_in_any_batch():
     encoder = load_encoder("learned")
     features = np.random.default_rng(0).random((5, 2048), np.float32)
     images = encoder.encode_images(features)
@@ -108,7 +106,7 @@ def test_learned_puts_an_image_near_its_captions_in_any_batch():
 
 
 @pytest.mark.parametrize("broken", ["weights.npz", "words.json", "config.json"])
-def test_a_damaged_encoder_is_one_line(tmp_path, broken):
+def test_a_damaged_encoder_is_refused_in_one_line(tmp_path, broken):
     folder = tmp_path / "encoder"
     shutil.copytree(resources.files("captioner_core") / SHIPPED, folder)
     LearnedEncoder(str(folder))
@@ -118,7 +116,7 @@ def test_a_damaged_encoder_is_one_line(tmp_path, broken):
     assert "\n" not in str(caught.value)
 
 
-def test_spacy_mean_points_where_doc_vector_does():
+def test_spacy_mean_has_the_direction_of_doc_vector():
     nlp = spacy.blank("en", vocab=Vocab().from_disk(assets.spacy_vocab()))
     encoded = load_encoder("spacy-mean").encode(TEXTS[:3])
     for row, text in zip(encoded, TEXTS, strict=False):
@@ -126,7 +124,7 @@ def test_spacy_mean_points_where_doc_vector_does():
         np.testing.assert_allclose(row, expected / np.linalg.norm(expected), atol=1e-6)
 
 
-def test_spacy_content_leaves_grammar_out_and_numbers_in():
+def test_spacy_content_drops_grammar_and_keeps_numbers():
     encoder = load_encoder("spacy-content")
     one, same, other = encoder.encode(
         ["two dogs on the beach", "Two dogs at a beach!", "the dogs on the beach"]
