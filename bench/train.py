@@ -91,7 +91,7 @@ def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float
     config = CaptionerConfig(backbone="bench", vocabulary_size=len(vocabulary), units=UNITS)
     random = np.random.default_rng(0)
     store = FeatureStore(
-        random.random((len(captions), config.cells, CELL_DIM), np.float32).astype(np.float16)
+        random.random((len(captions), config.cell_count, CELL_DIM), np.float32).astype(np.float16)
     )
     encoded = encode_captions(captions, vocabulary, config.max_words)
     dev = encode_captions(dict(list(captions.items())[:BATCH]), vocabulary, config.max_words)

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.generator import CaptionGenerator, CaptionSearch
-from captioner_core.captioning.network import Captioner, ImageState, attended_cells
+from captioner_core.captioning.grid import attended_cells
+from captioner_core.captioning.network import Captioner, ImageState
 from captioner_core.captioning.saved_model import export_model, load_model, save_model
 from captioner_core.errors import CaptionerError
 from captioner_core.text.encoders.learned import LearnedEncoder
@@ -36,7 +37,7 @@ def make_captioner(vocabulary, **changes):
 
 
 def random_state(captioner, images=3):
-    shape = [images, captioner.config.cells, 16]
+    shape = [images, captioner.config.cell_count, 16]
     cells = tf.random.stateless_uniform(shape, seed=[0, 1])
     return captioner.encode(cells)
 
@@ -173,7 +174,7 @@ def test_an_exported_copy_captions_alike(folder, tmp_path):
 
 
 def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
-    """Words, states and members could each be mixed up; the mean of the members' own probabilities tells."""
+    """Words, states or members could be mixed up; then the mean of the members would differ."""
     other = tmp_path / "other"
     config = make_captioner(vocabulary).config
     save_model(str(other), Captioner(config, seed=8), vocabulary, {})
@@ -196,7 +197,7 @@ def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
 
 
 def test_the_joint_space_chooses_among_the_beams(folder, tmp_path, vocabulary):
-    """With all weight on the joint space, the beam nearest to the image is taken, whatever its probability."""
+    """With all weight on the joint space, the beam nearest to the image wins."""
     config = dataclasses.replace(
         make_captioner(vocabulary).config, backbone=LearnedEncoder().backbone, beam_width=4
     )
