@@ -28,8 +28,9 @@ from captioner_core.datasets import sample  # noqa: E402
 from captioner_core.options import TrainOptions  # noqa: E402
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM  # noqa: E402
 from captioner_core.text.vocabulary import Vocabulary  # noqa: E402
+from captioner_core.training.checkpoint import CheckpointFile  # noqa: E402
 from captioner_core.training.dataset import FeatureStore, encode_captions  # noqa: E402
-from captioner_core.training.devices import make_context  # noqa: E402
+from captioner_core.training.distributed.devices import make_context  # noqa: E402
 from captioner_core.training.loop import Split, Trainer  # noqa: E402
 
 IMAGES, PEER_IMAGES, BATCH, EPOCHS = 512, 32, 16, 4
@@ -104,8 +105,9 @@ def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float
             dataset="none", features="none", output=folder, epochs=EPOCHS, batch_size=BATCH
         )
         of_dev = Split(dev, FeatureStore(store.cells[:BATCH]))
-        trainer = Trainer(place, captioner, split, of_dev, options, Path(folder, "checkpoint.npz"))
-        state = trainer.fit(lambda result: None)
+        checkpoint = CheckpointFile(Path(folder, "checkpoint.npz"), "")
+        trainer = Trainer(place, captioner, split, of_dev, options, checkpoint)
+        state = trainer.fit()
     last = state.history[-1]
     return last["captions_per_s"], last["input_share"]
 

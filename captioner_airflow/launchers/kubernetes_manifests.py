@@ -1,7 +1,7 @@
 """The Job and the Service of a training on Kubernetes, as plain dicts; knows no cluster.
 
 An Indexed Job names its pods' hosts ``JOB-INDEX``, and the headless Service makes these names
-resolve: together they are what ``captioner_core.training.cluster`` reads.
+resolve: together they are what ``captioner_core.training.distributed.cluster`` reads.
 """
 
 from __future__ import annotations

@@ -513,15 +513,16 @@ def export_model(
         )
     models = [load_model(folder) for folder in folders]
     _check_same_kind(folders, models)
-    changes = {
-        "beam_width": beam_width,
-        "length_penalty": length_penalty,
-        "joint_weight": joint_weight,
-    }
-    given = {name: value for name, value in changes.items() if value is not None}
-    config = dataclasses.replace(models[0].config, members=len(models), **given)
-    fingerprint = _joint_fingerprint(config.backbone) if config.joint_weight else ""
-    config = dataclasses.replace(config, joint_encoder=fingerprint)
+    first = models[0].config
+    joint_weight = first.joint_weight if joint_weight is None else joint_weight
+    config = dataclasses.replace(
+        first,
+        members=len(models),
+        beam_width=first.beam_width if beam_width is None else beam_width,
+        length_penalty=first.length_penalty if length_penalty is None else length_penalty,
+        joint_weight=joint_weight,
+        joint_encoder=_joint_fingerprint(first.backbone) if joint_weight else "",
+    )
     metrics = [
         json.loads((model_path(folder) / METRICS).read_text(encoding="utf-8")) for folder in folders
     ]

@@ -1,4 +1,4 @@
-"""Training on made-up features: it learns, keeps the best, repeats itself, and refuses what doesn't fit."""
+"""Training on made-up features: it learns, keeps the best epoch, repeats, and refuses bad input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from captioner_core.tables.schemas import (
     FEATURES_GRID_SCHEMA,
     GRID_CELLS,
 )
-from captioner_core.training.train import train, training_fingerprint
+from captioner_core.training.inputs import training_fingerprint
+from captioner_core.training.train import train
 from tests.training_runs import THINGS, grid_of, history, options, weights
 
 

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from captioner_core.text.vocabulary import END, PAD, START, Vocabulary
-from captioner_core.training.self_critical import CaptionReward, advantages, prepend_start
+from captioner_core.training.rewards.self_critical import (
+    CaptionReward,
+    compute_advantages,
+    prepend_start,
+)
 from captioner_core.training.train import train
 from tests.training_runs import history, options
 
@@ -24,7 +28,7 @@ def test_a_reference_is_worth_more_than_another_images():
     words = np.stack(
         [vocabulary.encode(text, 6)[1:] for text in ("a red dog runs", "two cats sleep")]
     )[np.newaxis]
-    reward = CaptionReward(CAPTIONS, vocabulary).of(np.array([0]), words)
+    reward = CaptionReward(CAPTIONS, vocabulary).score(np.array([0]), words)
     assert reward.shape == (1, 2)
     assert reward[0, 0] > 2 > reward[0, 1]
 
@@ -36,7 +40,7 @@ def test_breaking_off_costs():
         vocabulary.encode("two cats sleep", 6)[1:],
         vocabulary.encode("two cats sleep on a", 6)[1:],
     )
-    reward = CaptionReward(CAPTIONS, vocabulary).of(
+    reward = CaptionReward(CAPTIONS, vocabulary).score(
         np.array([1]), np.stack([whole, broken])[np.newaxis]
     )
     assert reward[0, 0] > reward[0, 1]
@@ -45,15 +49,15 @@ def test_breaking_off_costs():
 def test_words_that_the_model_lacks_still_count_in_the_references():
     small = Vocabulary.from_captions(["a dog"])
     words = np.array([[[*small.encode("a dog", 4)[1:3], END, PAD]]])
-    with_others = CaptionReward({"one": ["a dog leaps"], "two": ["x"]}, small).of(
+    with_others = CaptionReward({"one": ["a dog leaps"], "two": ["x"]}, small).score(
         np.array([0]), words
     )
-    without = CaptionReward({"one": ["a dog"], "two": ["x"]}, small).of(np.array([0]), words)
+    without = CaptionReward({"one": ["a dog"], "two": ["x"]}, small).score(np.array([0]), words)
     assert with_others < without
 
 
 def test_advantages_are_against_the_other_samples():
-    np.testing.assert_allclose(advantages(np.array([[1.0, 2.0, 6.0]])), [[-3.0, -1.5, 4.5]])
+    np.testing.assert_allclose(compute_advantages(np.array([[1.0, 2.0, 6.0]])), [[-3.0, -1.5, 4.5]])
     assert prepend_start(np.array([[[5, END]]], np.int32)).tolist() == [[[START, 5, END]]]
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from captioner_core.errors import CaptionerError
-from captioner_core.training.cluster import Cluster, read_cluster
+from captioner_core.training.distributed.cluster import Cluster, read_cluster
 
 HOSTS = ("a:1", "b:1", "c:1")
 
