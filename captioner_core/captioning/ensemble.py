@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.network import Captioner, DecoderStep, ImageState
-from captioner_core.process.tensorflow_setup import tf
+from captioner_core.process.tensorflow_setup import keras, tf
 
 # Smaller probabilities are raised to this one, since the logarithm of 0 is not finite.
 _MIN_PROBABILITY = 1e-37
@@ -77,7 +77,7 @@ class Ensemble:
             tf.concat([step.cell for step in steps], axis=-1),
         )
 
-    def named_weights(self) -> dict[str, Any]:
+    def named_weights(self) -> dict[str, keras.Variable]:
         """Returns every weight of every member by its name in a model folder."""
         return {
             f"{number}/{name}": weight

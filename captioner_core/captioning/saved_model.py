@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.model_card import model_card
@@ -549,7 +550,7 @@ def _check_same_kind(folders: Sequence[str], models: Sequence[LoadedModel]) -> N
             )
 
 
-def _half_weights(models: Sequence[LoadedModel]) -> dict[str, Any]:
+def _half_weights(models: Sequence[LoadedModel]) -> dict[str, npt.NDArray[np.float16]]:
     """Returns the float16 weights of the models by their name in the exported model."""
     return {
         f"{number}/{name}" if len(models) > 1 else name: weight.numpy().astype(np.float16)

@@ -14,9 +14,8 @@ import fcntl
 import json
 import os
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pyarrow import fs as pafs
 
@@ -342,7 +341,7 @@ def _append_change(models: str, pointer: Pointer, action: str, name: str, model_
     )
 
 
-def _write_pointer(uri: str, value: dict[str, Any]) -> None:
+def _write_pointer(uri: str, value: Mapping[str, object]) -> None:
     file_system, path = storage.resolve(uri)
     is_local = isinstance(file_system, pafs.LocalFileSystem)
     if is_local and os.path.islink(path):

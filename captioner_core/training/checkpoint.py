@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,18 +46,6 @@ class TrainingState:
     best_score: float = NO_SCORE
 
 
-class Checkpoint(NamedTuple):
-    """The content of a checkpoint.
-
-    Args:
-      state: How far the training had come.
-      tensors: The tensors of network and optimizer by name.
-    """
-
-    state: TrainingState
-    tensors: Mapping[str, npt.NDArray[Any]]
-
-
 def temporary_path(path: Path) -> Path:
     """Returns the path under which a checkpoint is written before it is renamed."""
     return path.with_name(path.name + ".tmp")
@@ -84,20 +72,25 @@ class CheckpointFile:
     path: Path
     fingerprint: str
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Replaces the checkpoint. The old one stays until the new one is whole."""
+    def save(self, state: TrainingState, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Replaces the checkpoint. The old one stays until the new one is whole.
+
+        Args:
+          state: How far the training has come.
+          tensors: The tensors of network and optimizer by name.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(self.path)
-        packed = np.frombuffer(json.dumps(asdict(checkpoint.state)).encode("utf-8"), np.uint8)
+        packed = np.frombuffer(json.dumps(asdict(state)).encode("utf-8"), np.uint8)
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # "x" makes a new file and so follows no link.
-            np.savez(file, allow_pickle=False, **{_STATE: packed}, **checkpoint.tensors)
+            np.savez(file, allow_pickle=False, **{_STATE: packed}, **tensors)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path)
 
-    def load(self) -> Checkpoint | None:
-        """Returns the checkpoint of this training.
+    def load(self) -> tuple[TrainingState, dict[str, npt.NDArray[Any]]] | None:
+        """Returns how far this training has come, and its tensors by name.
 
         Returns:
           None if there is no checkpoint, or if it is damaged, of an earlier format or of a training
@@ -109,4 +102,4 @@ class CheckpointFile:
             state = TrainingState(**json.loads(tensors.pop(_STATE).tobytes()))
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
-        return Checkpoint(state, tensors) if state.fingerprint == self.fingerprint else None
+        return (state, tensors) if state.fingerprint == self.fingerprint else None

@@ -20,11 +20,10 @@ from captioner_core.captioning.generator import CaptionSearch, draw_captions
 from captioner_core.captioning.network import Captioner
 from captioner_core.errors import CheckFailed
 from captioner_core.options import TrainOptions
-from captioner_core.process.tensorflow_setup import tf
+from captioner_core.process.tensorflow_setup import keras, tf
 from captioner_core.text.vocabulary import PAD
 from captioner_core.training.checkpoint import (
     NO_SCORE,
-    Checkpoint,
     CheckpointFile,
     TrainingState,
 )
@@ -349,7 +348,7 @@ class Trainer:
 
     # Checkpoints
 
-    def _variables(self) -> dict[str, Any]:
+    def _variables(self) -> dict[str, keras.Variable]:
         """Returns every tensor that the next step depends on by its name in a checkpoint."""
         weights = enumerate(self._captioner.trainable_variables)
         others = enumerate(self._step.optimizer.variables)
@@ -363,20 +362,19 @@ class Trainer:
         if self._checkpoint is not None:
             tensors = {name: variable.numpy() for name, variable in self._variables().items()}
             best = {f"best {number}": value for number, value in enumerate(self._best_weights)}
-            self._checkpoint.save(Checkpoint(self._state, tensors | best))
+            self._checkpoint.save(self._state, tensors | best)
 
     def _resume(self) -> None:
         """Continues from the chief's checkpoint, which is broadcast to every process."""
         loaded = self._checkpoint.load() if self._checkpoint else None
         if not self._context.sum_over_workers(np.array([float(loaded is not None)]))[0]:
             return
-        if loaded is not None:
-            self._state = loaded.state
+        self._state, tensors = loaded or (self._state, {})
         state = self._state
 
         def broadcast(name: str, variable: Any) -> npt.NDArray[np.float64]:
             """Returns the chief's tensor; the other processes add zeros to it."""
-            value = loaded.tensors[name] if loaded else np.zeros(variable.shape)
+            value = tensors[name] if loaded else np.zeros(variable.shape)
             return self._context.sum_over_workers(value.astype(np.float64))
 
         numbers = np.array(

@@ -66,7 +66,7 @@ def _start_worker(options: TrainOptions, cluster: Cluster) -> subprocess.Popen[b
     command = [sys.executable, "-P", "-m", "captioner_core.training", *worker_arguments(options)]
     # In a session of its own, the worker does not receive a Ctrl-C. The launcher does, and asks
     # all workers to stop at the same batch.
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603  an argument list
         command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
 
