@@ -56,11 +56,9 @@ def test_steps_agree_with_teacher_forcing(vocabulary, attention):
     words = np.stack([[vocabulary.encode("two red cats", 4), vocabulary.encode("a dog", 4)]] * 3)
     expected = tf.nn.log_softmax(every_step(captioner, state, words[:, :, :-1]))
     hidden, cell = (tf.repeat(t[:, None], 2, axis=1) for t in (state.hidden, state.cell))
-    for place in range(3):
-        log_prob, hidden, cell = captioner.step(
-            ImageState(*state), words[:, :, place], hidden, cell
-        )
-        np.testing.assert_allclose(log_prob, expected[:, :, place], atol=1e-5)
+    for step in range(3):
+        log_prob, hidden, cell = captioner.step(ImageState(*state), words[:, :, step], hidden, cell)
+        np.testing.assert_allclose(log_prob, expected[:, :, step], atol=1e-5)
 
 
 def test_only_the_steps_asked_for_get_logits(vocabulary):
@@ -189,10 +187,10 @@ def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
     ]
     state = both.encode(cells)
     hidden, cell = state.hidden[:, None], state.cell[:, None]
-    for place in range(3):
-        log_prob, hidden, cell = both.step(state, words[:, :, place], hidden, cell)
+    for step in range(3):
+        log_prob, hidden, cell = both.step(state, words[:, :, step], hidden, cell)
         np.testing.assert_allclose(
-            np.exp(log_prob), np.mean(expected, axis=0)[:, :, place], atol=1e-3
+            np.exp(log_prob), np.mean(expected, axis=0)[:, :, step], atol=1e-3
         )
 
 

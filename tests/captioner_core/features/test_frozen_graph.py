@@ -77,28 +77,28 @@ def test_bfloat16_is_that_to_eight_bits(network, pixels, expected, first):
 
 def test_means_take_the_bias_out_of_rounding(network, pixels, expected):
     means = measure_channel_means(network, [pixels.astype(np.float32) / 127.5 - 1])
-    errors = [build(network, "branch", known)(pixels)[0] - expected for known in (None, means)]
+    errors = [build(network, "branch", given)(pixels)[0] - expected for given in (None, means)]
     without, with_means = (np.abs(error.mean(axis=(0, 1, 2))).mean() for error in errors)
     assert with_means < 0.5 * without
 
 
 def test_a_batch_that_memory_cant_hold_is_halved(network, pixels, expected):
     frozen = build(network, None)
-    session, asked = frozen._session, []
+    session, batch_sizes = frozen._session, []
 
     class Small:
         def run(self, outputs, feeds):
             (batch,) = feeds.values()
-            asked.append(len(batch))
+            batch_sizes.append(len(batch))
             if len(batch) > 6:
                 raise tf.errors.ResourceExhaustedError(None, None, "no memory")
             return session.run(outputs, feeds)
 
     frozen._session, frozen._max_rows = Small(), 1 << 40
     np.testing.assert_allclose(frozen(pixels)[0], expected, atol=1e-5)
-    assert asked == [21, 10, 5, 5, 5, 5, 1]
+    assert batch_sizes == [21, 10, 5, 5, 5, 5, 1]
     frozen(pixels)
-    assert asked[7:] == [5, 5, 5, 5, 1], "and stays so"
+    assert batch_sizes[7:] == [5, 5, 5, 5, 1], "and the smaller size stays"
 
 
 def test_a_single_picture_that_memory_cant_hold_is_an_error(network, pixels):

@@ -1,4 +1,4 @@
-"""The cluster as each of three schedulers speaks of it."""
+"""The cluster as each of three schedulers describes it."""
 
 from __future__ import annotations
 

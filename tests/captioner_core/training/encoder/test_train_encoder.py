@@ -1,4 +1,4 @@
-"""The learned encoder learns from captions that share an image, and says what doesn't fit."""
+"""The learned encoder learns from captions that share an image, and refuses bad input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write(path: Path, rows, schema) -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """Sixty images of six things; the thing decides captions and features."""
+    """Writes a dataset of 60 images of 6 things; the thing decides captions and features."""
     root, random = tmp_path_factory.mktemp("encoder"), np.random.default_rng(0)
     captions, features = [], []
     for number in range(60):

@@ -11,13 +11,13 @@ from captioner_core.training.rewards.metrics import BleuReward, CiderReward, Rec
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_is_pycocoevalcaps_cider(seed):
-    chance = np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
 
     def caption():
-        return chance.zipf(1.5, chance.integers(1, 14)).clip(max=40).tolist()
+        return random.zipf(1.5, random.integers(1, 14)).clip(max=40).tolist()
 
-    references = [[caption() for _ in range(chance.integers(1, 6))] for _ in range(30)]
-    hypotheses = [caption() if chance.random() < 0.5 else listed[0] for listed in references]
+    references = [[caption() for _ in range(random.integers(1, 6))] for _ in range(30)]
+    hypotheses = [caption() if random.random() < 0.5 else listed[0] for listed in references]
 
     def as_text(words):
         return " ".join(f"w{word}" for word in words)

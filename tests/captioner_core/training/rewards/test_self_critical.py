@@ -1,4 +1,4 @@
-"""Self-critical training: rewards are the metric's, and the model gets better by it."""
+"""Self-critical training: rewards rank captions as intended, and the model improves."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_reference_is_worth_more_than_another_images():
 
 
 def test_breaking_off_costs():
-    """Without END as a word, a caption that stops where a good n-gram ends would score as well."""
+    """If END were no word, a caption that breaks off after a good n-gram would score as well."""
     vocabulary = Vocabulary.from_captions(text for texts in CAPTIONS.values() for text in texts)
     whole, broken = (
         vocabulary.encode("two cats sleep", 6)[1:],
@@ -63,8 +63,8 @@ def test_advantages_are_against_the_other_samples():
 
 @pytest.mark.timeout(300)
 def test_the_reward_rises(source, tmp_path):
-    asked = options(source, tmp_path / "model", epochs=12)
-    train(dataclasses.replace(asked, reinforce_epochs=25, reinforce_rate=2e-3))
+    given = options(source, tmp_path / "model", epochs=12)
+    train(dataclasses.replace(given, reinforce_epochs=25, reinforce_rate=2e-3))
     epochs = history(tmp_path / "model")[12:]
     assert len(epochs) == 25
     assert all(epoch["train_loss"] is None for epoch in epochs)
