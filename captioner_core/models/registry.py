@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pyarrow import fs as pafs
@@ -73,8 +73,25 @@ class Pointer:
     history: tuple[Change, ...] = ()
 
     def active_promotions(self) -> list[Change]:
-        """Returns the promotions that no undo has taken back, oldest first."""
-        return _active_promotions(self.history)
+        """Returns the promotions that no undo has taken back, oldest first.
+
+        Raises:
+          ValueError: A change does not start from the model that was current, or an undo does not
+            return to the model before.
+        """
+        promotions: list[Change] = []
+        current = None
+        for number, change in enumerate(self.history):
+            if change.previous != current:
+                raise ValueError(f"history[{number}] does not go on from {current!r}")
+            if change.action == PROMOTE:
+                promotions.append(change)
+            else:
+                promotions = promotions[:-1]
+                if not promotions or promotions[-1].model != change.model:
+                    raise ValueError(f"history[{number}] does not undo the one that it should")
+            current = change.model
+        return promotions
 
 
 @dataclass(frozen=True)
@@ -381,11 +398,12 @@ def _parse_pointer(value: object) -> Pointer:
     if value.keys() != _POINTER_KEYS or not isinstance(value["history"], list):
         raise ValueError("it must hold schema_version, current and history alone")
     history = tuple(_parse_change(number, one) for number, one in enumerate(value["history"]))
-    _active_promotions(history)
     current = history[-1].model if history else None
+    pointer = Pointer(current, history)
+    pointer.active_promotions()  # Raises an error if the changes do not follow from each other.
     if value["current"] != current:
         raise ValueError(f"current is {value['current']!r}, the history ends with {current!r}")
-    return Pointer(current, history)
+    return pointer
 
 
 def _parse_change(number: int, value: object) -> Change:
@@ -402,25 +420,3 @@ def _parse_change(number: int, value: object) -> Change:
     if not is_valid:
         raise ValueError(f"history[{number}] has a wrong value")
     return change
-
-
-def _active_promotions(history: Iterable[Change]) -> list[Change]:
-    """Returns the promotions that no undo has taken back, oldest first.
-
-    Raises:
-      ValueError: A change does not start from the model that was current, or an undo does not
-        return to the model before.
-    """
-    promotions: list[Change] = []
-    current = None
-    for number, change in enumerate(history):
-        if change.previous != current:
-            raise ValueError(f"history[{number}] does not go on from {current!r}")
-        if change.action == PROMOTE:
-            promotions.append(change)
-        else:
-            promotions = promotions[:-1]
-            if not promotions or promotions[-1].model != change.model:
-                raise ValueError(f"history[{number}] does not undo the one that it should")
-        current = change.model
-    return promotions
