@@ -94,9 +94,11 @@ class TrainStep:
         strategy = self._context.strategy
 
         def run_replica(*share: tf.Tensor) -> tf.Tensor:
+            """Runs the step on one replica."""
             return self._run_replica(is_self_critical, *share)
 
         def run(*shares: Any) -> tf.Tensor:
+            """Runs the step on all replicas, and returns the totals that each of them knows."""
             return strategy.experimental_local_results(strategy.run(run_replica, args=shares))[0]
 
         return tf.function(run, reduce_retracing=True)
