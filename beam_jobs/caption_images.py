@@ -19,7 +19,7 @@ from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.console.progress import progress
 from captioner_core.errors import CaptionerError
-from captioner_core.features.base import load_backbone
+from captioner_core.features.base import INPUT_SIZE, load_backbone
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import CaptionOptions
@@ -30,8 +30,6 @@ from captioner_core.runs.run_files import check_run_output
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FeatureRow
-
-INPUT_SIZE = 299
 
 
 def load_models(

@@ -16,7 +16,7 @@ from beam_jobs.files import ListingFile, begin_with_listing
 from beam_jobs.handlers import FeatureHandler
 from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadCached, ReadListing, WriteTable
 from captioner_core.console.progress import progress
-from captioner_core.features.base import Backbone, load_backbone
+from captioner_core.features.base import INPUT_SIZE, Backbone, load_backbone
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
 from captioner_core.options import ExtractOptions
 from captioner_core.runs import commits
@@ -26,8 +26,6 @@ from captioner_core.runs.run_files import check_run_output
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, FeatureRow
-
-INPUT_SIZE = 299
 
 
 def build(

@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from beam_jobs import files, launch, match_captions
-from beam_jobs.caption_images import INPUT_SIZE, load_models
+from beam_jobs.caption_images import load_models
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
 from captioner_core.console.progress import hide_progress
 from captioner_core.errors import ImageError
+from captioner_core.features.base import INPUT_SIZE
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import ListingCounts, SkippedEntry, local_path
 from captioner_core.io import storage

@@ -24,7 +24,7 @@ from captioner_core.text.encoders import load_encoder  # noqa: E402
 from captioner_core.text.encoders.base import JointEncoder, TextEncoder  # noqa: E402
 from captioner_core.text.encoders.judging import judge_pairs  # noqa: E402
 from captioner_core.training.dataset import DEV, read_captions_by_split  # noqa: E402
-from captioner_core.training.train_encoder import read_features  # noqa: E402
+from captioner_core.training.encoder.train_encoder import read_features  # noqa: E402
 
 NUMBERS = ("one", "two", "three", "four")
 COLOURS = ("black", "brown", "white", "red")

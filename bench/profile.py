@@ -30,10 +30,10 @@ import tensorflow as tf  # noqa: E402
 from beam_jobs import caption_images, files  # noqa: E402
 from beam_jobs.handlers import CaptionedImage, CaptionHandler  # noqa: E402
 from captioner_core.captioning.generator import CaptionSearch  # noqa: E402
-from captioner_core.captioning.network import attended_cells  # noqa: E402
+from captioner_core.captioning.grid import attended_cells  # noqa: E402
 from captioner_core.captioning.saved_model import load_model  # noqa: E402
 from captioner_core.features.precision import best_precision  # noqa: E402
-from captioner_core.features.xception import FIRST_REDUCED, keras_network  # noqa: E402
+from captioner_core.features.xception import FIRST_BFLOAT16_LAYER, keras_network  # noqa: E402
 from captioner_core.images import decoding  # noqa: E402
 from captioner_core.options import PRETRAINED, CaptionOptions  # noqa: E402
 from captioner_core.tables.schemas import (  # noqa: E402
@@ -158,7 +158,7 @@ def _operations() -> tuple[int, int]:
     counts = [0, 0]
     reduced = 0
     for layer in keras_network().layers:
-        reduced = reduced or int(layer.name == FIRST_REDUCED)
+        reduced = reduced or int(layer.name == FIRST_BFLOAT16_LAYER)
         if isinstance(layer, keras.layers.Conv2D | keras.layers.SeparableConv2D):
             _, height, width, _ = layer.output.shape
             *depthwise, kernel = layer.get_weights()
@@ -178,8 +178,8 @@ def _caption_operations(grids: list[np.ndarray]) -> int:
     config = model.config
     search = CaptionSearch(model.captioner)
     units, width = config.units, config.embedding_dim
-    image = config.cells * units * (config.cell_dim + 2 * units) + 2 * units * units
-    step = 4 * units * (width + units) + units * units + 2 * config.cells * units
+    image = config.cell_count * units * (config.cell_dim + 2 * units) + 2 * units * units
+    step = 4 * units * (width + units) + units * units + 2 * config.cell_count * units
     step += 2 * units * width + width * config.vocabulary_size
     total = 0
     for grid in grids:

@@ -28,7 +28,7 @@ from captioner_core.options import PRETRAINED  # noqa: E402
 from captioner_core.text.encoders import load_encoder  # noqa: E402
 from captioner_core.text.encoders.base import JointEncoder  # noqa: E402
 from captioner_core.training.dataset import DEV, read_captions_by_split  # noqa: E402
-from captioner_core.training.train_encoder import read_features  # noqa: E402
+from captioner_core.training.encoder.train_encoder import read_features  # noqa: E402
 
 FIRST = (1, 3, 5)
 

@@ -28,8 +28,9 @@ from captioner_core.datasets import sample  # noqa: E402
 from captioner_core.options import TrainOptions  # noqa: E402
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM  # noqa: E402
 from captioner_core.text.vocabulary import Vocabulary  # noqa: E402
+from captioner_core.training.checkpoint import CheckpointFile  # noqa: E402
 from captioner_core.training.dataset import FeatureStore, encode_captions  # noqa: E402
-from captioner_core.training.devices import make_context  # noqa: E402
+from captioner_core.training.distributed.devices import make_context  # noqa: E402
 from captioner_core.training.loop import Split, Trainer  # noqa: E402
 
 IMAGES = 512
@@ -94,7 +95,7 @@ def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float
     config = CaptionerConfig(backbone="bench", vocabulary_size=len(vocabulary), units=UNITS)
     random = np.random.default_rng(0)
     store = FeatureStore(
-        random.random((len(captions), config.cells, CELL_DIM), np.float32).astype(np.float16)
+        random.random((len(captions), config.cell_count, CELL_DIM), np.float32).astype(np.float16)
     )
     encoded = encode_captions(captions, vocabulary, config.max_words)
     dev = encode_captions(dict(list(captions.items())[:BATCH]), vocabulary, config.max_words)
@@ -107,10 +108,9 @@ def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float
             dataset="none", features="none", output=folder, epochs=EPOCHS, batch_size=BATCH
         )
         of_dev = Split(dev, FeatureStore(store.cells[:BATCH]))
-        trainer = Trainer(
-            context, captioner, split, of_dev, options, Path(folder, "checkpoint.npz")
-        )
-        state = trainer.fit(lambda result: None)
+        checkpoint = CheckpointFile(Path(folder, "checkpoint.npz"), "")
+        trainer = Trainer(context, captioner, split, of_dev, options, checkpoint)
+        state = trainer.fit()
     last = state.history[-1]
     return last["captions_per_s"], last["input_share"]
 

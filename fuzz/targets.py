@@ -21,7 +21,7 @@ from captioner_core.captioning.saved_model import (
     VOCABULARY,
     WEIGHTS,
     check_model,
-    model_id_of,
+    read_model_id,
 )
 from captioner_core.datasets import coco, csv_captions, flickr8k
 from captioner_core.errors import CaptionerError, ImageError
@@ -121,7 +121,7 @@ def load_model(data: bytes) -> None:
     parts = data.split(SEPARATOR, len(_MODEL_FILES) - 1)
     for name, part in zip(_MODEL_FILES, (*parts, b"", b"", b""), strict=False):
         (folder / name).write_bytes(part)
-    for read in (model_id_of, check_model):
+    for read in (read_model_id, check_model):
         try:
             assert read(str(folder)).startswith("lstm-")
         except CaptionerError:

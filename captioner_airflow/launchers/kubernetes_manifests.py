@@ -1,7 +1,7 @@
 """Manifests of the Job and the Service of a training on Kubernetes, as dicts. Calls no cluster.
 
 Pods of an Indexed Job have the host names ``JOB-INDEX``, and the headless Service makes these names
-resolve. ``captioner_core.training.cluster`` reads both.
+resolve. ``captioner_core.training.distributed.cluster`` reads both.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(GateOptions, namespace)
-    from captioner_core.models.registry import gate
+    from captioner_core.models.gate import gate
 
-    print(gate(options.models, options.model, options.split, options.margin).line())
+    print(gate(options.models, options.model, options.split, options.margin).describe())
     return 0

@@ -21,12 +21,12 @@ def register(subparsers: Any) -> None:
 
 
 def _run(namespace: argparse.Namespace) -> int:
-    from captioner_core.models.registry import PROMOTE, KnownModel, list_models, read_pointer
+    from captioner_core.models.registry import PROMOTE, ModelEntry, list_models, read_pointer
 
     pointer = read_pointer(namespace.models)
     models = list_models(namespace.models)
     if pointer.current is not None and pointer.current not in {model.name for model in models}:
-        models.append(KnownModel(pointer.current, "missing", None))  # jobs given this folder fail
+        models.append(ModelEntry(pointer.current, "missing", None))  # jobs given this folder fail
     width = max([len(escape_control_chars(model.name)) for model in models], default=4)
     id_width = max([len(model.model_id or "unknown") for model in models], default=8)
     print(f"  {'name':{width}}  {'model_id':{id_width}}  dev CIDEr")

@@ -63,7 +63,7 @@ def check_inputs(options: RunOptions) -> None:
         model is missing; a table is missing or no captions table, or its captions are by another model.
     """
     from beam_jobs.files import check_any_images
-    from captioner_core.captioning.saved_model import model_id_of
+    from captioner_core.captioning.saved_model import read_model_id
     from captioner_core.matching.inputs import check_matching
     from captioner_core.matching.loading import check_one_model, models_of
     from captioner_core.runs.run_files import check_inputs_apart, check_report, check_run_output
@@ -78,7 +78,7 @@ def check_inputs(options: RunOptions) -> None:
     check_inputs_apart(run, {"--index": options.index, "--features": options.features}, own)
     check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
     check_matching(options, options.index, options.features)
-    model_id = model_id_of(options.model)
+    model_id = read_model_id(options.model)
     if models_of(options.index):
         check_one_model(options.index, model_id)
 

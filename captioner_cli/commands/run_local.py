@@ -180,7 +180,7 @@ def _check_outputs(options: LocalOptions) -> None:
     from captioner_core.datasets import check_dataset_output, check_split_output
     from captioner_core.io import outputs
     from captioner_core.runs.run_files import check_run_output
-    from captioner_core.training.train import check_train_outputs
+    from captioner_core.training.work_folder import check_train_outputs
 
     outputs.check_reachable(options.out, "--out")
     dataset = _dataset_folder(options)
@@ -269,7 +269,8 @@ def _extract(options: LocalOptions, dataset: Path) -> None:
 def _train(options: LocalOptions, dataset: Path) -> None:
     from captioner_core.captioning.saved_model import CONFIG, METRICS
     from captioner_core.io import storage
-    from captioner_core.training.train import train, training_fingerprint
+    from captioner_core.training.inputs import training_fingerprint
+    from captioner_core.training.train import train
 
     asked = options.train_options(dataset)
     metrics = layout.join(asked.output, METRICS)

@@ -21,7 +21,7 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(TrainEncoderOptions, namespace)
-    from captioner_core.training.train_encoder import train_encoder
+    from captioner_core.training.encoder.train_encoder import train_encoder
 
     print(f"encoder {train_encoder(options)} in {options.output}")
     return 0

@@ -1,1 +1,1 @@
-"""The captioner: an LSTM decoder over image features, its search and its files."""
+"""The captioner: an LSTM decoder over image features, its beam search, and its model folder."""

@@ -1,4 +1,4 @@
-"""The numbers that a captioner is made of."""
+"""The configuration of a captioner: the sizes of its network and the settings of its search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from captioner_core.tables.schemas import CELL_DIM, GRID_CELLS
 
 FORMAT_VERSION = 3
 
-# Far beyond what anybody trains; what a stranger's config.json may ask for
+# Smallest and largest value of each number. A config.json may come from a stranger, so the limits
+# bound the memory that it can ask for; they lie far beyond what anybody trains.
 _LIMITS: dict[str, tuple[float, float]] = {
     "vocabulary_size": (1, 1_000_000),
     "cell_dim": (1, 16_384),
@@ -26,27 +27,34 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "joint_weight": (0, 100),
 }
 
+# The Python types that JSON may give for a field, by the field's annotation.
+_JSON_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerConfig:
-    """Everything needed to build the network again.
+    """Everything that is needed to build a captioner's network again.
 
     Args:
-      backbone: name of the backbone whose features it reads.
-      vocabulary_size: number of words, the special ones included.
-      cell_dim: channels of a cell of the grid.
-      attention: ``grid`` to attend over the cells, ``mean`` for their average alone.
-      units: width of an LSTM.
-      members: captioners whose probabilities are averaged; see ``ensemble``.
-      embedding_dim: width of the word embeddings.
-      heads: attention heads.
-      dropout: share of values dropped in training, at embeddings, features and outputs.
-      max_words: longest caption, in words.
-      beam_width: hypotheses kept in search unless the user says otherwise.
-      length_penalty: exponent of the length normalisation in search; see ``decoding``.
-      joint_weight: how much the cosine of image and caption in the joint space counts when one of
-        the beams is chosen, beside its normalised log-probability; 0 asks for no encoder.
-      joint_encoder: fingerprint of the learned encoder whose space that is; empty without one.
+      backbone: Name of the backbone whose features the captioner reads.
+      vocabulary_size: Number of words, including the special words.
+      cell_dim: Number of channels of one cell of the feature grid.
+      attention: ``grid`` to attend over the cells, ``mean`` to use only their average.
+      units: Width of the LSTM.
+      members: Number of captioners whose probabilities are averaged; see ``ensemble``.
+      embedding_dim: Width of the word embeddings.
+      heads: Number of attention heads.
+      dropout: Share of the values that training drops at embeddings, features and outputs.
+      max_words: Length of the longest caption, in words.
+      beam_width: Default number of hypotheses that the search keeps.
+      length_penalty: Exponent of the length normalisation; see ``beam_search``.
+      joint_weight: Weight of the cosine between image and caption when one of the beams is chosen.
+        It is added to the normalised log-probability. 0 chooses without an encoder.
+      joint_encoder: Fingerprint of the learned encoder that computes this cosine, or an empty
+        string without one.
+
+    Raises:
+      CaptionerError: A value is out of its limits, or the heads do not divide the units.
     """
 
     backbone: str
@@ -69,10 +77,12 @@ class CaptionerConfig:
             raise CaptionerError(
                 f"attention {self.attention!r} is not known; choose 'grid' or 'mean'"
             )
-        for name, (least, most) in _LIMITS.items():
-            if not least <= getattr(self, name) <= most:  # which NaN is not
+        for name, (minimum, maximum) in _LIMITS.items():
+            value = getattr(self, name)
+            # ``not`` around the whole comparison also refuses NaN.
+            if not minimum <= value <= maximum:
                 raise CaptionerError(
-                    f"{name} {getattr(self, name)} must be {least} to {most}; train the model again"
+                    f"{name} {value} must be {minimum} to {maximum}; train the model again"
                 )
         if self.units % self.heads:
             raise CaptionerError(
@@ -80,46 +90,54 @@ class CaptionerConfig:
             )
 
     @property
-    def parameters(self) -> int:
-        """Weights of all members: those of the embedding, the LSTM, the layers over the image, and the output."""
-        units, words, dim = self.units, self.embedding_dim, self.cell_dim
-        lstm = 4 * units * (words + units + 1)
-        image = 2 * dim + (dim + 1) * units + 5 * (units + 1) * units + self.cells * units
-        output = (2 * units + 1) * words + self.vocabulary_size
-        return self.members * (self.vocabulary_size * words + lstm + image + output)
+    def parameter_count(self) -> int:
+        """The number of weights of all members together.
+
+        It is computed from the sizes alone, so that a weights file can be checked before a
+        network is built.
+        """
+        units = self.units
+        embedding = self.vocabulary_size * self.embedding_dim
+        lstm = 4 * units * (self.embedding_dim + units + 1)
+        normalisation = 2 * self.cell_dim
+        cell_features = (self.cell_dim + 1) * units
+        positions = self.cell_count * units
+        # first_hidden, first_cell, keys, values and queries
+        dense = 5 * (units + 1) * units
+        output = (2 * units + 1) * self.embedding_dim + self.vocabulary_size
+        member = embedding + lstm + normalisation + cell_features + positions + dense + output
+        return self.members * member
 
     @property
-    def cells(self) -> int:
-        """Cells attended over."""
+    def cell_count(self) -> int:
+        """The number of cells that the captioner attends over."""
         return GRID_CELLS if self.attention == "grid" else 1
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, int | float | str]:
+        """Returns the content of ``config.json``."""
         return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
 
     @classmethod
     def from_json(cls, value: Any) -> CaptionerConfig:
-        """Reads what ``to_json`` made.
+        """Returns the configuration that ``to_json`` turned into JSON.
 
         Raises:
-          CaptionerError: another version, or a field missing, unknown or of a wrong type.
+          CaptionerError: The value has another format version, or a field is missing, unknown or
+            of a wrong type.
         """
         if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
             raise CaptionerError(
                 f"model config.json is not of format {FORMAT_VERSION}; train the model again"
             )
-        known = {field.name: field for field in dataclasses.fields(cls)}
         given = {name: item for name, item in value.items() if name != "format_version"}
-        wrong = set(given) ^ set(known)
-        for name, item in given.items():
-            expected = (
-                {"int": int, "float": (int, float), "str": str}.get(str(known[name].type))
-                if name in known
-                else None
-            )
-            if expected is not None and (not isinstance(item, expected) or isinstance(item, bool)):  # type: ignore[arg-type]
+        types = {field.name: _JSON_TYPES[str(field.type)] for field in dataclasses.fields(cls)}
+        wrong = set(given) ^ set(types)
+        for name in set(given) & set(types):
+            # bool is a subclass of int in Python, but true is not a number in JSON.
+            if isinstance(given[name], bool) or not isinstance(given[name], types[name]):
                 wrong.add(name)
         if wrong:
             raise CaptionerError(
-                f"model config.json has a wrong field {sorted(wrong)[0]!r}; train the model again"
+                f"model config.json has a wrong field {min(wrong)!r}; train the model again"
             )
         return cls(**given)

@@ -1,20 +1,27 @@
-"""Captioners of several seeds as one: each word's probability is the mean over the members."""
+"""Several captioners used as one: the probability of a word is the mean over the members."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from captioner_core.captioning.config import CaptionerConfig
-from captioner_core.captioning.network import Captioner, ImageState
-from captioner_core.process.tensorflow_setup import tf
+from captioner_core.captioning.network import Captioner, DecoderStep, ImageState
+from captioner_core.process.tensorflow_setup import keras, tf
 
-_LEAST = 1e-37  # probabilities below it would have no logarithm
+# Smaller probabilities are raised to this one, since the logarithm of 0 is not finite.
+_MIN_PROBABILITY = 1e-37
 
 
 class EnsembleState(NamedTuple):
-    """``ImageState`` of each member; ``hidden`` and ``cell`` are theirs side by side."""
+    """What the members need to know of a batch of images.
+
+    Args:
+      members: The ``ImageState`` of each member.
+      hidden: float32 [batch, members * units], the members' first hidden states side by side.
+      cell: float32 [batch, members * units], the members' first cell states side by side.
+    """
 
     members: tuple[ImageState, ...]
     hidden: tf.Tensor
@@ -22,10 +29,13 @@ class EnsembleState(NamedTuple):
 
 
 class Ensemble:
-    """What a search sees as one captioner; see ``Captioner`` for the methods' tensors.
+    """Captioners that a search can use like a single ``Captioner``.
+
+    The methods take and return the same tensors as those of ``Captioner``, except that the LSTM
+    states of all members lie side by side in the last dimension.
 
     Args:
-      members: captioners of one configuration, which share their vocabulary.
+      members: Captioners of one configuration and one vocabulary.
     """
 
     def __init__(self, members: Sequence[Captioner]) -> None:
@@ -33,35 +43,42 @@ class Ensemble:
         self.config = dataclasses.replace(members[0].config, members=len(members))
 
     def encode(self, cells: tf.Tensor) -> EnsembleState:
-        """What the members need of each image."""
+        """Returns what the members need to know of each image; see ``Captioner.encode``."""
         states = tuple(member.encode(cells) for member in self.members)
-        hidden, cell = (
-            tf.concat(parts, axis=-1)
-            for parts in zip(*((s.hidden, s.cell) for s in states), strict=True)
+        return EnsembleState(
+            states,
+            tf.concat([state.hidden for state in states], axis=-1),
+            tf.concat([state.cell for state in states], axis=-1),
         )
-        return EnsembleState(states, hidden, cell)
 
     def step(
         self, state: EnsembleState, words: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """One step of all hypotheses: the log of the mean probability, then all members' new states."""
+    ) -> DecoderStep:
+        """Advances all hypotheses by one word; see ``Captioner.step``.
+
+        The scores are the logarithm of the members' mean probability.
+        """
         count = len(self.members)
-        before = zip(*(tf.split(part, count, axis=-1) for part in (hidden, cell)), strict=True)
         steps = [
-            member.step_logits(of_member, words, *previous)
-            for member, of_member, previous in zip(self.members, state.members, before, strict=True)
+            member.step_logits(member_state, words, member_hidden, member_cell)
+            for member, member_state, member_hidden, member_cell in zip(
+                self.members,
+                state.members,
+                tf.split(hidden, count, axis=-1),
+                tf.split(cell, count, axis=-1),
+                strict=True,
+            )
         ]
-        logits, hidden, cell = zip(*steps, strict=True)
-        # not logsumexp of logarithms, which goes through the whole vocabulary twice as often
-        mean = tf.add_n([tf.nn.softmax(one) for one in logits]) / count
-        return (
-            tf.math.log(tf.maximum(mean, _LEAST)),
-            tf.concat(hidden, axis=-1),
-            tf.concat(cell, axis=-1),
+        # A logsumexp of log-probabilities would pass over the whole vocabulary twice as often.
+        mean = tf.add_n([tf.nn.softmax(step.scores) for step in steps]) / count
+        return DecoderStep(
+            tf.math.log(tf.maximum(mean, _MIN_PROBABILITY)),
+            tf.concat([step.hidden for step in steps], axis=-1),
+            tf.concat([step.cell for step in steps], axis=-1),
         )
 
-    def named_weights(self) -> dict[str, Any]:
-        """Every weight by a name that is its own."""
+    def named_weights(self) -> dict[str, keras.Variable]:
+        """Returns every weight of every member by its name in a model folder."""
         return {
             f"{number}/{name}": weight
             for number, member in enumerate(self.members)
@@ -70,7 +87,7 @@ class Ensemble:
 
 
 def make_captioner(config: CaptionerConfig) -> Captioner | Ensemble:
-    """The network of a configuration, with random weights."""
-    single = dataclasses.replace(config, members=1)
-    made = [Captioner(single, seed=seed) for seed in range(config.members)]
-    return made[0] if config.members == 1 else Ensemble(made)
+    """Returns the network of a configuration, with random weights."""
+    member_config = dataclasses.replace(config, members=1)
+    members = [Captioner(member_config, seed=seed) for seed in range(config.members)]
+    return members[0] if config.members == 1 else Ensemble(members)

@@ -1,4 +1,4 @@
-"""Captions for features: the trained network and the search, as one compiled call."""
+"""Captions from features: the trained network and the search, compiled into one graph."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning.beam_search import Hypotheses, Step, beam_search, sample
+from captioner_core.captioning.beam_search import Hypotheses, Step, beam_search, sample_words
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.ensemble import Ensemble, EnsembleState
-from captioner_core.captioning.network import Captioner, ImageState, attended_cells
+from captioner_core.captioning.grid import attended_cells
+from captioner_core.captioning.network import Captioner, ImageState
 from captioner_core.captioning.saved_model import LoadedModel
 from captioner_core.errors import CaptionerError
 from captioner_core.process.tensorflow_setup import tf
@@ -22,7 +23,13 @@ from captioner_core.text.vocabulary import PAD
 
 @dataclass(frozen=True, slots=True)
 class GeneratedCaption:
-    """A caption; ``log_prob`` is natural, END counts into it and not into ``n_tokens``."""
+    """A caption that a model has written.
+
+    Args:
+      text: The caption.
+      log_prob: The natural log of its probability, including the probability of END.
+      n_tokens: The number of its words, without END.
+    """
 
     text: str
     log_prob: float
@@ -30,35 +37,37 @@ class GeneratedCaption:
 
 
 class CaptionSearch:
-    """Beam search over images in batch, as one compiled graph for any number of them.
+    """Beam search over batches of images, compiled once for batches of any size.
 
     Args:
-      captioner: the network; its weights may change between calls.
-      beam_width: hypotheses kept; the model's own choice where None.
+      captioner: The network. Its weights may change between calls.
+      beam_width: The number of hypotheses kept. None uses the model's own beam width.
     """
 
     def __init__(self, captioner: Captioner | Ensemble, beam_width: int | None = None) -> None:
-        self._captioner, config = captioner, captioner.config
+        self._captioner = captioner
+        config = captioner.config
         self._beam_width = beam_width or config.beam_width
-        shape = tf.TensorSpec([None, config.cells, config.cell_dim])
-        self._search = tf.function(self._searched, input_signature=[shape])
+        cells = tf.TensorSpec([None, config.cell_count, config.cell_dim])
+        self._search = tf.function(self._build_search, input_signature=[cells])
 
     def find(self, cells: Any) -> Hypotheses:
-        """The hypotheses of each image.
+        """Returns the hypotheses of each image, best first.
 
         Args:
           cells: float [batch, cells, cell_dim]; see ``attended_cells``.
         """
         return self._search(tf.cast(cells, tf.float32))
 
-    def _searched(self, cells: tf.Tensor) -> Hypotheses:
-        config, width = self._captioner.config, self._beam_width
+    def _build_search(self, cells: tf.Tensor) -> Hypotheses:
+        """Builds the search into the current graph."""
+        config = self._captioner.config
         state = self._captioner.encode(cells)
         return beam_search(
-            _step_of(self._captioner, state),
-            _start(state, width),
+            _make_step(self._captioner, state),
+            _initial_state(state, self._beam_width),
             batch=tf.shape(cells)[0],
-            beam_width=width,
+            beam_width=self._beam_width,
             max_words=config.max_words,
             length_penalty=config.length_penalty,
         )
@@ -67,14 +76,22 @@ class CaptionSearch:
 def draw_captions(
     captioner: Captioner, cells: tf.Tensor, samples: int, seed: tf.Tensor
 ) -> tf.Tensor:
-    """Captions drawn from the model's probabilities, int32 [batch, samples, steps]; see ``decoding.sample``.
+    """Draws captions from the probabilities of a captioner; see ``sample_words``.
 
-    ``seed`` also drops values of the features, as the loss then does with the same seed.
+    Args:
+      captioner: The network.
+      cells: float [batch, cells, cell_dim]; see ``attended_cells``.
+      samples: The number of captions drawn for each image.
+      seed: int [2], the seed of the samples. It also drops values of the features, so that a loss
+        computed with the same seed sees the same features.
+
+    Returns:
+      int32 [batch, samples, max_words + 1].
     """
     state = captioner.encode(tf.cast(cells, tf.float32), seed)
-    return sample(
-        _step_of(captioner, state),
-        _start(state, samples),
+    return sample_words(
+        _make_step(captioner, state),
+        _initial_state(state, samples),
         batch=tf.shape(cells)[0],
         samples=samples,
         max_words=captioner.config.max_words,
@@ -82,82 +99,104 @@ def draw_captions(
     )
 
 
-def _start(state: ImageState | EnsembleState, each: int) -> tuple[tf.Tensor, ...]:
-    """The first LSTM state of each of an image's hypotheses."""
+def _initial_state(state: ImageState | EnsembleState, copies: int) -> tuple[tf.Tensor, ...]:
+    """Returns the first LSTM state, repeated for each hypothesis of an image."""
     return tuple(
-        tf.repeat(tensor[:, tf.newaxis], each, axis=1) for tensor in (state.hidden, state.cell)
+        tf.repeat(tensor[:, tf.newaxis], copies, axis=1) for tensor in (state.hidden, state.cell)
     )
 
 
-def _step_of(captioner: Any, state: ImageState | EnsembleState) -> Step:
+def _make_step(captioner: Any, image_state: ImageState | EnsembleState) -> Step:
+    """Returns the function by which a search advances the hypotheses of some images."""
+
     def step(
-        words: tf.Tensor, lstm: tuple[tf.Tensor, tf.Tensor]
+        words: tf.Tensor, lstm_state: tuple[tf.Tensor, tf.Tensor]
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
-        log_prob, hidden, cell = captioner.step(state, words, *lstm)
+        """Returns the log-probabilities of the next word and the next LSTM state."""
+        log_prob, hidden, cell = captioner.step(image_state, words, *lstm_state)
         return log_prob, (hidden, cell)
 
     return step
 
 
 class CaptionGenerator:
-    """Turns features into captions in batch.
+    """Turns the features of images into captions, a batch at a time.
 
     Args:
-      model: the captioner.
-      beam_width: hypotheses kept; the model's own choice where None.
+      model: The captioner.
+      beam_width: The number of hypotheses kept. None uses the model's own beam width.
 
     Raises:
-      CaptionerError: the model chooses by another encoder than the one that comes with the package.
+      CaptionerError: The model chooses captions by another encoder than the packaged one.
     """
 
     def __init__(self, model: LoadedModel, beam_width: int | None = None) -> None:
         self._model = model
         self._search = CaptionSearch(model.captioner, beam_width)
-        self._joint = _joint_encoder(model.config) if model.config.joint_weight else None
+        self._joint = _load_joint_encoder(model.config) if model.config.joint_weight else None
 
     @property
     def model_id(self) -> str:
+        """The id of the model that writes the captions."""
         return self._model.model_id
 
     def generate(
         self, features: npt.NDArray[np.float32], grid: npt.NDArray[Any]
     ) -> list[GeneratedCaption]:
-        """The best caption of each image.
+        """Returns the best caption of each image.
 
         Args:
-          features: float32 [batch, 2048], the averages.
-          grid: float [batch, 25, 3800], or flattened to [batch, 25 * 3800].
+          features: float32 [batch, FEATURE_DIM], the averaged features.
+          grid: float [batch, GRID_CELLS, CELL_DIM], or the same flattened to two dimensions.
         """
         found = self._search.find(attended_cells(grid, self._model.config))
-        words, log_prob = found.words.numpy(), found.log_prob.numpy()
+        words = found.words.numpy()
+        log_prob = found.log_prob.numpy()
         if self._joint is None:
             return [
-                self._caption(rows[0], values[0])
+                self._decode(rows[0], values[0])
                 for rows, values in zip(words, log_prob, strict=True)
             ]
         images = self._joint.encode_images(features)
-        chosen = []
-        for image, rows, values in zip(images, words, log_prob, strict=True):
-            captions = [self._caption(row, value) for row, value in zip(rows, values, strict=True)]
-            cosines = self._joint.encode([caption.text for caption in captions]) @ image
-            lengths = np.array([caption.n_tokens + 1 for caption in captions])
-            fluent = values / lengths**self._model.config.length_penalty
-            chosen.append(
-                captions[int(np.argmax(fluent + self._model.config.joint_weight * cosines))]
-            )
-        return chosen
+        return [
+            self._choose_by_image(self._joint, *beams)
+            for beams in zip(images, words, log_prob, strict=True)
+        ]
 
-    def _caption(self, row: npt.NDArray[np.int32], log_prob: float) -> GeneratedCaption:
-        return GeneratedCaption(
-            self._model.vocabulary.decode(row), float(log_prob), int((row != PAD).sum()) - 1
-        )
+    def _choose_by_image(
+        self,
+        encoder: JointEncoder,
+        image: npt.NDArray[np.float32],
+        words: npt.NDArray[np.int32],
+        log_prob: npt.NDArray[np.float32],
+    ) -> GeneratedCaption:
+        """Returns the beam of one image whose probability and similarity to the image are best.
+
+        Args:
+          encoder: The encoder of captions and images into one space.
+          image: float32 [dim], the image in that space.
+          words: int32 [beams, max_words + 1].
+          log_prob: float32 [beams].
+        """
+        config = self._model.config
+        captions = [self._decode(row, value) for row, value in zip(words, log_prob, strict=True)]
+        cosines = encoder.encode([caption.text for caption in captions]) @ image
+        lengths = np.array([caption.n_tokens + 1 for caption in captions])
+        scores = log_prob / lengths**config.length_penalty + config.joint_weight * cosines
+        return captions[int(np.argmax(scores))]
+
+    def _decode(self, words: npt.NDArray[np.int32], log_prob: float) -> GeneratedCaption:
+        """Returns the caption of one hypothesis."""
+        n_tokens = int((words != PAD).sum()) - 1
+        return GeneratedCaption(self._model.vocabulary.decode(words), float(log_prob), n_tokens)
 
 
-def _joint_encoder(config: CaptionerConfig) -> JointEncoder:
+def _load_joint_encoder(config: CaptionerConfig) -> JointEncoder:
+    """Returns the packaged encoder if it is the one that the model was exported with."""
     encoder = LearnedEncoder()
     if encoder.fingerprint != config.joint_encoder:
         raise CaptionerError(
-            f"the model chooses captions by encoder {config.joint_encoder!r}, the package has {encoder.fingerprint!r}; "
-            "export the model again"
+            f"the model chooses captions by encoder {config.joint_encoder!r}, the package has "
+            f"{encoder.fingerprint!r}; export the model again"
         )
     return encoder

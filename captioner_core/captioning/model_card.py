@@ -1,4 +1,4 @@
-"""The model card: what a model was made of, how well it does, and what it is not for."""
+"""The model card: what a model was trained on, how well it does, and what it is not for."""
 
 from __future__ import annotations
 
@@ -11,95 +11,113 @@ from captioner_core.options import TrainOptions, given_options
 
 _METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
+# Line breaks are part of the card, so that a card written again does not change.
 _USE = """## Use
 
-Intended for captioning photographs like those it was trained on; on others its captions are guesses.
+Intended for captioning photographs like those it was trained on; on others its captions are \
+guesses.
 It knows the words of its training captions alone, with whatever bias their writers had: decide
 nothing about people by what it says of them."""
 
 
 def model_card(config: CaptionerConfig, metrics: Mapping[str, Any]) -> str:
-    """The card, Markdown.
+    """Returns the model card as Markdown.
 
     Args:
-      config: of the model.
-      metrics: what its metrics.json holds: what training measured, or that of each member of an
-        exported model as ``exported_from``, and its evaluations.
+      config: The model's configuration.
+      metrics: The content of the model's metrics.json: what training measured, or under
+        ``exported_from`` what training measured for each member; and the evaluations.
     """
     trainings = [one for one in metrics.get("exported_from", [metrics]) if "options" in one]
-    parts = [
-        f"# Model card: {metrics['model_id']}\n\n{_what(config)}",
-        *(_trained(config, trainings) if trainings else ()),
-        *_measured(metrics.get("evaluations", [])),
-        _USE,
-        *(f"## Licence of the training data\n\n{_licence(one)}" for one in trainings[:1]),
-    ]
+    parts = [f"# Model card: {metrics['model_id']}", _describe_model(config)]
+    if trainings:
+        parts += [_training_table(trainings), _training_commands(config, trainings)]
+    parts += _evaluation_parts(metrics.get("evaluations", []))
+    parts.append(_USE)
+    if trainings:
+        parts.append(f"## Licence of the training data\n\n{_dataset_licence(trainings[0])}")
     return "\n\n".join(parts) + "\n"
 
 
-def _what(config: CaptionerConfig) -> str:
-    members = (
-        f"{config.members} LSTM captioners whose probabilities are averaged"
-        if config.members > 1
-        else "LSTM captioner"
+def _describe_model(config: CaptionerConfig) -> str:
+    """Returns one paragraph about the network and its search."""
+    kind = "LSTM captioner"
+    if config.members > 1:
+        kind = f"{config.members} LSTM captioners whose probabilities are averaged"
+    attended = "the grid" if config.attention == "grid" else "the average"
+    text = (
+        f"{kind}, attending to {attended} of `{config.backbone}` features. "
+        f"{config.vocabulary_size} words, {config.units} units, beam width {config.beam_width}, "
+        f"length penalty {config.length_penalty}."
     )
-    looked_at = "the grid" if config.attention == "grid" else "the average"
-    joint = (
-        f" Of the beams, the one is taken whose normalised log-probability and {config.joint_weight} times its cosine "
-        f"to the image, in the space of `{config.joint_encoder}`, are highest together."
-        if config.joint_weight
-        else ""
-    )
-    return (
-        f"{members}, attending to {looked_at} of `{config.backbone}` features. {config.vocabulary_size} words, "
-        f"{config.units} units, beam width {config.beam_width}, length penalty {config.length_penalty}.{joint}"
-    )
+    if config.joint_weight:
+        text += (
+            f" Of the beams, the one is taken whose normalised log-probability and "
+            f"{config.joint_weight} times its cosine to the image, in the space of "
+            f"`{config.joint_encoder}`, are highest together."
+        )
+    return text
 
 
-def _trained(config: CaptionerConfig, trainings: Sequence[Mapping[str, Any]]) -> list[str]:
-    images, captions = trainings[0]["images"], trainings[0]["captions"]
-    dev_losses = (one["history"][one["best_epoch"] - 1]["dev_loss"] for one in trainings)
+def _training_table(trainings: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the data and the outcome of each member's training as a table."""
+    images = trainings[0]["images"]
+    captions = trainings[0]["captions"]
+    best_epochs = (f"{one['best_epoch']} of {len(one['history'])}" for one in trainings)
+    dev_losses = (f"{one['history'][one['best_epoch'] - 1]['dev_loss']:.3f}" for one in trainings)
     rows = {
-        "trained on": f"{images['train']} images, {captions['train']} captions: split train of {_name(trainings[0])}",
+        "trained on": f"{images['train']} images, {captions['train']} captions: split train of "
+        f"{_dataset_name(trainings[0])}",
         "chosen on": f"{images['dev']} images: split dev",
-        "best epoch": ", ".join(
-            f"{one['best_epoch']} of {len(one['history'])}" for one in trainings
-        ),
-        "dev loss": f"{', '.join(f'{loss:.3f}' for loss in dev_losses)} nats a word",
+        "best epoch": ", ".join(best_epochs),
+        "dev loss": f"{', '.join(dev_losses)} nats a word",
         "training time": ", ".join(f"{one['seconds']:.0f} s" for one in trainings),
     }
-    commands = [
-        " ".join(["captioner train", *(f"{name} {shlex.quote(value)}" for name, value in given)])
-        for given in (given_options(TrainOptions, one["options"]) for one in trainings)
-    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"## Training\n\n| | |\n|---|---|\n{table}"
+
+
+def _training_commands(config: CaptionerConfig, trainings: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the commands that make the model again as a block of code."""
+    commands = []
+    for training in trainings:
+        given = given_options(TrainOptions, training["options"])
+        options = (f"{name} {shlex.quote(value)}" for name, value in given)
+        commands.append(" ".join(["captioner train", *options]))
     if len(trainings) > 1:
         models = " ".join(f"--model {shlex.quote(one['options']['output'])}" for one in trainings)
         search = f"--beam-width {config.beam_width} --length-penalty {config.length_penalty}"
-        search += f" --joint-weight {config.joint_weight}" if config.joint_weight else ""
+        if config.joint_weight:
+            search += f" --joint-weight {config.joint_weight}"
         commands.append(f"captioner export {models} {search} --output MODEL_DIR")
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return [f"## Training\n\n| | |\n|---|---|\n{table}", "```sh\n" + "\n".join(commands) + "\n```"]
+    return "```sh\n" + "\n".join(commands) + "\n```"
 
 
-def _measured(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+def _evaluation_parts(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the scores of each evaluation as a heading and a table; nothing without any."""
     if not evaluations:
         return []
     names = [name for name in _METRICS if any(name in one["scores"] for one in evaluations)]
     lines = [f"| split | images | beam | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     for one in evaluations:
-        scores = " | ".join(
-            f"{one['scores'][name]:.3f}" if name in one["scores"] else "" for name in names
+        scores = (f"{one['scores'][name]:.3f}" if name in one["scores"] else "" for name in names)
+        lines.append(
+            f"| {one['split']} | {one['images']} | {one['beam_width']} | {' | '.join(scores)} |"
         )
-        lines.append(f"| {one['split']} | {one['images']} | {one['beam_width']} | {scores} |")
-    how = f"Against all human captions of each image, with pycocoevalcap; tokenizer: {evaluations[-1]['tokenizer']}."
-    return [f"## Measured\n\n{how}", "\n".join(lines)]
+    method = (
+        "Against all human captions of each image, with pycocoevalcap; tokenizer: "
+        f"{evaluations[-1]['tokenizer']}."
+    )
+    return [f"## Measured\n\n{method}", "\n".join(lines)]
 
 
-def _name(training: Mapping[str, Any]) -> str:
+def _dataset_name(training: Mapping[str, Any]) -> str:
+    """Returns the name of the training data, or its path if the dataset has no name."""
     return f"`{training.get('dataset', {}).get('name') or training['options']['dataset']}`"
 
 
-def _licence(training: Mapping[str, Any]) -> str:
+def _dataset_licence(training: Mapping[str, Any]) -> str:
+    """Returns the licence of the training data, as far as the dataset states one."""
     return (
         training.get("dataset", {}).get("licence")
         or "The images and captions keep the licence of their dataset."

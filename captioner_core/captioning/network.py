@@ -1,31 +1,35 @@
-"""The network: an LSTM over words that attends over the cells of the image's feature map.
+"""The captioner's network: an LSTM over words that attends over the cells of an image.
 
 The LSTM runs over the words first and attention follows (Luong et al. 2015,
-https://arxiv.org/abs/1508.04025), with several heads of scaled dot products
-(Vaswani et al. 2017, section 3.2). So the whole teacher-forced sequence is one call of the
-LSTM and a few matrix products. What depends on the image alone is computed once an image and
-shared by its captions in training and by its hypotheses in search.
+https://arxiv.org/abs/1508.04025, section 3). Attention uses several heads of scaled dot products
+(Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2). The whole teacher-forced
+sequence is therefore one call of the LSTM and a few matrix products. Whatever depends on the image
+alone is computed once per image, and the image's captions in training, or its hypotheses in search,
+share it.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import NamedTuple
 
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.process.tensorflow_setup import keras, tf
-from captioner_core.tables.schemas import GRID_CELLS
 
-_DROP_FIRST, _DROP_CELLS, _DROP_EMBEDDING, _DROP_OUTPUT = range(4)
+# The numbers of the dropout layers. Each derives its own seed from its number.
+_DROP_POOLED = 0
+_DROP_CELLS = 1
+_DROP_EMBEDDING = 2
+_DROP_OUTPUT = 3
 
 
 class ImageState(NamedTuple):
     """What the decoder needs to know of a batch of images.
 
-    ``keys`` and ``values`` are float32 [batch, cells, units]; ``hidden`` and ``cell``, the
-    first state of the LSTM, are float32 [batch, units].
+    Args:
+      keys: float32 [batch, cells, units], the attention keys of the cells.
+      values: float32 [batch, cells, units], the attention values of the cells.
+      hidden: float32 [batch, units], the first hidden state of the LSTM.
+      cell: float32 [batch, units], the first cell state of the LSTM.
     """
 
     keys: tf.Tensor
@@ -34,13 +38,31 @@ class ImageState(NamedTuple):
     cell: tf.Tensor
 
 
-class Captioner(keras.Model):
-    """LSTM decoder with attention over Xception features, output tied to the embeddings.
+class DecoderStep(NamedTuple):
+    """The result of advancing all hypotheses by one word.
 
     Args:
-      config: the sizes.
-      seed: of the initial weights.
-      precision: ``float32``, or ``bfloat16`` to compute in that while weights and logits stay float32.
+      scores: float32 [batch, beams, vocabulary], the logits or log-probabilities of the next word.
+      hidden: float32 [batch, beams, units], the new hidden state of the LSTM.
+      cell: float32 [batch, beams, units], the new cell state of the LSTM.
+    """
+
+    scores: tf.Tensor
+    hidden: tf.Tensor
+    cell: tf.Tensor
+
+
+class Captioner(keras.Model):
+    """An LSTM decoder with attention over image features.
+
+    The output layer shares its weights with the word embeddings (Press and Wolf 2017,
+    https://arxiv.org/abs/1608.05859).
+
+    Args:
+      config: The sizes of the network.
+      seed: The seed of the initial weights.
+      precision: ``float32``, or ``bfloat16`` to compute in bfloat16 while the weights and the
+        logits stay float32.
     """
 
     def __init__(self, config: CaptionerConfig, seed: int = 0, precision: str = "float32") -> None:
@@ -51,6 +73,7 @@ class Captioner(keras.Model):
         self._seeds = seeds
 
         def dense(units: int, name: str, activation: str | None = None) -> keras.layers.Dense:
+            """Returns a dense layer with Glorot-uniform weights."""
             kernel = keras.initializers.GlorotUniform(seeds)
             return keras.layers.Dense(
                 units, activation=activation, kernel_initializer=kernel, name=name, dtype=policy
@@ -63,7 +86,6 @@ class Captioner(keras.Model):
             name="embedding",
             dtype=policy,
         )
-
         self.lstm = keras.layers.LSTM(
             config.units,
             return_sequences=True,
@@ -80,10 +102,10 @@ class Captioner(keras.Model):
         self.values = dense(config.units, "values")
         self.queries = dense(config.units, "queries")
         self.output_hidden = dense(config.embedding_dim, "output_hidden", "tanh")
-        self._build_all()
+        self._build_layers()
 
-    def _build_all(self) -> None:
-        """Makes every weight now, so that a model can be filled from a file before its first use."""
+    def _build_layers(self) -> None:
+        """Creates every weight now, so that a file can fill the network before its first use."""
         config = self.config
         self.embedding.build((None, None))
         self.lstm.build((None, None, config.embedding_dim))
@@ -93,7 +115,7 @@ class Captioner(keras.Model):
             layer.build((None, config.units))
         self.output_hidden.build((None, 2 * config.units))
         self.positions = self.add_weight(
-            shape=(config.cells, config.units),
+            shape=(config.cell_count, config.units),
             initializer=keras.initializers.RandomNormal(0.0, 0.02, self._seeds),
             name="positions",
         )
@@ -103,34 +125,36 @@ class Captioner(keras.Model):
         self.built = True
 
     def named_weights(self) -> dict[str, keras.Variable]:
-        """Every weight by its name in a model folder."""
+        """Returns every weight by its name in a model folder."""
         return {weight.path: weight for weight in self.trainable_variables}
 
-    def _drop(self, tensor: tf.Tensor, place: int, seed: tf.Tensor | None) -> tf.Tensor:
-        """Dropout that depends on the seed alone, so that a step done again drops the same values."""
+    def _drop(self, tensor: tf.Tensor, layer: int, seed: tf.Tensor | None) -> tf.Tensor:
+        """Returns the tensor after dropout, or the tensor itself without a seed.
+
+        The dropped values depend on the seed alone, so that a repeated step drops the same values.
+        """
         if seed is None or not self.config.dropout:
             return tensor
-        seed = tf.random.experimental.stateless_fold_in(seed, place)
+        seed = tf.random.experimental.stateless_fold_in(seed, layer)
         return tf.nn.experimental.stateless_dropout(tensor, self.config.dropout, seed)
 
     def encode(self, cells: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> ImageState:
-        """What the decoder needs of each image.
+        """Returns what the decoder needs to know of each image.
 
         Args:
           cells: float32 [batch, cells, cell_dim]; see ``attended_cells``.
-          dropout_seed: int32 [2], of the values dropped; no dropout where None.
+          dropout_seed: int [2], the seed of the dropped values. None drops nothing.
         """
         cells = self._drop(self.normalise(cells), _DROP_CELLS, dropout_seed)
         projected = self.cell_features(cells)
-        projected += tf.cast(
-            self.positions, projected.dtype
-        )  # where a cell lies is not in its features
-        whole = self._drop(tf.reduce_mean(projected, axis=1), _DROP_FIRST, dropout_seed)
+        # The features of a cell do not tell where it lies, so each position adds a learned vector.
+        projected += tf.cast(self.positions, projected.dtype)
+        pooled = self._drop(tf.reduce_mean(projected, axis=1), _DROP_POOLED, dropout_seed)
         return ImageState(
             self.keys(projected),
             self.values(projected),
-            self.first_hidden(whole),
-            self.first_cell(whole),
+            self.first_hidden(pooled),
+            self.first_cell(pooled),
         )
 
     def teacher_forced(
@@ -140,96 +164,95 @@ class Captioner(keras.Model):
         present: tf.Tensor,
         dropout_seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Logits of each next word, given the words before it.
+        """Returns the logits of each next word, given the true words before it.
 
         Args:
-          state: of the images.
-          words: int32 [batch, captions, steps]; PAD only at the end of a caption.
-          present: bool [batch, captions, steps], the steps whose logits are wanted.
-          dropout_seed: int32 [2], of the values dropped; no dropout where None.
+          state: What ``encode`` returned for the images.
+          words: int32 [batch, captions, steps]. PAD occurs only at the end of a caption.
+          present: bool [batch, captions, steps], the steps whose logits are wanted. The product
+            with the vocabulary is the largest of all, so it is not computed for padding.
+          dropout_seed: int [2], the seed of the dropped values. None drops nothing.
 
         Returns:
-          float32 [wanted steps, vocabulary]: the vocabulary is the widest product of all, so
-          none is made for the end of short captions.
+          float32 [wanted steps, vocabulary].
         """
         batch, captions, steps = tf.unstack(tf.shape(words))
         embedded = self._drop(self.embedding(words), _DROP_EMBEDDING, dropout_seed)
         flat = tf.reshape(embedded, [batch * captions, steps, self.config.embedding_dim])
-        first = [tf.repeat(state.hidden, captions, axis=0), tf.repeat(state.cell, captions, axis=0)]
+        first = [tf.repeat(part, captions, axis=0) for part in (state.hidden, state.cell)]
         hidden = tf.reshape(
             self.lstm(flat, initial_state=first), [batch, captions, steps, self.config.units]
         )
-        joined = tf.boolean_mask(tf.concat([hidden, self._attend(state, hidden)], axis=-1), present)
+        context = self._attend(state, hidden)
+        joined = tf.boolean_mask(tf.concat([hidden, context], axis=-1), present)
         return self._logits(joined, dropout_seed)
 
     def step(
         self, state: ImageState, words: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """One step of all hypotheses.
+    ) -> DecoderStep:
+        """Advances all hypotheses by one word; the scores are log-probabilities.
 
         Args:
-          state: of the images.
+          state: What ``encode`` returned for the images.
           words: int32 [batch, beams], the last word of each hypothesis.
-          hidden: float32 [batch, beams, units].
-          cell: float32 [batch, beams, units].
-
-        Returns:
-          Log-probabilities float32 [batch, beams, vocabulary], then the new hidden and cell.
+          hidden: float32 [batch, beams, units], the hidden state of the LSTM.
+          cell: float32 [batch, beams, units], the cell state of the LSTM.
         """
-        logits, hidden, cell = self.step_logits(state, words, hidden, cell)
-        return tf.nn.log_softmax(logits), hidden, cell
+        step = self.step_logits(state, words, hidden, cell)
+        return step._replace(scores=tf.nn.log_softmax(step.scores))
 
     def step_logits(
         self, state: ImageState, words: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """``step`` with logits in the place of log-probabilities."""
+    ) -> DecoderStep:
+        """Advances all hypotheses by one word like ``step``; the scores are logits."""
         batch, beams = tf.unstack(tf.shape(words))
         flat = tf.reshape(self.embedding(words), [batch * beams, self.config.embedding_dim])
         previous = [tf.reshape(part, [batch * beams, self.config.units]) for part in (hidden, cell)]
         _, states = self.lstm.cell(flat, previous, training=False)
         hidden, cell = (tf.reshape(part, [batch, beams, self.config.units]) for part in states)
         context = self._attend(state, hidden[:, :, tf.newaxis])[:, :, 0]
-        return self._logits(tf.concat([hidden, context], axis=-1), None), hidden, cell
+        return DecoderStep(self._logits(tf.concat([hidden, context], axis=-1), None), hidden, cell)
 
     def _logits(self, joined: tf.Tensor, dropout_seed: tf.Tensor | None) -> tf.Tensor:
-        """float32 [..., vocabulary] of hidden state and context side by side."""
+        """Returns the logits of the next word.
+
+        Args:
+          joined: float [..., 2 * units], hidden state and context side by side.
+          dropout_seed: int [2], or None.
+
+        Returns:
+          float32 [..., vocabulary].
+        """
         output = self._drop(self.output_hidden(joined), _DROP_OUTPUT, dropout_seed)
         table = tf.cast(self.embedding.embeddings, output.dtype)
-        # not einsum, whose gradient takes fifty times as long where the number of rows is not known
+        # The gradient of einsum takes fifty times as long when the number of rows is not known.
         flat = tf.matmul(
             tf.reshape(output, [-1, self.config.embedding_dim]), table, transpose_b=True
         )
-        logits = tf.reshape(
-            flat, tf.concat([tf.shape(output)[:-1], [self.config.vocabulary_size]], axis=0)
-        )
-        return tf.cast(logits, tf.float32) + self.output_bias
+        shape = tf.concat([tf.shape(output)[:-1], [self.config.vocabulary_size]], axis=0)
+        return tf.cast(tf.reshape(flat, shape), tf.float32) + self.output_bias
 
     def _attend(self, state: ImageState, hidden: tf.Tensor) -> tf.Tensor:
-        """Context float32 [batch, captions, steps, units] for hidden states of that shape."""
-        heads, width = self.config.heads, self.config.units // self.config.heads
+        """Returns the context of each hidden state: the mean of the cells that it attends to.
 
-        def split(tensor: tf.Tensor) -> tf.Tensor:
+        Args:
+          state: What ``encode`` returned for the images.
+          hidden: float [batch, captions, steps, units].
+
+        Returns:
+          float [batch, captions, steps, units].
+        """
+        heads = self.config.heads
+        width = self.config.units // heads
+
+        def split_heads(tensor: tf.Tensor) -> tf.Tensor:
+            """Returns [..., heads, width] of a tensor [..., units]."""
             return tf.reshape(tensor, tf.concat([tf.shape(tensor)[:-1], [heads, width]], axis=0))
 
-        scores = tf.einsum("bcthd,bghd->bcthg", split(self.queries(hidden)), split(state.keys))
+        queries = split_heads(self.queries(hidden))
+        scores = tf.einsum("bcthd,bghd->bcthg", queries, split_heads(state.keys))
         weights = tf.nn.softmax(tf.cast(scores, tf.float32) / width**0.5)
         context = tf.einsum(
-            "bcthg,bghd->bcthd", tf.cast(weights, hidden.dtype), split(state.values)
+            "bcthg,bghd->bcthd", tf.cast(weights, hidden.dtype), split_heads(state.values)
         )
         return tf.reshape(context, tf.shape(hidden))
-
-
-def attended_cells(grid: npt.NDArray[Any], config: CaptionerConfig) -> npt.NDArray[Any]:
-    """The cells that a model attends over.
-
-    Args:
-      grid: float [batch, 25 * cell_dim] or [batch, 25, cell_dim]; see ``Backbone.features``.
-      config: of the model.
-
-    Returns:
-      float [batch, cells, cell_dim]: the grid's, or their average alone.
-    """
-    cells = grid.reshape(len(grid), GRID_CELLS, config.cell_dim)
-    return (
-        cells if config.attention == "grid" else cells.mean(axis=1, keepdims=True, dtype=np.float32)
-    )

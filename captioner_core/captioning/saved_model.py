@@ -1,8 +1,8 @@
-"""A model as a folder of plain data: tensors in .npz, the rest in JSON and Markdown.
+"""A model as a folder of plain data: the weights in .npz, the rest in JSON and Markdown.
 
-Nothing in it is pickled and nothing of it is executed. A folder may be a stranger's: no file is
-read beyond a limit, and every tensor must have the name, shape and type that the configuration
-asks for, which is known before one is inflated or the network is built.
+Nothing in the folder is unpickled or executed. A folder may come from a stranger, so no file is
+read beyond a limit. The number of weights is compared with the configuration before the network is
+built, and their names, shapes and types before a tensor is decompressed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.model_card import model_card
@@ -32,9 +33,10 @@ from captioner_core.io.tensors import MAX_TENSOR_BYTES, StoredTensors
 from captioner_core.options import PRETRAINED
 from captioner_core.security.uris import local_path_of
 from captioner_core.tables import layout
+from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.text.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # These modules load TensorFlow, which most functions here do not need.
     from captioner_core.captioning.ensemble import Ensemble
     from captioner_core.captioning.network import Captioner
 
@@ -55,7 +57,13 @@ MAX_BYTES = {
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A captioner ready for use; ``model_id`` names its weights, words and sizes."""
+    """A captioner that is ready for use.
+
+    Args:
+      captioner: The network with its weights.
+      vocabulary: The words that the network writes.
+      model_id: The name of the weights, the vocabulary and the configuration together.
+    """
 
     captioner: Captioner | Ensemble
     vocabulary: Vocabulary
@@ -63,6 +71,7 @@ class LoadedModel:
 
     @property
     def config(self) -> CaptionerConfig:
+        """The configuration of the captioner."""
         return self.captioner.config
 
 
@@ -72,29 +81,34 @@ def check_model_output(
     option: str = "--output",
     inputs: outputs.Inputs | None = None,
 ) -> None:
-    """Refuses, before any work, a folder in which no model may be written; changes nothing.
+    """Checks, before any work, that a model may be written to a folder; changes nothing.
+
+    Args:
+      folder: The folder.
+      option: The option that names the folder, for the error message.
+      inputs: What the command reads, by option. The folder may not be one of these.
 
     Raises:
-      CaptionerError: see ``outputs.check_output_folder``.
+      CaptionerError: See ``outputs.check_output_folder``.
     """
     outputs.check_output_folder(
-        folder, kind=KIND, option=option, inputs=inputs, adopt=_earlier_model
+        folder, kind=KIND, option=option, inputs=inputs, adopt=_files_of_earlier_model
     )
 
 
 def claim_model_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder:
-    """Returns a model folder to write to.
+    """Returns a model folder that is ready to be written to.
 
     Raises:
-      CaptionerError: see ``outputs.check_output_folder``.
+      CaptionerError: See ``outputs.check_output_folder``.
     """
     return outputs.OutputFolder.claim(
-        folder, kind=KIND, option="model folder", adopt=_earlier_model
+        folder, kind=KIND, option="model folder", adopt=_files_of_earlier_model
     )
 
 
-def _earlier_model(folder: Path) -> set[str] | None:
-    """Returns the files of a model that a version without markers made; None for any other folder."""
+def _files_of_earlier_model(folder: Path) -> set[str] | None:
+    """Returns the files of a model that an earlier version wrote; None for any other folder."""
     return set(FILES) if is_earlier_folder(folder, FILES, METRICS, ("model_id",)) else None
 
 
@@ -103,11 +117,13 @@ def is_earlier_folder(
 ) -> bool:
     """Returns whether a folder holds exactly the files that an earlier version wrote.
 
+    Earlier versions did not list their files in a marker, so the names and one content must do.
+
     Args:
-      folder: to look at.
-      files: the names that it must hold, as regular files, and no others.
-      described_by: the one of them that is a JSON object.
-      keys: that the object must have.
+      folder: The folder to look at.
+      files: The names that the folder must hold, as regular files, and no others.
+      described_by: The name of the file that holds a JSON object.
+      keys: The keys that this object must have.
     """
     if sorted(os.listdir(folder)) != sorted(files):
         return False
@@ -117,23 +133,26 @@ def is_earlier_folder(
     return described is not None and all(key in described for key in keys)
 
 
-def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metrics: Any) -> str:
-    """Writes a model folder whole or not at all, replacing a model that is there.
+# --- Writing
 
-    A process that is killed meanwhile leaves the old model, or a folder without config.json, which is
-    no model.
+
+def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metrics: Any) -> str:
+    """Writes a whole model folder, replacing a model that is there.
+
+    If the process is killed meanwhile, the old model stays, or the folder has no config.json and
+    is therefore not a model.
 
     Args:
-      folder: where to; a local path.
-      captioner: the network.
-      vocabulary: its words.
-      metrics: what training measured, as JSON.
+      folder: The local path of the folder.
+      captioner: The network.
+      vocabulary: The words of the network.
+      metrics: What training measured, as a JSON object.
 
     Returns:
       The model id.
 
     Raises:
-      CaptionerError: the folder holds files that captioner did not make.
+      CaptionerError: The folder holds files that captioner did not make.
     """
     tensors = {
         name: np.asarray(weight.numpy(), np.float32)
@@ -143,15 +162,17 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
     np.savez(output.stage(WEIGHTS), allow_pickle=False, **tensors)
     output.stage(VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
     _write_json(output.stage(CONFIG), captioner.config.to_json())
-    model_id = _model_id(output.staging_folder)
-    _finish_model(output, {"model_id": model_id, **metrics})
+    model_id = compute_model_id(output.staging_folder)
+    _publish_model(output, captioner.config, {"model_id": model_id, **metrics})
     return model_id
 
 
-def _finish_model(output: outputs.OutputFolder, metrics: Mapping[str, Any]) -> None:
-    """Adds metrics and card to the staged files, and puts all in place."""
+def _publish_model(
+    output: outputs.OutputFolder, config: CaptionerConfig, metrics: Mapping[str, Any]
+) -> None:
+    """Adds metrics and model card to the staged files, and moves all files into place."""
     _write_json(output.stage(METRICS), metrics)
-    output.stage(MODEL_CARD).write_text(_card(output.staging_folder), encoding="utf-8")
+    output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
     output.publish(FILES, completion_file=CONFIG)
 
 
@@ -159,232 +180,168 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _card(folder: Path) -> str:
-    """Returns the model card that the folder's other files ask for."""
-    config = CaptionerConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    return model_card(config, json.loads((folder / METRICS).read_text(encoding="utf-8")))
-
-
 def record_metrics(folder: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Changes a model's metrics, and writes its card anew from them.
+    """Changes the metrics of a model, and writes its model card again.
 
     Args:
-      folder: of the model.
-      change: makes the new content of metrics.json of the old one, which is empty where there is none.
+      folder: The model folder.
+      change: The function that turns the present content of metrics.json into the new content.
+        The present content is empty if there is no metrics.json.
 
     Raises:
-      CaptionerError: captioner did not make the folder, or it cannot be written to, or metrics.json is damaged.
+      CaptionerError: Captioner did not make the folder, the folder cannot be written to, or
+        metrics.json is damaged.
     """
     output = claim_model_folder(folder)
     path = output.path / METRICS
     metrics = outputs.parse_object(path.read_bytes()) if path.exists() else {}
     if metrics is None:
         raise CaptionerError(
-            f"model folder {folder!r}: {METRICS} is damaged; train the model or copy its folder again"
+            f"model folder {folder!r}: {METRICS} is damaged; train the model or copy its folder "
+            "again"
         )
     output.check_no_conflicts((METRICS, MODEL_CARD))
     metrics = change(metrics)
-    _write_json(output.stage(METRICS), metrics)
     config = CaptionerConfig.from_json(
         json.loads((output.path / CONFIG).read_text(encoding="utf-8"))
     )
+    _write_json(output.stage(METRICS), metrics)
     output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
     output.publish_file(METRICS)
     output.publish_file(MODEL_CARD)
     output.finish()
 
 
+# --- Reading
+
+
 def load_model(folder: str) -> LoadedModel:
-    """Reads a model folder.
+    """Returns the model in a folder.
+
+    Args:
+      folder: A local path, a URI, or ``pretrained``.
 
     Raises:
-      CaptionerError: a file is missing or damaged, or weights, words and sizes don't fit.
+      CaptionerError: A file is missing or damaged, or the weights, the vocabulary and the
+        configuration do not fit each other.
     """
     from captioner_core.captioning.ensemble import make_captioner
 
     path = model_path(folder)
-    config, vocabulary = _config_and_words(folder, path)
+    config, vocabulary = _read_local_model(folder, path)
     captioner = make_captioner(config)
-    _fill(captioner, path / WEIGHTS, folder)
-    return LoadedModel(captioner, vocabulary, _model_id(path))
+    _load_weights(captioner, path / WEIGHTS, folder)
+    return LoadedModel(captioner, vocabulary, compute_model_id(path))
 
 
-def model_id_of(folder: str) -> str:
-    """The id of the model in a local folder, told without TensorFlow.
+def read_model_id(folder: str) -> str:
+    """Returns the id of the model in a folder, without loading TensorFlow.
+
+    Args:
+      folder: A local path, a URI, or ``pretrained``.
 
     Raises:
-      CaptionerError: a file is missing or damaged.
+      CaptionerError: A file is missing or damaged.
     """
     path = model_path(folder)
-    _config_and_words(folder, path)
+    _read_local_model(folder, path)
     try:
-        return _model_id(path)
-    except Exception as error:  # see _fill
-        raise _damaged(folder, error) from error
-
-
-def _config_and_words(folder: str, path: Path) -> tuple[CaptionerConfig, Vocabulary]:
-    for name in (WEIGHTS, VOCABULARY, CONFIG):
-        if not (path / name).is_file():
-            raise CaptionerError(
-                f"model folder {folder!r} has no {name}; make one with 'captioner train'"
-            )
-    config, vocabulary = _sizes_and_words(
-        folder, *(_limited(folder, name, (path / name).open("rb")) for name in (CONFIG, VOCABULARY))
-    )
-    _check_weights(folder, config, path / WEIGHTS)
-    return config, vocabulary
-
-
-def _limited(folder: str, name: str, stream: Any) -> bytes:
-    """The bytes of a model's file, unless they are more than such a file has; closes the stream."""
-    with stream:
-        data = bytes(stream.read(MAX_BYTES[name] + 1))
-    if len(data) > MAX_BYTES[name]:
-        raise CaptionerError(
-            f"model folder {folder!r}: {name} holds more than {MAX_BYTES[name]} bytes; train the model again"
-        )
-    return data
-
-
-def _check_weights(folder: str, config: CaptionerConfig, weights: Path | IO[bytes]) -> None:
-    """Refuses weights that are not as many as the sizes need, before they are read or a network is built."""
-    try:
-        with StoredTensors(weights) as tensors:
-            stored = sum(map(math.prod, tensors.shapes.values()))
-    except Exception as error:  # see _fill
-        raise _damaged(folder, error) from error
-    if stored != config.parameters:
-        raise CaptionerError(
-            f"model folder {folder!r}: {WEIGHTS} holds {stored} numbers where {CONFIG} asks for {config.parameters}; "
-            "take all files from one training"
-        )
-
-
-def _damaged(folder: str, error: Exception) -> CaptionerError:
-    said = storage.first_line(error)
-    return CaptionerError(
-        f"model folder {folder!r}: {WEIGHTS} is damaged ({said}); train or copy it again"
-    )
+        return compute_model_id(path)
+    except Exception as error:  # See _load_weights.
+        raise _damaged_weights(folder, error) from error
 
 
 def check_model(folder: str) -> str:
-    """The id of the model in a folder, once its files are known to be whole.
+    """Checks that the files of a model are whole, and returns the model id.
 
-    No network is built, so this needs no TensorFlow: that the weights are those of which the metrics
-    state the id stands for their fitting the sizes.
+    TensorFlow is not needed, because no network is built: weights whose id agrees with the
+    recorded one are those that training wrote, and so fit the network.
 
     Args:
-      folder: a local path or a URI.
+      folder: A local path or a URI.
 
     Raises:
-      CaptionerError: a file is missing or damaged, or the metrics are of another model.
+      CaptionerError: A file is missing or damaged, or the metrics belong to another model.
     """
-    files = {name: _bytes_of(folder, name) for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS)}
-    config, _ = _sizes_and_words(folder, files[CONFIG], files[VOCABULARY])
-    _check_weights(folder, config, io.BytesIO(files[WEIGHTS]))
+    files = {name: _read_file(folder, name) for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS)}
+    config, _ = _parse_config_and_vocabulary(folder, files[CONFIG], files[VOCABULARY])
+    _check_weight_count(folder, config, io.BytesIO(files[WEIGHTS]))
     try:
-        model_id = _name(files[CONFIG], files[VOCABULARY], io.BytesIO(files[WEIGHTS]))
-    except Exception as error:  # see _fill
-        raise _damaged(folder, error) from error
+        model_id = _hash_model(files[CONFIG], files[VOCABULARY], io.BytesIO(files[WEIGHTS]))
+    except Exception as error:  # See _load_weights.
+        raise _damaged_weights(folder, error) from error
     try:
-        made_as = parse_json(files[METRICS])["model_id"]
+        recorded_id = parse_json(files[METRICS])["model_id"]
     except (ValueError, KeyError, TypeError) as error:
         raise CaptionerError(
-            f"model folder {folder!r}: {METRICS} names no model_id; train the model or copy its folder again"
+            f"model folder {folder!r}: {METRICS} names no model_id; train the model or copy its "
+            "folder again"
         ) from error
-    if made_as != model_id:
+    if recorded_id != model_id:
         raise CaptionerError(
-            f"model folder {folder!r}: its files are of model {model_id!r}, {METRICS} is of {made_as!r}; "
-            "take all files from one training"
+            f"model folder {folder!r}: its files are of model {model_id!r}, {METRICS} is of "
+            f"{recorded_id!r}; take all files from one training"
         )
     return model_id
 
 
-def _bytes_of(folder: str, name: str) -> bytes:
-    try:
-        file_system, path = storage.resolve(layout.join(folder, name))
-        return _limited(folder, name, file_system.open_input_stream(path))
-    except CaptionerError:
-        raise
-    except FileNotFoundError as error:
-        raise CaptionerError(
-            f"model folder {folder!r} has no {name}; make one with 'captioner train'"
-        ) from error
-    except (OSError, ValueError) as error:  # ValueError: a file system that pyarrow doesn't know
-        raise CaptionerError(
-            f"model folder {folder!r}: {name} can't be read ({storage.first_line(error)}); mend its permissions or "
-            "copy it again"
-        ) from error
+def check_pretrained() -> tuple[Path, str]:
+    """Returns the folder and the id of the packaged model, after checking that it is whole.
 
-
-def _sizes_and_words(
-    folder: str, config_json: bytes, vocabulary_json: bytes
-) -> tuple[CaptionerConfig, Vocabulary]:
+    Raises:
+      CaptionerError: The model is missing or damaged.
+    """
+    path = model_path(PRETRAINED)
     try:
-        config = CaptionerConfig.from_json(parse_json(config_json))
-        vocabulary = Vocabulary.from_json(vocabulary_json.decode("utf-8"))
-    except CaptionerError as error:
-        raise CaptionerError(f"model folder {folder!r}: {error}") from error
-    except ValueError as error:  # text that is not UTF-8 or not JSON
+        recorded_id = json.loads((path / METRICS).read_text(encoding="utf-8"))["model_id"]
+        is_whole = compute_model_id(path) == recorded_id
+    except Exception:  # See _load_weights.
+        is_whole = False
+    if not is_whole:
         raise CaptionerError(
-            f"model folder {folder!r}: {CONFIG} or {VOCABULARY} is damaged ({error}); train or copy it again"
-        ) from error
-    if len(vocabulary) != config.vocabulary_size:
-        raise CaptionerError(
-            f"model folder {folder!r}: {len(vocabulary)} words where the weights have {config.vocabulary_size}; "
-            "take all files from one training"
+            f"the package's own model in {str(path)!r} is missing or damaged; install captioner "
+            "again"
         )
-    return config, vocabulary
+    return path, recorded_id
 
 
-def _fill(captioner: Captioner | Ensemble, weights: Path, folder: str) -> None:
-    wanted = captioner.named_weights()
-    try:
-        with StoredTensors(weights) as stored:
-            _check_shapes(
-                folder,
-                stored.shapes,
-                {name: tuple(weight.shape) for name, weight in wanted.items()},
-            )
-            for name, weight in wanted.items():
-                tensor = stored.read(name)
-                if not np.isfinite(tensor).all():
-                    raise CaptionerError(
-                        f"model folder {folder!r}: tensor {name!r} holds values that are not finite; train it again"
-                    )
-                weight.assign(tensor.astype(np.float32))
-    except CaptionerError:
-        raise
-    except (
-        Exception
-    ) as error:  # zip, zlib and numpy's parser raise whatever damage makes them stumble over
-        raise _damaged(folder, error) from error
+def model_path(folder: str) -> Path:
+    """Returns the local path of a model folder.
+
+    The files of a model at a URI are copied to this machine, once per process.
+
+    Args:
+      folder: A local path, a URI, or ``pretrained`` for the packaged model.
+
+    Raises:
+      CaptionerError: The model is at a URI and cannot be read.
+    """
+    if folder == PRETRAINED:
+        return Path(str(resources.files("captioner_core") / PRETRAINED))
+    return _copy_remote_model(folder) if storage.is_remote(folder) else Path(local_path_of(folder))
 
 
-def _check_shapes(
-    folder: str, stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
-) -> None:
-    for name in sorted(set(wanted) ^ set(stored)):
-        raise CaptionerError(
-            f"model folder {folder!r}: {WEIGHTS} and {CONFIG} disagree on {name!r}; train it again"
-        )
-    for name, shape in wanted.items():
-        if stored[name] != shape:
-            raise CaptionerError(
-                f"model folder {folder!r}: tensor {name!r} is {stored[name]} where {shape} is needed; train it again"
-            )
+@functools.cache
+def _copy_remote_model(folder: str) -> Path:
+    copy = Path(storage.scratch_folder(), f"model-{hashlib.sha256(folder.encode()).hexdigest()}")
+    copy.mkdir()
+    for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS):
+        (copy / name).write_bytes(_read_file(folder, name))
+    return copy
 
 
-def _model_id(folder: Path) -> str:
+def compute_model_id(folder: Path) -> str:
+    """Returns the id that the files of a local model folder have together."""
     with (folder / WEIGHTS).open("rb") as weights:
-        return _name((folder / CONFIG).read_bytes(), (folder / VOCABULARY).read_bytes(), weights)
+        config = (folder / CONFIG).read_bytes()
+        return _hash_model(config, (folder / VOCABULARY).read_bytes(), weights)
 
 
-def _name(config: bytes, vocabulary: bytes, weights: IO[bytes]) -> str:
+def _hash_model(config: bytes, vocabulary: bytes, weights: IO[bytes]) -> str:
     digest = hashlib.sha256(config)
     digest.update(vocabulary)
-    with StoredTensors(weights) as tensors:  # the archive's own bytes hold dates
+    # The tensors are hashed and not the archive, because the archive's own bytes contain dates.
+    with StoredTensors(weights) as tensors:
         for name in sorted(tensors.shapes):
             digest.update(name.encode("utf-8"))
             for chunk in tensors.chunks(name):
@@ -392,23 +349,133 @@ def _name(config: bytes, vocabulary: bytes, weights: IO[bytes]) -> str:
     return f"lstm-{digest.hexdigest()[:16]}"
 
 
-def check_pretrained() -> tuple[Path, str]:
-    """Folder and id of the model that comes with the package.
+def _read_local_model(folder: str, path: Path) -> tuple[CaptionerConfig, Vocabulary]:
+    """Returns the configuration and vocabulary of a local model; its weights fit their number."""
+    for name in (WEIGHTS, VOCABULARY, CONFIG):
+        if not (path / name).is_file():
+            raise _missing_file(folder, name)
+    config, vocabulary = _parse_config_and_vocabulary(
+        folder,
+        _read_limited(folder, CONFIG, (path / CONFIG).open("rb")),
+        _read_limited(folder, VOCABULARY, (path / VOCABULARY).open("rb")),
+    )
+    _check_weight_count(folder, config, path / WEIGHTS)
+    return config, vocabulary
 
-    Raises:
-      CaptionerError: it is not there, or not what it was when it was made.
-    """
-    path = model_path(PRETRAINED)
+
+def _read_file(folder: str, name: str) -> bytes:
+    """Returns the content of a file of a model, local or at a URI."""
     try:
-        made_as = json.loads((path / METRICS).read_text(encoding="utf-8"))["model_id"]
-        whole = _model_id(path) == made_as
-    except Exception:  # see _fill
-        whole = False
-    if not whole:
+        file_system, path = storage.resolve(layout.join(folder, name))
+        return _read_limited(folder, name, file_system.open_input_stream(path))
+    except CaptionerError:
+        raise
+    except FileNotFoundError as error:
+        raise _missing_file(folder, name) from error
+    except (OSError, ValueError) as error:  # ValueError: pyarrow does not know the file system.
         raise CaptionerError(
-            f"the package's own model in {str(path)!r} is missing or damaged; install captioner again"
+            f"model folder {folder!r}: {name} can't be read ({storage.first_line(error)}); mend "
+            "its permissions or copy it again"
+        ) from error
+
+
+def _read_limited(folder: str, name: str, stream: Any) -> bytes:
+    """Returns the content of a file of a model, unless it exceeds its limit; closes the stream."""
+    with stream:
+        data = bytes(stream.read(MAX_BYTES[name] + 1))
+    if len(data) > MAX_BYTES[name]:
+        raise CaptionerError(
+            f"model folder {folder!r}: {name} holds more than {MAX_BYTES[name]} bytes; train the "
+            "model again"
         )
-    return path, made_as
+    return data
+
+
+def _parse_config_and_vocabulary(
+    folder: str, config_json: bytes, vocabulary_json: bytes
+) -> tuple[CaptionerConfig, Vocabulary]:
+    try:
+        config = CaptionerConfig.from_json(parse_json(config_json))
+        vocabulary = Vocabulary.from_json(vocabulary_json.decode("utf-8"))
+    except CaptionerError as error:
+        raise CaptionerError(f"model folder {folder!r}: {error}") from error
+    except ValueError as error:  # The text is not UTF-8 or not JSON.
+        raise CaptionerError(
+            f"model folder {folder!r}: {CONFIG} or {VOCABULARY} is damaged ({error}); train or "
+            "copy it again"
+        ) from error
+    if len(vocabulary) != config.vocabulary_size:
+        raise CaptionerError(
+            f"model folder {folder!r}: {len(vocabulary)} words where the weights have "
+            f"{config.vocabulary_size}; take all files from one training"
+        )
+    return config, vocabulary
+
+
+def _check_weight_count(folder: str, config: CaptionerConfig, weights: Path | IO[bytes]) -> None:
+    """Refuses weights whose number does not fit the sizes, before any of them is read."""
+    try:
+        with StoredTensors(weights) as tensors:
+            stored = sum(map(math.prod, tensors.shapes.values()))
+    except Exception as error:  # See _load_weights.
+        raise _damaged_weights(folder, error) from error
+    if stored != config.parameter_count:
+        raise CaptionerError(
+            f"model folder {folder!r}: {WEIGHTS} holds {stored} numbers where {CONFIG} asks for "
+            f"{config.parameter_count}; take all files from one training"
+        )
+
+
+def _load_weights(captioner: Captioner | Ensemble, weights: Path, folder: str) -> None:
+    """Assigns the stored weights to a network, after checking names, shapes and values."""
+    wanted = captioner.named_weights()
+    try:
+        with StoredTensors(weights) as stored:
+            _check_shapes(folder, stored.shapes, wanted)
+            for name, weight in wanted.items():
+                tensor = stored.read(name)
+                if not np.isfinite(tensor).all():
+                    raise CaptionerError(
+                        f"model folder {folder!r}: tensor {name!r} holds values that are not "
+                        "finite; train it again"
+                    )
+                weight.assign(tensor.astype(np.float32))
+    except CaptionerError:
+        raise
+    # zipfile, zlib and NumPy's parser raise errors of many types when a file is damaged.
+    except Exception as error:
+        raise _damaged_weights(folder, error) from error
+
+
+def _check_shapes(
+    folder: str, stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Any]
+) -> None:
+    """Refuses stored tensors whose names or shapes differ from those of the network's weights."""
+    for name in sorted(set(wanted) ^ set(stored)):
+        raise CaptionerError(
+            f"model folder {folder!r}: {WEIGHTS} and {CONFIG} disagree on {name!r}; train it again"
+        )
+    for name, weight in wanted.items():
+        shape = tuple(weight.shape)
+        if stored[name] != shape:
+            raise CaptionerError(
+                f"model folder {folder!r}: tensor {name!r} is {stored[name]} where {shape} is "
+                "needed; train it again"
+            )
+
+
+def _missing_file(folder: str, name: str) -> CaptionerError:
+    return CaptionerError(f"model folder {folder!r} has no {name}; make one with 'captioner train'")
+
+
+def _damaged_weights(folder: str, error: Exception) -> CaptionerError:
+    reason = storage.first_line(error)
+    return CaptionerError(
+        f"model folder {folder!r}: {WEIGHTS} is damaged ({reason}); train or copy it again"
+    )
+
+
+# --- Exporting
 
 
 def export_model(
@@ -418,23 +485,25 @@ def export_model(
     length_penalty: float | None = None,
     joint_weight: float | None = None,
 ) -> str:
-    """Writes one or several models as one, with weights as float16, which is how a model is shipped.
+    """Writes one or several models as a single model with float16 weights, ready to be shipped.
 
-    Several become an ensemble. Its metrics hold the histories of its members and no evaluation:
-    those of the members are not its own.
+    Several models become an ensemble. The metrics of the new model hold the training histories of
+    its members, but no evaluation: the scores of the members are not those of the ensemble.
 
     Args:
-      folders: of models of one configuration and one vocabulary.
-      target: folder to make.
-      beam_width: of searches with it; that of the first model where None.
-      length_penalty: likewise.
-      joint_weight: likewise; see ``CaptionerConfig``.
+      folders: Folders of models with the same configuration and vocabulary.
+      target: The folder to write. It may not hold a model.
+      beam_width: The new model's beam width. None keeps that of the first model.
+      length_penalty: The new model's length penalty. None keeps that of the first model.
+      joint_weight: The new model's joint weight; see ``CaptionerConfig``. None keeps that of the
+        first model.
 
     Returns:
-      The new model's id.
+      The id of the new model.
 
     Raises:
-      CaptionerError: a folder holds no whole model, they don't fit each other, or the target exists.
+      CaptionerError: A folder holds no whole model, the models do not fit each other, or the
+        target may not be written to.
     """
     check_model_output(
         target, inputs={"--model": [folder for folder in folders if folder != PRETRAINED]}
@@ -443,73 +512,59 @@ def export_model(
         raise CaptionerError(
             f"--output {target!r} exists and holds a model; name a folder that does not exist"
         )
-    loaded = [load_model(folder) for folder in folders]
-    for folder, model in zip(folders, loaded, strict=True):
-        if (
-            model.config != loaded[0].config
-            or model.vocabulary != loaded[0].vocabulary
-            or model.config.members > 1
-        ):
-            raise CaptionerError(
-                f"model folder {folder!r} has other sizes or words than {folders[0]!r}, or is an ensemble; "
-                "join models trained with the same options but the seed"
-            )
-    first = loaded[0].config
-    weight = first.joint_weight if joint_weight is None else joint_weight
+    models = [load_model(folder) for folder in folders]
+    _check_same_kind(folders, models)
+    first = models[0].config
+    joint_weight = first.joint_weight if joint_weight is None else joint_weight
     config = dataclasses.replace(
         first,
-        members=len(loaded),
+        members=len(models),
         beam_width=first.beam_width if beam_width is None else beam_width,
         length_penalty=first.length_penalty if length_penalty is None else length_penalty,
-        joint_weight=weight,
-        joint_encoder=_joint_fingerprint(first.backbone) if weight else "",
+        joint_weight=joint_weight,
+        joint_encoder=_joint_fingerprint(first.backbone) if joint_weight else "",
     )
-    tensors = {}
-    for number, model in enumerate(loaded):
-        for name, weight in model.captioner.named_weights().items():
-            tensors[f"{number}/{name}" if len(loaded) > 1 else name] = weight.numpy().astype(
-                np.float16
-            )
     metrics = [
         json.loads((model_path(folder) / METRICS).read_text(encoding="utf-8")) for folder in folders
     ]
     output = claim_model_folder(target)
-    np.savez_compressed(output.stage(WEIGHTS), allow_pickle=False, **tensors)
+    np.savez_compressed(output.stage(WEIGHTS), allow_pickle=False, **_half_weights(models))
     shutil.copyfile(model_path(folders[0]) / VOCABULARY, output.stage(VOCABULARY))
     _write_json(output.stage(CONFIG), config.to_json())
     model_id = load_model(str(output.staging_folder)).model_id
-    _finish_model(output, {"model_id": model_id, "exported_from": metrics})
+    _publish_model(output, config, {"model_id": model_id, "exported_from": metrics})
     return model_id
 
 
-def _joint_fingerprint(backbone: str) -> str:
-    from captioner_core.text.encoders.learned import LearnedEncoder
+def _check_same_kind(folders: Sequence[str], models: Sequence[LoadedModel]) -> None:
+    """Refuses models that cannot be members of one ensemble."""
+    for folder, model in zip(folders, models, strict=True):
+        if (
+            model.config != models[0].config
+            or model.vocabulary != models[0].vocabulary
+            or model.config.members > 1
+        ):
+            raise CaptionerError(
+                f"model folder {folder!r} has other sizes or words than {folders[0]!r}, or is an "
+                "ensemble; join models trained with the same options but the seed"
+            )
 
+
+def _half_weights(models: Sequence[LoadedModel]) -> dict[str, npt.NDArray[np.float16]]:
+    """Returns the float16 weights of the models by their name in the exported model."""
+    return {
+        f"{number}/{name}" if len(models) > 1 else name: weight.numpy().astype(np.float16)
+        for number, model in enumerate(models)
+        for name, weight in model.captioner.named_weights().items()
+    }
+
+
+def _joint_fingerprint(backbone: str) -> str:
+    """Returns the fingerprint of the packaged encoder, which must read the same features."""
     encoder = LearnedEncoder()
     if encoder.backbone != backbone:
         raise CaptionerError(
-            f"--joint-weight needs features of {encoder.backbone!r}, the models read {backbone!r}; leave it out"
+            f"--joint-weight needs features of {encoder.backbone!r}, the models read "
+            f"{backbone!r}; leave it out"
         )
     return encoder.fingerprint
-
-
-def model_path(folder: str) -> Path:
-    """Where a model lies here; ``pretrained`` is the one that comes with the package.
-
-    Of a model at a URI the files are copied here, once a process.
-
-    Raises:
-      CaptionerError: it is elsewhere, and can't be read.
-    """
-    if folder == PRETRAINED:
-        return Path(str(resources.files("captioner_core") / PRETRAINED))
-    return _copied(folder) if storage.is_remote(folder) else Path(local_path_of(folder))
-
-
-@functools.cache
-def _copied(folder: str) -> Path:
-    kept = Path(storage.scratch_folder(), f"model-{hashlib.sha256(folder.encode()).hexdigest()}")
-    kept.mkdir()
-    for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS):
-        (kept / name).write_bytes(_bytes_of(folder, name))
-    return kept

@@ -1,4 +1,4 @@
-"""Networks that turn pictures into features; a new one is one file and one entry here."""
+"""Networks that turn images into features; a new one is one file and one entry in ``base``."""
 
 from captioner_core.features.base import Backbone, load_backbone
 

@@ -1,4 +1,4 @@
-"""What a backbone is, and the table of those there are."""
+"""The interface of a backbone, and the table of the backbones that exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
 
-# name -> module and class; imported when asked for, since they load TensorFlow
+INPUT_SIZE = 299
+"""Height and width, in pixels, of the images that every backbone takes."""
+
+# Name -> module and class. The modules load TensorFlow, so they are imported only when needed.
 _BACKBONES = {
     "xception": ("captioner_core.features.xception", "Xception"),
     "xception-mirrored": ("captioner_core.features.xception", "MirroredXception"),
@@ -18,38 +21,39 @@ _BACKBONES = {
 
 
 class Backbone(Protocol):
-    """A frozen convolutional network with its weights loaded."""
+    """A convolutional network with frozen weights."""
 
     name: str
-    """What the features table states: architecture, weights, input size and precision."""
+    """The name in a features table: architecture, weights, input size and precision."""
     input_size: int
-    """Height and width of the pictures that it takes, in pixels."""
+    """Height and width of the images that the network takes, in pixels."""
 
     def features(
         self, pixels: npt.NDArray[np.uint8]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Features of a batch.
+        """Returns the features of a batch of images.
 
         Args:
           pixels: uint8 [batch, input_size, input_size, 3], RGB.
 
         Returns:
-          The averages of the last map, float32 [batch, 2048], and the grid, float32
-          [batch, 25, 3800]: for each of 5 x 5 cells what several depths of the network see there,
-          each depth standardised over its channels.
+          The average of the last feature map, float32 [batch, FEATURE_DIM], and the grid, float32
+          [batch, GRID_CELLS, CELL_DIM]. A cell of the grid holds the features of several depths of
+          the network, each depth standardised over its channels.
         """
         ...
 
 
 def load_backbone(name: str, precision: str = "float32") -> Backbone:
-    """A backbone by its name, with its weights; fetches nothing.
+    """Returns a backbone with its weights, which must already be in the cache.
 
     Args:
-      name: one of ``options.BACKBONES``.
-      precision: one of ``options.PRECISIONS``.
+      name: One of ``options.BACKBONES``.
+      precision: One of ``options.PRECISIONS``.
 
     Raises:
-      CaptionerError: the name is not known, its weights are not in the cache, or the processor lacks the precision.
+      CaptionerError: The name is not known, the weights are not in the cache, or the processor
+        lacks the precision.
     """
     if name not in _BACKBONES:
         raise CaptionerError(

@@ -1,4 +1,4 @@
-"""The precisions that a network can run in here."""
+"""The precisions in which this machine can run a network."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from pathlib import Path
 from captioner_core.errors import CaptionerError
 
 _PROCESSOR_FLAGS = {"avx512_bf16", "amx_bf16"}
-_GPU_CAPABILITY = (8, 0)  # Ampere's; older ones imitate it
+# NVIDIA Ampere is the first generation with bfloat16 in hardware; older GPUs emulate it.
+_GPU_CAPABILITY = (8, 0)
 
 
 def best_precision() -> str:
-    """The fastest that this machine has in hardware."""
+    """Returns the fastest precision that this machine supports in hardware."""
     return "bfloat16" if _has_bfloat16() else "float32"
 
 
 def check_precision(precision: str) -> None:
-    """Refuses bfloat16 where it would only be imitated, which is slower than float32.
+    """Refuses bfloat16 on a machine that would only emulate it, which is slower than float32.
 
     Raises:
-      CaptionerError: nothing here has instructions for it.
+      CaptionerError: The precision is bfloat16, and neither the processor nor a GPU supports it.
     """
     if precision == "bfloat16" and not _has_bfloat16():
         raise CaptionerError(
-            "--precision bfloat16 needs a processor with AVX512_BF16 or AMX, or a GPU of compute capability 8.0, "
-            "which are not here; choose --precision float32"
+            "--precision bfloat16 needs a processor with AVX512_BF16 or AMX, or a GPU of compute "
+            "capability 8.0, and this machine has neither; choose --precision float32"
         )
 
 
@@ -33,22 +34,22 @@ def _has_bfloat16() -> bool:
 
 
 def _processor_flags() -> set[str]:
+    """Returns the feature flags of the first processor; empty where Linux does not list them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
-    return set(
-        next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split()
-    )
+    flags = (line.partition(":")[2] for line in lines if line.startswith("flags"))
+    return set(next(flags, "").split())
 
 
 def _gpu_capability() -> tuple[int, int]:
-    """Of the least GPU that TensorFlow uses; (0, 0) where it uses none."""
-    # slow to load, and needed only where the processor alone does not decide
+    """Returns the lowest compute capability of the GPUs in use; (0, 0) without any."""
+    # TensorFlow is slow to load, and only needed if the processor alone does not decide.
     from captioner_core.process.tensorflow_setup import tf
 
-    found = [
+    details = [
         tf.config.experimental.get_device_details(gpu)
         for gpu in tf.config.list_physical_devices("GPU")
     ]
-    return min((details.get("compute_capability", (0, 0)) for details in found), default=(0, 0))
+    return min((one.get("compute_capability", (0, 0)) for one in details), default=(0, 0))

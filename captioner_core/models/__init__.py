@@ -1,1 +1,1 @@
-"""Trained models: the registry that says which of them is the current one."""
+"""A folder of models: which model is the current one, and which may become it."""

@@ -1,4 +1,4 @@
-"""Training of the captioner from features and human captions."""
+"""Training of captioners and of the learned encoder from features and human captions."""
 
 from captioner_core.process.startup import begin_if_main
 

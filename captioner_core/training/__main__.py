@@ -1,6 +1,7 @@
-"""``python -m captioner_core.training``: trains a captioner; the same as ``captioner train``.
+"""``python -m captioner_core.training``: trains a captioner, like ``captioner train``.
 
-With TF_CONFIG, in a Kubernetes Indexed Job or under Slurm it is one of several that train together.
+In an environment with TF_CONFIG, in a Kubernetes Indexed Job or under Slurm, this process is one of
+several that train together.
 """
 
 import sys
@@ -12,7 +13,7 @@ from captioner_core.training.train import train
 
 def _run(options: TrainOptions) -> int:
     model_id = train(options)
-    if model_id:  # the other workers leave the saying to the first
+    if model_id:  # Only the worker that writes the model reports it.
         print(f"model {model_id} in {options.output}")
     return 0
 

@@ -1,4 +1,4 @@
-"""A training cut off, and where it goes on: one file, replaced whole."""
+"""The checkpoint of a training: one file, which is always replaced as a whole."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-NO_SCORE = -1e30  # lower than any, and finite, so that workers can pass it on by summing
+# Lower than any score, and finite, because workers pass the score on by summing it.
+NO_SCORE = -1e30
 _STATE = "state"
 
 
 @dataclass
 class TrainingState:
-    """How far a training is; with the tensors it is everything that the next batch depends on.
+    """How far a training has come.
 
-    Dropout, sampling and the order of the images are functions of the seed and these numbers.
+    Together with the tensors, this is everything that the next batch depends on: dropout, sampling
+    and the order of the images are functions of the seed and these numbers.
 
     Args:
-      fingerprint: of the inputs; another training's checkpoint is not gone on from.
-      epoch: the one under way, from 1.
-      step: batches of it that are done.
-      loss: summed over those; the reward in self-critical training.
-      words: in those batches.
-      history: a record for each epoch done.
-      best_epoch: whose weights are kept; 0 where none is done.
-      best_score: of that epoch, higher is better.
+      fingerprint: Fingerprint of the inputs; a training continues only from its own checkpoint.
+      epoch: Number of the current epoch, from 1.
+      step: Number of its batches that are done.
+      loss: Sum of the loss over these batches, or of the reward in self-critical training.
+      words: Number of words in these batches.
+      history: One record for each finished epoch.
+      best_epoch: Number of the epoch whose weights are kept; 0 before any has finished.
+      best_score: Score of that epoch; higher is better.
     """
 
     fingerprint: str
@@ -39,7 +41,7 @@ class TrainingState:
     step: int = 0
     loss: float = 0.0
     words: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, float | None]] = field(default_factory=list)
     best_epoch: int = 0
     best_score: float = NO_SCORE
 
@@ -49,23 +51,8 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
 
 
-def save_checkpoint(
-    path: Path, state: TrainingState, tensors: Mapping[str, npt.NDArray[Any]]
-) -> None:
-    """Writes a checkpoint beside its place and renames it, so that there is always a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = temporary_path(path)
-    packed = np.frombuffer(json.dumps(asdict(state)).encode("utf-8"), np.uint8)
-    made.unlink(missing_ok=True)
-    with made.open("xb") as file:  # a new file, so that no link is followed
-        np.savez(file, allow_pickle=False, **{_STATE: packed}, **tensors)
-        file.flush()
-        os.fsync(file.fileno())
-    made.replace(path)
-
-
 def is_checkpoint(path: Path) -> bool:
-    """Returns whether a file is a checkpoint of any training; a link is none."""
+    """Returns whether a file is a checkpoint of any training; a link is not."""
     try:
         with zipfile.ZipFile(path) as archive:
             return f"{_STATE}.npy" in archive.namelist() and not path.is_symlink()
@@ -73,14 +60,46 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
-def load_checkpoint(
-    path: Path, fingerprint: str
-) -> tuple[TrainingState, dict[str, npt.NDArray[Any]]] | None:
-    """The checkpoint of this training, or None where there is none, another's, or one of an older form."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            tensors = {name: stored[name] for name in stored.files}
-        state = TrainingState(**json.loads(tensors.pop(_STATE).tobytes()))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None
-    return (state, tensors) if state.fingerprint == fingerprint else None
+@dataclass(frozen=True)
+class CheckpointFile:
+    """The file in which a training keeps its checkpoint.
+
+    Args:
+      path: Path of the file.
+      fingerprint: Fingerprint of the training's inputs.
+    """
+
+    path: Path
+    fingerprint: str
+
+    def save(self, state: TrainingState, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Replaces the checkpoint. The old one stays until the new one is whole.
+
+        Args:
+          state: How far the training has come.
+          tensors: The tensors of network and optimizer by name.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(self.path)
+        packed = np.frombuffer(json.dumps(asdict(state)).encode("utf-8"), np.uint8)
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # "x" makes a new file and so follows no link.
+            np.savez(file, allow_pickle=False, **{_STATE: packed}, **tensors)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+
+    def load(self) -> tuple[TrainingState, dict[str, npt.NDArray[Any]]] | None:
+        """Returns how far this training has come, and its tensors by name.
+
+        Returns:
+          None if there is no checkpoint, or if it is damaged, of an earlier format or of a training
+          with other inputs.
+        """
+        try:
+            with np.load(self.path, allow_pickle=False) as stored:
+                tensors = {name: stored[name] for name in stored.files}
+            state = TrainingState(**json.loads(tensors.pop(_STATE).tobytes()))
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            return None
+        return (state, tensors) if state.fingerprint == self.fingerprint else None

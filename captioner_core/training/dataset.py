@@ -1,7 +1,8 @@
-"""Features and captions of a dataset, as training wants them.
+"""Captions and features of a dataset, in the form in which training uses them.
 
-Captions are text and fit into memory. Features don't always: each worker reads those of its
-own images alone, pooled as the model wants them, into a file that the system pages in and out.
+Captions are text and fit into memory. Features may not, so each process reads only those of its
+own images into a file that the operating system pages in and out. The file holds the cells that the
+model attends over.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from captioner_core.captioning.config import CaptionerConfig
-from captioner_core.captioning.network import attended_cells
+from captioner_core.captioning.grid import attended_cells
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.io.arrays import stack_vectors
@@ -34,16 +35,19 @@ from captioner_core.tables.columns import (
 )
 from captioner_core.text.vocabulary import PAD, Vocabulary, single_line
 
-TRAIN, DEV = "train", "dev"
+TRAIN = "train"
+DEV = "dev"
 _INDEX = "caption_index"
 _DATASET_ROWS = pa.schema(
     {"image_id": pa.string(), _INDEX: pa.int64(), "caption": pa.string(), "split": pa.string()}
 )
+# A grid takes 190 kB, so few rows at a time keep memory low.
+_GRID_ROWS = 64
 
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """Features of some images, by row.
+    """The features of some images.
 
     Args:
       cells: float16 [images, cells, cell_dim], in a file.
@@ -53,53 +57,83 @@ class FeatureStore:
 
 
 @dataclass(frozen=True)
-class Captions:
-    """Captions of some images as word ids, by row.
+class EncodedCaptions:
+    """The captions of some images as word ids.
 
     Args:
-      words: int32 [images, captions, steps + 1], all PAD where an image has fewer captions.
+      words: int32 [images, captions, max_words + 2]: START, the words, END, then PAD. Images with
+        fewer captions than others have rows of PAD.
     """
 
     words: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
+        """Returns the number of images."""
         return len(self.words)
 
     @property
     def caption_count(self) -> int:
+        """The number of captions of all images."""
         return int((self.words[:, :, 0] != PAD).sum())
 
 
-def read_captions_by_split(dataset_dir: str) -> dict[str, dict[str, list[str]]]:
-    """Returns the captions of a dataset: split, then image, then its captions in order.
+class FeaturesTable(NamedTuple):
+    """A features table that has the grid.
 
-    Columns may be of any type that holds text, and a row may hold a list of captions. Without the
-    column ``caption_index`` an image's captions keep the order of the rows. Line separators within
+    Args:
+      dataset: The table, of which nothing but ids is read yet.
+      image_ids: The ids of its images.
+      backbone: The name of the backbone that made it.
+    """
+
+    dataset: pads.Dataset
+    image_ids: set[str]
+    backbone: str
+
+
+class GridBatch(NamedTuple):
+    """The features of a few images.
+
+    Args:
+      image_ids: The ids of the images.
+      averages: float32 [images, FEATURE_DIM].
+      grids: float16 [images, GRID_CELLS * CELL_DIM].
+    """
+
+    image_ids: list[str]
+    averages: npt.NDArray[np.float32]
+    grids: npt.NDArray[np.float16]
+
+
+def read_captions_by_split(dataset_dir: str) -> dict[str, dict[str, list[str]]]:
+    """Returns the captions of a dataset by split, then by image, in their order.
+
+    Columns may be of any type that holds text, and a row may hold a list of captions. Without a
+    column ``caption_index``, an image's captions keep the order of the rows. Line separators within
     captions become spaces.
 
     Raises:
-      CaptionerError: there is no captions.parquet, a column is missing or is not what it should be,
-        a split is not known, or an image is in two splits.
+      CaptionerError: There is no captions.parquet, a column is missing or of a wrong type, a split
+        is not known, or an image is in two splits.
     """
     uri = layout.join(dataset_dir, layout.DATASET_CAPTIONS)
     table = _read_dataset_rows(uri)
     captions: dict[str, dict[str, list[str]]] = {}
     split_of: dict[str, str] = {}
-    for image_id, caption, split in zip(
-        *(table.column(n).to_pylist() for n in ("image_id", "caption", "split")), strict=True
-    ):
+    columns = (table.column(name).to_pylist() for name in ("image_id", "caption", "split"))
+    for image_id, caption, split in zip(*columns, strict=True):
         if split_of.setdefault(image_id, split) != split:
-            # A model would be evaluated on images that it has learnt.
+            # A model would be evaluated on images that it was trained on.
             raise CaptionerError(
-                f"table {uri!r}: image {image_id!r} is in the splits {split_of[image_id]!r} and {split!r}; "
-                "put all its captions into one"
+                f"table {uri!r}: image {image_id!r} is in the splits {split_of[image_id]!r} and "
+                f"{split!r}; put all its captions into one"
             )
         captions.setdefault(split, {}).setdefault(image_id, []).append(single_line(caption))
     return captions
 
 
 def _read_dataset_rows(uri: str) -> pa.Table:
-    """Returns a dataset's captions, one a row, sorted by image and then in their order."""
+    """Returns one row per caption of a dataset, sorted by image and then in the captions' order."""
     with readable_table(uri):
         dataset = storage.open_table(uri, "dataset")
         columns = ["image_id", "caption", "split"]
@@ -109,17 +143,16 @@ def _read_dataset_rows(uri: str) -> pa.Table:
         batches = []
         first_row = 1
         for batch in table.to_batches():
-            batches.append(_dataset_rows(batch, uri, first_row))
+            batches.append(_parse_dataset_rows(batch, uri, first_row))
             first_row += len(batch)
         rows = pa.Table.from_batches(batches, schema=_DATASET_ROWS)
-        order = pa.array(
-            range(len(rows)), pa.int64()
-        )  # sorting alone would not keep the order of equal rows
+        # Sorting by the row number too keeps the order of rows that are equal otherwise.
+        order = pa.array(range(len(rows)), pa.int64())
         keys = [("image_id", "ascending"), (_INDEX, "ascending"), ("order", "ascending")]
         return rows.append_column("order", order).sort_by(keys)
 
 
-def _dataset_rows(batch: pa.RecordBatch, uri: str, first_row: int) -> pa.RecordBatch:
+def _parse_dataset_rows(batch: pa.RecordBatch, uri: str, first_row: int) -> pa.RecordBatch:
     """Returns rows of a user's table in the types of ``_DATASET_ROWS``."""
     ids = text_column(batch.column("image_id"), "image_id", uri, first_row)
     splits = split_column(batch.column("split"), uri, first_row)
@@ -139,73 +172,70 @@ def _dataset_rows(batch: pa.RecordBatch, uri: str, first_row: int) -> pa.RecordB
 
 def encode_captions(
     captions: dict[str, list[str]], vocabulary: Vocabulary, max_words: int
-) -> Captions:
-    """The captions of some images as word ids, images in the order given."""
-    most = max(map(len, captions.values()), default=1)
-    words = np.zeros((len(captions), most, max_words + 2), np.int32)
-    for row, listed in enumerate(captions.values()):
-        for number, caption in enumerate(listed):
-            words[row, number] = vocabulary.encode(caption, max_words)
-    return Captions(words)
+) -> EncodedCaptions:
+    """Returns the captions of some images as word ids, in the given order of the images."""
+    captions_per_image = max(map(len, captions.values()), default=1)
+    words = np.full((len(captions), captions_per_image, max_words + 2), PAD, np.int32)
+    for row, texts in enumerate(captions.values()):
+        for number, text in enumerate(texts):
+            words[row, number] = vocabulary.encode(text, max_words)
+    return EncodedCaptions(words)
 
 
-def open_features(uri: str) -> tuple[pads.Dataset, set[str], str]:
-    """A features table that has the grid, the images in it, and the backbone that made it.
+def open_features(uri: str) -> FeaturesTable:
+    """Returns a features table that has the grid.
 
     Raises:
-      CaptionerError: no features table, no grid in it, nothing in it, or more than one backbone.
+      CaptionerError: There is no features table, or it has no grid, no row, or rows of more than
+        one backbone.
     """
     dataset = storage.open_table(uri, "features table")
-    missing = [
-        name
-        for name in ("image_id", "backbone", "feature", "grid")
-        if name not in dataset.schema.names
-    ]
-    if missing:
-        raise CaptionerError(
-            f"features table {uri!r} has no column {missing[0]!r}; extract them with 'captioner extract --grid'"
-        )
+    for name in ("image_id", "backbone", "feature", "grid"):
+        if name not in dataset.schema.names:
+            raise CaptionerError(
+                f"features table {uri!r} has no column {name!r}; extract them with "
+                "'captioner extract --grid'"
+            )
     with readable_table(uri):
         table = dataset.to_table(columns=["image_id", "backbone"])
     image_ids = text_column(table.column("image_id"), "image_id", uri).to_pylist()
-    backbones = sorted(
-        pc.unique(text_column(table.column("backbone"), "backbone", uri)).to_pylist()
-    )
+    backbone_column = text_column(table.column("backbone"), "backbone", uri)
+    backbones = sorted(pc.unique(backbone_column).to_pylist())
     if not backbones:
         raise CaptionerError(f"features table {uri!r} is empty; extract the dataset's images first")
     if len(backbones) > 1:
         raise CaptionerError(
             f"features table {uri!r} mixes backbones {backbones}; extract all images with one"
         )
-    return dataset, set(image_ids), str(backbones[0])
+    return FeaturesTable(dataset, set(image_ids), str(backbones[0]))
 
 
 def check_same_images(dataset_dir: str, features_uri: str) -> None:
-    """Refuses features of other images than a dataset's that have the same names.
+    """Refuses features of other images that have the same names as those of a dataset.
 
-    The digests of the images' bytes tell. Datasets of earlier versions and of other tools state none, and
-    their features are found by the images' names alone.
+    The digests of the images' bytes are compared. Datasets of earlier versions and of other tools
+    may state none; then the names alone connect images and features.
 
     Args:
-      dataset_dir: the dataset.
-      features_uri: the features table.
+      dataset_dir: The dataset.
+      features_uri: The features table.
 
     Raises:
-      CaptionerError: an image of the dataset has other bytes than the image of its features.
+      CaptionerError: An image of the dataset has other bytes than the image of its features.
     """
-    captions_uri = layout.join(dataset_dir, layout.DATASET_CAPTIONS)
-    of_dataset = _digests(captions_uri)
-    of_features = _digests(features_uri) if of_dataset else {}
-    for image_id in sorted(of_dataset.keys() & of_features.keys()):
-        if of_dataset[image_id] != of_features[image_id]:
+    dataset_digests = _read_digests(layout.join(dataset_dir, layout.DATASET_CAPTIONS))
+    features_digests = _read_digests(features_uri) if dataset_digests else {}
+    for image_id in sorted(dataset_digests.keys() & features_digests.keys()):
+        if dataset_digests[image_id] != features_digests[image_id]:
             raise CaptionerError(
-                f"features {features_uri!r} are of another image {image_id!r} than the one in dataset {dataset_dir!r}; "
-                f"extract the images of {layout.join(dataset_dir, layout.DATASET_IMAGES)!r}"
+                f"features {features_uri!r} are of another image {image_id!r} than the one in "
+                f"dataset {dataset_dir!r}; extract the images of "
+                f"{layout.join(dataset_dir, layout.DATASET_IMAGES)!r}"
             )
 
 
-def _digests(uri: str) -> dict[str, str]:
-    """Returns the digest of each image that a table states one for."""
+def _read_digests(uri: str) -> dict[str, str]:
+    """Returns the SHA-256 digest of each image for which a table states one."""
     table = storage.open_table(uri)
     if not {"image_id", "image_sha256"} <= set(table.schema.names):
         return {}
@@ -219,56 +249,61 @@ def _digests(uri: str) -> dict[str, str]:
 def load_features(
     dataset: pads.Dataset, image_ids: Sequence[str], config: CaptionerConfig, scratch: Path
 ) -> FeatureStore:
-    """The features of some images, in their order.
+    """Returns the features of some images, in the given order.
 
     Args:
-      dataset: a features table; see ``open_features``.
-      image_ids: of the images wanted; all are in the table.
-      config: decides the cells.
-      scratch: folder for the file, which is gone with this process.
+      dataset: A features table; see ``open_features``.
+      image_ids: The ids of the images, all of which are in the table.
+      config: The captioner's configuration, which decides the cells.
+      scratch: The folder for the file of the features. The file disappears with this process.
     """
-    place = {image_id: row for row, image_id in enumerate(image_ids)}
+    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
+    # A file cannot be mapped into memory unless it has at least one row.
+    shape = (max(1, len(row_of)), config.cell_count, config.cell_dim)
     with tempfile.TemporaryFile(dir=scratch) as file:
-        cells: npt.NDArray[np.float16] = np.memmap(
-            file, np.float16, "w+", shape=(max(1, len(place)), config.cells, config.cell_dim)
-        )
-    for found, _, grids in read_grids(dataset, image_ids):
-        cells[[place[image_id] for image_id in found]] = attended_cells(grids, config)
-    return FeatureStore(cells[: len(place)])
+        cells: npt.NDArray[np.float16] = np.memmap(file, np.float16, "w+", shape=shape)
+    for batch in read_grids(dataset, image_ids):
+        rows = [row_of[image_id] for image_id in batch.image_ids]
+        cells[rows] = attended_cells(batch.grids, config)
+    return FeatureStore(cells[: len(row_of)])
 
 
-def read_grids(
-    dataset: pads.Dataset, image_ids: Sequence[str]
-) -> Iterator[tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.float16]]]:
-    """Yields ids, averages [n, 2048] and grids [n, 25 * 3800] of some images, a few at a time.
+def read_grids(dataset: pads.Dataset, image_ids: Sequence[str]) -> Iterator[GridBatch]:
+    """Yields the features of some images, a few images at a time, in the order of the table.
+
+    Args:
+      dataset: A features table; see ``open_features``.
+      image_ids: The ids of the images.
 
     Raises:
-      CaptionerError: the table is damaged, or a vector is null or shorter than the others.
+      CaptionerError: The table is damaged, or a vector is null or shorter than the others.
     """
     uri = dataset.files[0] if isinstance(dataset, pads.FileSystemDataset) else "features"
     wanted = pa.array(list(image_ids), pa.string())
-    # pyarrow cannot filter by the view types while it reads
-    filter_later = is_view(dataset.schema.field("image_id").type)
-    by_id = None if filter_later else pc.field("image_id").isin(wanted)
-    columns = ["image_id", "feature", "grid"]
-    # a grid is 190 kB: small batches and no reading ahead keep memory at what is needed
+    # While pyarrow reads a table, it cannot filter columns of the string-view types.
+    filters_later = is_view(dataset.schema.field("image_id").type)
     batches = dataset.to_batches(
-        columns=columns, filter=by_id, batch_size=64, batch_readahead=1, fragment_readahead=1
+        columns=["image_id", "feature", "grid"],
+        filter=None if filters_later else pc.field("image_id").isin(wanted),
+        batch_size=_GRID_ROWS,
+        batch_readahead=1,
+        fragment_readahead=1,
     )
     with readable_table(uri):
         for batch in batches:
             ids = text_column(batch.column("image_id"), "image_id", uri)
-            feature, grid = (vector_column(batch.column(name), name, uri) for name in columns[1:])
-            if filter_later:
+            features = vector_column(batch.column("feature"), "feature", uri)
+            grids = vector_column(batch.column("grid"), "grid", uri)
+            if filters_later:
                 chosen = pc.is_in(ids, value_set=wanted)
-                ids, feature, grid = (array.filter(chosen) for array in (ids, feature, grid))
+                ids, features, grids = (part.filter(chosen) for part in (ids, features, grids))
             if len(ids):
-                averages = stack_vectors(feature).astype(np.float32)
-                yield ids.to_pylist(), averages, stack_vectors(grid)
+                averages = stack_vectors(features).astype(np.float32)
+                yield GridBatch(ids.to_pylist(), averages, stack_vectors(grids))
 
 
-def dataset_summary(dataset: str) -> dict[str, Any]:
-    """Name and licence of a dataset, where its folder states them."""
+def dataset_summary(dataset: str) -> dict[str, str]:
+    """Returns the name and the licence of a dataset, as far as its folder states them."""
     uri = layout.join(dataset, layout.DATASET_SUMMARY)
     summary = storage.read_json(uri) if storage.exists(uri) else {}
     return {name: summary[name] for name in ("name", "licence") if name in summary}

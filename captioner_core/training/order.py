@@ -1,4 +1,4 @@
-"""The order in which training sees its images: the same for any number of workers."""
+"""The order in which training sees its images, which is the same for any number of workers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Which images make up each batch.
+    """Decides which images make up each batch.
 
-    Images are dealt out in turn to as many lanes as a batch has images. Every epoch shuffles
-    each lane by itself, and a batch is the next image of every lane. A worker takes every Nth
-    lane, and so needs every Nth image alone; together the workers make the very batches that
-    one alone would. Nothing but these numbers decides a batch, so training can go on from any.
+    The images are dealt out in turn to as many lanes as a batch has images. Every epoch shuffles
+    each lane on its own, and a batch takes the next image of every lane. A worker takes every Nth
+    lane and therefore needs only every Nth image. Together, the workers make exactly the batches
+    that a single worker would make. A batch depends on nothing but these numbers, so training can
+    continue from any batch.
 
     Args:
-      images: how many there are.
-      batch_size: images of a batch, over all workers.
-      seed: another seed makes another order.
+      images: The number of images.
+      batch_size: The number of images in a batch, over all workers.
+      seed: The seed of the order.
     """
 
     images: int
@@ -29,21 +30,21 @@ class BatchOrder:
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch; the last may be smaller."""
+        """The number of batches in an epoch; the last batch may be smaller."""
         return -(-self.images // self.batch_size)
 
     def batches(self, epoch: int, worker: int = 0, workers: int = 1) -> list[npt.NDArray[np.int64]]:
-        """Each batch's images of one worker, as places among all images.
+        """Returns the rows of one worker's images in each batch of an epoch.
 
         Args:
-          epoch: its number.
-          worker: the worker's number.
-          workers: how many there are; they must divide the batch size.
+          epoch: The number of the epoch.
+          worker: The number of the worker.
+          workers: The number of workers, which must divide the batch size.
         """
         lanes = []
         for lane in range(worker, self.batch_size, workers):
-            own = np.arange(lane, self.images, self.batch_size)
-            lanes.append(np.random.default_rng([self.seed, epoch, lane]).permutation(own))
+            rows = np.arange(lane, self.images, self.batch_size)
+            lanes.append(np.random.default_rng([self.seed, epoch, lane]).permutation(rows))
         return [
             np.array([lane[step] for lane in lanes if step < len(lane)], np.int64)
             for step in range(self.steps)

@@ -1,4 +1,4 @@
-"""What a training says as it goes: a line an epoch, and TensorBoard's event files."""
+"""Progress of a training: one line per epoch on stderr, and event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from captioner_core.training.loop import EpochResult
 
 
 class EpochLog:
-    """Writes each epoch's figures.
+    """Writes the figures of each epoch.
 
     Args:
-      folder: of the event files; ``tensorboard --logdir`` shows it.
-      epochs: how many there will be.
+      folder: The folder of the event files, which ``tensorboard --logdir`` shows.
+      epochs: The number of epochs that there will be.
     """
 
     def __init__(self, folder: Path, epochs: int) -> None:
         self._epochs = epochs
         self._writer = tf.summary.create_file_writer(str(folder))
 
-    def say(self, result: EpochResult) -> None:
-        """Prints the line and writes the scalars."""
-        left = (self._epochs - result.epoch) * result.seconds
-        came_to = (
-            f"loss {result.train_loss:.3f}"
-            if result.train_loss is not None
-            else f"reward {result.reward:.3f}"
-        )
-        dev = f"dev loss {result.dev_loss:.3f}"
+    def write(self, result: EpochResult) -> None:
+        """Prints the line of an epoch and writes its scalars."""
+        figures = [f"dev loss {result.dev_loss:.3f}"]
+        if result.train_loss is not None:
+            figures.insert(0, f"loss {result.train_loss:.3f}")
+        else:
+            figures.insert(0, f"reward {result.reward:.3f}")
         if result.dev_reward is not None:
-            dev += f", dev reward {result.dev_reward:.3f}"
-        line = f"train: epoch {result.epoch}/{self._epochs}, {came_to}, {dev}, {result.captions_per_s:.0f} captions/s"
-        print(f"{line}, {left:.0f} s left", file=sys.stderr, flush=True)
+            figures.append(f"dev reward {result.dev_reward:.3f}")
+        seconds_left = (self._epochs - result.epoch) * result.seconds
+        print(
+            f"train: epoch {result.epoch}/{self._epochs}, {', '.join(figures)}, "
+            f"{result.captions_per_s:.0f} captions/s, {seconds_left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
         with self._writer.as_default(step=result.epoch):
             for name, value in asdict(result).items():
                 if name != "epoch" and value is not None:

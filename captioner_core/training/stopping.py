@@ -1,4 +1,4 @@
-"""Asking a training to stop: it ends after the batch under way, with its checkpoint written."""
+"""Stopping a training: it ends after the current batch, with its checkpoint written."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from captioner_core.errors import CaptionerError
 from captioner_core.process import interrupts
 
 PATIENCE_S = 10.0
-"""For a batch and its checkpoint. What takes longer, such as tracing the first step, is not worth waiting for."""
+"""Seconds allowed for a batch and its checkpoint. Longer steps, such as the first step's tracing,
+are not worth waiting for."""
 
 
 class Interrupted(CaptionerError):
-    """Training was asked to stop, and can go on; the exit code is a shell's for the signal."""
+    """A training was asked to stop and can be continued.
+
+    Args:
+      message: The message for the user.
+      signal_number: The signal, from which the exit code of a shell follows.
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -24,46 +30,54 @@ class Interrupted(CaptionerError):
 
 
 class StopRequest:
-    """Whether a signal has asked for a stop."""
+    """Remembers whether a signal has requested a stop."""
 
     def __init__(self) -> None:
         self._signal = 0
 
     @property
-    def asked(self) -> bool:
+    def is_requested(self) -> bool:
+        """Whether a signal has arrived."""
         return bool(self._signal)
 
-    def ask(self, signal_number: int, _frame: Any = None) -> None:
-        """A signal handler; the second signal of a kind ends the process at once."""
+    def handle_signal(self, signal_number: int, _frame: Any = None) -> None:
+        """Handles a signal. A second signal of the same kind ends the process at once."""
         self._signal = signal_number
         if not interrupts.is_installed():
             signal.signal(signal_number, signal.SIG_DFL)
 
-    def interrupted(self, message: str) -> Interrupted:
-        """The error that ends training; another worker may have been the one that was asked."""
+    def make_error(self, message: str) -> Interrupted:
+        """Returns the error that ends the training.
+
+        It counts as SIGTERM if another worker than this one received the signal.
+        """
         return Interrupted(message, self._signal or signal.SIGTERM)
 
 
 @contextmanager
 def stop_on_signals(patience_s: float = PATIENCE_S) -> Iterator[StopRequest]:
-    """Turns SIGTERM and SIGINT into a request while the block runs; does nothing in another thread than the main one.
+    """Turns SIGTERM and SIGINT into a stop request while the block runs.
+
+    In another thread than the main one, signals keep their usual effect.
 
     Args:
-      patience_s: after which the process ends, even if the batch has not; only in captioner's own programs.
+      patience_s: Seconds after which the process ends even if the batch has not ended. This holds
+        only in captioner's own programs.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
     if interrupts.is_installed():
-        with interrupts.deferred(request.ask, patience_s):
+        with interrupts.deferred(request.handle_signal, patience_s):
             yield request
         return
-    before = {
-        number: signal.signal(number, request.ask) for number in (signal.SIGTERM, signal.SIGINT)
+    previous_handlers = {
+        number: signal.signal(number, request.handle_signal)
+        for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)

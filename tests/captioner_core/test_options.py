@@ -18,7 +18,7 @@ from captioner_core.options import (
     from_namespace,
 )
 from captioner_core.tables.layout import RunLayout
-from captioner_core.training.launcher import worker_arguments
+from captioner_core.training.distributed.launcher import worker_arguments
 
 GOOD = {
     ExtractOptions: {"images": "in", "output": "out"},

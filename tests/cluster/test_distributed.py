@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from captioner_core.training.launcher import worker_arguments
+from captioner_core.training.distributed.launcher import worker_arguments
 from captioner_core.training.train import train
 from tests.training_runs import history, options, weights
 

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from captioner_core.training.cluster import Cluster
+from captioner_core.training.distributed.cluster import Cluster
 from captioner_core.training.train import train
 from tests.cluster.test_distributed import assert_same_weights, command
 from tests.training_runs import history, options

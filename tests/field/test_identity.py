@@ -26,7 +26,7 @@ from beam_jobs import caption_images
 from beam_jobs.handlers import CaptioningModels
 from captioner_cli.main import main
 from captioner_core.captioning.generator import GeneratedCaption
-from captioner_core.captioning.saved_model import model_id_of
+from captioner_core.captioning.saved_model import read_model_id
 from captioner_core.io import storage
 from captioner_core.runs import commits
 from captioner_core.runs.identity import (
@@ -82,7 +82,7 @@ class ColourCaptioner:
     """Captions a picture by its colour; the id is that of the model that checks load."""
 
     def __init__(self) -> None:
-        self.model_id = model_id_of("pretrained")
+        self.model_id = read_model_id("pretrained")
         pixels = np.array(list(COLOURS.values()), np.uint8)[:, None, None] * np.ones(
             (1, 299, 299, 1), np.uint8
         )

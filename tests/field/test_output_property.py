@@ -33,7 +33,7 @@ from captioner_core.report import write_report
 from captioner_core.tables.layout import RunLayout
 from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.vocabulary import Vocabulary
-from captioner_core.training.joint import save_encoder
+from captioner_core.training.encoder.saved_encoder import EncoderContents, save_encoder
 from tests.field.snapshots import assert_unchanged, snapshot
 from tests.image_files import encoded, picture
 from tests.runs import make_run
@@ -165,7 +165,8 @@ def recorded(here: Path) -> None:
 
 def encoder(here: Path) -> None:
     tensors = {"words": np.zeros((3, 2), np.float16)}
-    save_encoder(str(here / "out"), tensors, {"a": 3}, 3, "fake-299", Calibration(), "card")
+    contents = EncoderContents(tensors, {"a": 3}, 3, "fake-299", Calibration(), "card")
+    save_encoder(str(here / "out"), contents)
 
 
 def run(here: Path) -> None:

@@ -31,7 +31,7 @@ from captioner_core.captioning.saved_model import (
     MAX_BYTES,
     check_model,
     load_model,
-    model_id_of,
+    read_model_id,
     save_model,
 )
 from captioner_core.datasets import coco, csv_captions, flickr8k, link_split, sample
@@ -185,7 +185,7 @@ HOSTILE_MODELS = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_MODELS)
-@pytest.mark.parametrize("look", [load_model, check_model, model_id_of])
+@pytest.mark.parametrize("look", [load_model, check_model, read_model_id])
 def test_a_hostile_model_folder_is_one_line_and_little_memory(model, name, look):
     HOSTILE_MODELS[name](model)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -209,7 +209,7 @@ def test_the_number_of_weights_is_known_before_the_network(attention, members):
         members=members,
     )
     weights = make_captioner(config).named_weights().values()
-    assert config.parameters == sum(int(np.prod(weight.shape)) for weight in weights)
+    assert config.parameter_count == sum(int(np.prod(weight.shape)) for weight in weights)
 
 
 def test_json_is_data_or_a_value_error():

@@ -18,7 +18,7 @@ import pytest
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import TrainOptions, add_arguments, from_namespace
-from captioner_core.training.cluster import read_cluster
+from captioner_core.training.distributed.cluster import read_cluster
 from tests.kubernetes.fake_cluster import cluster
 
 __all__ = ["cluster"]

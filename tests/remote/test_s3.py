@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import caption_images, extract_features, files, match_captions
-from captioner_core.captioning.saved_model import load_model, model_id_of
+from captioner_core.captioning.saved_model import load_model, read_model_id
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
@@ -98,7 +98,7 @@ def test_failures_alone_are_looked_at_again(prefix, s3, photos, model_dir, load_
 def test_a_model_in_a_store(prefix, s3, tmp_path, model_dir, load_models):
     upload(s3, Path(model_dir), "models/one")
     uri = f"s3://{BUCKET}/models/one"
-    assert load_model(uri).model_id == load_model(model_dir).model_id == model_id_of(uri)
+    assert load_model(uri).model_id == load_model(model_dir).model_id == read_model_id(uri)
     caption(prefix, ROOT, uri, load_models, "model")
     caption(prefix, tmp_path, model_dir, load_models, "model")
     assert_same_tables(f"{ROOT}/runs/model", f"{tmp_path}/runs/model", [layout.CAPTIONS])

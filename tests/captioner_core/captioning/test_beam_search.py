@@ -1,4 +1,4 @@
-"""Beam search on a toy alphabet, against every sequence there is."""
+"""Beam search over a toy alphabet, compared with all possible captions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from captioner_core.captioning.beam_search import beam_search, forbidden_token_mask, sample
+from captioner_core.captioning.beam_search import beam_search, forbidden_token_mask, sample_words
 from captioner_core.text.vocabulary import END, PAD, START, UNKNOWN
 
 WORDS = 6  # four special ones, 4 and 5
@@ -96,7 +96,7 @@ def test_images_do_not_touch_each_other(table):
 
 
 def test_samples_have_the_probability_that_training_gives_them():
-    """Else a bad caption's probability flows to words that are never drawn, and training falls apart."""
+    """Otherwise a bad caption's probability flows to words that are never drawn."""
     logits = tf.constant([5.0, 4.0, 1.0, 6.0, 1.5, 0.5, 0.0])
 
     def step(words, state):
@@ -104,9 +104,9 @@ def test_samples_have_the_probability_that_training_gives_them():
         return tf.broadcast_to(tf.nn.log_softmax(logits), shape), state
 
     seed = tf.constant([0, 1], tf.int64)
-    drawn = sample(step, (), batch=tf.constant(1), samples=20_000, max_words=3, seed=seed).numpy()[
-        0
-    ]
+    drawn = sample_words(
+        step, (), batch=tf.constant(1), samples=20_000, max_words=3, seed=seed
+    ).numpy()[0]
     expected = tf.nn.softmax(logits + forbidden_token_mask(tf.constant(len(logits)))).numpy()
     assert expected[[PAD, START, UNKNOWN]].max() == 0
     second = drawn[drawn[:, 0] != PAD, 1]  # END can't be the first word, so the second tells
@@ -115,7 +115,7 @@ def test_samples_have_the_probability_that_training_gives_them():
     )
     ends = (drawn == END).sum(axis=1)
     assert (ends == 1).all()
-    again = sample(step, (), batch=tf.constant(1), samples=20_000, max_words=3, seed=seed).numpy()[
-        0
-    ]
+    again = sample_words(
+        step, (), batch=tf.constant(1), samples=20_000, max_words=3, seed=seed
+    ).numpy()[0]
     np.testing.assert_array_equal(again, drawn)

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.generator import CaptionGenerator, CaptionSearch
-from captioner_core.captioning.network import Captioner, ImageState, attended_cells
+from captioner_core.captioning.grid import attended_cells
+from captioner_core.captioning.network import Captioner, ImageState
 from captioner_core.captioning.saved_model import export_model, load_model, save_model
 from captioner_core.errors import CaptionerError
 from captioner_core.text.encoders.learned import LearnedEncoder
@@ -36,7 +37,7 @@ def make_captioner(vocabulary, **changes):
 
 
 def random_state(captioner, images=3):
-    shape = [images, captioner.config.cells, 16]
+    shape = [images, captioner.config.cell_count, 16]
     cells = tf.random.stateless_uniform(shape, seed=[0, 1])
     return captioner.encode(cells)
 
@@ -55,11 +56,9 @@ def test_steps_agree_with_teacher_forcing(vocabulary, attention):
     words = np.stack([[vocabulary.encode("two red cats", 4), vocabulary.encode("a dog", 4)]] * 3)
     expected = tf.nn.log_softmax(every_step(captioner, state, words[:, :, :-1]))
     hidden, cell = (tf.repeat(t[:, None], 2, axis=1) for t in (state.hidden, state.cell))
-    for place in range(3):
-        log_prob, hidden, cell = captioner.step(
-            ImageState(*state), words[:, :, place], hidden, cell
-        )
-        np.testing.assert_allclose(log_prob, expected[:, :, place], atol=1e-5)
+    for step in range(3):
+        log_prob, hidden, cell = captioner.step(ImageState(*state), words[:, :, step], hidden, cell)
+        np.testing.assert_allclose(log_prob, expected[:, :, step], atol=1e-5)
 
 
 def test_only_the_steps_asked_for_get_logits(vocabulary):
@@ -173,7 +172,7 @@ def test_an_exported_copy_captions_alike(folder, tmp_path):
 
 
 def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
-    """Words, states and members could each be mixed up; the mean of the members' own probabilities tells."""
+    """Words, states or members could be mixed up; then the mean of the members would differ."""
     other = tmp_path / "other"
     config = make_captioner(vocabulary).config
     save_model(str(other), Captioner(config, seed=8), vocabulary, {})
@@ -188,15 +187,15 @@ def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
     ]
     state = both.encode(cells)
     hidden, cell = state.hidden[:, None], state.cell[:, None]
-    for place in range(3):
-        log_prob, hidden, cell = both.step(state, words[:, :, place], hidden, cell)
+    for step in range(3):
+        log_prob, hidden, cell = both.step(state, words[:, :, step], hidden, cell)
         np.testing.assert_allclose(
-            np.exp(log_prob), np.mean(expected, axis=0)[:, :, place], atol=1e-3
+            np.exp(log_prob), np.mean(expected, axis=0)[:, :, step], atol=1e-3
         )
 
 
 def test_the_joint_space_chooses_among_the_beams(folder, tmp_path, vocabulary):
-    """With all weight on the joint space, the beam nearest to the image is taken, whatever its probability."""
+    """With all weight on the joint space, the beam nearest to the image wins."""
     config = dataclasses.replace(
         make_captioner(vocabulary).config, backbone=LearnedEncoder().backbone, beam_width=4
     )

@@ -1,4 +1,4 @@
-"""What every registered backbone must do, on its real weights."""
+"""The contract that every backbone must fulfil, checked with its real weights."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_xception_is_that_of_keras(pixels):
 
 
 def test_the_grid_is_the_maps_of_keras_by_squares(pixels):
-    """Another layer or another square would still train, only worse."""
+    """A wrong layer or a wrong cell would still train, only worse."""
     network = keras.applications.Xception(
         weights=None, include_top=False, input_shape=(299, 299, 3)
     )
@@ -135,7 +135,7 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch, tmp_path,
 
 @pytest.mark.parametrize("flags", [{"avx512_bf16"}, set()])
 def test_auto_is_what_the_machine_has_whatever_the_runner(monkeypatch, flags):
-    """Runners would give other rows otherwise."""
+    """Otherwise runners would write different rows."""
     monkeypatch.setattr(precisions, "_processor_flags", lambda: flags)
     chosen = {
         launch.chosen_precision("auto", arguments) for arguments in ([], ["--runner=FlinkRunner"])

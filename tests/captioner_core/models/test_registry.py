@@ -1,4 +1,4 @@
-"""The current model of a folder of models: what may become it, who gets it, and the way back."""
+"""The current model of a folder of models: promotion, undo, the gate, and who uses it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from captioner_cli.commands import run as run_command
 from captioner_cli.main import main
 from captioner_core.analysis.caption_metrics import references_fingerprint
 from captioner_core.captioning.config import CaptionerConfig
-from captioner_core.captioning.saved_model import _model_id, check_model
+from captioner_core.captioning.saved_model import check_model, compute_model_id
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import storage
+from captioner_core.models.gate import gate
 from captioner_core.models.registry import (
     current_model,
-    gate,
     list_models,
     model_name,
     promote,
@@ -42,7 +42,7 @@ COLUMNS = ("image_id", "caption_index", "caption", "split")
 
 
 def make_model(folder, seed=0, **evaluation):
-    """A model folder without a network: its files fit each other, which is all that is looked at here."""
+    """Writes a model folder without a network. Its files fit each other, which is enough here."""
     vocabulary = Vocabulary.from_captions(["a dog runs"])
     config = CaptionerConfig(
         backbone="fake-299", vocabulary_size=len(vocabulary), cell_dim=1, units=8, embedding_dim=1
@@ -50,9 +50,9 @@ def make_model(folder, seed=0, **evaluation):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.to_json()))
     (folder / "vocabulary.json").write_text(vocabulary.to_json())
-    np.savez(folder / "weights.npz", weight=np.full(config.parameters, seed, np.float32))
+    np.savez(folder / "weights.npz", weight=np.full(config.parameter_count, seed, np.float32))
     (folder / "metrics.json").write_text(
-        json.dumps({"model_id": _model_id(folder), "evaluations": []})
+        json.dumps({"model_id": compute_model_id(folder), "evaluations": []})
     )
     if evaluation:
         evaluate(folder, **evaluation)
@@ -60,7 +60,7 @@ def make_model(folder, seed=0, **evaluation):
 
 
 def evaluate(folder, cider=0.5, **changes):
-    """Records a figure as captioner evaluate does, the latest last."""
+    """Records a score as captioner evaluate does, after the earlier ones."""
     metrics = json.loads((folder / "metrics.json").read_text())
     figures = {
         "model_id": metrics["model_id"],
@@ -74,7 +74,7 @@ def evaluate(folder, cider=0.5, **changes):
 
 @pytest.fixture
 def models(tmp_path):
-    """Three models with a CIDEr of 0.5, 0.6 and 0.7."""
+    """Returns a folder of three models with a CIDEr of 0.5, 0.6 and 0.7."""
     for seed, name in enumerate("abc"):
         make_model(tmp_path / "models" / name, seed, cider=0.5 + seed / 10)
     return tmp_path / "models"
@@ -101,7 +101,7 @@ def test_promoting_writes_the_pointer(models):
 
 
 def test_promoting_again_changes_nothing(models):
-    """A task that is tried again must not double the history, or an undo would lead to where one is."""
+    """A retried task must not double the history; an undo would lead to the same model."""
     promote(str(models), "a")
     before = (models / "current.json").read_bytes()
     assert not promote(str(models), "a")
@@ -165,7 +165,7 @@ def test_there_is_no_way_back_to_what_is_no_longer_there(models):
 
 
 def test_promotions_at_once_lose_no_entry(models, monkeypatch):
-    """Each reads the pointer, then writes it: without a lock the slower one would drop the other's entry."""
+    """Each reads the pointer, then writes it; without a lock, one would lose another's entry."""
     real = storage.write_json
 
     def slowly(uri, value):
@@ -194,7 +194,7 @@ def test_a_write_cut_off_leaves_the_old_pointer(models, monkeypatch):
 
 
 def test_a_remote_folder_is_written_in_one_go(models, monkeypatch):
-    """An object store has no rename: a .tmp there would be copied, and stay where that is cut off."""
+    """An object store cannot rename: a .tmp would be copied, and stay if that is interrupted."""
     root = pafs.SubTreeFileSystem(str(models.parent), pafs.LocalFileSystem())
     monkeypatch.setattr(storage, "resolve", lambda uri: (root, uri.removeprefix("store://")))
     monkeypatch.setattr(storage, "write_text", None)
@@ -301,7 +301,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_pointer_is_refused_in_one_line(models, name, capsys):
-    """Rather than a wrong model: what another program wrote half, or a hand edited wrongly."""
+    """A pointer that was written in part or edited wrongly must not select a wrong model."""
     promote(str(models), "a")
     promote(str(models), "b")
     text = DAMAGE[name](pointer_file(models))
@@ -360,7 +360,7 @@ def test_no_current_model_is_said(models):
     ids=" ".join,
 )
 def test_whatever_takes_a_model_takes_the_current_one(models, source, monkeypatch, capsys, argv):
-    """The stand-in of a model has no weights that fit, so the line that refuses it names the folder taken."""
+    """The model of this test has no weights that fit, so the error names the folder in use."""
     promote(str(models), "b")
     monkeypatch.chdir(models.parent)
     shutil.copytree(source / "dataset", "dataset")
@@ -372,7 +372,7 @@ def test_whatever_takes_a_model_takes_the_current_one(models, source, monkeypatc
 
 
 def test_the_index_of_a_run_is_checked_against_the_current_model(models, monkeypatch):
-    """A promotion between check and captions would let through what the check is for."""
+    """A promotion between check and captions would get past the check."""
     promote(str(models), "b")
     checked = []
 
@@ -392,7 +392,7 @@ def test_the_index_of_a_run_is_checked_against_the_current_model(models, monkeyp
     [(0.0, True), (0.1, True), (0.11, False), (-1.0, True), (1.0, False), (0.1 + 1e-6, False)],
 )
 def test_the_gate_asks_for_the_margin(models, margin, passes):
-    """0.6 passes at 0.1 above 0.5, though 0.5 + 0.1 may be a digit more than 0.6."""
+    """0.6 passes at 0.1 above 0.5, although 0.5 + 0.1 may exceed 0.6 in floating point."""
     promote(str(models), "a")
     if passes:
         assert gate(str(models), "b", "dev", margin).cider == 0.6
@@ -417,16 +417,16 @@ def test_a_worse_model_passes_within_a_negative_margin_only(models):
         gate(str(models), "a")
     with pytest.raises(CheckFailed):
         gate(str(models), "a", "dev", -0.09)
-    assert gate(str(models), "a", "dev", -0.1).passed
+    assert gate(str(models), "a", "dev", -0.1).is_passed
 
 
 def test_the_first_model_and_the_current_one_pass(models):
-    """The second so that a gate tried again after its promotion does not fail by its own margin."""
+    """A gate that is retried after its promotion must not fail by its own margin."""
     make_model(models / "new", 5)
-    assert "no other model is current" in gate(str(models), "new").line()
+    assert "no other model is current" in gate(str(models), "new").describe()
     promote(str(models), "a")
-    assert gate(str(models), "a", "dev", 0.5).passed
-    assert gate(str(models), f"{models}/a", "dev", 0.5).passed
+    assert gate(str(models), "a", "dev", 0.5).is_passed
+    assert gate(str(models), f"{models}/a", "dev", 0.5).is_passed
 
 
 def test_a_model_from_elsewhere_can_be_asked_about(models):
@@ -450,7 +450,7 @@ def test_a_model_from_elsewhere_can_be_asked_about(models):
     ids=str,
 )
 def test_figures_that_do_not_compare_are_refused(models, figures):
-    """A higher figure on easier images, or of other weights, is no better model."""
+    """A higher score on easier images, or of other weights, is no better model."""
     promote(str(models), "a")
     new = make_model(models / "new", 5, cider=0.9, **figures)
     with pytest.raises(
@@ -470,7 +470,7 @@ def test_the_current_models_figures_are_needed_too(models):
 
 
 def test_the_width_that_a_model_captions_with_is_the_one_that_counts(models):
-    """A search of one beam recorded last, out of curiosity, must not decide."""
+    """A score at another beam width, recorded last out of curiosity, must not decide."""
     promote(str(models), "a")
     evaluate(models / "a", 0.1, beam_width=1)
     evaluate(models / "b", 0.2, beam_width=1)
@@ -496,8 +496,8 @@ def test_the_commands_say_what_they_did(models, capsys):
     assert main(["gate", *at, "--model", "a", "--margin", "-0.2"]) == 0
     said = capsys.readouterr()
     assert said.err == (
-        "captioner: error: gate not passed: dev CIDEr 0.5000 of 'a', 0.6000 of the current 'b', margin -0.05: "
-        "'b' stays current\n"
+        "captioner: error: gate not passed: dev CIDEr 0.5000 of 'a', 0.6000 of the current 'b', "
+        "margin -0.05: 'b' stays current\n"
     )
     assert said.out.startswith("'a' passes: dev CIDEr 0.5000 of 'a'")
     assert main(["promote", *at, "--undo"]) == 0
@@ -583,7 +583,7 @@ def test_a_fingerprint_is_of_captions_tokenizer_and_split():
 
 
 def test_from_evaluation_to_promotion(source, tmp_path, capsys):
-    """What evaluate records is what the gate reads, and a folder of models is evaluated as its current one."""
+    """The gate reads what evaluate records; evaluating a folder of models means its current one."""
     models = tmp_path / "models"
     train(options(source, models / "old", epochs=1))
     train(options(source, models / "new", epochs=1, seed=1))

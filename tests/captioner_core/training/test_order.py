@@ -1,4 +1,4 @@
-"""Every image once an epoch, the same batches for any number of workers."""
+"""Every epoch has every image once, in the same batches for any number of workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_workers_together_make_the_batches_of_one(sizes, workers):
     for step, whole in enumerate(order.batches(1)):
         assert sorted(np.concatenate([share[step] for share in shares])) == sorted(whole)
     for worker, share in enumerate(shares):
-        assert all(place % workers == worker for batch in share for place in batch), (
+        assert all(row % workers == worker for batch in share for row in batch), (
             "each needs its own images alone"
         )
 

@@ -1,4 +1,4 @@
-"""Training on made-up features: it learns, keeps the best, repeats itself, and refuses what doesn't fit."""
+"""Training on made-up features: it learns, keeps the best epoch, repeats, and refuses bad input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from captioner_core.tables.schemas import (
     FEATURES_GRID_SCHEMA,
     GRID_CELLS,
 )
-from captioner_core.training.train import train, training_fingerprint
+from captioner_core.training.inputs import training_fingerprint
+from captioner_core.training.train import train
 from tests.training_runs import THINGS, grid_of, history, options, weights
 
 
@@ -48,7 +49,7 @@ def test_it_learns_in_half_precision_too(source, tmp_path):
 
 
 def test_the_weights_of_the_best_epoch_are_kept(source, tmp_path, monkeypatch):
-    """A model that only gets worse after its second epoch is the model of the second epoch."""
+    """If only the second epoch improves on dev, the model has its weights."""
     from captioner_core.training.loop import Trainer
 
     real, losses = Trainer.evaluate, iter([3.0, 1.0, 2.0, 5.0])
@@ -91,7 +92,7 @@ def test_the_model_folder_is_whole_and_says_what_it_is(source, tmp_path):
     assert "20 images, 40 captions" in card
     assert f"captioner train --dataset {source / 'dataset'} " in card
     assert "--units 32" in card
-    assert "--samples" not in card, "what was not asked for"
+    assert "--samples" not in card, "an option with its default value"
 
 
 def test_a_loss_that_is_no_number_leaves_the_old_model(source, tmp_path, monkeypatch):
@@ -144,7 +145,7 @@ def test_features_that_do_not_fit_are_refused(source, tmp_path):
 
 
 def mirrored_features(source, folder, change=lambda row: {}):
-    """The features table once more, as of mirrored images."""
+    """Writes the features table again, as one of mirrored images."""
     rows = [
         row | {"backbone": "fake-299-mirrored"}
         for row in pq.read_table(source / "features").to_pylist()
@@ -198,10 +199,10 @@ def test_mirrored_features_that_do_not_fit_are_refused(source, tmp_path):
 
 
 def test_the_fingerprint_names_what_the_model_came_of(source, tmp_path):
-    asked = options(source, tmp_path / "model")
-    assert training_fingerprint(asked) == training_fingerprint(
-        dataclasses.replace(asked, output="elsewhere")
+    given = options(source, tmp_path / "model")
+    assert training_fingerprint(given) == training_fingerprint(
+        dataclasses.replace(given, output="elsewhere")
     )
-    assert training_fingerprint(asked) != training_fingerprint(
-        dataclasses.replace(asked, epochs=13)
+    assert training_fingerprint(given) != training_fingerprint(
+        dataclasses.replace(given, epochs=13)
     )

@@ -1,4 +1,4 @@
-"""The cluster as each of three schedulers speaks of it."""
+"""The cluster as each of three schedulers describes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from captioner_core.errors import CaptionerError
-from captioner_core.training.cluster import Cluster, read_cluster
+from captioner_core.training.distributed.cluster import Cluster, read_cluster
 
 HOSTS = ("a:1", "b:1", "c:1")
 

@@ -1,4 +1,4 @@
-"""The rewards are the metrics: the same figures as pycocoevalcap's CIDEr-D, and the others' by hand."""
+"""CIDEr-D gives pycocoevalcap's scores; BLEU and recall give those computed by hand."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from pycocoevalcap.cider.cider import Cider
 
-from captioner_core.training.rewards import BleuReward, CiderReward, RecallReward
+from captioner_core.training.rewards.metrics import BleuReward, CiderReward, RecallReward
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_is_pycocoevalcaps_cider(seed):
-    chance = np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
 
     def caption():
-        return chance.zipf(1.5, chance.integers(1, 14)).clip(max=40).tolist()
+        return random.zipf(1.5, random.integers(1, 14)).clip(max=40).tolist()
 
-    references = [[caption() for _ in range(chance.integers(1, 6))] for _ in range(30)]
-    hypotheses = [caption() if chance.random() < 0.5 else listed[0] for listed in references]
+    references = [[caption() for _ in range(random.integers(1, 6))] for _ in range(30)]
+    hypotheses = [caption() if random.random() < 0.5 else listed[0] for listed in references]
 
     def as_text(words):
         return " ".join(f"w{word}" for word in words)
@@ -38,7 +38,8 @@ REFERENCES = [[[1, 2, 3, 4, 5], [1, 2, 9, 9, 9, 9, 9, 9]]]
 
 
 def test_bleu_of_a_sentence():
-    """A reference scores 1; by hand: 3 of 4 words, 2 of 3 pairs, 1 of 2 triples, 0 of 1, and a word too short."""
+    """A reference scores 1. By hand: 3 of 4 words, 2 of 3 pairs, 1 of 2 triples, 0 of 1 quadruple,
+    and one word too short."""
     reward = BleuReward(REFERENCES)
     assert reward.score([0], [[1, 2, 3, 4, 5]]) == pytest.approx(1)
     by_hand = (3 / 4 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25 * np.exp(1 - 5 / 4)

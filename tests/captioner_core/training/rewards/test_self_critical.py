@@ -1,4 +1,4 @@
-"""Self-critical training: rewards are the metric's, and the model gets better by it."""
+"""Self-critical training: rewards rank captions as intended, and the model improves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from captioner_core.text.vocabulary import END, PAD, START, Vocabulary
-from captioner_core.training.self_critical import CaptionReward, advantages, prepend_start
+from captioner_core.training.rewards.self_critical import (
+    CaptionReward,
+    compute_advantages,
+    prepend_start,
+)
 from captioner_core.training.train import train
 from tests.training_runs import history, options
 
@@ -24,19 +28,19 @@ def test_a_reference_is_worth_more_than_another_images():
     words = np.stack(
         [vocabulary.encode(text, 6)[1:] for text in ("a red dog runs", "two cats sleep")]
     )[np.newaxis]
-    reward = CaptionReward(CAPTIONS, vocabulary).of(np.array([0]), words)
+    reward = CaptionReward(CAPTIONS, vocabulary).score(np.array([0]), words)
     assert reward.shape == (1, 2)
     assert reward[0, 0] > 2 > reward[0, 1]
 
 
 def test_breaking_off_costs():
-    """Without END as a word, a caption that stops where a good n-gram ends would score as well."""
+    """If END were no word, a caption that breaks off after a good n-gram would score as well."""
     vocabulary = Vocabulary.from_captions(text for texts in CAPTIONS.values() for text in texts)
     whole, broken = (
         vocabulary.encode("two cats sleep", 6)[1:],
         vocabulary.encode("two cats sleep on a", 6)[1:],
     )
-    reward = CaptionReward(CAPTIONS, vocabulary).of(
+    reward = CaptionReward(CAPTIONS, vocabulary).score(
         np.array([1]), np.stack([whole, broken])[np.newaxis]
     )
     assert reward[0, 0] > reward[0, 1]
@@ -45,22 +49,22 @@ def test_breaking_off_costs():
 def test_words_that_the_model_lacks_still_count_in_the_references():
     small = Vocabulary.from_captions(["a dog"])
     words = np.array([[[*small.encode("a dog", 4)[1:3], END, PAD]]])
-    with_others = CaptionReward({"one": ["a dog leaps"], "two": ["x"]}, small).of(
+    with_others = CaptionReward({"one": ["a dog leaps"], "two": ["x"]}, small).score(
         np.array([0]), words
     )
-    without = CaptionReward({"one": ["a dog"], "two": ["x"]}, small).of(np.array([0]), words)
+    without = CaptionReward({"one": ["a dog"], "two": ["x"]}, small).score(np.array([0]), words)
     assert with_others < without
 
 
 def test_advantages_are_against_the_other_samples():
-    np.testing.assert_allclose(advantages(np.array([[1.0, 2.0, 6.0]])), [[-3.0, -1.5, 4.5]])
+    np.testing.assert_allclose(compute_advantages(np.array([[1.0, 2.0, 6.0]])), [[-3.0, -1.5, 4.5]])
     assert prepend_start(np.array([[[5, END]]], np.int32)).tolist() == [[[START, 5, END]]]
 
 
 @pytest.mark.timeout(300)
 def test_the_reward_rises(source, tmp_path):
-    asked = options(source, tmp_path / "model", epochs=12)
-    train(dataclasses.replace(asked, reinforce_epochs=25, reinforce_rate=2e-3))
+    given = options(source, tmp_path / "model", epochs=12)
+    train(dataclasses.replace(given, reinforce_epochs=25, reinforce_rate=2e-3))
     epochs = history(tmp_path / "model")[12:]
     assert len(epochs) == 25
     assert all(epoch["train_loss"] is None for epoch in epochs)

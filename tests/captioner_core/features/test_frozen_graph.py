@@ -1,4 +1,4 @@
-"""Keras networks as graphs of constants: the same numbers, in float32 and nearly in bfloat16."""
+"""Frozen graphs compute what Keras does: the same in float32, nearly the same in bfloat16."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from captioner_core.features.lowered import FrozenNetwork, LoweredNetwork, channel_means
+from captioner_core.features.frozen_graph import FoldedNetwork, FrozenGraph, measure_channel_means
 
 SIDE = 12
 
 
 @pytest.fixture(scope="module")
 def network():
-    """A block with a branch, whose first channels two layers use, and a chain of depthwise convolutions."""
+    """Returns a block with a branch, whose input two layers read, and separable convolutions."""
     keras.utils.set_random_seed(0)
     picture = keras.Input((SIDE, SIDE, 3))
     stem = layers.Activation("relu")(
@@ -42,10 +42,11 @@ def normalised(tensor):
     return out
 
 
-def lowered(network, reduced_from, means=None):
-    made = LoweredNetwork(network, reduced_from, means)
-    return FrozenNetwork(
-        lambda pixels: made(keras.ops.cast(pixels, "float32") / 127.5 - 1, [network.output]), SHAPE
+def build(network, bfloat16_from=None, means=None):
+    folded = FoldedNetwork(network, bfloat16_from, means)
+    return FrozenGraph(
+        lambda pixels: folded(keras.ops.cast(pixels, "float32") / 127.5 - 1, [network.output]),
+        SHAPE,
     )
 
 
@@ -63,53 +64,53 @@ def expected(network, pixels):
 
 
 def test_float32_is_what_keras_computes(network, pixels, expected):
-    np.testing.assert_allclose(lowered(network, None)(pixels)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(build(network, None)(pixels)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("first", ["stem", "branch", "first", "second"])
 def test_bfloat16_is_that_to_eight_bits(network, pixels, expected, first):
-    """A channel scaled for one of two users would be far off for the other."""
-    (near,) = lowered(network, first)(pixels)
+    """A channel scaled for one of its two readers would be far off for the other."""
+    (near,) = build(network, first)(pixels)
     error = np.abs(near - expected) / np.abs(expected).max()
     assert 1e-7 < error.max() < 0.02
 
 
 def test_means_take_the_bias_out_of_rounding(network, pixels, expected):
-    means = channel_means(network, [pixels.astype(np.float32) / 127.5 - 1])
-    errors = [lowered(network, "branch", known)(pixels)[0] - expected for known in (None, means)]
+    means = measure_channel_means(network, [pixels.astype(np.float32) / 127.5 - 1])
+    errors = [build(network, "branch", given)(pixels)[0] - expected for given in (None, means)]
     without, with_means = (np.abs(error.mean(axis=(0, 1, 2))).mean() for error in errors)
     assert with_means < 0.5 * without
 
 
 def test_a_batch_that_memory_cant_hold_is_halved(network, pixels, expected):
-    frozen = lowered(network, None)
-    session, asked = frozen._session, []
+    frozen = build(network, None)
+    session, batch_sizes = frozen._session, []
 
     class Small:
         def run(self, outputs, feeds):
             (batch,) = feeds.values()
-            asked.append(len(batch))
+            batch_sizes.append(len(batch))
             if len(batch) > 6:
                 raise tf.errors.ResourceExhaustedError(None, None, "no memory")
             return session.run(outputs, feeds)
 
-    frozen._session, frozen._at_once = Small(), 1 << 40
+    frozen._session, frozen._max_rows = Small(), 1 << 40
     np.testing.assert_allclose(frozen(pixels)[0], expected, atol=1e-5)
-    assert asked == [21, 10, 5, 5, 5, 5, 1]
+    assert batch_sizes == [21, 10, 5, 5, 5, 5, 1]
     frozen(pixels)
-    assert asked[7:] == [5, 5, 5, 5, 1], "and stays so"
+    assert batch_sizes[7:] == [5, 5, 5, 5, 1], "and the smaller size stays"
 
 
 def test_a_single_picture_that_memory_cant_hold_is_an_error(network, pixels):
-    """Half of one is none, which would be tried for ever."""
-    frozen = lowered(network, None)
+    """Half of one image is none, which would be tried for ever."""
+    frozen = build(network, None)
 
     class Full:
         def run(self, outputs, feeds):
             raise tf.errors.ResourceExhaustedError(None, None, "no memory")
 
     for at_once, batch in ((1 << 40, pixels[:1]), (8, pixels[:1]), (1, pixels)):
-        frozen._session, frozen._at_once = Full(), at_once
+        frozen._session, frozen._max_rows = Full(), at_once
         with pytest.raises(tf.errors.ResourceExhaustedError):
             frozen(batch)
 
@@ -117,5 +118,5 @@ def test_a_single_picture_that_memory_cant_hold_is_an_error(network, pixels):
 def test_a_layer_of_another_kind_is_refused():
     picture = keras.Input((SIDE, SIDE, 3))
     other = keras.Model(picture, layers.Activation("tanh")(picture))
-    with pytest.raises(TypeError, match="can't be lowered"):
-        lowered(other, None)
+    with pytest.raises(TypeError, match="can't be built into a frozen graph"):
+        build(other, None)

@@ -1,4 +1,4 @@
-"""The learned encoder learns from captions that share an image, and says what doesn't fit."""
+"""The learned encoder learns from captions that share an image, and refuses bad input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from captioner_core.tables.schemas import (
     rows_as_table,
 )
 from captioner_core.text.encoders.learned import LearnedEncoder
-from captioner_core.training.train_encoder import train_encoder
+from captioner_core.training.encoder.train_encoder import train_encoder
 
 THINGS = ("dog", "cat", "car", "tree", "boat", "child")
 SAYINGS = ("the {} is here", "one sees some {} there", "there stands a {}")
@@ -34,7 +34,7 @@ def write(path: Path, rows, schema) -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """Sixty images of six things; the thing decides captions and features."""
+    """Writes a dataset of 60 images of 6 things; the thing decides captions and features."""
     root, random = tmp_path_factory.mktemp("encoder"), np.random.default_rng(0)
     captions, features = [], []
     for number in range(60):
@@ -91,7 +91,7 @@ def test_what_cannot_be_calibrated_replaces_nothing(source, tmp_path, monkeypatc
     def refuse(*_):
         raise CaptionerError("no cosine")
 
-    monkeypatch.setattr("captioner_core.training.train_encoder.fit_calibration", refuse)
+    monkeypatch.setattr("captioner_core.training.encoder.train_encoder.fit_calibration", refuse)
     with pytest.raises(CaptionerError, match="no cosine"):
         train_encoder(options(source, tmp_path / "encoder", epochs=1, seed=1))
     assert LearnedEncoder(str(tmp_path / "encoder")).fingerprint == before

@@ -1,0 +1,163 @@
+"""Fits a captioner to its inputs in this process, and writes its model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+
+from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.network import Captioner
+from captioner_core.captioning.saved_model import save_model
+from captioner_core.errors import CaptionerError, CheckFailed
+from captioner_core.io import outputs
+from captioner_core.options import TrainOptions
+from captioner_core.process.tensorflow_setup import keras, tf
+from captioner_core.text.vocabulary import Vocabulary
+from captioner_core.training.checkpoint import CheckpointFile, TrainingState
+from captioner_core.training.dataset import (
+    DEV,
+    TRAIN,
+    dataset_summary,
+    encode_captions,
+    load_features,
+)
+from captioner_core.training.distributed.cluster import Cluster
+from captioner_core.training.distributed.devices import ReplicaContext, make_context
+from captioner_core.training.inputs import TrainingInputs, training_fingerprint
+from captioner_core.training.loop import Split, Trainer
+from captioner_core.training.progress import EpochLog
+from captioner_core.training.rewards.self_critical import CaptionReward
+from captioner_core.training.stopping import stop_on_signals
+from captioner_core.training.work_folder import CHECKPOINT, LOGS, claim_work_folder, work_folder
+
+
+def fit_model(
+    options: TrainOptions, inputs: TrainingInputs, cluster: Cluster | None, start: float
+) -> str:
+    """Fits a captioner; the first worker writes the model folder.
+
+    Args:
+      options: The options of the training.
+      inputs: The captions and features.
+      cluster: The processes that train together; None for this one alone.
+      start: The value of ``time.monotonic()`` when the training started.
+
+    Returns:
+      The model id; empty if another worker writes the model.
+
+    Raises:
+      CaptionerError: The batch size does not fit the replicas.
+      CheckFailed: The training diverged, or another worker has ended.
+      Interrupted: SIGTERM or SIGINT arrived. The checkpoint is written.
+    """
+    context = make_context(cluster)
+    if options.batch_size % context.replica_count:
+        raise CaptionerError(
+            f"--batch-size {options.batch_size} must be a multiple of the {context.replica_count} "
+            "replicas that train; each takes an equal share"
+        )
+    train_captions = inputs.captions[TRAIN].values()
+    vocabulary = Vocabulary.from_captions(
+        (text for texts in train_captions for text in texts), options.min_word_count
+    )
+    config = CaptionerConfig(
+        backbone=inputs.backbone,
+        vocabulary_size=len(vocabulary),
+        attention=options.attention,
+        units=options.units,
+        dropout=options.dropout,
+        beam_width=options.beam_width,
+    )
+    work = claim_work_folder(options) if context.is_chief else None
+    splits = {
+        name: _load_split(name, options, inputs, vocabulary, config, context)
+        for name in (TRAIN, DEV)
+    }
+    keras.utils.set_random_seed(options.seed)
+    with context.strategy.scope():
+        captioner = Captioner(config, seed=options.seed, precision=_choose_precision(options))
+    state = _run_trainer(options, context, captioner, splits, work)
+    model_id = ""
+    if work:
+        metrics = _training_metrics(options, splits, state, time.monotonic() - start)
+        model_id = save_model(options.output, captioner, vocabulary, metrics)
+        work.remove(CHECKPOINT)
+        work.finish()
+    # A sum over all workers, so that none of them ends before the model is written.
+    context.sum_over_workers(np.zeros(1))
+    return model_id
+
+
+def _load_split(
+    name: str,
+    options: TrainOptions,
+    inputs: TrainingInputs,
+    vocabulary: Vocabulary,
+    config: CaptionerConfig,
+    context: ReplicaContext,
+) -> Split:
+    """Returns a split with the features that this process needs."""
+    scratch = Path(work_folder(options))
+    scratch.mkdir(parents=True, exist_ok=True)
+    captions = inputs.captions[name]
+    image_ids = list(captions)
+    local_ids = [image_ids[row] for row in context.local_rows(len(image_ids))]
+    mirrored = inputs.mirrored if name == TRAIN else None
+    return Split(
+        captions=encode_captions(captions, vocabulary, config.max_words),
+        features=load_features(inputs.features, local_ids, config, scratch),
+        reward=CaptionReward(captions, vocabulary) if options.reinforce_epochs else None,
+        mirrored=(
+            load_features(mirrored, local_ids, config, scratch) if mirrored is not None else None
+        ),
+    )
+
+
+def _choose_precision(options: TrainOptions) -> str:
+    if options.precision != "auto":
+        return options.precision
+    return "bfloat16" if tf.config.list_logical_devices("GPU") else "float32"
+
+
+def _run_trainer(
+    options: TrainOptions,
+    context: ReplicaContext,
+    captioner: Captioner,
+    splits: dict[str, Split],
+    work: outputs.OutputFolder | None,
+) -> TrainingState:
+    """Trains the captioner in place; only the process with the work folder keeps records."""
+    checkpoint = None
+    on_epoch = None
+    if work:
+        checkpoint = CheckpointFile(work.reserve(CHECKPOINT), training_fingerprint(options))
+        epochs = options.epochs + options.reinforce_epochs
+        on_epoch = EpochLog(work.make_folder(LOGS), epochs).write
+    trainer = Trainer(context, captioner, splits[TRAIN], splits[DEV], options, checkpoint)
+    try:
+        with stop_on_signals() as stop:
+            return trainer.fit(on_epoch, stop)
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise CheckFailed(
+            f"another worker is gone ({reason}); start all again to go on from the checkpoint"
+        ) from error
+
+
+def _training_metrics(
+    options: TrainOptions, splits: dict[str, Split], state: TrainingState, seconds: float
+) -> dict[str, object]:
+    """Returns what metrics.json says about a training."""
+    return {
+        "history": state.history,
+        "best_epoch": state.best_epoch,
+        "dataset": dataset_summary(options.dataset),
+        "images": {name: len(split.captions) for name, split in splits.items()},
+        "captions": {name: split.captions.caption_count for name, split in splits.items()},
+        "seconds": round(seconds, 1),
+        "options": dataclasses.asdict(options),
+        "training_fingerprint": state.fingerprint,
+    }

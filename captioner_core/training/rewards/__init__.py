@@ -1,0 +1,1 @@
+"""Rewards of sampled captions, and the advantages that self-critical training uses."""
