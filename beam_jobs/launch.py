@@ -18,8 +18,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from captioner_core.console.arguments import OneLineParser, guarded, start
-from captioner_core.errors import CheckFailed, JobFailed
-from captioner_core.features.precision import best_precision, check_precision
+from captioner_core.errors import JobFailed
 from captioner_core.options import add_arguments, check_absolute, from_namespace
 from captioner_core.process import program
 from captioner_core.process.error_lines import describe
@@ -91,20 +90,23 @@ def check_options(options: Any, pipeline_args: Sequence[str]) -> None:
     Raises:
       CaptionerError: a path is relative, and the job is to run on a cluster.
     """
-    if not runs_here(PipelineOptions(list(pipeline_args))):
+    if not runs_here(pipeline_args):
         check_absolute(options)
 
 
-def runs_here(options: PipelineOptions) -> bool:
-    """Returns whether a job runs on this machine, and not on a cluster."""
-    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+def runs_here(pipeline_args: Sequence[str]) -> bool:
+    """Returns whether a job with these options of Beam runs on this machine, not on a cluster."""
+    return _runner(PipelineOptions(list(pipeline_args))) in _LOCAL_RUNNERS
+
+
+def _runner(options: PipelineOptions) -> str | None:
+    runner: str | None = options.view_as(StandardOptions).runner
+    return runner
 
 
 def _runs_in_this_process(options: PipelineOptions) -> bool:
-    return (
-        runs_here(options)
-        and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
-    )
+    mode = options.view_as(DirectOptions).direct_running_mode
+    return _runner(options) in _LOCAL_RUNNERS and mode != "multi_processing"
 
 
 def _raised_in_step(error: BaseException) -> BaseException:
@@ -121,33 +123,6 @@ def _cause(error: BaseException) -> str:
     raised = [line for line in said if re.match(r"[A-Za-z_.]+(Error|Exception|Failed)\b.*", line)]
     line = raised[-1] if raised else said[0]
     return line.strip().rstrip(".")[:_CAUSE_LENGTH]
-
-
-def chosen_precision(asked: str, pipeline_args: Sequence[str]) -> str:
-    """The precision that a job runs in: what is asked for, or for ``auto`` the fastest that this machine has.
-
-    Not by the runner, so that all runners give the same rows; a worker that lacks it says so.
-
-    Raises:
-      CaptionerError: the job runs on this machine, and that lacks what is asked for.
-    """
-    if asked == "auto":
-        return best_precision()
-    if runs_here(PipelineOptions(list(pipeline_args))):
-        check_precision(asked)
-    return asked
-
-
-def check_failures(failed: int, allowed: int | None) -> None:
-    """Fails a run, once it is written, that has more failures than the user allows.
-
-    Raises:
-      CheckFailed: there are more.
-    """
-    if allowed is not None and failed > allowed:
-        raise CheckFailed(
-            f"--max-failures {allowed}: {failed} images failed; the failures table says why"
-        )
 
 
 def main(

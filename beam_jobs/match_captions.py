@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 
-from beam_jobs import launch, preconditions
+from beam_jobs import launch
 from beam_jobs.match_transforms import (
     INDEX,
     QUERY,
@@ -35,6 +35,7 @@ from captioner_core.runs.identity import COLLECTIONS
 from captioner_core.runs.run_files import check_inputs_apart, check_run_output, is_same_place
 from captioner_core.tables import layout
 from captioner_core.text.encoders import TextEncoder, load_encoder
+from captioner_core.weights import preconditions
 
 _ABOUT = "Captions to tables of similar images."
 _QUERY_CAPTIONS = 8_192  # asked in one piece of work

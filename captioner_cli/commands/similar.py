@@ -3,50 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from typing import Any
 
-from captioner_core.errors import CaptionerError
-from captioner_core.options import (
-    DEFAULT_ENCODER,
-    ENCODERS,
-    PRETRAINED,
-    add_arguments,
-    check_fields,
-    from_namespace,
-    option,
-    threshold_option,
-    uri_option,
-)
+from captioner_core.options import SimilarOptions, add_arguments, from_namespace
 from captioner_core.security.allowed_roots import uri_argument
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimilarOptions:
-    """Options of one look-up."""
-
-    index: tuple[str, ...] = uri_option(
-        (), help="captions table to search: a run's or a dataset's; may be repeated", metavar="URI"
-    )
-    n: int = option(5, help="images to show", metavar="N", limits=(1, 50))
-    threshold: float = threshold_option(0.9, help="least cosine similarity")
-    model: str = uri_option(
-        PRETRAINED,
-        help="model folder, or a folder of models: its current one; pretrained comes with the package",
-        metavar="MODEL_DIR",
-        names=(PRETRAINED,),
-    )
-    encoder: str = option(
-        DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS
-    )
-    output: str = uri_option(
-        "similar.png", help="picture to write, with the images side by side", metavar="FILE"
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.index:
-            raise CaptionerError("no --index given; name at least one captions table to search")
 
 
 def register(subparsers: Any) -> None:

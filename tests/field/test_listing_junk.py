@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import fs as pafs
 
-from beam_jobs import extract_features, files
+from beam_jobs import extract_features
 from captioner_core.datasets import csv_captions
 from captioner_core.datasets.base import safe_image_id
 from captioner_core.errors import CaptionerError
@@ -29,6 +29,7 @@ from captioner_core.images.listing import (
     local_path,
     passed_over_lines,
 )
+from captioner_core.images.remote_listing import list_entries
 from captioner_core.io import storage
 from captioner_core.options import ExtractOptions
 from captioner_core.runs.commits import read_manifest
@@ -395,7 +396,7 @@ def test_the_same_rules_hold_in_an_object_store(tmp_path, monkeypatch):
     monkeypatch.setattr(
         storage, "resolve", lambda uri: (local, "/") if uri.startswith("s3://") else resolve(uri)
     )
-    found = list(files.list_entries("s3://bucket", ("raw/",)))
+    found = list(list_entries("s3://bucket", ("raw/",)))
     here = list(list_images(str(tmp_path), ("raw/",)))
     assert sorted(map(name_and_kind, found)) == sorted(map(name_and_kind, here))
     uris = {entry.image_id: entry.image_uri for entry in found if isinstance(entry, ImageRef)}
@@ -423,4 +424,4 @@ def test_the_list_of_captioners_files_is_not_told_as_passed_over(tmp_path):
         '{"made_by": "captioner", "kind": "folder of images"}\n'
     )
     (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
-    assert [entry.image_id for entry in files.list_entries(str(tmp_path))] == ["a.png"]
+    assert [entry.image_id for entry in list_entries(str(tmp_path))] == ["a.png"]
