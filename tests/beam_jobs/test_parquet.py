@@ -106,8 +106,8 @@ def test_a_vector_of_another_length_is_refused():
 
 
 def test_a_listing_of_many_parts_holds_every_image_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_GROUP_ROWS", 3)
-    monkeypatch.setattr(files, "_FILE_GROUPS", 2)
+    monkeypatch.setattr(image_list, "_ROWS_PER_GROUP", 3)
+    monkeypatch.setattr(image_list, "_GROUPS_PER_FILE", 2)
     (tmp_path / "images").mkdir()
     for number in range(14):
         (tmp_path / "images" / f"{number:02d}.jpg").touch()
@@ -124,7 +124,7 @@ def test_a_listing_of_many_parts_holds_every_image_once(tmp_path, monkeypatch):
 
 def test_a_folder_that_cant_be_listed_is_a_failure_of_the_listing(tmp_path, monkeypatch):
     failure = FailureRow("list", "sub", "/sub", "unreadable", "no")
-    monkeypatch.setattr(files, "list_entries", lambda folder, exclude: iter([failure]))
+    monkeypatch.setattr(image_list, "list_entries", lambda folder, exclude: iter([failure]))
     ((file, groups),), _ = image_list.write_image_list("anywhere", RunLayout(str(tmp_path), "run"))
     assert groups == 1
     assert image_list.read_image_list(file, 0) == [failure]

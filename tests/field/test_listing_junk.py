@@ -33,6 +33,7 @@ from captioner_core.images.remote_listing import list_entries
 from captioner_core.io import storage
 from captioner_core.options import ExtractOptions
 from captioner_core.runs.commits import read_manifest
+from captioner_core.runs.image_list import check_any_images
 from captioner_core.runs.verify import verify
 from captioner_core.security.allowed_roots import path_below
 from captioner_core.tables.layout import RunLayout
@@ -380,9 +381,9 @@ def test_an_empty_folder_makes_an_empty_run_and_is_named(tmp_path, capsys):
 
 def test_a_run_over_no_image_can_be_allowed(tmp_path):
     write(tmp_path, "a.heic")
-    files.check_any_images(str(tmp_path), allow_empty=True)
+    check_any_images(str(tmp_path), allow_empty=True)
     with pytest.raises(CaptionerError):
-        files.check_any_images(str(tmp_path))
+        check_any_images(str(tmp_path))
 
 
 # --- Elsewhere
