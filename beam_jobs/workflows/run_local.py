@@ -171,7 +171,7 @@ def _extract(options: ExtractOptions, dataset: Path) -> None:
 
 
 def _is_extracted(options: ExtractOptions, dataset: Path) -> bool:
-    """Returns whether the features were extracted with these options, after the dataset was made."""
+    """Returns whether features were extracted with these options after the dataset was made."""
     manifest = Path(options.layout.manifest)
     if not manifest.exists():
         return False
@@ -191,7 +191,7 @@ def _train(options: TrainOptions) -> None:
 
 
 def _is_trained(options: TrainOptions) -> bool:
-    """Returns whether the model folder holds the model of a finished training with these options."""
+    """Returns whether the model folder holds the result of a finished, equal training."""
     metrics = layout.join(options.output, METRICS)
     config = layout.join(options.output, CONFIG)
     if not storage.exists(metrics) or not storage.exists(config):

@@ -1,4 +1,4 @@
-"""``captioner dataset``: make a dataset folder from what there is."""
+"""``captioner dataset``: makes a dataset folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from captioner_core.security.redaction import escape_control_chars
 
 
 def register(subparsers: Any) -> None:
-    """Adds the subcommand and its own: ``sample``, ``flickr8k``, ``coco`` and ``csv``."""
+    """Adds the subcommand and its kinds: ``sample``, ``flickr8k``, ``coco`` and ``csv``."""
     parser = subparsers.add_parser(
         "dataset",
         help="make a dataset folder",
@@ -31,8 +31,8 @@ def register(subparsers: Any) -> None:
             "--collection",
             type=_collection,
             metavar="NAME",
-            help="name of the collection that the images belong to (default: sample, flickr8k, or else a name made "
-            "from the dataset's folder)",
+            help="name of the collection that the images belong to (default: sample, flickr8k, or "
+            "else a name made from the dataset's folder)",
         )
         kind.set_defaults(handler=handler)
         return kind
@@ -57,7 +57,8 @@ def register(subparsers: Any) -> None:
         "--source",
         type=_path,
         metavar="DIR",
-        help="folder with the two zips, or with Kaggle's Images/ and captions.txt (default: $FLICKR8K_DIR)",
+        help="folder with the two zips, or with Kaggle's Images/ and captions.txt "
+        "(default: $FLICKR8K_DIR)",
     )
     coco = add("coco", _coco, "captions in COCO's JSON")
     coco.add_argument(
@@ -145,7 +146,8 @@ def _coco(namespace: argparse.Namespace) -> int:
         split, sign, path = item.partition("=")
         if not sign:
             raise CaptionerError(
-                f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; write it so"
+                f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; "
+                "write it so"
             )
         check_uri("--annotations", path)
         annotations.setdefault(split, []).append(Path(normalize_uri(path)))

@@ -31,8 +31,11 @@ def _run(namespace: argparse.Namespace) -> int:
 
     evaluation = evaluate(options)
     if evaluation.record_error:
-        line = f"evaluate: the figures were not recorded in the model's folder: {evaluation.record_error}"
-        print(escape_control_chars(line), file=sys.stderr)
+        reason = escape_control_chars(str(evaluation.record_error))
+        print(
+            f"evaluate: the figures were not recorded in the model's folder: {reason}",
+            file=sys.stderr,
+        )
     _print_captions(evaluation, options.show)
     _print_figures(evaluation)
     return 0

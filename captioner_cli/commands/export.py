@@ -1,4 +1,4 @@
-"""``captioner export``: trained models to one small folder to hand on."""
+"""``captioner export``: makes one small model folder of one or several trained models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "export",
         help="one or several trained models as one, with float16 weights",
-        description="Writes a model with float16 weights; several models of different seeds become an ensemble.",
+        description=(
+            "Writes a model with float16 weights. Several models of different seeds become an "
+            "ensemble."
+        ),
     )
     add_arguments(parser, ExportOptions)
     parser.set_defaults(handler=_run)

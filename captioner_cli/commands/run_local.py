@@ -13,7 +13,10 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "run-local",
         help="dataset, features, training, captions, matches and report on this machine",
-        description="Goes the whole way on this machine; 'make run-local' is this with its variables.",
+        description=(
+            "Makes a dataset, trains a captioner, and captions and matches a folder on this "
+            "machine. 'make run-local' calls it with the Makefile's variables."
+        ),
     )
     add_arguments(parser, LocalOptions)
     parser.set_defaults(handler=_run)

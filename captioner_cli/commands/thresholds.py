@@ -13,7 +13,10 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "thresholds",
         help="matches and estimated precision and recall for each threshold",
-        description="Compares a table's captions with each other, and says what each threshold would let through.",
+        description=(
+            "Compares a table's captions with each other and prints what each threshold would let "
+            "through."
+        ),
     )
     add_arguments(parser, ThresholdsOptions)
     parser.set_defaults(handler=_run)

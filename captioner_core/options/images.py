@@ -27,12 +27,12 @@ from captioner_core.tables.layout import RunLayout
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one image may be and take; more is a failure.
+    """The limits of one image. An image beyond them becomes a failure.
 
     Args:
-      max_pixels: of the whole image.
-      max_bytes: of its file.
-      max_seconds: of decoding.
+      max_pixels: The largest number of pixels.
+      max_bytes: The largest size of the file.
+      max_seconds: The longest time that decoding may take.
     """
 
     max_pixels: int
@@ -42,7 +42,7 @@ class ImageLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """What every job that reads images takes."""
+    """Options of every job that reads images."""
 
     images: str = uri_option(
         help="folder of images, searched through all its subfolders", metavar="DIR"
@@ -53,14 +53,15 @@ class ImageOptions:
     )
     collection: str | None = option(
         None,
-        help="name of the collection that the images belong to, which together with an image's path identifies it in "
-        "all tables (default: a name made from the images folder)",
+        help="name of the collection that the images belong to; together with its path it "
+        "identifies an image in all tables (default: a name made from the images folder)",
         metavar="NAME",
     )
     exclude: tuple[str, ...] = option(
         (),
-        help="leave out files and folders of this shell pattern, such as '*_thumb.jpg', 'raw/' or '2019/*.png'; a "
-        "pattern with a slash is for the path below --images, any other for a name; may be repeated",
+        help="leave out files and folders that match this shell pattern, such as '*_thumb.jpg', "
+        "'raw/' or '2019/*.png'; a pattern with a slash is compared with the path below --images, "
+        "any other with the name; may be repeated",
         metavar="PATTERN",
     )
     batch_size: int = option(
@@ -72,60 +73,64 @@ class ImageOptions:
     )
     max_pixels: int = option(
         100_000_000,
-        help="images with more pixels are failures, unread",
+        help="images with more pixels become failures without being decoded",
         metavar="N",
         limits=(1, MAX_PIXELS_LIMIT),
         remedy="choose a smaller one",
     )
     max_bytes: int = option(
         268_435_456,
-        help="files with more bytes are failures, unread",
+        help="files with more bytes become failures without being decoded",
         metavar="N",
         limits=(1, None),
         remedy="leave it out for 256 MiB",
     )
     max_seconds: float = option(
         60.0,
-        help="an image that takes longer to decode is a failure",
+        help="images that take longer to decode become failures",
         metavar="S",
         limits=(0.01, 3600),
         remedy="60 suits images of 100 megapixels",
     )
     max_failures: int | None = option(
         None,
-        help="exit 1 when more images than this fail",
+        help="end with exit code 1 if more images than this fail",
         metavar="N",
         limits=(0, None),
         remedy="leave it out to allow any number",
     )
     reuse: bool = option(
         True,
-        help="take over what this run, made before in the same way, found for images whose bytes are the same",
+        help="reuse the results of this run's earlier call for images whose bytes are unchanged, "
+        "if it was made with the same options",
     )
     only_failures: bool = option(
         False,
-        help="look again at the images alone that failed when this run was made, and keep what it found of all others; "
-        "a run that isn't complete is made as a whole",
+        help="retry only this run's failed images and keep all other results; a run that is not "
+        "complete is made as a whole",
     )
     failed_for: tuple[str, ...] = option(
         (),
-        help="with --only-failures: only images that failed for this reason, such as timed_out; may be repeated "
-        f"(one of {', '.join(IMAGE_ERRORS)}; default: all)",
+        help="with --only-failures: retry only images that failed for this reason, such as "
+        f"timed_out; may be repeated (one of {', '.join(IMAGE_ERRORS)}; default: all)",
         metavar="REASON",
     )
     allow_empty: bool = option(
         False,
-        help="replace a run that has images even if the folder holds none now, as when it is not mounted",
+        help="replace a run that has images even if the folder holds none now, which may only mean "
+        "that it is not mounted",
     )
     precision: str = option(
         "auto",
-        help="of the network: bfloat16 is half again as fast where the processor has it, and 1 caption in 100 differs; "
-        "auto is bfloat16 where the machine that starts the job has it, else float32",
+        help="precision of the network: bfloat16 is 1.5 times as fast on processors that have it, "
+        "and 1 caption in 100 differs; auto chooses bfloat16 if the machine that starts the job "
+        "has it, else float32",
         choices=PRECISION_CHOICES,
     )
     backbone: str = option(
         "xception",
-        help="network that makes the features; mirrored ones are for training alone (train --mirrored)",
+        help="network that computes the features; the mirrored one is for training only "
+        "(train --mirrored)",
         choices=BACKBONES,
     )
 
@@ -158,10 +163,12 @@ class ImageOptions:
 
     @property
     def layout(self) -> RunLayout:
+        """The run that the job writes."""
         return RunLayout(self.output, self.run_id)
 
     @property
     def limits(self) -> ImageLimits:
+        """The limits of one image."""
         return ImageLimits(self.max_pixels, self.max_bytes, self.max_seconds)
 
 
@@ -171,7 +178,7 @@ class ExtractOptions(ImageOptions):
 
     grid: bool = option(
         True,
-        help="also keep the 5 x 5 grid that attention needs (190 kB an image before compression)",
+        help="also keep the 5 x 5 grid that attention needs (190 kB per image before compression)",
     )
 
 
@@ -181,22 +188,25 @@ class CaptionOptions(ImageOptions):
 
     model: str = uri_option(
         PRETRAINED,
-        help="model folder, or a folder of models: its current one; pretrained comes with the package",
+        help="model folder, or a folder of models, of which the current one is used; pretrained is "
+        "the model that comes with the package",
         metavar="MODEL_DIR",
         names=(PRETRAINED,),
     )
     beam_width: int | None = beam_width_option(
         None,
-        help="hypotheses kept while a caption is searched, 1 is greedy; the model's own choice where not given",
+        help="hypotheses kept while a caption is searched; 1 is greedy search (default: the "
+        "model's own choice)",
     )
     from_features: bool = option(
         False,
-        help="caption the features that extract has put into this run, with their grid; no image is read again",
+        help="caption the features that extract has written to this run, without reading any image "
+        "again",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.from_features and self.only_failures:
             raise CaptionerError(
-                "--only-failures looks at images again and --from-features at none; leave one out"
+                "--only-failures reads images again and --from-features reads none; leave one out"
             )

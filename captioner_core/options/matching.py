@@ -25,7 +25,7 @@ from captioner_core.tables.layout import RunLayout
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityOptions:
-    """What decides which captions match."""
+    """Options that decide which captions match."""
 
     index: tuple[str, ...] = uri_option(
         (),
@@ -34,27 +34,29 @@ class SimilarityOptions:
     )
     index_splits: tuple[str, ...] = option(
         (),
-        help="of a dataset's table use this split alone; may be repeated (default: all)",
+        help="use only this split of a dataset's table; may be repeated (default: all)",
         metavar="SPLIT",
     )
     features: tuple[str, ...] = uri_option(
         (),
-        help="features table for feature_score and duplicates, beside those of the runs given; may be repeated",
+        help="features table for feature_score and duplicates, in addition to those of the runs "
+        "that --captions and --index name; may be repeated",
         metavar="URI",
     )
     threshold: float = threshold_option(0.9, help="least cosine similarity of a match")
     top_k: int = option(
         10,
-        help="matches kept for each image; 0 keeps none, and match_summary still says how many reach the threshold",
+        help="matches kept for each image; with 0 match_summary still counts how many reach the "
+        "threshold",
         metavar="N",
         limits=(0, 10_000),
     )
     encoder: str = option(
-        DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS
+        DEFAULT_ENCODER, help="encoder whose vectors of the captions are compared", choices=ENCODERS
     )
     rank_by: str = option(
         SCORE,
-        help="what ranks the matches: their score, or captions and features combined",
+        help="what ranks the matches: their score, or score and features combined",
         choices=RANK_BY,
     )
 
@@ -76,18 +78,19 @@ class MatchOptions(SimilarityOptions):
     )
     run_id: str | None = option(
         None,
-        help="name of this run; the same name again replaces its matches (default: run; with --update: RUN's own)",
+        help="name of this run; the same name again replaces its matches (default: run, or with "
+        "--update the name of RUN)",
         metavar="ID",
     )
     update: str | None = uri_option(
         None,
-        help="folder of a run of matches to bring up to date: its tables are read again, --captions and --index added, "
-        "and only what is new, changed or gone is searched",
+        help="folder of a run of matches to bring up to date: its tables are read again, "
+        "--captions and --index are added, and only what is new, changed or removed is searched",
         metavar="RUN",
     )
     drop: tuple[str, ...] = uri_option(
         (),
-        help="with --update: captions table of RUN that no longer counts; may be repeated",
+        help="with --update: captions table of RUN to leave out from now on; may be repeated",
         metavar="URI",
     )
 
@@ -115,27 +118,30 @@ class MatchOptions(SimilarityOptions):
 
     @property
     def layout(self) -> RunLayout:
-        """Where the matches go.
+        """The run that the matches are written to.
 
         Raises:
-          CaptionerError: --update is no run's folder, or the run id is not portable.
+          CaptionerError: --update names no run's folder, or the run id is not portable.
         """
-        root, run_id = self.output, self.run_id
+        root = self.output
+        run_id = self.run_id
         if self.update is not None:
-            place = RunLayout.of(self.update)
-            if place is None:
+            updated = RunLayout.of(self.update)
+            if updated is None:
                 raise CaptionerError(
                     f"--update {self.update!r} is no run's folder; name ROOT/runs/RUN_ID"
                 )
-            root, run_id = root or place.root, run_id or place.run_id
-        root, run_id = root or "", run_id or DEFAULT_RUN_ID
+            root = root or updated.root
+            run_id = run_id or updated.run_id
+        root = root or ""
+        run_id = run_id or DEFAULT_RUN_ID
         check_run_id(root, run_id)
         return RunLayout(root, run_id)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarOptions:
-    """Options of one look-up."""
+    """Options of the search for images similar to one image."""
 
     index: tuple[str, ...] = uri_option(
         (), help="captions table to search: a run's or a dataset's; may be repeated", metavar="URI"
@@ -144,12 +150,13 @@ class SimilarOptions:
     threshold: float = threshold_option(0.9, help="least cosine similarity")
     model: str = uri_option(
         PRETRAINED,
-        help="model folder, or a folder of models: its current one; pretrained comes with the package",
+        help="model folder, or a folder of models, of which the current one is used; pretrained is "
+        "the model that comes with the package",
         metavar="MODEL_DIR",
         names=(PRETRAINED,),
     )
     encoder: str = option(
-        DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS
+        DEFAULT_ENCODER, help="encoder whose vectors of the captions are compared", choices=ENCODERS
     )
     output: str = uri_option(
         "similar.png", help="picture to write, with the images side by side", metavar="FILE"
@@ -163,14 +170,14 @@ class SimilarOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdsOptions:
-    """Options of the table of thresholds."""
+    """Options of the comparison of thresholds."""
 
     captions: str = uri_option(help="captions table: a run's or a dataset's", metavar="URI")
     split: tuple[str, ...] = option(
-        (), help="of a dataset use this split alone; may be repeated", metavar="SPLIT"
+        (), help="use only this split of a dataset; may be repeated", metavar="SPLIT"
     )
     encoder: str = option(
-        DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS
+        DEFAULT_ENCODER, help="encoder whose vectors of the captions are compared", choices=ENCODERS
     )
     output: str = uri_option("thresholds.svg", help="plot to write", metavar="FILE")
 

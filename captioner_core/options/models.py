@@ -11,11 +11,11 @@ from captioner_core.options.fields import beam_width_option, check_fields, optio
 
 @dataclass(frozen=True, kw_only=True)
 class GateOptions:
-    """Options of the gate before a promotion."""
+    """Options of the check that a model must pass before it is promoted."""
 
     models: str = uri_option(help="folder of models, with the current one", metavar="DIR")
     model: str = uri_option(
-        help="model that wants to pass: its name in that folder, or a model folder",
+        help="model to check: its name in that folder, or a model folder",
         metavar="NEW",
         bare_names=True,
     )
@@ -24,7 +24,7 @@ class GateOptions:
     )
     margin: float = option(
         0.0,
-        help="least CIDEr above the current model's; below 0 it may be a little worse",
+        help="how much higher than the current model's CIDEr it must be; below 0 it may be lower",
         metavar="X",
         limits=(-1, 1),
         remedy="0 asks for a model that is no worse",
@@ -46,7 +46,7 @@ class PromoteOptions:
         bare_names=True,
     )
     undo: bool = option(
-        False, help="go back to the model that was current before; again, to the one before that"
+        False, help="go back to the model that was current before; repeated, to the one before that"
     )
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class EvaluateOptions:
     """Options of an evaluation."""
 
     model: str = uri_option(
-        help="model folder, or a folder of models: its current one",
+        help="model folder, or a folder of models, of which the current one is used",
         metavar="MODEL_DIR",
         names=(PRETRAINED,),
     )
@@ -75,11 +75,11 @@ class EvaluateOptions:
     split: str = option("dev", help="split to caption", choices=("dev", "test"))
     features: str | None = uri_option(
         None,
-        help="the dataset's features table, with its grid; extracted anew where not given",
+        help="the dataset's features table, with its grid (default: extract the features anew)",
         metavar="URI",
     )
     beam_width: int | None = beam_width_option(
-        None, help="hypotheses kept; the model's own choice where not given"
+        None, help="hypotheses kept (default: the model's own choice)"
     )
     output: str | None = uri_option(
         None, help="also write the figures to this JSON file", metavar="FILE"
@@ -120,27 +120,27 @@ class ExportOptions:
 
     model: tuple[str, ...] = uri_option(
         (),
-        help="model folder, or a folder of models: its current one; repeated, they become an ensemble whose "
-        "probabilities are averaged",
+        help="model folder, or a folder of models, of which the current one is used; several "
+        "models become an ensemble whose probabilities are averaged",
         metavar="MODEL_DIR",
         names=(PRETRAINED,),
     )
     output: str = uri_option(help="model folder to make", metavar="MODEL_DIR")
     beam_width: int | None = beam_width_option(
-        None, help="hypotheses that searches with it keep; the first model's where not given"
+        None, help="hypotheses that searches with it keep (default: those of the first model)"
     )
     length_penalty: float | None = option(
         None,
-        help="exponent of the length normalisation in searches with it: 0 ranks by probability alone, higher favours "
-        "longer captions; the first model's where not given",
+        help="exponent of the length normalisation in searches with it: 0 ranks by probability "
+        "only, higher values favour longer captions (default: that of the first model)",
         metavar="X",
         limits=(0, 5),
         remedy="0.7 is what training sets",
     )
     joint_weight: float | None = option(
         None,
-        help="how much the cosine of image and caption in the joint space counts when one of the beams is chosen; 0 is "
-        "not at all; the first model's where not given",
+        help="weight of the cosine of image and caption in the joint space when one of the beams "
+        "is chosen; 0 ignores it (default: that of the first model)",
         metavar="X",
         limits=(0, 100),
         remedy="4 suits the model that comes with the package",

@@ -23,14 +23,14 @@ BUILT_DATASETS = ("sample", "flickr8k")
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(SimilarityOptions, CaptionOptions):
-    """Options of caption, match and report in one go."""
+    """Options of captioning, matching and reporting in one run."""
 
     output: str = output_root("out")
     plan: bool = option(
-        False, help="say what the run will take, from a measured sample, and do nothing"
+        False, help="print what the run will take, estimated from a sample, and write nothing"
     )
     check: bool = option(
-        False, help="check that images folder, model and index are there and fit, and do nothing"
+        False, help="check that images folder, model and index are there and fit, and write nothing"
     )
 
     def __post_init__(self) -> None:
@@ -38,12 +38,13 @@ class RunOptions(SimilarityOptions, CaptionOptions):
         CaptionOptions.__post_init__(self)
 
     def caption_options(self) -> CaptionOptions:
+        """Returns options for captioning the run's images."""
         return CaptionOptions(
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(CaptionOptions)}
         )
 
     def match_options(self) -> MatchOptions:
-        """The images of this run are matched against the index and against each other."""
+        """Returns options for matching the run's images with the index and with each other."""
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(SimilarityOptions)}
         captions = self.layout.table("captions")
         shared["index"] = (*self.index, captions)
@@ -52,7 +53,7 @@ class RunOptions(SimilarityOptions, CaptionOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LocalOptions:
-    """Options of the whole way."""
+    """Options of run-local, which does everything on this machine."""
 
     dataset: str = uri_option(
         "sample",
@@ -61,7 +62,7 @@ class LocalOptions:
         names=BUILT_DATASETS,
     )
     flickr8k_dir: str | None = uri_option(
-        None, help="folder with the two Flickr8k zips; downloaded where not given", metavar="DIR"
+        None, help="folder with the two Flickr8k zips (default: download them)", metavar="DIR"
     )
     limit: int | None = option(
         None,
@@ -71,42 +72,41 @@ class LocalOptions:
         remedy="leave it out for all images",
     )
     images: str | None = uri_option(
-        None, help="folder to caption (default: the dataset's held-back part)", metavar="DIR"
+        None, help="folder to caption (default: the test images of the dataset)", metavar="DIR"
     )
-    out: str = uri_option("out", help="folder for everything that is made", metavar="DIR")
+    out: str = uri_option("out", help="folder for all outputs", metavar="DIR")
     threshold: float = option(0.9, help="least cosine similarity of a match", metavar="X")
-    top_k: int = option(
-        10, help="matches kept for each image; 0 keeps none and still counts them", metavar="N"
-    )
+    top_k: int = option(10, help="matches kept for each image; 0 only counts them", metavar="N")
     encoder: str = option(
-        DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS
+        DEFAULT_ENCODER, help="encoder whose vectors of the captions are compared", choices=ENCODERS
     )
     workers: int = option(1, help="training processes", metavar="N")
     epochs: int | None = option(None, help="passes over the training captions", metavar="N")
     batch_size: int = option(32, help="images per call of the network", metavar="N")
     max_failures: int | None = option(
-        None, help="exit 1 when more images than this fail", metavar="N"
+        None, help="end with exit code 1 if more images than this fail", metavar="N"
     )
 
     def __post_init__(self) -> None:
         check_fields(self)
-        # what the stages would refuse later is refused now, before anything is made
+        # What a later stage would refuse is refused now, before anything is written.
         self.run_options(self.images or self.out, ())
         self.train_options(Path(self.out))
 
     @property
     def model_dir(self) -> str:
+        """The folder of the trained model."""
         return layout.join(self.out, "model")
 
     def extract_options(self, dataset: Path) -> ExtractOptions:
-        """Features of the dataset's images, with the grid that training needs."""
+        """Returns options for extracting the dataset's features with their grid."""
         images = str(dataset / layout.DATASET_IMAGES)
         return ExtractOptions(
             images=images, output=self.out, run_id=DATASET_RUN, batch_size=self.batch_size
         )
 
     def train_options(self, dataset: Path) -> TrainOptions:
-        """Training on the dataset."""
+        """Returns options for training on the dataset."""
         features = layout.RunLayout(self.out, DATASET_RUN).table(layout.FEATURES)
         epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
         return TrainOptions(
@@ -124,7 +124,7 @@ class LocalOptions:
         splits: tuple[str, ...] = (),
         collection: str | None = None,
     ) -> RunOptions:
-        """Captions and matches of the new folder against the dataset's human captions."""
+        """Returns options for captioning a folder and matching it against the index."""
         return RunOptions(
             images=images,
             collection=collection,

@@ -27,8 +27,8 @@ class TrainOptions:
     output: str = uri_option(help="model folder to write", metavar="MODEL_DIR")
     mirrored: str | None = uri_option(
         None,
-        help="features table of the mirrored training images (extract --backbone xception-mirrored): "
-        "every other epoch shows an image mirrored",
+        help="features table of the mirrored training images, made by extract --backbone "
+        "xception-mirrored; every other epoch then uses them",
         metavar="URI",
     )
     epochs: int = option(
@@ -40,7 +40,9 @@ class TrainOptions:
     learning_rate: float = option(
         1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X"
     )
-    attention: str = option("grid", help="what the decoder looks at", choices=("grid", "mean"))
+    attention: str = option(
+        "grid", help="features that the decoder attends to", choices=("grid", "mean")
+    )
     units: int = option(
         256, help="width of an LSTM, a multiple of 8", metavar="N", limits=(8, 4096)
     )
@@ -106,7 +108,8 @@ class TrainEncoderOptions:
     dataset: str = uri_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
     features: tuple[str, ...] = uri_option(
         (),
-        help="features table of the dataset's images; repeated, of the same images seen another way, such as mirrored",
+        help="features table of the dataset's images; may be repeated for other views of the same "
+        "images, such as mirrored ones",
         metavar="URI",
     )
     output: str = uri_option(help="encoder folder to write", metavar="ENCODER_DIR")
@@ -119,7 +122,10 @@ class TrainEncoderOptions:
         24, help="passes over the training images", metavar="N", limits=(1, 10_000)
     )
     batch_size: int = option(
-        256, help="images told apart in a step", metavar="N", limits=(2, 65_536)
+        256,
+        help="images in a step, each of which is told apart from the others",
+        metavar="N",
+        limits=(2, 65_536),
     )
     learning_rate: float = option(2e-3, help="peak learning rate of AdamW", metavar="X")
     dim: int = option(256, help="dimensions of the space", metavar="N", limits=(1, 4096))
