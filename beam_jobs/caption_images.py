@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
@@ -98,18 +99,65 @@ def _reused_caption(features: FeatureRow, cache: FeatureCache) -> CaptionedImage
     return CaptionedImage(features, row)
 
 
-def run(
-    options: CaptionOptions,
-    pipeline_args: Sequence[str] = (),
-    load: Callable[[], CaptioningModels] | None = None,
-    *,
-    complete: bool = True,
-) -> commits.Manifest:
-    """Captions a folder and commits the captions.
+@dataclass(frozen=True)
+class CaptionPlan:
+    """A caption job that is resolved and checked, before any image is read.
+
+    Args:
+      options: The options as the manifest will state them: they name the model folder itself, the
+        beam width and the precision that are used.
+      pipeline_args: Options of Beam.
+      model_id: The model that writes the captions.
+    """
+
+    options: CaptionOptions
+    pipeline_args: Sequence[str]
+    model_id: str
+
+
+def plan(
+    options: CaptionOptions, pipeline_args: Sequence[str] = (), *, fetches_weights: bool = True
+) -> CaptionPlan:
+    """Resolves and checks the options of a caption job.
 
     Args:
       options: What to caption, and where to write.
       pipeline_args: Options of Beam.
+      fetches_weights: Whether missing weights of the network are fetched. A job whose networks
+        are made otherwise does not need them.
+
+    Raises:
+      CaptionerError: Model or weights are missing, a path does not fit the runner, or captioner
+        may not write to the run's folder.
+    """
+    launch.check_options(options, pipeline_args)
+    # Resolved once, so that workers and manifest agree even if another model is promoted meanwhile.
+    options = dataclasses.replace(options, model=resolve_model(options.model))
+    inputs = {"--images": [options.images], "--model": [options.model]}
+    check_run_output(options.layout, inputs)
+    is_local = launch.runs_here(pipeline_args)
+    if fetches_weights and is_local and not options.from_features:
+        preconditions.check_backbone()
+    # A damaged model is refused before any image is read.
+    model = load_model(options.model)
+    precision = options.precision
+    if not options.from_features:
+        precision = choose_precision(precision, is_local=is_local)
+    beam_width = options.beam_width or model.config.beam_width
+    options = dataclasses.replace(options, beam_width=beam_width, precision=precision)
+    return CaptionPlan(options, pipeline_args, model.model_id)
+
+
+def execute(
+    plan: CaptionPlan,
+    load: Callable[[], CaptioningModels] | None = None,
+    *,
+    complete: bool = True,
+) -> commits.Manifest:
+    """Captions the images of a plan and commits the captions.
+
+    Args:
+      plan: The resolved job.
       load: Makes backbone and captioner in a worker. By default they are loaded by their names.
       complete: False if more stages follow at once; the run then has no manifest yet.
 
@@ -117,44 +165,37 @@ def run(
       The run's manifest.
 
     Raises:
-      CaptionerError: Images, model or weights are missing or do not fit each other, or captioner
-        may not write to the run's folder.
+      CaptionerError: The images folder is missing or has no usable image.
       CheckFailed: More images failed than the options allow; only if ``complete``.
     """
-    launch.check_options(options, pipeline_args)
-    # Resolved once, so that workers and manifest agree even if another model is promoted meanwhile.
-    options = dataclasses.replace(options, model=resolve_model(options.model))
-    inputs = {"--images": [options.images], "--model": [options.model]}
-    check_run_output(options.layout, inputs)
+    options = plan.options
     if options.from_features:
-        return caption_features.run(options, pipeline_args, complete=complete)
-    is_local = launch.runs_here(pipeline_args)
-    if load is None and is_local:
-        preconditions.check_backbone()
-    # A damaged model is refused before any image is read.
-    model = load_model(options.model)
-    # The manifest states the beam width and the precision that were used.
-    options = dataclasses.replace(
-        options,
-        beam_width=options.beam_width or model.config.beam_width,
-        precision=choose_precision(options.precision, is_local=is_local),
-    )
+        return caption_features.run(options, plan.pipeline_args, complete=complete)
     load = load or functools.partial(
         load_models, options.backbone, options.model, options.beam_width, options.precision
     )
     stage = begin_image_stage(
         layout.CAPTION,
         options,
-        pipeline_args,
+        plan.pipeline_args,
         decides_rows=("beam_width",),
         decides_reuse=("beam_width",),
-        model_id=model.model_id,
+        model_id=plan.model_id,
     )
     return stage.execute(
         lambda pipeline: build(pipeline, options, stage, load),
-        facts={"model": {"path": options.model, "model_id": model.model_id}},
+        facts={"model": {"path": options.model, "model_id": plan.model_id}},
         complete=complete,
     )
+
+
+def run(
+    options: CaptionOptions,
+    pipeline_args: Sequence[str] = (),
+    load: Callable[[], CaptioningModels] | None = None,
+) -> commits.Manifest:
+    """Captions a folder and commits the captions: ``plan``, then ``execute``."""
+    return execute(plan(options, pipeline_args, fetches_weights=load is None), load)
 
 
 def main_with(options: CaptionOptions, pipeline_args: Sequence[str]) -> int:

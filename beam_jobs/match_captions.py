@@ -69,17 +69,12 @@ def build(pipeline: beam.Pipeline, run: layout.RunLayout, plan: MatchPlan) -> No
     _ = inputs | "WriteInputs" >> WriteRows(run, layout.MATCH_INPUTS)
 
 
-def run(
-    options: MatchOptions,
-    pipeline_args: Sequence[str] = (),
-    manifest: commits.Manifest | None = None,
-) -> commits.Manifest:
-    """Matches captions and commits the matches.
+def run(options: MatchOptions, pipeline_args: Sequence[str] = ()) -> commits.Manifest:
+    """Checks the options, matches captions and commits the matches.
 
     Args:
       options: What to match, and where to write.
       pipeline_args: Options of Beam.
-      manifest: The manifest of this run's earlier stages, if they have just been run.
 
     Returns:
       The run's manifest.
@@ -90,10 +85,32 @@ def run(
     """
     launch.check_options(options, pipeline_args)
     preconditions.check_encoder(options.encoder)
+    check_run_output(options.layout)
+    return execute(options, pipeline_args)
+
+
+def execute(
+    options: MatchOptions,
+    pipeline_args: Sequence[str] = (),
+    manifest: commits.Manifest | None = None,
+) -> commits.Manifest:
+    """Matches captions and commits the matches.
+
+    Args:
+      options: Checked options.
+      pipeline_args: Options of Beam.
+      manifest: The manifest of this run's earlier stages, if they have just been run.
+
+    Returns:
+      The run's manifest.
+
+    Raises:
+      CaptionerError: A table is missing or is no captions table, or two models or encoders are
+        mixed.
+    """
     start = time.monotonic()
     run_layout = options.layout
     options = _with_own_names(options)
-    check_run_output(run_layout)
     encoder = load_encoder(options.encoder)
     inputs = plan_inputs(
         options, encoder, unfinished=Unfinished(run_layout, manifest) if manifest else None

@@ -342,7 +342,7 @@ def _finish_seconds(images: Sequence[CaptionedImage], options: RunOptions) -> fl
         manifest = _commit_captions(images, options)
         started = time.perf_counter()
         with hidden():
-            match_captions.run(options.match_options(), (), manifest)
+            match_captions.execute(options.match_options(), (), manifest)
         write_report(options.layout.run_dir)
         return time.perf_counter() - started
 

@@ -93,7 +93,8 @@ def run_local(options: LocalOptions) -> LocalResult:
     # The held-back images belong to the dataset's collection, although they lie in another folder.
     collection = None if options.images is not None else collection_of_table(index)
     run_options = options.run_options(str(folder.images), (index,), folder.index_splits, collection)
-    return LocalResult(dataset, run_workflow.run(run_options))
+    plan = run_workflow.plan_run(run_options)
+    return LocalResult(dataset, run_workflow.execute_run(plan))
 
 
 def _check_outputs(options: LocalOptions) -> None:

@@ -43,8 +43,8 @@ def _run(namespace: argparse.Namespace) -> int:
         verb = "promoted" if change.action == PROMOTE else "undone, back to"
         before = f", after {change.previous!r}" if change.previous else ""
         cider = _cider_text(change.cider)
-        model = f"{change.model!r} {change.model_id}"
-        print(f"  {change.utc}  {verb} {model}, dev CIDEr {cider}{before}")
+        promoted = f"{change.model!r} {change.model_id}"
+        print(f"  {change.utc}  {verb} {promoted}, dev CIDEr {cider}{before}")
     return 0
 
 

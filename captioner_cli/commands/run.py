@@ -25,36 +25,27 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(RunOptions, namespace)
-    if options.check:
-        return _check(options, namespace.pipeline_args)
-    if options.plan:
-        return _plan(options)
-    from beam_jobs.workflows import run
+    from beam_jobs.workflows.run import execute_run, plan_run
     from captioner_cli.results import print_results
     from captioner_core.runs.failure_policy import check_failures
     from captioner_core.tables import layout
 
-    result = run.run(options, namespace.pipeline_args)
+    plan = plan_run(options, namespace.pipeline_args)
+    if options.check:
+        print("ok: options, images folder, model and index")
+        return 0
+    if options.plan:
+        _print_estimate(plan.options)
+        return 0
+    result = execute_run(plan)
     print_results(options.layout, result.manifest, result.report)
     check_failures(result.manifest["counts"][layout.FAILURES], options.max_failures)
     return 0
 
 
-def _check(options: RunOptions, pipeline_args: list[str]) -> int:
-    from beam_jobs.workflows import run
-
-    run.check_inputs(run.resolve_options(options))
-    run.check_requirements(options, pipeline_args)
-    print("ok: options, images folder, model and index")
-    return 0
-
-
-def _plan(options: RunOptions) -> int:
-    from beam_jobs.workflows import estimate, run
+def _print_estimate(options: RunOptions) -> None:
+    from beam_jobs.workflows.estimate import estimate_run
     from captioner_core.console.arguments import seconds_since_start
 
-    options = run.resolve_options(options)
-    run.check_inputs(options)
-    for line in estimate.estimate_run(options, begun_s=seconds_since_start()).lines():
+    for line in estimate_run(options, begun_s=seconds_since_start()).lines():
         print(line)
-    return 0
