@@ -1,51 +1,54 @@
-"""Images to captions: ``python -m beam_jobs.caption_images --images DIR --model MODEL_DIR --output ROOT``."""
+"""Captions a folder of images.
+
+``python -m beam_jobs.caption_images --images DIR --model MODEL_DIR --output ROOT``
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import sys
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from beam_jobs import caption_features, launch, preconditions
-from beam_jobs.files import ListingFile, begin_with_listing
+from beam_jobs import caption_features, launch
 from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
-from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadCached, ReadListing, WriteTable
+from beam_jobs.image_stage import ImageStage, begin_image_stage, print_counts
+from beam_jobs.transforms import DecodeImages, ReadCached, ReadImageList, WriteTable
 from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.saved_model import load_model
-from captioner_core.console.progress import progress
 from captioner_core.errors import CaptionerError
 from captioner_core.features.base import INPUT_SIZE, load_backbone
-from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
+from captioner_core.features.precision import choose_precision
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import CaptionOptions
 from captioner_core.runs import commits
-from captioner_core.runs.identity import COLLECTION, collection_of_images
-from captioner_core.runs.reuse import FeatureCache, caption_row, earlier_images, failures_of
+from captioner_core.runs.reuse import FeatureCache, caption_row
 from captioner_core.runs.run_files import check_run_output
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FeatureRow
+from captioner_core.weights import preconditions
 
 
 def load_models(
     backbone_name: str, model_dir: str, beam_width: int | None, precision: str = "float32"
 ) -> CaptioningModels:
-    """Loads backbone and captioner, in a worker.
+    """Loads a backbone and a captioner. Workers call it once.
 
     Raises:
-      CaptionerError: a folder is missing or damaged, or the model reads another backbone's features.
+      CaptionerError: The model folder is missing or damaged, or the captioner was trained on the
+        features of another backbone.
     """
     model = load_model(model_dir)
     backbone = load_backbone(backbone_name, precision)
     if model.config.backbone != backbone.name:
         raise CaptionerError(
-            f"model {model_dir!r} was trained on features of {model.config.backbone!r}, not {backbone.name!r}; "
-            "choose the --backbone that it was trained with"
+            f"model {model_dir!r} was trained on features of {model.config.backbone!r}, not "
+            f"{backbone.name!r}; choose the --backbone that it was trained with"
         )
     return CaptioningModels(backbone, CaptionGenerator(model, beam_width))
 
@@ -53,38 +56,134 @@ def load_models(
 def build(
     pipeline: beam.Pipeline,
     options: CaptionOptions,
-    run: RunLayout,
-    listing: Sequence[ListingFile],
+    stage: ImageStage,
     load: Callable[[], CaptioningModels],
-    earlier: FeatureCache | None = None,
 ) -> None:
-    """Read | Decode | Infer | Write."""
-    listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
-    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(
-        options.images, INPUT_SIZE, options.limits, earlier
+    """Adds the steps to a pipeline: read | decode | infer | write.
+
+    Args:
+      pipeline: The pipeline.
+      options: The resolved options.
+      stage: The listed images, and where the tables are staged.
+      load: Makes backbone and captioner in a worker.
+    """
+    listed, not_listed = pipeline | "ReadImageList" >> ReadImageList(stage.files)
+    decoded, cached, not_decoded = listed | "DecodeImages" >> DecodeImages(
+        options.images, INPUT_SIZE, options.limits, stage.cache
     )
     captioned = decoded | "CaptionImages" >> RunInference(
         CaptionHandler(load, batch_size=options.batch_size)
     )
-    _write(captioned, run, "Captioned")
-    if earlier:
-        _write(known | "TakeOver" >> ReadCached(earlier, _captioned), run, "Taken")
+    _write(captioned, stage.run, "Captioned")
+    if stage.cache:
+        reused = cached | "ReadCached" >> ReadCached(stage.cache, _reused_caption)
+        _write(reused, stage.run, "Reused")
     failures = (not_listed, not_decoded) | "MergeFailures" >> beam.Flatten()
-    _ = failures | "WriteFailures" >> WriteTable(run, layout.FAILURES)
+    _ = failures | "WriteFailures" >> WriteTable(stage.run, layout.FAILURES)
 
 
 def _write(captioned: beam.PCollection[CaptionedImage], run: RunLayout, label: str) -> None:
+    prefix = label.lower()
     captions = captioned | f"{label}Captions" >> beam.Map(lambda image: image.caption)
     features = captioned | f"{label}Features" >> beam.Map(lambda image: image.features)
-    _ = captions | f"Write{label}Captions" >> WriteTable(run, layout.CAPTIONS, prefix=label.lower())
-    _ = features | f"Write{label}Features" >> WriteTable(run, layout.FEATURES, prefix=label.lower())
+    _ = captions | f"Write{label}Captions" >> WriteTable(run, layout.CAPTIONS, prefix=prefix)
+    _ = features | f"Write{label}Features" >> WriteTable(run, layout.FEATURES, prefix=prefix)
 
 
-def _captioned(features: FeatureRow, earlier: FeatureCache) -> CaptionedImage:
-    """An image captioned before: the row of captions goes with that of features."""
-    known = earlier.caption(features.image_sha256)
-    return CaptionedImage(
-        features, caption_row(known, features.image_id, features.image_uri, features.image_sha256)
+def _reused_caption(features: FeatureRow, cache: FeatureCache) -> CaptionedImage:
+    """Returns the rows of an image that an earlier run has captioned."""
+    caption = cache.caption(features.image_sha256)
+    row = caption_row(caption, features.image_id, features.image_uri, features.image_sha256)
+    return CaptionedImage(features, row)
+
+
+@dataclass(frozen=True)
+class CaptionPlan:
+    """A caption job that is resolved and checked, before any image is read.
+
+    Args:
+      options: The options as the manifest will state them: they name the model folder itself, the
+        beam width and the precision that are used.
+      pipeline_args: Options of Beam.
+      model_id: The model that writes the captions.
+    """
+
+    options: CaptionOptions
+    pipeline_args: Sequence[str]
+    model_id: str
+
+
+def plan(
+    options: CaptionOptions, pipeline_args: Sequence[str] = (), *, fetches_weights: bool = True
+) -> CaptionPlan:
+    """Resolves and checks the options of a caption job.
+
+    Args:
+      options: What to caption, and where to write.
+      pipeline_args: Options of Beam.
+      fetches_weights: Whether missing weights of the network are fetched. A job whose networks
+        are made otherwise does not need them.
+
+    Raises:
+      CaptionerError: Model or weights are missing, a path does not fit the runner, or captioner
+        may not write to the run's folder.
+    """
+    launch.check_options(options, pipeline_args)
+    # Resolved once, so that workers and manifest agree even if another model is promoted meanwhile.
+    options = dataclasses.replace(options, model=resolve_model(options.model))
+    inputs = {"--images": [options.images], "--model": [options.model]}
+    check_run_output(options.layout, inputs)
+    is_local = launch.runs_here(pipeline_args)
+    if fetches_weights and is_local and not options.from_features:
+        preconditions.check_backbone()
+    # A damaged model is refused before any image is read.
+    model = load_model(options.model)
+    precision = options.precision
+    if not options.from_features:
+        precision = choose_precision(precision, is_local=is_local)
+    beam_width = options.beam_width or model.config.beam_width
+    options = dataclasses.replace(options, beam_width=beam_width, precision=precision)
+    return CaptionPlan(options, pipeline_args, model.model_id)
+
+
+def execute(
+    plan: CaptionPlan,
+    load: Callable[[], CaptioningModels] | None = None,
+    *,
+    complete: bool = True,
+) -> commits.Manifest:
+    """Captions the images of a plan and commits the captions.
+
+    Args:
+      plan: The resolved job.
+      load: Makes backbone and captioner in a worker. By default they are loaded by their names.
+      complete: False if more stages follow at once; the run then has no manifest yet.
+
+    Returns:
+      The run's manifest.
+
+    Raises:
+      CaptionerError: The images folder is missing or has no usable image.
+      CheckFailed: More images failed than the options allow; only if ``complete``.
+    """
+    options = plan.options
+    if options.from_features:
+        return caption_features.run(options, plan.pipeline_args, complete=complete)
+    load = load or functools.partial(
+        load_models, options.backbone, options.model, options.beam_width, options.precision
+    )
+    stage = begin_image_stage(
+        layout.CAPTION,
+        options,
+        plan.pipeline_args,
+        decides_rows=("beam_width",),
+        decides_reuse=("beam_width",),
+        model_id=plan.model_id,
+    )
+    return stage.execute(
+        lambda pipeline: build(pipeline, options, stage, load),
+        facts={"model": {"path": options.model, "model_id": plan.model_id}},
+        complete=complete,
     )
 
 
@@ -92,95 +191,20 @@ def run(
     options: CaptionOptions,
     pipeline_args: Sequence[str] = (),
     load: Callable[[], CaptioningModels] | None = None,
-    *,
-    complete: bool = True,
 ) -> commits.Manifest:
-    """Captions and commits a folder.
-
-    Args:
-      options: what to do.
-      pipeline_args: options of Beam's.
-      load: makes backbone and captioner in a worker; by their names where None.
-      complete: False where more stages follow at once; the run has no manifest then.
-
-    Returns:
-      The run's manifest.
-
-    Raises:
-      CaptionerError: images, model or weights are not there, or don't fit each other; or captioner may not
-        write to the run's folder.
-      CheckFailed: more failures than allowed; only where ``complete``.
-    """
-    launch.check_options(options, pipeline_args)
-    # once: workers and the manifest have the model of this moment, whatever is promoted meanwhile
-    options = dataclasses.replace(options, model=resolve_model(options.model))
-    check_run_output(options.layout, {"--images": [options.images], "--model": [options.model]})
-    if load is None and not options.from_features:
-        preconditions.check_backbone(pipeline_args)
-    if options.from_features:
-        return caption_features.run(options, pipeline_args, complete=complete)
-    start = time.monotonic()
-    model = load_model(options.model)  # a bad model shows before work starts
-    # the manifest states the width and the precision that were used
-    options = dataclasses.replace(
-        options,
-        beam_width=options.beam_width or model.config.beam_width,
-        precision=launch.chosen_precision(options.precision, pipeline_args),
-    )
-    decide = ("beam_width",)
-    failures = failures_of(options, layout.CAPTION, also=decide, model_id=model.model_id)
-    run_layout, listing, counts = begin_with_listing(options, failures)
-    load = load or functools.partial(
-        load_models, options.backbone, options.model, options.beam_width, options.precision
-    )
-    earlier = (
-        None
-        if failures
-        else earlier_images(options, layout.CAPTION, also=decide, model_id=model.model_id)
-    )
-    with progress("caption", counts.images):
-        counted = launch.run_pipeline(
-            lambda pipeline: build(pipeline, options, run_layout, listing, load, earlier),
-            pipeline_args,
-            run_layout,
-        )
-    manifest = commits.commit_stage(
-        run_layout,
-        commits.new_manifest(run_layout),
-        layout.CAPTION,
-        wall_time_s=time.monotonic() - start,
-        options=dataclasses.asdict(options),
-        counts={
-            **counts.as_manifest(),
-            TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0),
-        },
-        adds_to=(layout.FEATURES, layout.CAPTIONS) if failures else (),
-        facts={
-            COLLECTION: collection_of_images(options.images, options.collection),
-            "model": {"path": options.model, "model_id": model.model_id},
-            PASSED_OVER_BY_SUFFIX: counts.by_suffix(),
-        },
-        complete=complete,
-    )
-    if complete:
-        launch.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
-    return manifest
+    """Captions a folder and commits the captions: ``plan``, then ``execute``."""
+    return execute(plan(options, pipeline_args, fetches_weights=load is None), load)
 
 
 def main_with(options: CaptionOptions, pipeline_args: Sequence[str]) -> int:
-    """Runs the job and says what came out."""
+    """Runs the job and prints its counts. Returns the exit code 0."""
     manifest = run(options, pipeline_args)
-    counts = manifest["counts"]
-    print(
-        f"{counts['captions']} captions, {counts['failures']} failures in {options.layout.run_dir}",
-        *passed_over_lines(manifest),
-        sep="\n",
-    )
+    print_counts(manifest, layout.CAPTIONS, options.layout.run_dir)
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Runs the command line. Returns its exit code."""
     return launch.main(
         "python -m beam_jobs.caption_images", __doc__ or "", CaptionOptions, main_with, argv
     )

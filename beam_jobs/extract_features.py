@@ -1,59 +1,64 @@
-"""Images to Xception features: ``python -m beam_jobs.extract_features --images DIR --output ROOT``."""
+"""Extracts Xception features from a folder of images.
+
+``python -m beam_jobs.extract_features --images DIR --output ROOT``
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from beam_jobs import launch, preconditions
-from beam_jobs.files import ListingFile, begin_with_listing
+from beam_jobs import launch
 from beam_jobs.handlers import FeatureHandler
-from beam_jobs.transforms import TAKEN_OVER, DecodeImages, ReadCached, ReadListing, WriteTable
-from captioner_core.console.progress import progress
+from beam_jobs.image_stage import ImageStage, begin_image_stage, print_counts
+from beam_jobs.transforms import DecodeImages, ReadCached, ReadImageList, WriteTable
 from captioner_core.features.base import INPUT_SIZE, Backbone, load_backbone
-from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, passed_over_lines
+from captioner_core.features.precision import choose_precision
 from captioner_core.options import ExtractOptions
 from captioner_core.runs import commits
-from captioner_core.runs.identity import COLLECTION, collection_of_images
-from captioner_core.runs.reuse import FeatureCache, earlier_images, failures_of
+from captioner_core.runs.reuse import FeatureCache
 from captioner_core.runs.run_files import check_run_output
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, FeatureRow
+from captioner_core.weights import preconditions
 
 
 def build(
     pipeline: beam.Pipeline,
     options: ExtractOptions,
-    run: RunLayout,
-    listing: Sequence[ListingFile],
+    stage: ImageStage,
     load: Callable[[], Backbone],
-    earlier: FeatureCache | None = None,
 ) -> None:
-    """Read | Decode | Infer | Write."""
-    listed, not_listed = pipeline | "ReadListing" >> ReadListing(listing)
-    decoded, known, not_decoded = listed | "DecodeImages" >> DecodeImages(
-        options.images, INPUT_SIZE, options.limits, earlier
+    """Adds the steps to a pipeline: read | decode | infer | write.
+
+    Args:
+      pipeline: The pipeline.
+      options: The resolved options.
+      stage: The listed images, and where the tables are staged.
+      load: Makes the backbone in a worker.
+    """
+    listed, not_listed = pipeline | "ReadImageList" >> ReadImageList(stage.files)
+    decoded, cached, not_decoded = listed | "DecodeImages" >> DecodeImages(
+        options.images, INPUT_SIZE, options.limits, stage.cache
     )
     features = decoded | "ExtractFeatures" >> RunInference(
         FeatureHandler(load, batch_size=options.batch_size, grid=options.grid)
     )
     schema = FEATURES_GRID_SCHEMA if options.grid else FEATURES_SCHEMA
-    _ = features | "WriteFeatures" >> WriteTable(run, layout.FEATURES, schema)
-    if earlier:
-        taken = known | "TakeOver" >> ReadCached(earlier, _same)
-        _ = taken | "WriteTaken" >> WriteTable(run, layout.FEATURES, schema, "taken")
+    _ = features | "WriteFeatures" >> WriteTable(stage.run, layout.FEATURES, schema)
+    if stage.cache:
+        reused = cached | "ReadCached" >> ReadCached(stage.cache, _reused_features)
+        _ = reused | "WriteReused" >> WriteTable(stage.run, layout.FEATURES, schema, "reused")
     failures = (not_listed, not_decoded) | "MergeFailures" >> beam.Flatten()
-    _ = failures | "WriteFailures" >> WriteTable(run, layout.FAILURES)
+    _ = failures | "WriteFailures" >> WriteTable(stage.run, layout.FAILURES)
 
 
-def _same(features: FeatureRow, earlier: FeatureCache) -> FeatureRow:
+def _reused_features(features: FeatureRow, cache: FeatureCache) -> FeatureRow:
     return features
 
 
@@ -65,70 +70,47 @@ def run(
     """Extracts and commits the features of a folder.
 
     Args:
-      options: what to do.
-      pipeline_args: options of Beam's.
-      load: makes the backbone in a worker; by its name where None.
+      options: What to extract, and where to.
+      pipeline_args: Options of Beam.
+      load: Makes the backbone in a worker. By default it is loaded by its name.
 
     Returns:
       The run's manifest.
 
     Raises:
-      CaptionerError: the images folder or the weights are not there, or captioner may not write to the run's folder.
-      CheckFailed: more failures than allowed.
+      CaptionerError: The images folder or the weights are missing, or captioner may not write to
+        the run's folder.
+      CheckFailed: More images failed than the options allow.
     """
     launch.check_options(options, pipeline_args)
     check_run_output(options.layout, {"--images": [options.images]})
-    if load is None:
-        preconditions.check_backbone(pipeline_args)
-    start = time.monotonic()
-    # the manifest states the precision that was used
-    options = dataclasses.replace(
-        options, precision=launch.chosen_precision(options.precision, pipeline_args)
-    )
-    failures = failures_of(options, layout.EXTRACT, also=("grid",))
-    run_layout, listing, counts = begin_with_listing(options, failures)
-    load = load or functools.partial(load_backbone, options.backbone, options.precision)
-    earlier = None if failures else earlier_images(options, layout.EXTRACT, grid=options.grid)
-    with progress("extract", counts.images):
-        counted = launch.run_pipeline(
-            lambda pipeline: build(pipeline, options, run_layout, listing, load, earlier),
-            pipeline_args,
-            run_layout,
-        )
-    manifest = commits.commit_stage(
-        run_layout,
-        commits.new_manifest(run_layout),
+    is_local = launch.runs_here(pipeline_args)
+    if load is None and is_local:
+        preconditions.check_backbone()
+    # The manifest states the precision that was used, not "auto".
+    precision = choose_precision(options.precision, is_local=is_local)
+    options = dataclasses.replace(options, precision=precision)
+    load = load or functools.partial(load_backbone, options.backbone, precision)
+    stage = begin_image_stage(
         layout.EXTRACT,
-        wall_time_s=time.monotonic() - start,
-        options=dataclasses.asdict(options),
-        counts={
-            **counts.as_manifest(),
-            TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0),
-        },
-        adds_to=(layout.FEATURES,) if failures else (),
-        facts={
-            COLLECTION: collection_of_images(options.images, options.collection),
-            PASSED_OVER_BY_SUFFIX: counts.by_suffix(),
-        },
+        options,
+        pipeline_args,
+        decides_rows=("grid",),
+        decides_reuse=(),
+        grid=options.grid,
     )
-    launch.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
-    return manifest
+    return stage.execute(lambda pipeline: build(pipeline, options, stage, load))
 
 
 def main_with(options: ExtractOptions, pipeline_args: Sequence[str]) -> int:
-    """Runs the job and says what came out."""
+    """Runs the job and prints its counts. Returns the exit code 0."""
     manifest = run(options, pipeline_args)
-    counts = manifest["counts"]
-    print(
-        f"{counts['features']} features, {counts['failures']} failures in {options.layout.run_dir}",
-        *passed_over_lines(manifest),
-        sep="\n",
-    )
+    print_counts(manifest, layout.FEATURES, options.layout.run_dir)
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Runs the command line. Returns its exit code."""
     return launch.main(
         "python -m beam_jobs.extract_features", __doc__ or "", ExtractOptions, main_with, argv
     )

@@ -1,4 +1,4 @@
-"""Model handlers for RunInference, which batches, and loads a model once a process."""
+"""Model handlers for Beam's RunInference, which makes batches and loads a model once a process."""
 
 from __future__ import annotations
 
@@ -24,21 +24,127 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """What becomes of one image: its features, without the grid, and its caption."""
+    """The rows that an image adds to the tables: features, without the grid, and caption."""
 
     features: FeatureRow
     caption: CaptionRow
 
 
-def _loaded(load: Callable[[], Model]) -> Model:
+@dataclass(frozen=True)
+class CaptioningModels:
+    """A backbone and the captioner that reads its features."""
+
+    backbone: Backbone
+    generator: CaptionGenerator
+
+
+class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
+    """Computes the features of decoded images.
+
+    Args:
+      load: Makes the backbone, in the worker.
+      batch_size: The number of images in a call of the network.
+      grid: Whether rows carry the spatial grid, float16 [25, 3800].
+    """
+
+    def __init__(self, load: Callable[[], Backbone], *, batch_size: int, grid: bool) -> None:
+        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
+        self._load = load
+        self._grid = grid
+
+    def load_model(self) -> Backbone:
+        return _load_and_log(self._load)
+
+    def run_inference(
+        self,
+        batch: Sequence[DecodedImage],
+        model: Backbone,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterable[FeatureRow]:
+        features, grids = model.features(_stack_pixels(batch))
+        grid_rows = grids.astype(np.float16) if self._grid else [None] * len(batch)
+        advance(len(batch))
+        return [
+            _feature_row(image, model.name, feature, grid)
+            for image, feature, grid in zip(batch, features, grid_rows, strict=True)
+        ]
+
+
+class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels]):
+    """Captions decoded images. Features go from the network to the decoder in memory.
+
+    Args:
+      load: Makes backbone and captioner, in the worker.
+      batch_size: The number of images in a call of the network.
+    """
+
+    def __init__(self, load: Callable[[], CaptioningModels], *, batch_size: int) -> None:
+        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
+        self._load = load
+
+    def load_model(self) -> CaptioningModels:
+        return _load_and_log(self._load)
+
+    def run_inference(
+        self,
+        batch: Sequence[DecodedImage],
+        model: CaptioningModels,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterable[CaptionedImage]:
+        features, grids = model.backbone.features(_stack_pixels(batch))
+        # Features tables hold the grid as float16. The captioner reads the same numbers here, so
+        # that captions made from a table are the same.
+        captions = model.generator.generate(features, grids.astype(np.float16))
+        advance(len(batch))
+        rows = []
+        for image, feature, caption in zip(batch, features, captions, strict=True):
+            feature_row = _feature_row(image, model.backbone.name, feature)
+            rows.append(
+                CaptionedImage(feature_row, _caption_row(feature_row, caption, model.generator))
+            )
+        return rows
+
+
+class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, CaptionGenerator]):
+    """Captions features that have their grid.
+
+    Args:
+      load: Makes the captioner, in the worker.
+      batch_size: The number of images in a call of the captioner.
+    """
+
+    def __init__(self, load: Callable[[], CaptionGenerator], *, batch_size: int) -> None:
+        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
+        self._load = load
+
+    def load_model(self) -> CaptionGenerator:
+        return _load_and_log(self._load)
+
+    def run_inference(
+        self,
+        batch: Sequence[FeatureRow],
+        model: CaptionGenerator,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterable[CaptionRow]:
+        features = np.stack([row.feature for row in batch])
+        # The job reads tables with grids only, so no row lacks one.
+        grids = np.stack([row.grid for row in batch if row.grid is not None])
+        captions = model.generate(features, grids)
+        advance(len(batch))
+        return [
+            _caption_row(row, caption, model) for row, caption in zip(batch, captions, strict=True)
+        ]
+
+
+def _load_and_log(load: Callable[[], Model]) -> Model:
+    """Loads a model. A worker logs it once, since RunInference shares the model among threads."""
     model = load()
-    # a worker's log says it once: RunInference shares the model among all threads of a process
     _LOGGER.info("loaded %s in process %d", type(model).__name__, os.getpid())
     return model
 
 
-def _pixels(batch: Sequence[DecodedImage]) -> np.ndarray:
-    """uint8 [batch, size, size, 3]."""
+def _stack_pixels(batch: Sequence[DecodedImage]) -> np.ndarray:
+    """Returns the images as uint8 [batch, size, size, 3]."""
     return np.stack([image.pixels for image in batch])
 
 
@@ -57,110 +163,6 @@ def _feature_row(
     )
 
 
-class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
-    """Runs a backbone over decoded images.
-
-    Args:
-      load: makes the backbone, in the worker.
-      batch_size: images per call.
-      grid: whether rows carry the spatial grid, as float16 [25, 3800].
-    """
-
-    def __init__(self, load: Callable[[], Backbone], *, batch_size: int, grid: bool) -> None:
-        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
-        self._load = load
-        self._grid = grid
-
-    def load_model(self) -> Backbone:
-        return _loaded(self._load)
-
-    def run_inference(
-        self,
-        batch: Sequence[DecodedImage],
-        model: Backbone,
-        inference_args: dict[str, Any] | None = None,
-    ) -> Iterable[FeatureRow]:
-        features, grids = model.features(_pixels(batch))
-        half = grids.astype(np.float16) if self._grid else [None] * len(batch)
-        advance(len(batch))
-        return [
-            _feature_row(*row)
-            for row in zip(batch, [model.name] * len(batch), features, half, strict=True)
-        ]
-
-
-@dataclass(frozen=True)
-class CaptioningModels:
-    """A backbone and the captioner that reads its features."""
-
-    backbone: Backbone
-    generator: CaptionGenerator
-
-
-class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels]):
-    """Captions decoded images; features go from network to decoder in memory.
-
-    Args:
-      load: makes backbone and captioner, in the worker.
-      batch_size: images per call.
-    """
-
-    def __init__(self, load: Callable[[], CaptioningModels], *, batch_size: int) -> None:
-        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
-        self._load = load
-
-    def load_model(self) -> CaptioningModels:
-        return _loaded(self._load)
-
-    def run_inference(
-        self,
-        batch: Sequence[DecodedImage],
-        model: CaptioningModels,
-        inference_args: dict[str, Any] | None = None,
-    ) -> Iterable[CaptionedImage]:
-        features, grids = model.backbone.features(_pixels(batch))
-        # as they are in tables of features, so that captions made of those are the same
-        captions = model.generator.generate(features, grids.astype(np.float16))
-        advance(len(batch))
-        rows = [
-            _feature_row(image, model.backbone.name, feature)
-            for image, feature in zip(batch, features, strict=True)
-        ]
-        return [
-            CaptionedImage(row, _caption_row(row, caption, model.generator))
-            for row, caption in zip(rows, captions, strict=True)
-        ]
-
-
-class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, CaptionGenerator]):
-    """Captions features that have their grid.
-
-    Args:
-      load: makes the captioner, in the worker.
-      batch_size: images per call.
-    """
-
-    def __init__(self, load: Callable[[], CaptionGenerator], *, batch_size: int) -> None:
-        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
-        self._load = load
-
-    def load_model(self) -> CaptionGenerator:
-        return _loaded(self._load)
-
-    def run_inference(
-        self,
-        batch: Sequence[FeatureRow],
-        model: CaptionGenerator,
-        inference_args: dict[str, Any] | None = None,
-    ) -> Iterable[CaptionRow]:
-        grids = np.stack([row.grid for row in batch if row.grid is not None])  # all have it
-        captions = model.generate(np.stack([row.feature for row in batch]), grids)
-        advance(len(batch))
-        return [
-            _caption_row(row, caption, model) for row, caption in zip(batch, captions, strict=True)
-        ]
-
-
 def _caption_row(
     image: FeatureRow, caption: GeneratedCaption, generator: CaptionGenerator
 ) -> CaptionRow:
@@ -173,5 +175,6 @@ def _caption_row(
         model_id=generator.model_id,
         log_prob=caption.log_prob,
         n_tokens=caption.n_tokens,
-        unk_fraction=0.0,  # the search never writes the unknown word
+        # The search never writes the unknown word.
+        unk_fraction=0.0,
     )

@@ -1,4 +1,4 @@
-"""Running a pipeline, and what the jobs' command lines share."""
+"""Runs pipelines, and holds what the command lines of the jobs share."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from captioner_core.console.arguments import OneLineParser, guarded, start
-from captioner_core.errors import CheckFailed, JobFailed
-from captioner_core.features.precision import best_precision, check_precision
+from captioner_core.errors import JobFailed
 from captioner_core.options import add_arguments, check_absolute, from_namespace
 from captioner_core.process import program
 from captioner_core.process.error_lines import describe
@@ -27,13 +26,13 @@ from captioner_core.runs import commits
 from captioner_core.security.redaction import redact_arguments
 from captioner_core.tables.layout import RunLayout
 
-# What DirectRunner comes down to on one machine, named outright: DirectRunner first looks
-# for another engine on the network, so its results would depend on where it runs.
+# What DirectRunner ends up as on one machine. It is named directly, because DirectRunner first
+# looks for another engine on the network, so that its results would depend on where it runs.
 LOCAL_RUNNER = "FnApiRunner"
 _LOCAL_RUNNERS = (None, LOCAL_RUNNER, "DirectRunner")
-# How long a cluster keeps a worker process that has nothing to do. Without, Flink starts another for
-# each stage of a job, and each loads TensorFlow and the models anew.
-_KEEP_WORKERS_MS = 60_000
+# How long a cluster keeps an idle worker process. Without it, Flink starts a new process for each
+# stage of a job, and each one loads TensorFlow and the models again.
+_IDLE_WORKER_MS = 60_000
 _CAUSE_LENGTH = 500
 
 
@@ -43,111 +42,94 @@ def run_pipeline(
     """Builds a pipeline, runs it and waits for its end.
 
     Args:
-      build: adds the steps.
-      pipeline_args: options of Beam's.
-      run: that the pipeline stages tables for, as ``runs.begin_attempt`` returned it.
+      build: Adds the steps to a pipeline.
+      pipeline_args: Options of Beam.
+      run: The run for which the pipeline stages tables, as ``commits.begin_attempt`` returned it.
 
     Returns:
-      The counters of its steps, by name.
+      The counters of the steps, by name.
 
     Raises:
-      CaptionerError: another process has begun to write the run, and removed what this one staged; or a step's own.
-      OSError: the storage failed.
-      JobFailed: a cluster or a worker process says that the job did not succeed, or died.
+      CaptionerError: Another process has begun to write the run and has removed what this one
+        staged, or a step raised it.
+      OSError: The storage failed.
+      JobFailed: A cluster reports that the job failed, or a worker process died.
     """
     options = PipelineOptions(list(pipeline_args))
     standard = options.view_as(StandardOptions)
     in_this_process = _runs_in_this_process(options)
     standard.runner = standard.runner or LOCAL_RUNNER
     if not any(one.startswith("--environment_cache_millis") for one in pipeline_args):
-        options.view_as(PortableOptions).environment_cache_millis = _KEEP_WORKERS_MS
-    logging.getLogger("apache_beam").setLevel(logging.WARNING)
-    logging.getLogger("apache_beam.utils.subprocess_server").setLevel(
-        logging.ERROR
-    )  # that it starts a job server
-    logging.getLogger("apache_beam.runners.common").setLevel(
-        logging.CRITICAL
-    )  # what a step raised comes from below
+        options.view_as(PortableOptions).environment_cache_millis = _IDLE_WORKER_MS
+    _quiet_logs()
     try:
         with beam.Pipeline(options=options) as pipeline:
             build(pipeline)
     except Exception as error:
-        commits.check_owner(run)  # files that another process removed are missed in many ways
+        # If another process has removed the staged files, that shows as many kinds of errors.
+        commits.check_owner(run)
         if not in_this_process and isinstance(error, RuntimeError | grpc.RpcError):
             raise JobFailed(
-                f"the job failed on {standard.runner} ({_cause(error)}); its logs say more, run it again to complete"
+                f"the job failed on {standard.runner} ({_cause(error)}); its logs say more, "
+                "run it again to complete"
             ) from error
         raised = _raised_in_step(error)
-        if raised is not error and describe(raised) is not None:  # what a user can mend
+        # What a user can mend is raised as itself, without Beam's wrapping.
+        if raised is not error and describe(raised) is not None:
             raise raised from None
         raise
     counters = pipeline.result.metrics().query()["counters"]
     return {counter.key.metric.name: int(counter.result or 0) for counter in counters}
 
 
+def _quiet_logs() -> None:
+    """Keeps Beam's loggers to what a user can act upon."""
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    # It reports that it starts a job server.
+    logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
+    # It logs what a step raised, which run_pipeline reports itself.
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
+
+
 def check_options(options: Any, pipeline_args: Sequence[str]) -> None:
-    """Refuses, before any work, options that can't do with a runner.
+    """Refuses, before any work, options that do not fit the runner.
 
     Raises:
-      CaptionerError: a path is relative, and the job is to run on a cluster.
+      CaptionerError: A path is relative, and the job will run on a cluster.
     """
-    if not runs_here(PipelineOptions(list(pipeline_args))):
+    if not runs_here(pipeline_args):
         check_absolute(options)
 
 
-def runs_here(options: PipelineOptions) -> bool:
-    """Returns whether a job runs on this machine, and not on a cluster."""
-    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+def runs_here(pipeline_args: Sequence[str]) -> bool:
+    """Returns whether a job with these options of Beam runs on this machine, not on a cluster."""
+    return _runner(PipelineOptions(list(pipeline_args))) in _LOCAL_RUNNERS
+
+
+def _runner(options: PipelineOptions) -> str | None:
+    runner: str | None = options.view_as(StandardOptions).runner
+    return runner
 
 
 def _runs_in_this_process(options: PipelineOptions) -> bool:
-    return (
-        runs_here(options)
-        and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
-    )
+    mode = options.view_as(DirectOptions).direct_running_mode
+    return _runner(options) in _LOCAL_RUNNERS and mode != "multi_processing"
 
 
 def _raised_in_step(error: BaseException) -> BaseException:
-    """What a step raised, which Beam raises anew with the step's name, as another type where it must."""
+    """Returns what a step raised, which Beam raises again, maybe as another type."""
     while getattr(error, "_tagged_with_step", False) and error.__context__ is not None:
         error = error.__context__
     return error
 
 
 def _cause(error: BaseException) -> str:
-    """What a runner says of a failed job, without the Java classes that it went through."""
-    said = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    # a Python worker's traceback ends with what was raised
-    raised = [line for line in said if re.match(r"[A-Za-z_.]+(Error|Exception|Failed)\b.*", line)]
-    line = raised[-1] if raised else said[0]
+    """Returns what a runner reports of a failed job, without its stack of Java classes."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # A Python worker's traceback ends with what was raised.
+    raised = [line for line in lines if re.match(r"[A-Za-z_.]+(Error|Exception|Failed)\b.*", line)]
+    line = raised[-1] if raised else lines[0]
     return line.strip().rstrip(".")[:_CAUSE_LENGTH]
-
-
-def chosen_precision(asked: str, pipeline_args: Sequence[str]) -> str:
-    """The precision that a job runs in: what is asked for, or for ``auto`` the fastest that this machine has.
-
-    Not by the runner, so that all runners give the same rows; a worker that lacks it says so.
-
-    Raises:
-      CaptionerError: the job runs on this machine, and that lacks what is asked for.
-    """
-    if asked == "auto":
-        return best_precision()
-    if runs_here(PipelineOptions(list(pipeline_args))):
-        check_precision(asked)
-    return asked
-
-
-def check_failures(failed: int, allowed: int | None) -> None:
-    """Fails a run, once it is written, that has more failures than the user allows.
-
-    Raises:
-      CheckFailed: there are more.
-    """
-    if allowed is not None and failed > allowed:
-        raise CheckFailed(
-            f"--max-failures {allowed}: {failed} images failed; the failures table says why"
-        )
 
 
 def main(
@@ -157,7 +139,18 @@ def main(
     run: Callable[[Any, Sequence[str]], int],
     argv: Sequence[str] | None,
 ) -> int:
-    """The command line of a job module: its own options, then any option of Beam's."""
+    """Runs the command line of a job module: its own options, and any option of Beam.
+
+    Args:
+      prog: The command's name.
+      description: What the command does, for ``--help``.
+      options_class: The dataclass of the job's own options.
+      run: Runs the job with its options and those of Beam, and returns the exit code.
+      argv: The arguments; None for those of this process.
+
+    Returns:
+      The exit code.
+    """
     start(argv)
 
     def parse_and_run() -> int:
@@ -176,7 +169,11 @@ def main(
 
 
 def check_pipeline_args(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    """Refuses an option that is not Beam's either; Beam itself would only warn, and work without it."""
+    """Refuses options that Beam does not know either. Beam itself would only warn and ignore them.
+
+    Raises:
+      SystemExit: An option is unknown; the exit code is 2.
+    """
     known = OneLineParser(prog=parser.prog, add_help=False)
     for options_class in PipelineOptions.__subclasses__():
         if hasattr(options_class, "_add_argparse_args"):

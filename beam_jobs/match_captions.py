@@ -1,4 +1,4 @@
-"""Captions to tables of similar images.
+"""Matches captions: writes tables of the images whose captions are most similar.
 
 ``python -m beam_jobs.match_captions --captions URI --index URI --output ROOT``
 """
@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 
-from beam_jobs import launch, preconditions
+from beam_jobs import launch
 from beam_jobs.match_transforms import (
     INDEX,
     QUERY,
@@ -35,14 +36,23 @@ from captioner_core.runs.identity import COLLECTIONS
 from captioner_core.runs.run_files import check_inputs_apart, check_run_output, is_same_place
 from captioner_core.tables import layout
 from captioner_core.text.encoders import TextEncoder, load_encoder
+from captioner_core.weights import preconditions
 
-_ABOUT = "Captions to tables of similar images."
-_QUERY_CAPTIONS = 8_192  # asked in one piece of work
-_INDEX_CAPTIONS = 131_072  # searched in one piece of work, mapped from a file of some 200 MB
+_DESCRIPTION = "Matches captions and writes tables of similar images."
+# A worker searches the captions of one query part in one index part at a time.
+_CAPTIONS_PER_QUERY_PART = 8_192
+# An index part is mapped from a file of about 200 MB.
+_CAPTIONS_PER_INDEX_PART = 131_072
 
 
 def build(pipeline: beam.Pipeline, run: layout.RunLayout, plan: MatchPlan) -> None:
-    """Read | Encode | Search | Merge | Write."""
+    """Adds the steps to a pipeline: read | encode | search | merge | write.
+
+    Args:
+      pipeline: The pipeline.
+      run: The layout to stage the tables in.
+      plan: What to match, and where the workers find what all of them read.
+    """
     index = pipeline | "EncodeIndex" >> EncodeIndex(plan)
     queries = pipeline | "EncodeQueries" >> EncodeQueries(plan, index.removed)
     results = queries.sets | "SearchSets" >> SearchSets(plan, index.sets)
@@ -59,31 +69,48 @@ def build(pipeline: beam.Pipeline, run: layout.RunLayout, plan: MatchPlan) -> No
     _ = inputs | "WriteInputs" >> WriteRows(run, layout.MATCH_INPUTS)
 
 
-def run(
-    options: MatchOptions,
-    pipeline_args: Sequence[str] = (),
-    manifest: commits.Manifest | None = None,
-) -> commits.Manifest:
-    """Matches and commits.
+def run(options: MatchOptions, pipeline_args: Sequence[str] = ()) -> commits.Manifest:
+    """Checks the options, matches captions and commits the matches.
 
     Args:
-      options: what to do.
-      pipeline_args: options of Beam's.
-      manifest: of the stages of this run that came before, where they have just been done.
+      options: What to match, and where to write.
+      pipeline_args: Options of Beam.
 
     Returns:
       The run's manifest.
 
     Raises:
-      CaptionerError: a table is missing or is no captions table, two models or encoders are mixed, or the
-        encoder's vectors are missing.
+      CaptionerError: A table is missing or is no captions table, two models or encoders are mixed,
+        or the encoder's vectors are missing.
     """
     launch.check_options(options, pipeline_args)
     preconditions.check_encoder(options.encoder)
+    check_run_output(options.layout)
+    return execute(options, pipeline_args)
+
+
+def execute(
+    options: MatchOptions,
+    pipeline_args: Sequence[str] = (),
+    manifest: commits.Manifest | None = None,
+) -> commits.Manifest:
+    """Matches captions and commits the matches.
+
+    Args:
+      options: Checked options.
+      pipeline_args: Options of Beam.
+      manifest: The manifest of this run's earlier stages, if they have just been run.
+
+    Returns:
+      The run's manifest.
+
+    Raises:
+      CaptionerError: A table is missing or is no captions table, or two models or encoders are
+        mixed.
+    """
     start = time.monotonic()
     run_layout = options.layout
     options = _with_own_names(options)
-    check_run_output(run_layout)
     encoder = load_encoder(options.encoder)
     inputs = plan_inputs(
         options, encoder, RunInProgress(run_layout, manifest) if manifest else None
@@ -123,17 +150,16 @@ def run(
 
 
 def _with_own_names(options: MatchOptions) -> MatchOptions:
-    """Returns options in which the run's own tables are named as the run names them.
+    """Returns options in which the run's own tables have the names that the run gives them.
 
-    A relative and an absolute path of the run's own captions then mean the same: matches are added to the run.
+    A relative and an absolute path of the run's own captions then mean the same, and matches are
+    added to the run.
     """
     run = options.layout
     own = [run.table(name) for name in (layout.CAPTIONS, layout.FEATURES)]
 
-    def named(places: Iterable[str]) -> tuple[str, ...]:
-        return tuple(
-            next((name for name in own if is_same_place(place, name)), place) for place in places
-        )
+    def named(uris: Iterable[str]) -> tuple[str, ...]:
+        return tuple(next((name for name in own if is_same_place(uri, name)), uri) for uri in uris)
 
     return dataclasses.replace(
         options,
@@ -146,8 +172,8 @@ def _with_own_names(options: MatchOptions) -> MatchOptions:
 def _plan(
     options: MatchOptions, inputs: MatchInputs, encoder: TextEncoder, run: layout.RunLayout
 ) -> MatchPlan:
-    """Writes what all workers read, and says where it is."""
-    # every attempt has a folder of its own, since processes keep what they have opened
+    """Writes what all workers read, and returns the plan that says where it is."""
+    # Every attempt has a folder of its own, since worker processes keep what they have opened.
     folder = layout.join(run.staging, "match")
     image_vectors_dir = layout.join(folder, "image_vectors")
     captions = [
@@ -172,14 +198,17 @@ def _plan(
         index=inputs.index,
         collections=inputs.collections,
         index_splits=options.index_splits,
-        n_sets={QUERY: _parts(queries, _QUERY_CAPTIONS), INDEX: _parts(indexed, _INDEX_CAPTIONS)},
-        n_image_partitions=_parts(max(queries, indexed), _INDEX_CAPTIONS),
+        n_sets={
+            QUERY: _part_count(queries, _CAPTIONS_PER_QUERY_PART),
+            INDEX: _part_count(indexed, _CAPTIONS_PER_INDEX_PART),
+        },
+        n_image_partitions=_part_count(max(queries, indexed), _CAPTIONS_PER_INDEX_PART),
         previous_run=inputs.previous_run,
     )
 
 
-def _parts(rows: int, each: int) -> int:
-    return max(1, -(-rows // each))
+def _part_count(rows: int, rows_per_part: int) -> int:
+    return max(1, math.ceil(rows / rows_per_part))
 
 
 def _row_count(uris: Iterable[str]) -> int:
@@ -187,17 +216,18 @@ def _row_count(uris: Iterable[str]) -> int:
 
 
 def main_with(options: MatchOptions, pipeline_args: Sequence[str]) -> int:
-    """Runs the job and says what came out."""
+    """Runs the job and prints its counts. Returns the exit code 0."""
     counts = run(options, pipeline_args)["counts"]
-    print(
-        f"{counts['matches']} matches of {counts['match_summary']} images in {options.layout.run_dir}"
-    )
+    images = counts[layout.MATCH_SUMMARY]
+    print(f"{counts[layout.MATCHES]} matches of {images} images in {options.layout.run_dir}")
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return launch.main("python -m beam_jobs.match_captions", _ABOUT, MatchOptions, main_with, argv)
+    """Runs the command line. Returns its exit code."""
+    return launch.main(
+        "python -m beam_jobs.match_captions", _DESCRIPTION, MatchOptions, main_with, argv
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rows to Parquet files of a size that suits readers, in memory that doesn't grow with the table."""
+"""Writes rows to Parquet files of a size that suits readers, in memory that stays flat."""
 
 from __future__ import annotations
 
@@ -17,56 +17,61 @@ from captioner_core.runs.commits import check_owner, stage_parts
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import Row, row_bytes, rows_as_table
 
-# Readers work on files in parallel and row groups at a time: Parquet's own advice is large files, and
-# row groups that a reader can hold (https://parquet.apache.org/docs/file-format/configurations/).
+# Readers process files in parallel, one row group at a time. Parquet recommends large files with
+# row groups that fit a reader's memory:
+# https://parquet.apache.org/docs/file-format/configurations/
 FILE_BYTES = 128 << 20
 GROUP_BYTES = 16 << 20
-_MOST_ROWS = 65_536
+_MAX_GROUP_ROWS = 65_536
 
 
 class MakeTables(beam.DoFn):
-    """Rows to tables of about ``GROUP_BYTES``, each to become a row group.
+    """Gathers rows into tables of about ``GROUP_BYTES``, each of which becomes a row group.
 
     Args:
-      run_id: that the rows are stamped with.
-      schema: of the table.
+      run_id: The run that the rows belong to.
+      schema: The schema of the tables.
     """
 
     def __init__(self, run_id: str, schema: pa.Schema) -> None:
-        self._run_id, self._schema = run_id, schema
-        self._most = max(1, min(_MOST_ROWS, GROUP_BYTES // row_bytes(schema)))
+        self._run_id = run_id
+        self._schema = schema
+        self._max_rows = max(1, min(_MAX_GROUP_ROWS, GROUP_BYTES // row_bytes(schema)))
 
     def start_bundle(self) -> None:
         self._rows: list[Row] = []
 
     def process(self, row: Row) -> Iterable[pa.Table]:
         self._rows.append(row)
-        if len(self._rows) == self._most:
-            yield self._table()
+        if len(self._rows) == self._max_rows:
+            yield self._take_table()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         if self._rows:
-            yield GlobalWindows.windowed_value_at_end_of_window(self._table())
+            yield GlobalWindows.windowed_value_at_end_of_window(self._take_table())
 
-    def _table(self) -> pa.Table:
-        rows, self._rows = self._rows, []
+    def _take_table(self) -> pa.Table:
+        rows = self._rows
+        self._rows = []
         return rows_as_table(rows, self._run_id, self._schema)
 
 
 @dataclass
 class WriteParquet(beam.PTransform):
-    """Writes tables as the row groups of Parquet files, a new file where one has ``FILE_BYTES``, and lists the files.
+    """Writes tables as row groups of Parquet files, and lists the files for the commit.
 
-    A file is written where its rows are made: Beam's own sinks take a side input, at which clusters cut a
-    job in two, so that every row would go through the engine's shuffle on its way to the file. An attempt
-    that fails leaves files behind; those that count are in the list, which is written once, as a whole,
-    when all rows are in files. ``runs.commit_stage`` reads it.
+    A new file is begun when one has ``FILE_BYTES``. Files are written where their rows are made.
+    Beam's own sinks would take a side input, at which clusters cut a job in two, so that every row
+    would pass through the engine's shuffle on its way to a file.
+
+    An attempt that fails leaves files behind. The files that count are in a list, which is written
+    as a whole when all rows are in files, and which ``commits.commit_stage`` reads.
 
     Args:
-      run: in whose staging folder the files go.
-      name: of the table.
-      schema: of the tables.
-      prefix: of the files' names, where several steps write one table.
+      run: The run in whose staging folder the files go.
+      name: The table.
+      schema: The schema of the tables.
+      prefix: The start of the files' names. Steps that write the same table have different ones.
     """
 
     run: RunLayout
@@ -79,11 +84,12 @@ class WriteParquet(beam.PTransform):
             tables
             | "WriteFiles" >> beam.ParDo(_WriteFiles(self.run, self.name, self.schema, self.prefix))
             | "GatherNames" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "ListFiles" >> beam.Map(self._list)
+            | "ListFiles" >> beam.Map(self._list_files)
         )
 
-    def _list(self, names: list[str]) -> int:
-        if not names:  # readers find the table, without rows
+    def _list_files(self, names: list[str]) -> int:
+        if not names:
+            # Readers shall find the table even if it has no rows.
             files = _WriteFiles(self.run, self.name, self.schema, self.prefix)
             files.start_bundle()
             names = [files.open()]
@@ -93,8 +99,11 @@ class WriteParquet(beam.PTransform):
 
 
 class _WriteFiles(beam.DoFn):
+    """Writes a bundle's tables to files and yields the files' names."""
+
     def __init__(self, run: RunLayout, name: str, schema: pa.Schema, prefix: str) -> None:
-        self._run, self._schema = run, schema
+        self._run = run
+        self._schema = schema
         self._prefix = f"{run.staged_table(name)}/{prefix}"
 
     def start_bundle(self) -> None:
@@ -103,7 +112,7 @@ class _WriteFiles(beam.DoFn):
     def process(self, table: pa.Table) -> Iterator[str]:
         if self._writer is None:
             yield self.open()
-        assert self._writer is not None, "opened just now"
+        assert self._writer is not None, "open() has set it"
         self._writer.write_table(table, row_group_size=max(1, len(table)))
         if self._stream.tell() >= FILE_BYTES:
             self.close()
@@ -112,20 +121,22 @@ class _WriteFiles(beam.DoFn):
         self.close()
 
     def open(self) -> str:
-        """Starts a file of a name that no other attempt has."""
+        """Begins a file and returns its name, which no other attempt uses."""
         if self._run.attempt:
-            # a worker that is thought lost may go on after the run was committed, and would litter it
+            # A worker that the engine has given up may still run after the commit. Its files
+            # would litter the run.
             check_owner(self._run)
         name = f"{self._prefix}-{uuid4().hex}.parquet"
         self._stream = storage.output_stream(name)
-        repeating = [field.name for field in self._schema if not pa.types.is_nested(field.type)]
+        # Vectors hardly repeat, so a dictionary of them would only cost memory.
+        plain_columns = [field.name for field in self._schema if not pa.types.is_nested(field.type)]
         self._writer = pq.ParquetWriter(
-            self._stream, self._schema, compression="zstd", use_dictionary=repeating
+            self._stream, self._schema, compression="zstd", use_dictionary=plain_columns
         )
         return name
 
     def close(self) -> None:
-        """Ends the file; where that fails, so does the bundle, and its names are not listed."""
+        """Completes the file. If that fails, so does the bundle, and its files are not listed."""
         if self._writer is not None:
             self._writer.close()
             self._stream.close()

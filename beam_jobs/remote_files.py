@@ -1,7 +1,7 @@
-"""Whatever file systems Beam knows, as pyarrow wants them: Azure's store, and others that are installed.
+"""Beam's file systems behind pyarrow's interface, such as the client for Azure's store.
 
-``captioner_core.io.storage`` comes here for every scheme for which pyarrow has no client of its own.
-Paths are whole URIs.
+``captioner_core.io.storage`` uses them for every scheme for which pyarrow has no client of its
+own. Paths are whole URIs.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from pyarrow import fs as pafs
 
 
 def file_system(uri: str) -> pafs.PyFileSystem:
-    """All of Beam's file systems as one.
+    """Returns a file system that reaches all schemes that Beam knows.
 
     Args:
-      uri: that is to be reached through it.
+      uri: A URI of the wanted scheme.
 
     Raises:
-      ValueError: Beam knows none of that scheme, or a package for it is missing.
+      ValueError: Beam does not know the scheme, or a package for it is missing.
     """
-    if FileSystems._pipeline_options is None:  # no job in this process has said how to reach them
+    # Unless a job in this process has already set how to reach them.
+    if FileSystems._pipeline_options is None:
         FileSystems.set_options(PipelineOptions([]))
     FileSystems.get_filesystem(uri)
     return pafs.PyFileSystem(_BeamFiles())
@@ -75,13 +76,14 @@ class _BeamFiles(pafs.FileSystemHandler):
         FileSystems.delete([found.path for found in _match(path.rstrip("/") + "/**")])
 
     def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError("nobody means all of a file system")
+        raise NotImplementedError("deleting a whole file system is never meant")
 
     def delete_file(self, path: str) -> None:
         FileSystems.delete([path])
 
     def move(self, src: str, dest: str) -> None:
-        if FileSystems.exists(dest):  # some rename over what is there, others refuse
+        # Some file systems rename over an existing file, others refuse.
+        if FileSystems.exists(dest):
             FileSystems.delete([dest])
         FileSystems.rename([src], [dest])
 
@@ -99,7 +101,7 @@ class _BeamFiles(pafs.FileSystemHandler):
         return pa.PythonFile(made, mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> Any:
-        raise NotImplementedError("object stores have no appending")
+        raise NotImplementedError("object stores cannot append")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _BeamFiles)

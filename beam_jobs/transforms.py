@@ -1,4 +1,4 @@
-"""The steps that the jobs are put together from."""
+"""The steps from which the jobs compose their pipelines."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from beam_jobs.files import ListingFile, read_bytes, read_listing
 from beam_jobs.parquet import MakeTables, WriteParquet
 from captioner_core.console.progress import advance
 from captioner_core.errors import ImageError
-from captioner_core.images import decoder_pool, decoding
+from captioner_core.images import decoder_pool
+from captioner_core.images.decoding import DecodedImage
+from captioner_core.images.remote_listing import read_bytes
 from captioner_core.io import storage
 from captioner_core.io.ordered_map import ordered_map
 from captioner_core.options import ImageLimits
+from captioner_core.runs.image_list import ImageListFile, read_image_list
 from captioner_core.runs.reuse import FeatureCache, Group, feature_row
 from captioner_core.security.uris import local_path_of
 from captioner_core.tables.layout import RunLayout
@@ -34,20 +36,24 @@ from captioner_core.tables.schemas import (
 )
 
 FAILED = "failed"
-KNOWN = "known"
+CACHED = "cached"
 TAKEN_OVER = "taken_over"
-_IMAGES_AHEAD = 64  # 17 MB of pixels
+"""The counter of images whose results were reused; the manifest states it under this name."""
+_PREFETCHED_IMAGES = 64  # their pixels take 17 MB
 
 
 @dataclass
-class ReadListing(beam.PTransform):
-    """The images listed before the job began, many at a time, and the folders that could not be listed.
+class ReadImageList(beam.PTransform):
+    """Reads the list of images, and the folders that could not be listed.
 
     Args:
-      files: of the listing that ``files.write_listing`` made.
+      files: The files that ``image_list.write_image_list`` wrote.
+
+    Returns:
+      Lists of images, one for each row group of the list; and the failures.
     """
 
-    files: Sequence[ListingFile]
+    files: Sequence[ImageListFile]
 
     def expand(
         self, pipeline: beam.Pipeline
@@ -55,159 +61,181 @@ class ReadListing(beam.PTransform):
         listed = (
             pipeline
             | "Files" >> beam.Create(self.files)
-            | "Groups" >> beam.FlatMapTuple(_groups)
-            | "SpreadOut"
-            >> beam.Reshuffle()  # places in the listing alone cross it, never ids or image bytes
-            | "Read" >> beam.FlatMapTuple(_listed).with_outputs(FAILED, main="found")
+            | "RowGroups" >> beam.FlatMapTuple(_row_groups)
+            # Only references to row groups cross the shuffle, never ids or image bytes.
+            | "Redistribute" >> beam.Reshuffle()
+            | "Read" >> beam.FlatMapTuple(_read_row_group).with_outputs(FAILED, main="images")
         )
-        return listed.found, listed[FAILED]
+        return listed.images, listed[FAILED]
 
 
-def _groups(uri: str, groups: int) -> Iterator[tuple[str, int]]:
+def _row_groups(uri: str, groups: int) -> Iterator[tuple[str, int]]:
     return ((uri, group) for group in range(groups))
 
 
-def _listed(uri: str, group: int) -> Iterator[Any]:
-    found = read_listing(uri, group)
-    yield [entry for entry in found if isinstance(entry, ImageRef)]
-    yield from (
-        beam.pvalue.TaggedOutput(FAILED, entry) for entry in found if isinstance(entry, FailureRow)
-    )
+def _read_row_group(uri: str, group: int) -> Iterator[Any]:
+    entries = read_image_list(uri, group)
+    yield [entry for entry in entries if isinstance(entry, ImageRef)]
+    for entry in entries:
+        if isinstance(entry, FailureRow):
+            yield beam.pvalue.TaggedOutput(FAILED, entry)
+
+
+class CachedImage(NamedTuple):
+    """An image whose features an earlier run has computed.
+
+    Args:
+      row: The row of its features in their row group.
+      ref: The image.
+      sha256: The digest of its bytes, in hexadecimal.
+    """
+
+    row: int
+    ref: ImageRef
+    sha256: str
 
 
 @dataclass
 class DecodeImages(beam.PTransform):
-    """Reads and decodes each image by itself, so that a bad one harms no other, while the network is at work.
+    """Reads and decodes images one by one, so that a bad image harms no other.
 
     Args:
-      folder: that the images lie below.
-      size: height and width of the pictures made, in pixels.
-      limits: what one image may be and take.
-      earlier: images that need not be decoded, since their bytes were seen before.
+      folder: The images folder.
+      size: The height and width of the decoded images, in pixels.
+      limits: What one image may be and take.
+      cache: Images that need not be decoded, because their features are known.
+
+    Returns:
+      The decoded images; the cached ones, keyed by the row group of their features; and the
+      failures.
     """
 
     folder: str
     size: int
     limits: ImageLimits
-    earlier: FeatureCache | None = None
+    cache: FeatureCache | None = None
 
     def expand(
         self, refs: beam.PCollection[list[ImageRef]]
     ) -> tuple[
-        beam.PCollection[decoding.DecodedImage],
-        beam.PCollection[KnownImage],
+        beam.PCollection[DecodedImage],
+        beam.PCollection[tuple[Group, CachedImage]],
         beam.PCollection[FailureRow],
     ]:
-        # a worker may have been started in another folder
-        folder = (
-            self.folder
-            if storage.is_remote(self.folder)
-            else os.path.abspath(local_path_of(self.folder))
+        folder = self.folder
+        if not storage.is_remote(folder):
+            # Workers may run in another working directory.
+            folder = os.path.abspath(local_path_of(folder))
+        decode = _DecodeImages(folder, self.size, self.limits, self.cache)
+        outcomes = refs | "Decode" >> beam.ParDo(decode).with_outputs(
+            FAILED, CACHED, main="decoded"
         )
-        decode = _DecodeImages(folder, self.size, self.limits, self.earlier)
-        outcome = refs | "Decode" >> beam.ParDo(decode).with_outputs(FAILED, KNOWN, main="decoded")
-        return outcome.decoded, outcome[KNOWN], outcome[FAILED]
-
-
-KnownImage = tuple[Group, tuple[int, ImageRef, str]]
-"""Where an image's features are found, the image, and the digest of its bytes."""
+        return outcomes.decoded, outcomes[CACHED], outcomes[FAILED]
 
 
 class _DecodeImages(beam.DoFn):
-    """Images' bytes to pixels, or to where their features are known, or one row of failures for each.
+    """Turns each image into pixels, a reference to its known features, or a failure.
 
-    What is yielded goes through the network before the next is asked for; meanwhile threads read the
-    images that follow, and processes decode them.
+    The network consumes a decoded image before this step is asked for the next one. Meanwhile
+    threads read the images that follow, and processes decode them.
     """
 
     def __init__(
-        self, folder: str, size: int, limits: ImageLimits, earlier: FeatureCache | None
+        self, folder: str, size: int, limits: ImageLimits, cache: FeatureCache | None
     ) -> None:
-        self._folder, self._size, self._limits, self._earlier = folder, size, limits, earlier
-        self._failures = Metrics.counter("images", "failed")
-        self._decoded = Metrics.counter("images", "decoded")
+        self._folder = folder
+        self._size = size
+        self._limits = limits
+        self._cache = cache
+        self._failed_count = Metrics.counter("images", "failed")
+        self._decoded_count = Metrics.counter("images", "decoded")
 
     def process(self, refs: Sequence[ImageRef]) -> Iterable[Any]:
-        for outcome in ordered_map(self._decode, refs, prefetch=_IMAGES_AHEAD):
-            if isinstance(outcome, decoding.DecodedImage):
-                self._decoded.inc()
+        for outcome in ordered_map(self._decode, refs, prefetch=_PREFETCHED_IMAGES):
+            if isinstance(outcome, DecodedImage):
+                self._decoded_count.inc()
                 yield outcome
             elif isinstance(outcome, FailureRow):
-                self._failures.inc()
+                self._failed_count.inc()
                 advance(1)
                 yield beam.pvalue.TaggedOutput(FAILED, outcome)
             else:
-                yield beam.pvalue.TaggedOutput(KNOWN, outcome)
+                yield beam.pvalue.TaggedOutput(CACHED, outcome)
 
-    def _decode(self, ref: ImageRef) -> decoding.DecodedImage | KnownImage | FailureRow:
+    def _decode(self, ref: ImageRef) -> DecodedImage | tuple[Group, CachedImage] | FailureRow:
+        limits = self._limits
         try:
-            data = read_bytes(ref.image_uri, self._limits.max_bytes, self._folder)
+            data = read_bytes(ref.image_uri, limits.max_bytes, self._folder)
             sha256 = hashlib.sha256(data).hexdigest()
-            if self._earlier is not None and (
-                found := self._earlier.find(sha256, self._limits.max_pixels)
-            ):
+            found = self._cache.find(sha256, limits.max_pixels) if self._cache else None
+            if found is not None:
                 group, row = found
-                return group, (row, ref, sha256)
+                return group, CachedImage(row, ref, sha256)
             pixels, width, height = decoder_pool.decode(
                 data,
                 size=self._size,
-                max_pixels=self._limits.max_pixels,
-                max_seconds=self._limits.max_seconds,
+                max_pixels=limits.max_pixels,
+                max_seconds=limits.max_seconds,
             )
         except ImageError as error:
             return FailureRow(
                 DECODING, ref.image_id, ref.image_uri, error.error_type, error.message
             )
-        return decoding.DecodedImage(ref, sha256, width, height, pixels)
+        return DecodedImage(ref, sha256, width, height, pixels)
 
 
 @dataclass
 class ReadCached(beam.PTransform):
-    """What an earlier run found for images with the same bytes, as rows of this run.
+    """Reads what an earlier run computed for images with the same bytes.
 
     Args:
-      earlier: that run's images.
-      make: of a row of features and what else is known of the image, what goes on.
+      cache: The results of the earlier run.
+      make_result: Makes the result of an image from its features row and the cache.
+
+    Returns:
+      What ``make_result`` returns for each image.
     """
 
-    earlier: FeatureCache
-    make: Callable[[FeatureRow, FeatureCache], Any]
+    cache: FeatureCache
+    make_result: Callable[[FeatureRow, FeatureCache], Any]
 
-    def expand(self, known: beam.PCollection[KnownImage]) -> beam.PCollection[Any]:
+    def expand(self, cached: beam.PCollection[tuple[Group, CachedImage]]) -> beam.PCollection[Any]:
         return (
-            known
-            | "GroupByPlace" >> beam.GroupByKey()
-            | "ReadRows" >> beam.ParDo(_TakeOver(self.earlier, self.make))
+            cached
+            # Each row group is read once.
+            | "GroupByRowGroup" >> beam.GroupByKey()
+            | "ReadRows" >> beam.ParDo(_ReadCached(self.cache, self.make_result))
         )
 
 
-class _TakeOver(beam.DoFn):
+class _ReadCached(beam.DoFn):
     def __init__(
-        self, earlier: FeatureCache, make: Callable[[FeatureRow, FeatureCache], Any]
+        self, cache: FeatureCache, make_result: Callable[[FeatureRow, FeatureCache], Any]
     ) -> None:
-        self._earlier, self._make = earlier, make
-        self._taken = Metrics.counter("images", TAKEN_OVER)
+        self._cache = cache
+        self._make_result = make_result
+        self._reused_count = Metrics.counter("images", TAKEN_OVER)
 
-    def process(self, grouped: tuple[Group, Iterable[tuple[int, ImageRef, str]]]) -> Iterable[Any]:
-        group, found = grouped
-        table = self._earlier.rows(group)
-        for row, ref, sha256 in found:
-            yield self._make(
-                feature_row(table, row, ref.image_id, ref.image_uri, sha256), self._earlier
-            )
-            self._taken.inc()
+    def process(self, grouped: tuple[Group, Iterable[CachedImage]]) -> Iterable[Any]:
+        group, images = grouped
+        table = self._cache.rows(group)
+        for row, ref, sha256 in images:
+            features = feature_row(table, row, ref.image_id, ref.image_uri, sha256)
+            yield self._make_result(features, self._cache)
+            self._reused_count.inc()
             advance(1)
 
 
 @dataclass
 class WriteTable(beam.PTransform):
-    """Writes rows into a run's staging folder; ``runs.commit_stage`` makes them part of the run.
+    """Writes rows into a run's staging folder; ``commits.commit_stage`` makes them part of the run.
 
     Args:
-      run: where.
-      name: of the table.
-      schema: of the table; the one in ``TABLE_SCHEMAS`` where None.
-      prefix: of the files, where several steps write one table: to flatten what they write would keep it in memory.
+      run: The run.
+      name: The table.
+      schema: The table's schema; by default the one in ``TABLE_SCHEMAS``.
+      prefix: The start of the files' names. Steps that write the same table have different
+        prefixes; to flatten their rows into one step would keep them in memory.
     """
 
     run: RunLayout
@@ -223,16 +251,16 @@ class WriteTable(beam.PTransform):
 
 @dataclass
 class WriteRows(beam.PTransform):
-    """Writes tables of rows as ``WriteTable`` writes rows, each a row group.
+    """Writes Arrow tables into a run's staging folder, each as one row group.
 
     Args:
-      run: where.
-      name: of the table.
+      run: The run.
+      name: The table.
     """
 
     run: RunLayout
     name: str
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
-        named = tables | "NameRun" >> beam.Map(as_table, self.run.run_id, self.name)
-        return named | "Write" >> WriteParquet(self.run, self.name, TABLE_SCHEMAS[self.name])
+        stamped = tables | "AddRunId" >> beam.Map(as_table, self.run.run_id, self.name)
+        return stamped | "Write" >> WriteParquet(self.run, self.name, TABLE_SCHEMAS[self.name])

@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from beam_jobs import caption_images, files  # noqa: E402
+from beam_jobs import caption_images  # noqa: E402
 from beam_jobs.handlers import CaptionedImage, CaptionHandler  # noqa: E402
 from captioner_core.captioning.generator import CaptionSearch  # noqa: E402
 from captioner_core.captioning.grid import attended_cells  # noqa: E402
@@ -35,6 +35,7 @@ from captioner_core.captioning.saved_model import load_model  # noqa: E402
 from captioner_core.features.precision import best_precision  # noqa: E402
 from captioner_core.features.xception import FIRST_BFLOAT16_LAYER, keras_network  # noqa: E402
 from captioner_core.images import decoding  # noqa: E402
+from captioner_core.images.remote_listing import list_entries, read_bytes  # noqa: E402
 from captioner_core.options import PRETRAINED, CaptionOptions  # noqa: E402
 from captioner_core.tables.schemas import (  # noqa: E402
     CAPTIONS_SCHEMA,
@@ -72,12 +73,12 @@ def _profile(folder: Path, output: Path) -> None:
     models = handler.load_model()
     loaded = time.perf_counter() - start
     refs, listing = _timed(
-        lambda: [entry for entry in files.list_entries(str(folder)) if isinstance(entry, ImageRef)]
+        lambda: [entry for entry in list_entries(str(folder)) if isinstance(entry, ImageRef)]
     )
     count = len(refs)
     _, listing_least = _timed(lambda: [entry.name for entry in os.scandir(folder)])
     data, reading = _timed(
-        lambda: [files.read_bytes(ref.image_uri, 1 << 28, str(folder)) for ref in refs]
+        lambda: [read_bytes(ref.image_uri, 1 << 28, str(folder)) for ref in refs]
     )
     _, reading_least = _timed(lambda: [Path(ref.image_uri).read_bytes() for ref in refs])
     decoded, decode_s = _timed(lambda: [decoding.decode(one) for one in data])

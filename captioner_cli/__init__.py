@@ -1,4 +1,4 @@
-"""The command ``captioner``, thin over the packages; each subcommand is one file in ``commands``."""
+"""The command ``captioner``. Each subcommand is a file in ``commands``: parse, call, print."""
 
 from captioner_core.process.startup import begin_if_main
 

@@ -1,4 +1,4 @@
-"""``captioner assets``: fetch and verify what the jobs need."""
+"""``captioner assets``: fetches and verifies what the jobs need."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "assets",
         help="fetch and verify Xception weights and spaCy vectors, verify the pretrained captioner",
-        description="Fetches what is missing or damaged in the cache ($CAPTIONER_CACHE, else ~/.cache/captioner); "
-        "other commands fetch what they lack by themselves, unless CAPTIONER_OFFLINE=1.",
+        description=(
+            "Fetches what is missing or damaged in the cache ($CAPTIONER_CACHE, else "
+            "~/.cache/captioner). Other commands fetch what they need by themselves, unless "
+            "CAPTIONER_OFFLINE=1."
+        ),
     )
     parser.add_argument(
         "--extra",

@@ -1,9 +1,10 @@
-"""``captioner dataset``: make a dataset folder from what there is."""
+"""``captioner dataset``: makes a dataset folder."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,73 +16,100 @@ from captioner_core.security.uris import normalize_uri
 
 
 def register(subparsers: Any) -> None:
-    """Adds the subcommand and its own: ``sample``, ``flickr8k``, ``coco`` and ``csv``."""
+    """Adds the subcommand and its kinds: ``sample``, ``flickr8k``, ``coco`` and ``csv``."""
     parser = subparsers.add_parser(
         "dataset",
         help="make a dataset folder",
         description="Makes a folder with images/ and captions.parquet.",
     )
     kinds = parser.add_subparsers(required=True, metavar="KIND")
+    _add_sample(kinds)
+    _add_flickr8k(kinds)
+    _add_coco(kinds)
+    _add_csv(kinds)
 
-    def add(name: str, handler: Any, text: str) -> Any:
-        kind = kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        kind.add_argument(
-            "--output", required=True, type=_path, metavar="DIR", help="dataset folder to make"
-        )
-        kind.add_argument(
-            "--collection",
-            type=_collection,
-            metavar="NAME",
-            help="name of the collection that the images belong to (default: sample, flickr8k, or else a name made "
-            "from the dataset's folder)",
-        )
-        kind.set_defaults(handler=handler)
-        return kind
 
-    sample = add("sample", _sample, "rendered scenes with five captions each")
-    sample.add_argument(
+def _add_kind(
+    kinds: Any, name: str, handler: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    kind: argparse.ArgumentParser = kinds.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + "."
+    )
+    kind.add_argument(
+        "--output", required=True, type=_path, metavar="DIR", help="dataset folder to make"
+    )
+    kind.add_argument(
+        "--collection",
+        type=_collection,
+        metavar="NAME",
+        help="name of the collection that the images belong to (default: sample, flickr8k, or "
+        "else a name made from the dataset's folder)",
+    )
+    kind.set_defaults(handler=handler)
+    return kind
+
+
+def _add_sample(kinds: Any) -> None:
+    kind = _add_kind(kinds, "sample", _sample, "rendered scenes with five captions each")
+    kind.add_argument(
         "--images", type=int, default=800, metavar="N", help="number of images (default: 800)"
     )
-    sample.add_argument(
+    kind.add_argument(
         "--seed",
         type=int,
         default=0,
         metavar="N",
         help="another seed makes other scenes (default: 0)",
     )
-    flickr8k = add(
-        "flickr8k",
-        _flickr8k,
-        "Flickr8k from its two zips or Kaggle's folder, downloaded where not given",
-    )
-    flickr8k.add_argument(
+
+
+def _add_flickr8k(kinds: Any) -> None:
+    text = "Flickr8k from its two zips or Kaggle's folder (default: download the zips)"
+    kind = _add_kind(kinds, "flickr8k", _flickr8k, text)
+    kind.add_argument(
         "--source",
         type=_path,
         metavar="DIR",
-        help="folder with the two zips, or with Kaggle's Images/ and captions.txt (default: $FLICKR8K_DIR)",
+        help="folder with the two zips, or with Kaggle's Images/ and captions.txt "
+        "(default: $FLICKR8K_DIR)",
     )
-    coco = add("coco", _coco, "captions in COCO's JSON")
-    coco.add_argument(
+    _add_limit(kind)
+
+
+def _add_coco(kinds: Any) -> None:
+    kind = _add_kind(kinds, "coco", _coco, "captions in COCO's JSON")
+    kind.add_argument(
         "--annotations",
         action="append",
         required=True,
         metavar="SPLIT=FILE",
         help="a split's captions_*.json; may be repeated",
     )
-    table = add("csv", _csv, "captions in a CSV file")
-    table.add_argument(
+    _add_images(kind)
+    _add_limit(kind)
+
+
+def _add_csv(kinds: Any) -> None:
+    kind = _add_kind(kinds, "csv", _csv, "captions in a CSV file")
+    kind.add_argument(
         "--csv",
         required=True,
         type=_path,
         metavar="FILE",
         help="columns image_id, caption and maybe split, such as Kaggle's captions.txt",
     )
-    for kind in (coco, table):
-        kind.add_argument(
-            "--images", required=True, type=_path, metavar="DIR", help="folder with the images"
-        )
-    for kind in (flickr8k, coco, table):
-        kind.add_argument("--limit", type=_positive, metavar="N", help="use this many images")
+    _add_images(kind)
+    _add_limit(kind)
+
+
+def _add_images(kind: argparse.ArgumentParser) -> None:
+    kind.add_argument(
+        "--images", required=True, type=_path, metavar="DIR", help="folder with the images"
+    )
+
+
+def _add_limit(kind: argparse.ArgumentParser) -> None:
+    kind.add_argument("--limit", type=_positive, metavar="N", help="use this many images")
 
 
 def _path(text: str) -> Path:
@@ -146,7 +174,8 @@ def _coco(namespace: argparse.Namespace) -> int:
         split, sign, path = item.partition("=")
         if not sign:
             raise CaptionerError(
-                f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; write it so"
+                f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; "
+                "write it so"
             )
         check_uri("--annotations", path)
         annotations.setdefault(split, []).append(Path(normalize_uri(path)))

@@ -14,8 +14,8 @@ def register(subparsers: Any) -> None:
         "gate",
         help="whether a model is good enough to become the current one",
         description=(
-            "Compares the CIDEr that 'captioner evaluate' recorded for a model with that of the current one; exits 1 "
-            "where it is too low."
+            "Compares the CIDEr that 'captioner evaluate' recorded for a model with that of the "
+            "current one. The exit code is 1 if it is too low."
         ),
     )
     add_arguments(parser, GateOptions)

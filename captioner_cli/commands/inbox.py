@@ -17,8 +17,9 @@ def register(subparsers: Any) -> None:
         "inbox",
         help="which subfolders of an inbox are ready to be captioned",
         description=(
-            "Says of each direct subfolder whether it is done, that is, its run is complete; ready, that is, it holds "
-            "the marker file, or an image and nothing in it has changed for a while; or waiting, and for what."
+            "Prints the state of each direct subfolder: done, if its run is complete; ready, if it "
+            "holds the marker file, or an image and nothing in it has changed for a while; or "
+            "waiting, and for what."
         ),
     )
     add_arguments(parser, InboxOptions)
@@ -31,12 +32,11 @@ def _run(namespace: argparse.Namespace) -> int:
 
     folders = look(options)
     if options.json:
-        # in ASCII: a name that is no UTF-8 can't be printed otherwise
+        # json.dumps writes ASCII, in which names that are not UTF-8 can be printed too.
         print(json.dumps([dataclasses.asdict(folder) for folder in folders]))
         return 0
-    width = max([len(escape_control_chars(folder.folder)) for folder in folders], default=0)
-    for folder in folders:
-        print(
-            f"{folder.state:7}  {escape_control_chars(folder.folder):{width}}  {escape_control_chars(folder.reason)}"
-        )
+    names = [escape_control_chars(folder.folder) for folder in folders]
+    width = max(map(len, names), default=0)
+    for folder, name in zip(folders, names, strict=True):
+        print(f"{folder.state:7}  {name:{width}}  {escape_control_chars(folder.reason)}")
     return 0

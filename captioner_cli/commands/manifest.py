@@ -1,4 +1,4 @@
-"""``captioner manifest``: what a finished run says of itself."""
+"""``captioner manifest``: prints the manifest of a finished run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def register(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> int:
     from captioner_core.runs.commits import read_manifest
 
-    print(
-        json.dumps(read_manifest(namespace.run_dir), indent=2)
-    )  # in ASCII: no control character reaches a terminal
+    # json.dumps writes ASCII, so no control character reaches a terminal.
+    print(json.dumps(read_manifest(namespace.run_dir), indent=2))
     return 0

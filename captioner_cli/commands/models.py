@@ -14,7 +14,7 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "models",
         help="the models of a folder, and which is the current one",
-        description="Lists the models of a folder, with * at the current one, then every change of it.",
+        description="Lists the models of a folder, with * at the current one, then its history.",
     )
     parser.add_argument("models", type=uri_argument, metavar="DIR", help="folder of models")
     parser.set_defaults(handler=_run)
@@ -26,25 +26,27 @@ def _run(namespace: argparse.Namespace) -> int:
     pointer = read_pointer(namespace.models)
     models = list_models(namespace.models)
     if pointer.current is not None and pointer.current not in {model.name for model in models}:
-        models.append(ModelEntry(pointer.current, "missing", None))  # jobs given this folder fail
-    width = max([len(escape_control_chars(model.name)) for model in models], default=4)
-    id_width = max([len(model.model_id or "unknown") for model in models], default=8)
+        # Jobs that are given this folder fail, so the list must show why.
+        models.append(ModelEntry(pointer.current, "missing", None))
+    names = [escape_control_chars(model.name) for model in models]
+    ids = [model.model_id or "unknown" for model in models]
+    width = max(map(len, names), default=4)
+    id_width = max(map(len, ids), default=8)
     print(f"  {'name':{width}}  {'model_id':{id_width}}  dev CIDEr")
-    for model in models:
+    for model, name, model_id in zip(models, names, ids, strict=True):
         mark = "*" if model.name == pointer.current else " "
-        print(
-            f"{mark} {escape_control_chars(model.name):{width}}  {model.model_id or 'unknown':{id_width}}  {_figure(model.cider):>9}"
-        )
+        cider = _cider_text(model.cider)
+        print(f"{mark} {name:{width}}  {model_id:{id_width}}  {cider:>9}")
     if pointer.history:
         print("\nhistory")
     for change in pointer.history:
         verb = "promoted" if change.action == PROMOTE else "undone, back to"
         before = f", after {change.previous!r}" if change.previous else ""
-        print(
-            f"  {change.utc}  {verb} {change.model!r} {change.model_id}, dev CIDEr {_figure(change.cider)}{before}"
-        )
+        cider = _cider_text(change.cider)
+        promoted = f"{change.model!r} {change.model_id}"
+        print(f"  {change.utc}  {verb} {promoted}, dev CIDEr {cider}{before}")
     return 0
 
 
-def _figure(cider: float | None) -> str:
+def _cider_text(cider: float | None) -> str:
     return "-" if cider is None else f"{cider:.3f}"

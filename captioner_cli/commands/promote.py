@@ -14,8 +14,8 @@ def register(subparsers: Any) -> None:
         "promote",
         help="make a model the current one, or go back to the one before",
         description=(
-            "Makes a model the current one of a folder of models, which whatever is given that folder as --model then "
-            "takes. What is current already is left as it is."
+            "Makes a model the current one of a folder of models. Commands that are given that "
+            "folder as --model then use it. If it is current already, nothing changes."
         ),
     )
     add_arguments(parser, PromoteOptions)

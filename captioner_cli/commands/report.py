@@ -13,7 +13,9 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         help="write the HTML report of a finished run",
-        description="Writes RUN_DIR/report/index.html: pictures, captions, matches and scores on one page.",
+        description=(
+            "Writes RUN_DIR/report/index.html: pictures, captions, matches and scores on one page."
+        ),
     )
     parser.add_argument(
         "run_dir",
@@ -26,7 +28,7 @@ def register(subparsers: Any) -> None:
         type=int,
         default=100,
         metavar="N",
-        help="most images shown, taken at even distances (default: 100)",
+        help="show at most this many images, evenly chosen (default: 100)",
     )
     parser.set_defaults(handler=_run)
 

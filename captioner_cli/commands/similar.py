@@ -3,50 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from captioner_core.errors import CaptionerError
-from captioner_core.options import (
-    DEFAULT_ENCODER,
-    ENCODERS,
-    PRETRAINED,
-    add_arguments,
-    check_fields,
-    from_namespace,
-    option,
-    threshold_option,
-    uri_option,
-)
+from captioner_core.options import SimilarOptions, add_arguments, from_namespace
 from captioner_core.security.allowed_roots import uri_argument
 
-
-@dataclass(frozen=True, kw_only=True)
-class SimilarOptions:
-    """Options of one look-up."""
-
-    index: tuple[str, ...] = uri_option(
-        (), help="captions table to search: a run's or a dataset's; may be repeated", metavar="URI"
-    )
-    n: int = option(5, help="images to show", metavar="N", limits=(1, 50))
-    threshold: float = threshold_option(0.9, help="least cosine similarity")
-    model: str = uri_option(
-        PRETRAINED,
-        help="model folder, or a folder of models: its current one; pretrained comes with the package",
-        metavar="MODEL_DIR",
-        names=(PRETRAINED,),
-    )
-    encoder: str = option(
-        DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS
-    )
-    output: str = uri_option(
-        "similar.png", help="picture to write, with the images side by side", metavar="FILE"
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.index:
-            raise CaptionerError("no --index given; name at least one captions table to search")
+if TYPE_CHECKING:
+    from captioner_core.tables.schemas import MatchRow
 
 
 def register(subparsers: Any) -> None:
@@ -54,7 +17,10 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "similar",
         help="the images most similar to one image",
-        description="Captions an image, finds the images with the most similar captions, and writes a picture of them.",
+        description=(
+            "Captions an image, finds the images with the most similar captions, and writes a "
+            "picture of them."
+        ),
     )
     parser.add_argument("image", type=uri_argument, metavar="IMAGE", help="image file")
     add_arguments(parser, SimilarOptions)
@@ -71,32 +37,32 @@ def _run(namespace: argparse.Namespace) -> int:
     from captioner_core.matching.loading import check_captions_table
     from captioner_core.runs.identity import collection_of_table
     from captioner_core.security.redaction import escape_control_chars
-    from captioner_core.tables.schemas import MatchRow
 
     check_picture(options.output, {"the image": [namespace.image], "--index": options.index})
     for uri in options.index:
         check_captions_table(uri)
-    has_several = len({collection_of_table(uri) for uri in options.index}) > 1
-
-    def collection_of(row: MatchRow) -> str:
-        return f" ({row.match_collection})" if has_several else ""
-
     finder = SimilarImageFinder(options.model, options.index, options.encoder)
     found = finder.find(namespace.image, threshold=options.threshold, top_k=options.n)
-    print(escape_control_chars(f"{namespace.image}: {found.caption}"))
+    has_several = len({collection_of_table(uri) for uri in options.index}) > 1
+    lines = [f"{namespace.image}: {found.caption}"]
     for row in found.matches:
-        print(
-            escape_control_chars(
-                f"{row.rank:3}  {row.score:.3f}  {row.match_image_id}{collection_of(row)}  {row.match_caption}"
-            )
-        )
+        name = _image_name(row, with_collection=has_several)
+        lines.append(f"{row.rank:3}  {row.score:.3f}  {name}  {row.match_caption}")
     if not found.matches:
-        best = found.nearest
-        short = ""
-        if best:
-            name = best.match_image_id + collection_of(best)
-            short = f"; the best, {name}, has {best.score:.3f}: {best.match_caption}"
-        print(escape_control_chars(f"no other image reaches {options.threshold}{short}"))
+        best = ""
+        if found.nearest:
+            name = _image_name(found.nearest, with_collection=has_several)
+            score = found.nearest.score
+            best = f"; the best, {name}, has {score:.3f}: {found.nearest.match_caption}"
+        lines.append(f"no other image reaches {options.threshold}{best}")
+    for line in lines:
+        print(escape_control_chars(line))
     write_picture(found, options.output)
     print(options.output)
     return 0
+
+
+def _image_name(row: MatchRow, *, with_collection: bool) -> str:
+    return (
+        f"{row.match_image_id} ({row.match_collection})" if with_collection else row.match_image_id
+    )

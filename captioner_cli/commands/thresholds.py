@@ -3,35 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from typing import Any
 
-from captioner_core.options import (
-    DEFAULT_ENCODER,
-    ENCODERS,
-    add_arguments,
-    check_fields,
-    from_namespace,
-    option,
-    uri_option,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThresholdsOptions:
-    """Options of the table of thresholds."""
-
-    captions: str = uri_option(help="captions table: a run's or a dataset's", metavar="URI")
-    split: tuple[str, ...] = option(
-        (), help="of a dataset use this split alone; may be repeated", metavar="SPLIT"
-    )
-    encoder: str = option(
-        DEFAULT_ENCODER, help="space in which captions are compared", choices=ENCODERS
-    )
-    output: str = uri_option("thresholds.svg", help="plot to write", metavar="FILE")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
+from captioner_core.options import ThresholdsOptions, add_arguments, from_namespace
 
 
 def register(subparsers: Any) -> None:
@@ -39,7 +13,10 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "thresholds",
         help="matches and estimated precision and recall for each threshold",
-        description="Compares a table's captions with each other, and says what each threshold would let through.",
+        description=(
+            "Compares a table's captions with each other and prints what each threshold would let "
+            "through."
+        ),
     )
     add_arguments(parser, ThresholdsOptions)
     parser.set_defaults(handler=_run)

@@ -13,7 +13,10 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a captioner from features and human captions",
-        description="Trains an LSTM captioner on a dataset's train split and keeps the weights best on its dev split.",
+        description=(
+            "Trains an LSTM captioner on a dataset's train split and keeps the weights that are "
+            "best on its dev split."
+        ),
     )
     add_arguments(parser, TrainOptions)
     parser.set_defaults(handler=_run)

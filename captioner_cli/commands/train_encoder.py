@@ -13,7 +13,10 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train-encoder",
         help="train the encoder that puts captions and images into one space",
-        description="Trains the learned encoder on a dataset's train split and calibrates its scores on the dev split.",
+        description=(
+            "Trains the learned encoder on a dataset's train split and calibrates its scores on "
+            "the dev split."
+        ),
     )
     add_arguments(parser, TrainEncoderOptions)
     parser.set_defaults(handler=_run)

@@ -14,7 +14,7 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "verify",
         help="check every invariant of a run's tables",
-        description="Checks a run; prints a line for each breach and exits 1 where there is one.",
+        description="Checks a run and prints a line for each breach; the exit code is then 1.",
     )
     parser.add_argument("run_dir", type=uri_argument, metavar="RUN_DIR", help="ROOT/runs/RUN_ID")
     parser.set_defaults(handler=_run)

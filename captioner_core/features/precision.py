@@ -16,6 +16,27 @@ def best_precision() -> str:
     return "bfloat16" if _has_bfloat16() else "float32"
 
 
+def choose_precision(requested: str, *, is_local: bool) -> str:
+    """Returns the precision that a job runs in.
+
+    The choice does not depend on the runner, so that all runners give the same rows. A worker of a
+    cluster that lacks the precision says so itself.
+
+    Args:
+      requested: One of ``options.PRECISION_CHOICES``; "auto" means the fastest that this machine
+        has.
+      is_local: Whether the job runs on this machine.
+
+    Raises:
+      CaptionerError: The job runs on this machine, which lacks the requested precision.
+    """
+    if requested == "auto":
+        return best_precision()
+    if is_local:
+        check_precision(requested)
+    return requested
+
+
 def check_precision(precision: str) -> None:
     """Refuses bfloat16 on a machine that would only emulate it, which is slower than float32.
 

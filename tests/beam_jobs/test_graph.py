@@ -12,11 +12,13 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
 from beam_jobs import caption_images, extract_features, match_captions
-from beam_jobs.files import write_listing
+from beam_jobs.image_stage import ImageStage
 from beam_jobs.match_transforms import INDEX, QUERY, MatchPlan
 from captioner_core.errors import CaptionerError
 from captioner_core.features.base import load_backbone
+from captioner_core.images.listing import ListingCounts
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
+from captioner_core.runs.image_list import write_image_list
 from captioner_core.tables.layout import RunLayout
 
 # Dataflow refuses a job of more than 10 MB, and every engine sends the graph to every worker
@@ -40,21 +42,36 @@ def listed(tmp_path):
         folder.mkdir()
         for number in range(images):
             (folder / f"{number}.jpg").touch()
-        return write_listing(str(folder), RunLayout(str(tmp_path), "run"))[0]
+        return write_image_list(str(folder), RunLayout(str(tmp_path), "run"))[0]
 
     return listing
+
+
+def stage_of(options, files):
+    """A stage whose images are listed, for its graph alone."""
+    return ImageStage(
+        name="extract",
+        options=options,
+        pipeline_args=(),
+        run=options.layout,
+        files=files,
+        counts=ListingCounts(),
+        retried=None,
+        cache=None,
+        started=0.0,
+    )
 
 
 def extract(pipeline, root, listing):
     options = ExtractOptions(images="images", output=root)
     load = functools.partial(load_backbone, options.backbone, "float32")
-    extract_features.build(pipeline, options, options.layout, listing, load)
+    extract_features.build(pipeline, options, stage_of(options, listing), load)
 
 
 def caption(pipeline, root, listing):
     options = CaptionOptions(images="images", output=root)
     load = functools.partial(caption_images.load_models, options.backbone, options.model, 3)
-    caption_images.build(pipeline, options, options.layout, listing, load)
+    caption_images.build(pipeline, options, stage_of(options, listing), load)
 
 
 def match(pipeline, root, _listing):

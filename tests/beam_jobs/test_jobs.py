@@ -11,8 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from beam_jobs import caption_images, extract_features, files, match_captions
-from beam_jobs.files import write_listing
+from beam_jobs import caption_images, extract_features, match_captions
 from beam_jobs.handlers import CaptioningModels
 from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.network import Captioner
@@ -21,7 +20,8 @@ from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import storage
 from captioner_core.models.registry import promote
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
-from captioner_core.runs import commits
+from captioner_core.runs import commits, image_list
+from captioner_core.runs.image_list import write_image_list
 from captioner_core.runs.verify import verify
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import (
@@ -146,9 +146,9 @@ def test_a_promotion_meanwhile_changes_no_caption(photos, run, model_dir, tmp_pa
 
     def promoting(*given):
         promote(str(models), "new")
-        return write_listing(*given)
+        return write_image_list(*given)
 
-    monkeypatch.setattr(files, "write_listing", promoting)
+    monkeypatch.setattr(image_list, "write_image_list", promoting)
     monkeypatch.setattr(caption_images, "load_models", _load_as_named)
     options = CaptionOptions(images=str(photos), output=run.root, model=str(models))
     manifest = caption_images.run(options)

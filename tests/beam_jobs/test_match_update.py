@@ -119,16 +119,16 @@ def assert_same_rows(one, other):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(match_captions, "_QUERY_CAPTIONS", 25)
-    monkeypatch.setattr(match_captions, "_INDEX_CAPTIONS", 30)
+    monkeypatch.setattr(match_captions, "_CAPTIONS_PER_QUERY_PART", 25)
+    monkeypatch.setattr(match_captions, "_CAPTIONS_PER_INDEX_PART", 30)
 
 
 @pytest.mark.parametrize("top_k", [0, 2, 500])
 def test_parts_change_nothing(tmp_path, first, second, monkeypatch, top_k):
     options = {"captions": (first, second), "index": (second, first), "top_k": top_k}
     match(tmp_path, "whole", **options)
-    monkeypatch.setattr(match_captions, "_QUERY_CAPTIONS", 25)
-    monkeypatch.setattr(match_captions, "_INDEX_CAPTIONS", 30)
+    monkeypatch.setattr(match_captions, "_CAPTIONS_PER_QUERY_PART", 25)
+    monkeypatch.setattr(match_captions, "_CAPTIONS_PER_INDEX_PART", 30)
     match(tmp_path, "parts", **options)
     whole = rows(tmp_path, "whole")
     assert_same_rows(rows(tmp_path, "parts"), whole)

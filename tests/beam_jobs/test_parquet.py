@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_jobs import files, launch, parquet
+from beam_jobs import launch, parquet
 from beam_jobs.transforms import WriteTable
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.runs import commits
+from captioner_core.runs import commits, image_list
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import (
@@ -106,25 +106,25 @@ def test_a_vector_of_another_length_is_refused():
 
 
 def test_a_listing_of_many_parts_holds_every_image_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_GROUP_ROWS", 3)
-    monkeypatch.setattr(files, "_FILE_GROUPS", 2)
+    monkeypatch.setattr(image_list, "_ROWS_PER_GROUP", 3)
+    monkeypatch.setattr(image_list, "_GROUPS_PER_FILE", 2)
     (tmp_path / "images").mkdir()
     for number in range(14):
         (tmp_path / "images" / f"{number:02d}.jpg").touch()
     (tmp_path / "images" / "notes.txt").touch()
-    listing, counts = files.write_listing(
+    listing, counts = image_list.write_image_list(
         str(tmp_path / "images"), RunLayout(str(tmp_path / "out"), "run")
     )
     assert (counts.images, counts.passed_over) == (14, 1)
     assert [groups for _, groups in listing] == [2, 2, 1]
     places = [(file, group) for file, groups in listing for group in range(groups)]
-    found = [entry.image_id for place in places for entry in files.read_listing(*place)]
+    found = [entry.image_id for place in places for entry in image_list.read_image_list(*place)]
     assert found == [f"{number:02d}.jpg" for number in range(14)]
 
 
 def test_a_folder_that_cant_be_listed_is_a_failure_of_the_listing(tmp_path, monkeypatch):
     failure = FailureRow("list", "sub", "/sub", "unreadable", "no")
-    monkeypatch.setattr(files, "list_entries", lambda folder, exclude: iter([failure]))
-    ((file, groups),), _ = files.write_listing("anywhere", RunLayout(str(tmp_path), "run"))
+    monkeypatch.setattr(image_list, "list_entries", lambda folder, exclude: iter([failure]))
+    ((file, groups),), _ = image_list.write_image_list("anywhere", RunLayout(str(tmp_path), "run"))
     assert groups == 1
-    assert files.read_listing(file, 0) == [failure]
+    assert image_list.read_image_list(file, 0) == [failure]

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from beam_jobs import extract_features, files
+from beam_jobs import extract_features
 from captioner_core.errors import ImageError
 from captioner_core.images import listing
 from captioner_core.io import storage
 from captioner_core.options import ExtractOptions
+from captioner_core.runs import image_list
 from captioner_core.runs.verify import verify
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
@@ -148,14 +149,14 @@ def disturb(monkeypatch, moment, fault, target):
             pending.pop()(target)
 
     if moment == LISTED:
-        write_listing = files.write_listing
+        write_image_list = image_list.write_image_list
 
         def listed(*arguments):
-            found = write_listing(*arguments)
+            found = write_image_list(*arguments)
             strike()
             return found
 
-        monkeypatch.setattr(files, "write_listing", listed)
+        monkeypatch.setattr(image_list, "write_image_list", listed)
     elif moment == OPENED:
         check_below = listing._check_below
 

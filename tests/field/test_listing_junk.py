@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import fs as pafs
 
-from beam_jobs import extract_features, files
+from beam_jobs import extract_features
 from captioner_core.datasets import csv_captions
 from captioner_core.datasets.sources import safe_image_id
 from captioner_core.errors import CaptionerError
@@ -29,9 +29,11 @@ from captioner_core.images.listing import (
     local_path,
     passed_over_lines,
 )
+from captioner_core.images.remote_listing import list_entries
 from captioner_core.io import storage
 from captioner_core.options import ExtractOptions
 from captioner_core.runs.commits import read_manifest
+from captioner_core.runs.image_list import check_any_images
 from captioner_core.runs.verify import verify
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import ImageRef
@@ -378,9 +380,9 @@ def test_an_empty_folder_makes_an_empty_run_and_is_named(tmp_path, capsys):
 
 def test_a_run_over_no_image_can_be_allowed(tmp_path):
     write(tmp_path, "a.heic")
-    files.check_any_images(str(tmp_path), allow_empty=True)
+    check_any_images(str(tmp_path), allow_empty=True)
     with pytest.raises(CaptionerError):
-        files.check_any_images(str(tmp_path))
+        check_any_images(str(tmp_path))
 
 
 # --- Elsewhere
@@ -394,7 +396,7 @@ def test_the_same_rules_hold_in_an_object_store(tmp_path, monkeypatch):
     monkeypatch.setattr(
         storage, "resolve", lambda uri: (local, "/") if uri.startswith("s3://") else resolve(uri)
     )
-    found = list(files.list_entries("s3://bucket", ("raw/",)))
+    found = list(list_entries("s3://bucket", ("raw/",)))
     here = list(list_images(str(tmp_path), ("raw/",)))
     assert sorted(map(name_and_kind, found)) == sorted(map(name_and_kind, here))
     uris = {entry.image_id: entry.image_uri for entry in found if isinstance(entry, ImageRef)}
@@ -422,4 +424,4 @@ def test_the_list_of_captioners_files_is_not_told_as_passed_over(tmp_path):
         '{"made_by": "captioner", "kind": "folder of images"}\n'
     )
     (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
-    assert [entry.image_id for entry in files.list_entries(str(tmp_path))] == ["a.png"]
+    assert [entry.image_id for entry in list_entries(str(tmp_path))] == ["a.png"]

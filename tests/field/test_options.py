@@ -308,7 +308,7 @@ def test_top_k_of_0_keeps_no_match_and_still_says_what_matches(capsys):
     assert said[0] == ("q", MATCHED, 1, 0, "a")
     assert said[1][:4] == ("r", NO_MATCH, 0, 0)
     help_text = " ".join(captured_help(capsys, "match").split())
-    assert "0 keeps none, and match_summary still says how many reach the threshold" in help_text
+    assert "with 0 match_summary still counts how many reach the threshold" in help_text
 
 
 def captured_help(capsys: pytest.CaptureFixture[str], command: str) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import caption_images, extract_features, files, match_captions
+from beam_jobs import caption_images, extract_features, match_captions
 from captioner_core.captioning.saved_model import load_model, read_model_id
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.report import write_report
-from captioner_core.runs import commits
+from captioner_core.runs import commits, image_list
 from captioner_core.runs.verify import verify
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
@@ -155,15 +155,15 @@ def test_keys_that_are_no_paths_are_failures(s3, photos, model_dir, load_models)
 def test_an_image_that_vanishes_after_it_was_listed_is_one_failure(
     prefix, s3, model_dir, load_models, monkeypatch
 ):
-    write_listing = files.write_listing
+    write_image_list = image_list.write_image_list
 
     def listing(*given):
-        listed = write_listing(*given)
+        listed = write_image_list(*given)
         key = f"{prefix.removeprefix(f's3://{BUCKET}/')}/red/picture 0.png"
         client(s3).delete_object(Bucket=BUCKET, Key=key)
         return listed
 
-    monkeypatch.setattr(files, "write_listing", listing)
+    monkeypatch.setattr(image_list, "write_image_list", listing)
     counts = caption(prefix, ROOT, model_dir, load_models, "vanished")
     assert (counts["captions"], counts["failures"]) == (11, 3)
     failed = rows(f"{ROOT}/runs/vanished", "failures").set_index("image_id").error_type

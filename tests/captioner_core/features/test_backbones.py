@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-from beam_jobs import launch
 from captioner_cli.main import main
 from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
@@ -134,10 +133,9 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch, tmp_path,
 
 
 @pytest.mark.parametrize("flags", [{"avx512_bf16"}, set()])
-def test_auto_is_what_the_machine_has_whatever_the_runner(monkeypatch, flags):
-    """Otherwise runners would write different rows."""
+@pytest.mark.parametrize("is_local", [True, False])
+def test_auto_is_what_the_machine_has_whatever_the_runner(monkeypatch, flags, is_local):
+    """Runners would give other rows otherwise."""
     monkeypatch.setattr(precisions, "_processor_flags", lambda: flags)
-    chosen = {
-        launch.chosen_precision("auto", arguments) for arguments in ([], ["--runner=FlinkRunner"])
-    }
-    assert chosen == {"bfloat16" if flags else "float32"}
+    chosen = precisions.choose_precision("auto", is_local=is_local)
+    assert chosen == ("bfloat16" if flags else "float32")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs as pafs
 
-from captioner_cli.commands import run as run_command
+from beam_jobs.workflows import run as run_workflow
 from captioner_cli.main import main
 from captioner_core.analysis.caption_metrics import references_fingerprint
 from captioner_core.captioning.config import CaptionerConfig
@@ -381,7 +381,7 @@ def test_the_index_of_a_run_is_checked_against_the_current_model(models, monkeyp
         promote(str(models), "c")
         raise CaptionerError("seen; stop")
 
-    monkeypatch.setattr(run_command, "check_inputs", check_inputs)
+    monkeypatch.setattr(run_workflow, "check_inputs", check_inputs)
     for plan in ([], ["--plan"]):
         assert main(["run", "--images", "in", "--model", str(models), *plan]) == 2
     assert checked == [str(models / "b"), str(models / "c")]

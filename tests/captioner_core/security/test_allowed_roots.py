@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from captioner_cli.commands.calibrate import CalibrateOptions
-from captioner_cli.commands.evaluate import EvaluateOptions
-from captioner_cli.commands.export import ExportOptions
-from captioner_cli.commands.run_local import LocalOptions
-from captioner_cli.commands.similar import SimilarOptions
-from captioner_cli.commands.thresholds import ThresholdsOptions
 from captioner_cli.main import main
 from captioner_core.errors import CaptionerError
 from captioner_core.matching.inputs import plan_inputs
 from captioner_core.options import (
+    CalibrateOptions,
     CaptionOptions,
+    EvaluateOptions,
+    ExportOptions,
     ExtractOptions,
     GateOptions,
     InboxOptions,
+    LocalOptions,
     MatchOptions,
     PromoteOptions,
     RunOptions,
+    SimilarOptions,
+    ThresholdsOptions,
     TrainEncoderOptions,
     TrainOptions,
 )

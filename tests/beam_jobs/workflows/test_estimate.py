@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import forecast as planning
-from beam_jobs.forecast import forecast
+from beam_jobs.workflows import estimate as planning
+from beam_jobs.workflows.estimate import estimate_run
 from captioner_cli.main import main
 from captioner_core.options import RunOptions
 from tests.runs import write_dataset
@@ -29,11 +29,11 @@ def options(photos, tmp_path, model_dir):
 def test_what_is_there_is_counted_and_what_it_takes_is_measured(
     photos, options, load_models, tmp_path
 ):
-    found = forecast(options, load_models)
+    found = estimate_run(options, load_models)
     files = [path for path in photos.rglob("*") if path.suffix in (".png", ".jpg")]
-    assert (found.images, found.passed_over, found.exact) == (14, 1, True)
+    assert (found.images, found.passed_over, found.is_exact) == (14, 1, True)
     assert found.read_bytes == sum(path.stat().st_size for path in files)
-    assert found.unreadable == pytest.approx(2 / 14)
+    assert found.failed_share == pytest.approx(2 / 14)
     assert found.index_captions == 7
     assert found.pairs == 14 * 21
     assert 0 < found.image_s < 5
@@ -51,19 +51,21 @@ def test_what_is_there_is_counted_and_what_it_takes_is_measured(
 
 
 def test_a_sample_stands_for_the_whole_folder(photos, options, load_models, monkeypatch):
-    monkeypatch.setattr(planning, "_SAMPLE", 5)
+    monkeypatch.setattr(planning, "_SAMPLED_IMAGES", 5)
     read = []
     monkeypatch.setattr(
-        planning.files, "read_bytes", lambda uri, *_: read.append(uri) or Path(uri).read_bytes()
+        planning, "read_bytes", lambda uri, *_: read.append(uri) or Path(uri).read_bytes()
     )
-    found = forecast(options, load_models)
+    found = estimate_run(options, load_models)
     assert found.images == 14
     assert len(read) == len(set(read)) == 5
 
 
 def test_an_empty_folder_takes_its_start(tmp_path, options, load_models):
     os.mkdir(tmp_path / "empty")
-    found = forecast(RunOptions(images=str(tmp_path / "empty"), model=options.model), load_models)
+    found = estimate_run(
+        RunOptions(images=str(tmp_path / "empty"), model=options.model), load_models
+    )
     assert (found.images, found.pairs, found.image_s) == (0, 0, 0)
     assert "0 found" in found.lines()[0]
 

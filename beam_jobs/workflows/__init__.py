@@ -1,0 +1,1 @@
+"""Whole runs made of several jobs, one after the other in one process."""

@@ -1,0 +1,101 @@
+"""What a user can ask for: frozen dataclasses that check themselves when they are made.
+
+``fields`` says what an option is and which rules it keeps, ``command_line`` turns options into
+arguments and back. Every other module holds the options of one kind of command.
+"""
+
+from captioner_core.options.choices import (
+    BACKBONES,
+    COMBINED,
+    DEFAULT_ENCODER,
+    DEFAULT_EPOCHS,
+    ENCODERS,
+    JOINT_ENCODERS,
+    PRECISIONS,
+    PRETRAINED,
+)
+from captioner_core.options.command_line import (
+    StoreOnce,
+    add_arguments,
+    arguments_of,
+    from_namespace,
+    given_options,
+)
+from captioner_core.options.fields import (
+    beam_width_option,
+    check_absolute,
+    check_collection,
+    check_fields,
+    limits_text,
+    option,
+    threshold_option,
+    uri_option,
+)
+from captioner_core.options.images import CaptionOptions, ExtractOptions, ImageLimits, ImageOptions
+from captioner_core.options.inbox import InboxOptions
+from captioner_core.options.matching import (
+    MatchOptions,
+    SimilarityOptions,
+    SimilarOptions,
+    ThresholdsOptions,
+)
+from captioner_core.options.models import (
+    CalibrateOptions,
+    EvaluateOptions,
+    ExportOptions,
+    GateOptions,
+    PromoteOptions,
+)
+from captioner_core.options.runs import (
+    BUILT_DATASETS,
+    DATASET_RUN,
+    NEW_RUN,
+    LocalOptions,
+    RunOptions,
+)
+from captioner_core.options.training import TrainEncoderOptions, TrainOptions
+
+__all__ = [
+    "BACKBONES",
+    "BUILT_DATASETS",
+    "COMBINED",
+    "DATASET_RUN",
+    "DEFAULT_ENCODER",
+    "DEFAULT_EPOCHS",
+    "ENCODERS",
+    "JOINT_ENCODERS",
+    "NEW_RUN",
+    "PRECISIONS",
+    "PRETRAINED",
+    "CalibrateOptions",
+    "CaptionOptions",
+    "EvaluateOptions",
+    "ExportOptions",
+    "ExtractOptions",
+    "GateOptions",
+    "ImageLimits",
+    "ImageOptions",
+    "InboxOptions",
+    "LocalOptions",
+    "MatchOptions",
+    "PromoteOptions",
+    "RunOptions",
+    "SimilarOptions",
+    "SimilarityOptions",
+    "StoreOnce",
+    "ThresholdsOptions",
+    "TrainEncoderOptions",
+    "TrainOptions",
+    "add_arguments",
+    "arguments_of",
+    "beam_width_option",
+    "check_absolute",
+    "check_collection",
+    "check_fields",
+    "from_namespace",
+    "given_options",
+    "limits_text",
+    "option",
+    "threshold_option",
+    "uri_option",
+]

@@ -1,0 +1,21 @@
+"""Names and numbers that options may have."""
+
+from __future__ import annotations
+
+DEFAULT_ENCODER = "learned"
+DEFAULT_EPOCHS = 15
+DEFAULT_RUN_ID = "run"
+PRETRAINED = "pretrained"
+"""The name of the model that comes with the package."""
+ENCODERS = ("learned", "spacy-content", "spacy-mean", "tfidf", "minilm")
+JOINT_ENCODERS = ("learned",)
+"""The encoders that map images and captions into one space."""
+BACKBONES = ("xception", "xception-mirrored")
+PRECISIONS = ("float32", "bfloat16")
+PRECISION_CHOICES = ("auto", *PRECISIONS)
+SCORE = "score"
+COMBINED = "combined"
+RANK_BY = (SCORE, COMBINED)
+MAX_COLLECTION_LENGTH = 200
+MAX_PIXELS_LIMIT = 178_956_970
+"""The size at which Pillow suspects a decompression bomb."""

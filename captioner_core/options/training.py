@@ -1,0 +1,145 @@
+"""Options of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from captioner_core.errors import CaptionerError
+from captioner_core.options.choices import DEFAULT_EPOCHS, ENCODERS, PRECISION_CHOICES
+from captioner_core.options.fields import (
+    beam_width_option,
+    check,
+    check_fields,
+    check_rate,
+    option,
+    uri_option,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of training a captioner."""
+
+    dataset: str = uri_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
+    features: str = uri_option(
+        help="features table of the dataset's images, with the grid", metavar="URI"
+    )
+    output: str = uri_option(help="model folder to write", metavar="MODEL_DIR")
+    mirrored: str | None = uri_option(
+        None,
+        help="features table of the mirrored training images, made by extract --backbone "
+        "xception-mirrored; every other epoch then uses them",
+        metavar="URI",
+    )
+    epochs: int = option(
+        DEFAULT_EPOCHS, help="passes over the training captions", metavar="N", limits=(1, 10_000)
+    )
+    batch_size: int = option(
+        16, help="images per step, each with all its captions", metavar="N", limits=(1, 4096)
+    )
+    learning_rate: float = option(
+        1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X"
+    )
+    attention: str = option(
+        "grid", help="features that the decoder attends to", choices=("grid", "mean")
+    )
+    units: int = option(
+        256, help="width of an LSTM, a multiple of 8", metavar="N", limits=(8, 4096)
+    )
+    dropout: float = option(
+        0.4, help="share of values dropped at features, embeddings and outputs", metavar="X"
+    )
+    min_word_count: int = option(
+        3, help="words seen fewer times in training become unknown", metavar="N", limits=(1, None)
+    )
+    beam_width: int = beam_width_option(
+        3, help="beam width that the model card states and captions use"
+    )
+    seed: int = option(
+        0, help="seed of initial weights, dropout and order", metavar="N", limits=(0, None)
+    )
+    reinforce_epochs: int = option(
+        0,
+        help="passes of self-critical training on CIDEr after those",
+        metavar="N",
+        limits=(0, 10_000),
+    )
+    reinforce_rate: float = option(
+        1e-4, help="learning rate of self-critical training", metavar="X"
+    )
+    samples: int = option(
+        5,
+        help="captions drawn for an image in self-critical training",
+        metavar="N",
+        limits=(2, 100),
+    )
+    workers: int = option(1, help="processes that train together", metavar="N", limits=(1, 64))
+    precision: str = option(
+        "auto", help="auto is bfloat16 on GPUs, else float32", choices=PRECISION_CHOICES
+    )
+    checkpoint_s: float = option(
+        60.0, help="seconds between checkpoints", metavar="S", limits=(0, None)
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check(
+            self.units % 8 == 0,
+            "units",
+            self.units,
+            "must be a multiple of 8",
+            "256 is the default",
+        )
+        check(
+            self.dropout < 1 and self.dropout >= 0,
+            "dropout",
+            self.dropout,
+            "must be 0 or more and below 1",
+            "0.4 is the default",
+        )
+        check_rate("learning_rate", self.learning_rate, "0.001 is the default")
+        check_rate("reinforce_rate", self.reinforce_rate, "0.0001 is the default")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainEncoderOptions:
+    """Options of training the learned encoder."""
+
+    dataset: str = uri_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
+    features: tuple[str, ...] = uri_option(
+        (),
+        help="features table of the dataset's images; may be repeated for other views of the same "
+        "images, such as mirrored ones",
+        metavar="URI",
+    )
+    output: str = uri_option(help="encoder folder to write", metavar="ENCODER_DIR")
+    judge: str = option(
+        "learned",
+        help="encoder that judges, from the dev split's captions, which score 0.9 should stand for",
+        choices=ENCODERS,
+    )
+    epochs: int = option(
+        24, help="passes over the training images", metavar="N", limits=(1, 10_000)
+    )
+    batch_size: int = option(
+        256,
+        help="images in a step, each of which is told apart from the others",
+        metavar="N",
+        limits=(2, 65_536),
+    )
+    learning_rate: float = option(2e-3, help="peak learning rate of AdamW", metavar="X")
+    dim: int = option(256, help="dimensions of the space", metavar="N", limits=(1, 4096))
+    hidden: int = option(
+        768, help="units of the dense layer over image features", metavar="N", limits=(1, 65_536)
+    )
+    seed: int = option(
+        0, help="seed of initial weights, dropout and order", metavar="N", limits=(0, None)
+    )
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise CaptionerError(
+                "no --features given; name the features table of the dataset's images"
+            )
+        check_fields(self)
+        check_rate("learning_rate", self.learning_rate, "0.002 is the default")
