@@ -101,7 +101,7 @@ def run(
         layout.CAPTION,
         wall_time_s=time.monotonic() - start,
         options={"model": options.model, "beam_width": beam_width, "from_features": True},
-        facts={"model": {"path": options.model, "model_id": model.model_id}},
+        metadata={"model": {"path": options.model, "model_id": model.model_id}},
         tables=(layout.CAPTIONS,),
         complete=complete,
     )
@@ -136,7 +136,7 @@ def _extracted(options: CaptionOptions, model: LoadedModel) -> commits.Manifest:
             f"model {options.model!r} was trained on features of {model.config.backbone!r}, and {run} has those of "
             f"{found.pop()!r}; extract with the --backbone that it was trained with"
         )
-    return commits.manifest_of_stages(manifest, (layout.EXTRACT,))
+    return commits.restrict_manifest(manifest, (layout.EXTRACT,))
 
 
 def _backbones(run: RunLayout) -> set[str]:

@@ -157,7 +157,7 @@ def run(
             TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0),
         },
         adds_to=(layout.FEATURES, layout.CAPTIONS) if failures else (),
-        facts={
+        metadata={
             COLLECTION: collection_of_images(options.images, options.collection),
             "model": {"path": options.model, "model_id": model.model_id},
             PASSED_OVER_BY_SUFFIX: counts.by_suffix(),

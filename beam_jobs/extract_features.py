@@ -108,7 +108,7 @@ def run(
             TAKEN_OVER: failures.kept if failures else counted.get(TAKEN_OVER, 0),
         },
         adds_to=(layout.FEATURES,) if failures else (),
-        facts={
+        metadata={
             COLLECTION: collection_of_images(options.images, options.collection),
             PASSED_OVER_BY_SUFFIX: counts.by_suffix(),
         },

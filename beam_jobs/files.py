@@ -152,7 +152,7 @@ def begin_with_listing(options: ImageOptions, failures: Failures | None) -> List
     """
     check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
     run = commits.begin_attempt(options.layout)
-    with commits.abandoned_on_refusal(run):
+    with commits.abandon_on_refusal(run):
         files, counts = write_listing(options.images, run, failures, options.exclude)
         _check_not_emptied(options, counts, failures)
     if counts.is_empty:

@@ -268,7 +268,7 @@ def _finish_seconds(made: Sequence[CaptionedImage], options: RunOptions) -> floa
             part = layout.join(place.staged_table(name), "part.parquet")
             with storage.output_stream(part) as stream:
                 pq.write_table(table, stream)
-            commits.stage_parts(place, name, "part", [part])
+            commits.record_staged_parts(place, name, "part", [part])
         asked = dataclasses.asdict(run.caption_options())
         counts = ListingCounts(images=len(made)).as_manifest()
         manifest = commits.commit_stage(

@@ -32,7 +32,7 @@ from captioner_core.matching.loading import TableSource, features_beside, write_
 from captioner_core.options import COMBINED, MatchOptions
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTIONS
-from captioner_core.runs.run_files import check_inputs_apart, check_run_output, is_same_place
+from captioner_core.runs.run_files import check_inputs_outside, check_run_output, is_same_location
 from captioner_core.tables import layout
 from captioner_core.text.encoders import TextEncoder, load_encoder
 
@@ -101,7 +101,7 @@ def run(
             "--index": inputs.index,
             "--features": inputs.features,
         }
-        check_inputs_apart(run_layout, read, own)
+        check_inputs_outside(run_layout, read, own)
     run_layout = commits.begin_attempt(run_layout)
     plan = _plan(options, inputs, encoder, run_layout)
     with progress("match", _row_count(inputs.captions), "captions"):
@@ -114,7 +114,7 @@ def run(
         layout.MATCH,
         wall_time_s=time.monotonic() - start,
         options=inputs.as_manifest(options),
-        facts={
+        metadata={
             COLLECTIONS: sorted(set(inputs.collections.values())),
             "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
         },
@@ -132,7 +132,7 @@ def _with_own_names(options: MatchOptions) -> MatchOptions:
 
     def named(places: Iterable[str]) -> tuple[str, ...]:
         return tuple(
-            next((name for name in own if is_same_place(place, name)), place) for place in places
+            next((name for name in own if is_same_location(place, name)), place) for place in places
         )
 
     return dataclasses.replace(

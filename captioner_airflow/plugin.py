@@ -55,7 +55,7 @@ def _read_report(dag_id: str, run_id: str) -> str | None:
         )
         row = session.scalars(asked).first()
         run_dir = XComModel.deserialize_value(row) if row else None
-    place = RunLayout.of(run_dir) if isinstance(run_dir, str) else None
+    place = RunLayout.from_run_dir(run_dir) if isinstance(run_dir, str) else None
     if place is None or not is_allowed(place.report):
         return None
     try:

@@ -633,7 +633,7 @@ class MatchOptions(SimilarityOptions):
         """
         root, run_id = self.output, self.run_id
         if self.update is not None:
-            place = RunLayout.of(self.update)
+            place = RunLayout.from_run_dir(self.update)
             if place is None:
                 raise CaptionerError(
                     f"--update {self.update!r} is no run's folder; name ROOT/runs/RUN_ID"

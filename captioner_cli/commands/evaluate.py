@@ -83,9 +83,9 @@ def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(EvaluateOptions, namespace)
     from captioner_core.analysis.caption_metrics import (
         has_java,
-        record,
+        measure_reliability,
+        record_evaluation,
         references_fingerprint,
-        reliability,
         score,
     )
     from captioner_core.analysis.java_metrics import check_java
@@ -118,11 +118,11 @@ def _run(namespace: argparse.Namespace) -> int:
         "tokenizer": tokenizer,
         "references": references_fingerprint(references, tokenizer, options.split),
         "scores": dict(scores.corpus),
-        "reliability": reliability(captions, scores.cider),
+        "reliability": measure_reliability(captions, scores.cider),
     }
     if model_dir != PRETRAINED:  # what comes with the package is not written to
         try:
-            record(model_dir, figures)
+            record_evaluation(model_dir, figures)
         except CaptionerError as error:
             print(
                 escape_control_chars(

@@ -27,9 +27,9 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(InboxOptions, namespace)
-    from captioner_core.runs.inbox import look
+    from captioner_core.runs.inbox import scan_inbox
 
-    folders = look(options)
+    folders = scan_inbox(options)
     if options.json:
         # in ASCII: a name that is no UTF-8 can't be printed otherwise
         print(json.dumps([dataclasses.asdict(folder) for folder in folders]))

@@ -66,7 +66,7 @@ def check_inputs(options: RunOptions) -> None:
     from captioner_core.captioning.saved_model import model_id_of
     from captioner_core.matching.inputs import check_matching
     from captioner_core.matching.loading import check_one_model, models_of
-    from captioner_core.runs.run_files import check_inputs_apart, check_report, check_run_output
+    from captioner_core.runs.run_files import check_inputs_outside, check_report, check_run_output
     from captioner_core.tables import layout
 
     run = options.layout
@@ -75,7 +75,7 @@ def check_inputs(options: RunOptions) -> None:
         check_run_output(run, {"--images": [options.images], "--model": [options.model]}),
     )
     own = (run.table(layout.CAPTIONS), run.table(layout.FEATURES))
-    check_inputs_apart(run, {"--index": options.index, "--features": options.features}, own)
+    check_inputs_outside(run, {"--index": options.index, "--features": options.features}, own)
     check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
     check_matching(options, options.index, options.features)
     model_id = model_id_of(options.model)

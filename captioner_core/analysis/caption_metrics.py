@@ -146,7 +146,7 @@ def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
     return Scores(scores, dict(zip(wanted, map(float, each), strict=True)))
 
 
-def reliability(
+def measure_reliability(
     captions: Mapping[str, GeneratedCaption], cider: Mapping[str, float]
 ) -> list[dict[str, float]]:
     """Whether the model knows when it is right: images in fifths by how likely it holds its caption.
@@ -210,7 +210,7 @@ def _tokenized(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return {image_id: [next(remaining) for _ in listed] for image_id, listed in captions.items()}
 
 
-def record(model_dir: str, figures: Mapping[str, Any]) -> None:
+def record_evaluation(model_dir: str, figures: Mapping[str, Any]) -> None:
     """Adds an evaluation to a model's metrics.json and card, in place of one of the same split and beam width.
 
     Raises:

@@ -16,7 +16,7 @@ from captioner_core.text.encoders.base import TextEncoder
 from captioner_core.text.encoders.calibration import CURVE_EDGES
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(11))
-MOST_ASKED = 2_000
+MAX_QUERIES = 2_000
 _FINE = 400  # bins of a score from -1 to 1, so that every threshold begins one; one more is for 1 itself
 _INDEX_BLOCK = 16_384
 
@@ -45,7 +45,7 @@ def threshold_rows(
     thresholds: Sequence[float] = THRESHOLDS,
     seed: int = 0,
 ) -> list[ThresholdRow]:
-    """The captions of a table against each other; at most ``MOST_ASKED`` ask, drawn at random.
+    """The captions of a table against each other; at most ``MAX_QUERIES`` ask, drawn at random.
 
     How many pairs are right at which score was measured once, on pairs that others' captions of
     the same images judge (see ``judging``), and is taken from the encoder's calibration.
@@ -70,9 +70,9 @@ def threshold_rows(
             f"encoder {encoder.name!r} has no curve of right pairs; calibrate it again"
         )
     asking = np.arange(len(records))
-    if len(asking) > MOST_ASKED:
+    if len(asking) > MAX_QUERIES:
         asking = np.sort(
-            np.random.default_rng(seed).choice(len(records), MOST_ASKED, replace=False)
+            np.random.default_rng(seed).choice(len(records), MAX_QUERIES, replace=False)
         )
     counts = _score_counts([records[place] for place in asking.tolist()], records, encoder)
     middle = (np.arange(_FINE + 1) + 0.5) * (2 / _FINE) - 1

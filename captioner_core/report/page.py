@@ -35,7 +35,7 @@ from captioner_core.report.pictures import (
     Gallery,
     ImageFinder,
     Picture,
-    among,
+    id_filter,
 )
 from captioner_core.runs import commits, run_files
 from captioner_core.runs.identity import collection_of_run
@@ -175,7 +175,7 @@ def write_report(run_dir: str, *, max_images: int = 100) -> str:
             f"report {uri!r} shows pictures, and none of them can be opened now, so it stays as it is; put the images "
             f"back where they were (--images was {run.options.get('images')!r}), or delete the report first"
         )
-    run_files.list_report(run_dir)
+    run_files.claim_report(run_dir)
     storage.write_text(uri, page)
     return uri
 
@@ -237,7 +237,7 @@ class _Run:
                 raise CaptionerError(
                     f"run {self.run_dir!r}: {name} has no column {missing[0]!r}; run it again"
                 )
-            chosen = None if ids is None else among(table, columns[0], ids)
+            chosen = None if ids is None else id_filter(table, columns[0], ids)
             yield from table.to_batches(columns=there, filter=chosen)
 
     def rows(

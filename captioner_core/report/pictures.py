@@ -199,7 +199,7 @@ class ImageFinder:
             collection = collection_of_table(table)
             has_uri = "image_uri" in dataset.schema.names
             columns = ["image_id", "caption", *(["image_uri"] if has_uri else [])]
-            chosen = among(dataset, "image_id", ids)
+            chosen = id_filter(dataset, "image_id", ids)
             for batch in dataset.to_batches(columns=columns, filter=chosen):
                 for image_id, caption, *uri in zip(
                     *(batch.column(name).to_pylist() for name in columns), strict=True
@@ -234,7 +234,7 @@ class ImageFinder:
         return path_below(Path(path).parent / layout.DATASET_IMAGES, image_id)
 
 
-def among(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:
+def id_filter(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:
     """The filter for rows whose id is one of these, whichever type of text the table's writer chose."""
     kind = table.schema.field(column).type
     plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -83,7 +83,7 @@ class _Inbox(Protocol):
         """Returns what a run over the folder would find, up to the first image."""
 
 
-def look(options: InboxOptions, now_s: float | None = None) -> list[InboxFolder]:
+def scan_inbox(options: InboxOptions, now_s: float | None = None) -> list[InboxFolder]:
     """The state of each direct subfolder, by name.
 
     Files, links that leave the inbox, and names that start with ``.`` or ``_`` are passed over, and

@@ -36,7 +36,7 @@ def check_run_output(run: RunLayout, inputs: Mapping[str, Sequence[str]] | None 
 
     Args:
       run: where the run is to be written.
-      inputs: what is read, by the option that names it; see ``check_inputs_apart``.
+      inputs: what is read, by the option that names it; see ``check_inputs_outside``.
 
     Returns:
       The paths, below the run's folder, of the files that captioner made in it.
@@ -48,13 +48,13 @@ def check_run_output(run: RunLayout, inputs: Mapping[str, Sequence[str]] | None 
     local = _local_path(run.run_dir)
     if local is not None:
         _check_local(run, local)
-    check_inputs_apart(run, inputs or {})
+    check_inputs_outside(run, inputs or {})
     own = _own_files(run.run_dir, run.run_id)
     _check_strangers(run.run_dir, own)
     return own
 
 
-def check_inputs_apart(
+def check_inputs_outside(
     run: RunLayout, inputs: Mapping[str, Sequence[str]], own: Collection[str] = ()
 ) -> None:
     """Refuses inputs that lie in a run's folder, which is about to be replaced.
@@ -75,7 +75,7 @@ def check_inputs_apart(
                 )
 
 
-def is_same_place(one: str, other: str) -> bool:
+def is_same_location(one: str, other: str) -> bool:
     """Returns whether two paths or URIs name the same file or folder."""
     return is_in_folder(one, other) and is_in_folder(other, one)
 
@@ -287,7 +287,7 @@ def remove_empty_folder(uri: str) -> None:
             os.rmdir(local)
 
 
-def list_report(run_dir: str) -> None:
+def claim_report(run_dir: str) -> None:
     """Lists the report as captioner's, before it is written.
 
     A run of an earlier version has no marker and gets none here: its report is known by its name.

@@ -81,7 +81,7 @@ def split_column(column: pa.Array | pa.ChunkedArray, uri: str, first_row: int = 
     return pa.array(known, pa.string()).take(encoded.indices)
 
 
-def one_caption_a_row(
+def explode_captions(
     batch: pa.RecordBatch, uri: str, column: str = "caption", first_row: int = 1
 ) -> pa.RecordBatch:
     """Returns the rows of a table with a single caption in each, as plain strings.

@@ -25,7 +25,7 @@ from captioner_core.io import storage
 from captioner_core.tables import layout
 from captioner_core.tables.columns import (
     is_view,
-    one_caption_a_row,
+    explode_captions,
     readable_table,
     split_column,
     text_column,
@@ -133,7 +133,7 @@ def _dataset_rows(batch: pa.RecordBatch, uri: str, first_row: int) -> pa.RecordB
     checked = pa.record_batch(
         {"image_id": ids, _INDEX: index, "caption": batch.column("caption"), "split": splits}
     )
-    return one_caption_a_row(checked, uri, first_row=first_row)
+    return explode_captions(checked, uri, first_row=first_row)
 
 
 def encode_captions(

@@ -14,7 +14,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.options import InboxOptions
 from captioner_core.report import write_report
-from captioner_core.runs.inbox import READY, WAITING, _RemoteInbox, look
+from captioner_core.runs.inbox import READY, WAITING, _RemoteInbox, scan_inbox
 from captioner_core.runs.verify import verify
 from tests.image_files import encoded, picture
 from tests.runs import make_run
@@ -92,7 +92,7 @@ def found(inbox: Path, **options: object) -> dict[str, tuple[str, str]]:
     asked = InboxOptions(
         inbox=str(inbox), output=f"{inbox}-out", **{"quiet_minutes": 0.0, **options}
     )  # type: ignore[arg-type]
-    return {folder.folder: (folder.state, folder.reason) for folder in look(asked)}
+    return {folder.folder: (folder.state, folder.reason) for folder in scan_inbox(asked)}
 
 
 def test_a_folder_of_the_inbox_without_any_image_waits_and_says_why(tmp_path):

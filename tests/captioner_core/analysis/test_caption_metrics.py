@@ -59,7 +59,7 @@ def test_nothing_to_score_against_is_refused(hypotheses, references):
 
 def test_reliability_goes_from_the_least_likely_to_the_likeliest():
     captions = {f"{n:02d}": GeneratedCaption("a b", -3.0 * (n + 1), 2) for n in range(10)}
-    fifths = caption_metrics.reliability(
+    fifths = caption_metrics.measure_reliability(
         captions, {image_id: float(10 - int(image_id)) for image_id in captions}
     )
     assert [fifth["images"] for fifth in fifths] == [2] * 5

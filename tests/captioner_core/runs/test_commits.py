@@ -100,7 +100,7 @@ def test_a_stage_redone_withdraws_what_came_of_it(run):
 def test_no_manifest_until_the_last_stage(run):
     manifest = commit(stage_captions(run, ["a"]), complete=False)
     assert not storage.exists(run.manifest)
-    commits.finish(run, manifest)
+    commits.write_manifest(run, manifest)
     assert commits.read_manifest(run.run_dir)["stages"].keys() == {"caption"}
 
 
@@ -109,7 +109,7 @@ def test_of_two_that_write_one_run_the_later_one_commits(run):
     first = stage_captions(run, ["orphan"])
     second = commits.begin_attempt(run)
     stage_table(first, layout.CAPTIONS, ["orphan"])  # which goes on writing
-    with pytest.raises(CaptionerError, match=r"begun anew by process \d+ on .*two --run-id"):
+    with pytest.raises(CaptionerError, match=r"taken over by process \d+ on .*different --run-id"):
         commit(first)
     assert not storage.exists(run.manifest)
     stage_table(second, layout.CAPTIONS, ["retry"])

@@ -24,7 +24,7 @@ from captioner_core.runs.inbox import (
     InboxFolder,
     _LocalInbox,
     _RemoteInbox,
-    look,
+    scan_inbox,
 )
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout, run_id_of
@@ -93,7 +93,7 @@ def asked(inbox, **changes) -> InboxOptions:
 def states(inbox, later_s=0.0, **changes):
     return {
         one.folder: (one.state, one.reason)
-        for one in look(asked(inbox, **changes), time.time() + later_s)
+        for one in scan_inbox(asked(inbox, **changes), time.time() + later_s)
     }
 
 
@@ -174,7 +174,7 @@ def test_any_change_however_deep_counts(inbox, change):
 
     def state_since_mark():
         now = time.time()
-        return look(asked(inbox, quiet_minutes=(now - mark) / 60), now)[0].state
+        return scan_inbox(asked(inbox, quiet_minutes=(now - mark) / 60), now)[0].state
 
     assert state_since_mark() == READY
     time.sleep(0.05)
@@ -282,7 +282,7 @@ def test_a_remote_inbox_goes_by_the_time_of_modification(inbox, monkeypatch):
     finish(inbox, "done")
     for path in (inbox / "old", *(inbox / "old").rglob("*")):
         os.utime(path, (1e9, 1e9))
-    found = look(asked("store://inbox", output="store://out"), 1e9 + 3 * HOUR_S)
+    found = scan_inbox(asked("store://inbox", output="store://out"), 1e9 + 3 * HOUR_S)
     assert [(one.folder, one.state) for one in found] == [
         ("done", DONE),
         ("marked", READY),
@@ -292,7 +292,7 @@ def test_a_remote_inbox_goes_by_the_time_of_modification(inbox, monkeypatch):
     ]
     assert found[-1] == InboxFolder("old", "store://inbox/old", "old", READY, "unchanged for 3 h")
     with pytest.raises(CaptionerError, match="is not a folder"):
-        look(asked("store://nowhere", output="store://out"))
+        scan_inbox(asked("store://nowhere", output="store://out"))
 
 
 class Timeless:
