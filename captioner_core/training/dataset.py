@@ -24,8 +24,8 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.tables import layout
 from captioner_core.tables.columns import (
-    is_view,
     explode_captions,
+    is_view,
     readable_table,
     split_column,
     text_column,
