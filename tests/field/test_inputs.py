@@ -68,7 +68,7 @@ def test_verify_still_tells_what_was_left_over_from_work_cut_off(tmp_path, name)
     path.parent.mkdir(exist_ok=True)
     shutil.copy(Path(run_dir, "captions", "part-00000.parquet"), path)
     said = " ".join(verify(run_dir))
-    assert "left over from work cut off" in said
+    assert "left over from interrupted work" in said
     assert name.partition("/")[0] in said
 
 

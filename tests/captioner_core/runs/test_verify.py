@@ -138,7 +138,7 @@ BREACHES = {
         run, "caption_groups", lambda rows: rows[0].update(image_ids=["a"] * 99)
     ),
     "but match_summary has": lambda run: change(run, "caption_groups", lambda rows: rows[1:]),
-    "images that asked are not those": lambda run: change(
+    "query images are not those": lambda run: change(
         run, "match_inputs", lambda rows: [row for row in rows if row["side"] == "index"]
     ),
     "match is not listed": lambda run: change(
@@ -149,7 +149,7 @@ BREACHES = {
     "run_id or schema_version": lambda run: change(
         run, "failures", lambda rows: rows[0].update(run_id="x")
     ),
-    "left over from work cut off": lambda run: (run / "_staging").mkdir(),
+    "left over from interrupted work": lambda run: (run / "_staging").mkdir(),
     "not complete": lambda run: (run / "manifest.json").unlink(),
     "is not JSON": lambda run: (run / "manifest.json").write_text("{"),
     "has no counts": lambda run: change_manifest(run, lambda manifest: manifest.pop("counts")),
