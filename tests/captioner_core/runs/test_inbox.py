@@ -22,8 +22,8 @@ from captioner_core.runs.inbox import (
     READY,
     WAITING,
     InboxFolder,
-    _LocalInbox,
-    _RemoteInbox,
+    LocalInbox,
+    RemoteInbox,
     scan_inbox,
 )
 from captioner_core.tables import layout
@@ -237,7 +237,7 @@ def test_the_content_of_a_done_folder_is_not_listed(inbox, monkeypatch):
     ("error", "reason"),
     [
         (PermissionError(13, "Permission denied"), "Permission denied"),
-        (FileNotFoundError(2, "gone"), "vanished"),
+        (FileNotFoundError(2, "removed"), "removed during"),
     ],
 )
 def test_a_folder_that_cannot_be_looked_at_waits(inbox, monkeypatch, error, reason):
@@ -267,7 +267,7 @@ def test_a_folder_that_vanishes_before_it_is_looked_at_waits(inbox, monkeypatch)
         return exists(uri)
 
     monkeypatch.setattr(storage, "exists", vanish)
-    assert states(inbox, HOUR_S) == {"a": (WAITING, "something vanished while it was looked at")}
+    assert states(inbox, HOUR_S) == {"a": (WAITING, "something was removed during the scan")}
 
 
 def test_a_remote_inbox_goes_by_the_time_of_modification(inbox, monkeypatch):
@@ -309,9 +309,12 @@ class Timeless:
 
 def test_times_unknown_are_not_taken_for_old(inbox, monkeypatch):
     fill(inbox / "a", "a.jpg")
-    remote = _RemoteInbox(Timeless(), "inbox")
-    monkeypatch.setattr(_LocalInbox, "content", lambda self, folder: remote.content(folder))
-    assert states(inbox, HOUR_S)["a"] == (WAITING, "no marker, and nobody knows when it changed")
+    remote = RemoteInbox(Timeless(), "inbox")
+    monkeypatch.setattr(LocalInbox, "stats", lambda self, folder: remote.stats(folder))
+    assert states(inbox, HOUR_S)["a"] == (
+        WAITING,
+        "no marker, and the time of the last change is unknown",
+    )
 
 
 def test_the_command_prints_lines_for_people_and_json_for_programs(inbox, capsys):
