@@ -26,7 +26,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.report import page as page_module
 from captioner_core.report import pictures, write_report
-from captioner_core.report.page import sample_evenly
+from captioner_core.report.cards import sample_evenly
 from captioner_core.report.pictures import Gallery, ImageFinder, path_below, thumbnail
 from captioner_core.report.plots import Epoch, ScoreCounts, score_histogram, training_curve
 from captioner_core.security.redaction import escape_control_chars
@@ -386,10 +386,17 @@ def test_index_tables_of_other_writers_are_read(tmp_path, kind):
 
 
 def test_remote_pictures_only_from_hosts_of_the_users_own(tmp_path):
-    finder = ImageFinder([], [], ["gs://mine/out/runs/r"])
-    assert finder._of_uri("gs://mine/new/a.jpg") == "gs://mine/new/a.jpg"
-    assert finder._of_uri("gs://theirs/a.jpg") is None
-    assert finder._of_uri("http://evil.example/a.jpg") is None
+    uris = {
+        "mine.jpg": "gs://mine/new/a.jpg",
+        "theirs.jpg": "gs://theirs/a.jpg",
+        "evil.jpg": "http://evil.example/a.jpg",
+    }
+    columns = {"image_id": list(uris), "caption": ["a dog"] * 3, "image_uri": list(uris.values())}
+    table = tmp_path / "captions" / "part-00000.parquet"
+    table.parent.mkdir()
+    pq.write_table(pa.table(columns), table)
+    finder = ImageFinder([str(table.parent)], uris, ["gs://mine/out/runs/r"])
+    assert [finder.location(image_id) for image_id in uris] == ["gs://mine/new/a.jpg", None, None]
 
 
 @pytest.mark.parametrize(
