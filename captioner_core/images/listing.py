@@ -16,7 +16,7 @@ import stat
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
 from captioner_core.errors import CaptionerError, ImageError
@@ -45,7 +45,7 @@ _COUNTED_AS = {
     EXCLUDED: "excluded",
     OWN: "own",
 }
-PASSED_OVER_BY_SUFFIX = "passed_over_by_suffix"
+PASSED_OVER_BY_SUFFIX: Final = "passed_over_by_suffix"
 """The key of a manifest under which the files are counted whose suffix is no image's."""
 _NO_SUFFIX, _OTHER_SUFFIXES = "no suffix", "other"
 _SUFFIX = re.compile(r"\.\w{1,12}")

@@ -28,7 +28,7 @@ import itertools
 import os
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, cast
 from uuid import uuid4
 
 from captioner_core.errors import CaptionerError
@@ -38,9 +38,62 @@ from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import SCHEMA_VERSION
 
-Manifest = dict[str, Any]
-
 _PACKAGES = ("apache-beam", "tensorflow", "keras", "numpy", "pillow", "pyarrow", "spacy")
+
+
+class StageRecord(TypedDict):
+    """A finished stage in a manifest: how long it took, in seconds."""
+
+    wall_time_s: float
+
+
+class ModelRecord(TypedDict):
+    """The captioning model in a manifest: the folder that the user named, and the model's id."""
+
+    path: str
+    model_id: str
+
+
+class EncoderRecord(TypedDict):
+    """The text encoder in a manifest. Scores of encoders with other fingerprints differ."""
+
+    name: str
+    fingerprint: str
+
+
+class ManifestMetadata(TypedDict, total=False):
+    """The fields of a manifest that only some stages write.
+
+    ``extract`` and ``caption`` write the collection of the run's own images, and how many files
+    were passed over, by suffix. ``caption`` also writes the model. ``match`` writes the encoder
+    and all collections that it matched.
+    """
+
+    collection: str
+    passed_over_by_suffix: dict[str, int]
+    model: ModelRecord
+    encoder: EncoderRecord
+    collections: list[str]
+
+
+class Manifest(ManifestMetadata):
+    """The content of ``manifest.json``.
+
+    ``stages`` holds a record of each finished stage, by its name. ``counts`` holds the number of
+    rows of each table and other counts, such as ``images_found``. ``options`` holds the options
+    of all stages, and ``versions`` those of captioner, Python and the libraries.
+
+    A manifest that was read from a file may lack fields or hold other types: ``read_manifest``
+    only makes sure that it is a JSON object, and ``verify`` checks the rest.
+    """
+
+    schema_version: int
+    run_id: str
+    created_utc: str
+    stages: dict[str, StageRecord]
+    counts: dict[str, int]
+    options: dict[str, Any]
+    versions: dict[str, str]
 
 
 def new_manifest(run: RunLayout) -> Manifest:
@@ -83,7 +136,7 @@ def read_manifest(run_dir: str) -> Manifest:
         ) from error
     if not isinstance(manifest, dict):
         raise CaptionerError(f"run {run_dir!r}: manifest.json is not an object; run it again")
-    return manifest
+    return cast("Manifest", manifest)
 
 
 def restrict_manifest(manifest: Manifest, stages: Collection[str]) -> Manifest:
@@ -234,7 +287,7 @@ def commit_stage(
     wall_time_s: float,
     options: Mapping[str, Any],
     counts: Mapping[str, int] | None = None,
-    metadata: Mapping[str, Any] | None = None,
+    metadata: ManifestMetadata | None = None,
     tables: Sequence[str] | None = None,
     adds_to: Sequence[str] = (),
     complete: bool = True,
@@ -249,7 +302,7 @@ def commit_stage(
       wall_time_s: how long the stage took, in seconds.
       options: the stage's options, for the manifest.
       counts: counts for the manifest, in addition to the number of rows of each table.
-      metadata: further top-level fields of the manifest, such as ``model``.
+      metadata: the further fields of the manifest that the stage writes.
       tables: the tables that the stage replaces; None stands for all tables of the stage.
       adds_to: the tables, of those that the stage writes, that keep the rows they have.
       complete: whether the run is complete. False means that another stage follows immediately;
@@ -283,7 +336,7 @@ def commit_stage(
         "stages": {**manifest["stages"], stage: {"wall_time_s": round(wall_time_s, 3)}},
         "counts": {**manifest["counts"], **(counts or {}), **rows},
         "options": {**manifest["options"], **options},
-        **(metadata or {}),
+        **(metadata or ManifestMetadata()),
     }
     if complete:
         write_manifest(run, manifest)

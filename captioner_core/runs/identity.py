@@ -17,7 +17,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,9 +28,9 @@ from captioner_core.io import outputs, storage
 from captioner_core.options import check_collection
 from captioner_core.tables import layout
 
-COLLECTION = "collection"
+COLLECTION: Final = "collection"
 """The field of ``manifest.json`` and ``dataset.json`` that names the collection of their images."""
-COLLECTIONS = "collections"
+COLLECTIONS: Final = "collections"
 """The field of ``manifest.json`` that lists all collections that a run matched.
 
 Manifests of versions that did not know collections lack it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -156,7 +156,8 @@ def _check_match_metadata(manifest: commits.Manifest) -> Iterator[str]:
             yield f"manifest.json: options.{name} is missing or is not a number of {low:g} or more"
 
 
-def _is_number(value: Any, low: float) -> bool:
+def _is_number(value: object, low: float) -> TypeGuard[float]:
+    """Returns whether a value is a number of ``low`` or more."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= low
 
 
