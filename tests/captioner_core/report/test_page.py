@@ -1,4 +1,4 @@
-"""The report: what it shows is true, nothing in it acts, and no picture comes from where it shouldn't."""
+"""The report shows what is true, runs nothing, and takes pictures only from trusted places."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ HOSTILE = [
 
 @pytest.fixture
 def no_plots(monkeypatch):
-    """Saves the time of drawing, where plots don't matter."""
+    """Replaces the plots in tests that do not look at them, because drawing is slow."""
     monkeypatch.setattr(page_module, "_plot", lambda *_: None)
 
 
