@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from captioner_core.options import RunOptions, add_arguments, from_namespace
-
-if TYPE_CHECKING:
-    from captioner_core.runs.commits import Manifest
 
 
 def register(subparsers: Any) -> None:
@@ -108,7 +105,7 @@ def caption_match_report(options: RunOptions, pipeline_args: Sequence[str] = ())
     check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
 
 
-def print_results(options: RunOptions, manifest: Manifest, report: str) -> None:
+def print_results(options: RunOptions, manifest: Mapping[str, Any], report: str) -> None:
     """Shows a few rows, names every output path, and says what was passed over."""
     from captioner_core.images.listing import passed_over_lines
     from captioner_core.io import storage
