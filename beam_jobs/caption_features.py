@@ -125,7 +125,7 @@ def run(
         layout.CAPTION,
         wall_time_s=time.monotonic() - started,
         options={"model": options.model, "beam_width": beam_width, "from_features": True},
-        facts={"model": {"path": options.model, "model_id": model.model_id}},
+        metadata={"model": {"path": options.model, "model_id": model.model_id}},
         tables=(layout.CAPTIONS,),
         complete=complete,
     )

@@ -182,7 +182,7 @@ def execute(
     )
     return stage.execute(
         lambda pipeline: build(pipeline, options, stage, load),
-        facts={"model": {"path": options.model, "model_id": plan.model_id}},
+        model={"path": options.model, "model_id": plan.model_id},
         complete=complete,
     )
 

@@ -10,7 +10,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 
@@ -60,14 +59,14 @@ class ImageStage:
         self,
         build: Callable[[beam.Pipeline], None],
         *,
-        facts: Mapping[str, Any] | None = None,
+        model: commits.ModelRecord | None = None,
         complete: bool = True,
     ) -> commits.Manifest:
         """Runs the pipeline and commits its tables.
 
         Args:
           build: Adds the steps to a pipeline. They write all tables of the stage.
-          facts: What the manifest states beside options and counts, such as the model.
+          model: The model that wrote captions, for the manifest.
           complete: False if more stages follow at once; the run then has no manifest yet.
 
         Returns:
@@ -86,16 +85,21 @@ class ImageStage:
             options=dataclasses.asdict(self.options),
             counts={**self.counts.as_manifest(), TAKEN_OVER: self._reused_count(counters)},
             adds_to=self._tables_that_stay(),
-            facts={
-                COLLECTION: collection_of_images(self.options.images, self.options.collection),
-                **(facts or {}),
-                PASSED_OVER_BY_SUFFIX: self.counts.by_suffix(),
-            },
+            metadata=self._metadata(model),
             complete=complete,
         )
         if complete:
             check_failures(manifest["counts"][layout.FAILURES], self.options.max_failures)
         return manifest
+
+    def _metadata(self, model: commits.ModelRecord | None) -> commits.ManifestMetadata:
+        options = self.options
+        metadata = commits.ManifestMetadata()
+        metadata[COLLECTION] = collection_of_images(options.images, options.collection)
+        if model is not None:
+            metadata["model"] = model
+        metadata[PASSED_OVER_BY_SUFFIX] = self.counts.by_suffix()
+        return metadata
 
     def _reused_count(self, counters: Mapping[str, int]) -> int:
         """Returns how many images did not go through the network."""

@@ -33,7 +33,7 @@ from captioner_core.matching.loading import TableSource, features_beside, write_
 from captioner_core.options import COMBINED, MatchOptions
 from captioner_core.runs import commits
 from captioner_core.runs.identity import COLLECTIONS
-from captioner_core.runs.run_files import check_inputs_apart, check_run_output, is_same_place
+from captioner_core.runs.run_files import check_inputs_outside, check_run_output, is_same_location
 from captioner_core.tables import layout
 from captioner_core.text.encoders import TextEncoder, load_encoder
 from captioner_core.weights import preconditions
@@ -128,7 +128,7 @@ def execute(
             "--index": inputs.index,
             "--features": inputs.features,
         }
-        check_inputs_apart(run_layout, read, own)
+        check_inputs_outside(run_layout, read, own)
     run_layout = commits.begin_attempt(run_layout)
     plan = _plan(options, inputs, encoder, run_layout)
     with progress("match", _row_count(inputs.captions), "captions"):
@@ -141,7 +141,7 @@ def execute(
         layout.MATCH,
         wall_time_s=time.monotonic() - start,
         options=inputs.as_manifest(options),
-        facts={
+        metadata={
             COLLECTIONS: sorted(set(inputs.collections.values())),
             "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
         },
@@ -159,7 +159,9 @@ def _with_own_names(options: MatchOptions) -> MatchOptions:
     own = [run.table(name) for name in (layout.CAPTIONS, layout.FEATURES)]
 
     def named(uris: Iterable[str]) -> tuple[str, ...]:
-        return tuple(next((name for name in own if is_same_place(uri, name)), uri) for uri in uris)
+        return tuple(
+            next((name for name in own if is_same_location(uri, name)), uri) for uri in uris
+        )
 
     return dataclasses.replace(
         options,

@@ -13,7 +13,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from captioner_core.io import storage
-from captioner_core.runs.commits import check_owner, stage_parts
+from captioner_core.runs.commits import check_owner, record_staged_parts
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import Row, row_bytes, rows_as_table
 
@@ -94,7 +94,7 @@ class WriteParquet(beam.PTransform):
             files.start_bundle()
             names = [files.open()]
             files.close()
-        stage_parts(self.run, self.name, self.prefix, names)
+        record_staged_parts(self.run, self.name, self.prefix, names)
         return len(names)
 
 

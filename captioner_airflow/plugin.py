@@ -57,7 +57,7 @@ def _read_report(dag_id: str, run_id: str) -> str | None:
         )
         row = session.scalars(query).first()
         run_dir = XComModel.deserialize_value(row) if row else None
-    layout = RunLayout.of(run_dir) if isinstance(run_dir, str) else None
+    layout = RunLayout.from_run_dir(run_dir) if isinstance(run_dir, str) else None
     if layout is None or not is_allowed(layout.report):
         return None
     try:

@@ -50,7 +50,7 @@ def stage_table(run, name, ids, file_name="part.parquet"):
     file_system.create_dir(folder)
     part = layout.join(run.staged_table(name), file_name)
     pq.write_table(table, part)
-    commits.stage_parts(run, name, "part", [*commits.staged_parts(run, name), part])
+    commits.record_staged_parts(run, name, "part", [*commits.list_staged_parts(run, name), part])
 
 
 def commit(run, **changes):

@@ -369,7 +369,7 @@ def _stage_rows(run: RunLayout, name: str, rows: Sequence[Row]) -> None:
     part = layout.join(run.staged_table(name), "part.parquet")
     with storage.output_stream(part) as stream:
         pq.write_table(rows_as_table(rows, run.run_id, TABLE_SCHEMAS[name]), stream)
-    commits.stage_parts(run, name, "part", [part])
+    commits.record_staged_parts(run, name, "part", [part])
 
 
 def _size_text(size: float) -> str:

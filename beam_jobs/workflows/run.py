@@ -16,7 +16,7 @@ from captioner_core.options import MatchOptions, RunOptions
 from captioner_core.report import write_report
 from captioner_core.runs.commits import Manifest
 from captioner_core.runs.image_list import check_any_images
-from captioner_core.runs.run_files import check_inputs_apart, check_report, check_run_output
+from captioner_core.runs.run_files import check_inputs_outside, check_report, check_run_output
 from captioner_core.tables import layout
 from captioner_core.weights import preconditions
 
@@ -90,7 +90,7 @@ def check_inputs(options: RunOptions) -> None:
     check_report(run.run_dir, own_files)
     own_tables = (run.table(layout.CAPTIONS), run.table(layout.FEATURES))
     tables = {"--index": options.index, "--features": options.features}
-    check_inputs_apart(run, tables, own_tables)
+    check_inputs_outside(run, tables, own_tables)
     check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
     check_matching(options, options.index, options.features)
 

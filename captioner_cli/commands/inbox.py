@@ -28,9 +28,9 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(InboxOptions, namespace)
-    from captioner_core.runs.inbox import look
+    from captioner_core.runs.inbox import scan_inbox
 
-    folders = look(options)
+    folders = scan_inbox(options)
     if options.json:
         # json.dumps writes ASCII, in which names that are not UTF-8 can be printed too.
         print(json.dumps([dataclasses.asdict(folder) for folder in folders]))

@@ -1,4 +1,7 @@
-"""Captions against human references, with the field's own scorers (pycocoevalcap)."""
+"""Scores generated captions against human captions, with the scorers of the literature.
+
+The scorers are those of ``pycocoevalcap``: BLEU, ROUGE-L, CIDEr and, with Java, METEOR.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,12 @@ _FIFTHS = 5
 
 @dataclass(frozen=True)
 class Scores:
-    """What captions are worth.
+    """Scores of captions.
 
     Args:
-      corpus: BLEU-1 to BLEU-4, ROUGE-L, CIDEr and, where Java is there, METEOR, over all captions; as fractions.
-      cider: of each image by itself.
+      corpus: the scores over all captions by name, as fractions: BLEU-1 to BLEU-4, ROUGE-L, CIDEr
+        and, with Java, METEOR.
+      cider: the CIDEr of each image's caption, by image id.
     """
 
     corpus: Mapping[str, float]
@@ -48,146 +52,166 @@ class Scores:
 def caption_split(
     dataset_dir: str, image_ids: Sequence[str], backbone: Backbone, generator: CaptionGenerator
 ) -> Iterator[tuple[str, GeneratedCaption]]:
-    """Image id and generated caption of each image of a dataset, from the images themselves.
+    """Yields the id and the generated caption of each image, computed from the image files.
+
+    Args:
+      dataset_dir: the dataset's folder.
+      image_ids: the images to caption.
+      backbone: computes the features.
+      generator: writes the captions.
 
     Raises:
-      CaptionerError: an image of the dataset can't be used, or its id leads out of the dataset.
+      CaptionerError: an image cannot be used, or its id leads out of the dataset.
     """
     folder = Path(dataset_dir).absolute() / layout.DATASET_IMAGES
     for start in range(0, len(image_ids), _BATCH):
-        chosen = image_ids[start : start + _BATCH]
-        pixels = np.stack([_pixels(folder, image_id, backbone.input_size) for image_id in chosen])
-        yield from zip(chosen, generator.generate(*backbone.features(pixels)), strict=True)
+        batch = image_ids[start : start + _BATCH]
+        images = [_read_pixels(folder, image_id, backbone.input_size) for image_id in batch]
+        features = backbone.features(np.stack(images))
+        yield from zip(batch, generator.generate(*features), strict=True)
 
 
-def _pixels(folder: Path, image_id: str, size: int) -> npt.NDArray[np.uint8]:
-    path = path_below(folder, image_id)  # whoever made the table chose the id
+def _read_pixels(folder: Path, image_id: str, size: int) -> npt.NDArray[np.uint8]:
+    """Returns an image as uint8 [size, size, 3]."""
+    path = path_below(folder, image_id)  # The id comes from a table that others may have written.
     if path is None:
         raise CaptionerError(
-            f"image id {image_id!r} leads out of {str(folder)!r}; mend the dataset's captions.parquet"
+            f"image id {image_id!r} leads out of {str(folder)!r}; "
+            "correct the dataset's captions.parquet"
         )
     try:
-        return decoder_pool.decode(
-            read_bytes(os.fsdecode(path), decoding.DEFAULT_MAX_BYTES), size=size
-        )[0]
+        data = read_bytes(os.fsdecode(path), decoding.DEFAULT_MAX_BYTES)
+        return decoder_pool.decode(data, size=size)[0]
     except ImageError as error:
         raise CaptionerError(
-            f"image {image_id!r} of {str(folder)!r} can't be used: {error.message}; take it out of the dataset"
+            f"image {image_id!r} of {str(folder)!r} can't be used: {error.message}; "
+            "remove it from the dataset"
         ) from error
 
 
 def caption_features(
     uri: str, image_ids: Sequence[str], backbone: str, generator: CaptionGenerator
 ) -> Iterator[tuple[str, GeneratedCaption]]:
-    """The same from a features table with its grid, which spares the backbone.
+    """Yields the id and the generated caption of each image, computed from a features table.
+
+    This is what ``caption_split`` yields, without the work of the backbone.
 
     Args:
-      uri: the features table.
-      image_ids: the images wanted.
-      backbone: the one that the model was trained on.
-      generator: of the model.
+      uri: a features table with grids.
+      image_ids: the images to caption.
+      backbone: the name of the backbone that the model was trained on.
+      generator: writes the captions.
 
     Raises:
-      CaptionerError: no features with their grid, of another backbone, or not of all images.
+      CaptionerError: the table has no grids, is of another backbone, or lacks an image.
     """
     dataset, extracted, made_by = open_features(uri)
     if made_by != backbone:
         raise CaptionerError(
             f"features {uri!r} are of {made_by!r}, the model's of {backbone!r}; extract them again"
         )
-    lacking = [image_id for image_id in image_ids if image_id not in extracted]
-    if lacking:
+    missing = [image_id for image_id in image_ids if image_id not in extracted]
+    if missing:
         raise CaptionerError(
-            f"features {uri!r} lack {len(lacking)} of the split's {len(image_ids)} images, such as {lacking[0]!r}; "
-            "extract the images of that dataset"
+            f"features {uri!r} lack {len(missing)} of the split's {len(image_ids)} images, such as "
+            f"{missing[0]!r}; extract the images of that dataset"
         )
-    for found, features, grid in read_grids(dataset, image_ids):
-        yield from zip(found, generator.generate(features, grid), strict=True)
+    for batch, features, grid in read_grids(dataset, image_ids):
+        yield from zip(batch, generator.generate(features, grid), strict=True)
 
 
 def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Scores:
     """Returns the scores that the literature reports.
 
-    With Java, captions go through the PTB tokenizer, as in the literature. Without it they go
-    through ``text.tokenize``, whose figures are close but not comparable to the last digit. Either
-    way a line separator within a caption counts as a space.
+    With Java, captions are split into words by the PTB tokenizer, as in the literature. Without
+    Java, ``vocabulary.tokenize`` is used; the scores are then close, but not comparable to the
+    last digit. In either case a line separator within a caption counts as a space.
 
     Args:
-      hypotheses: image id to generated caption.
-      references: image id to its human captions, all of them.
+      hypotheses: the generated caption of each image, by image id.
+      references: all human captions of each image, by image id.
 
     Raises:
-      CaptionerError: there is nothing to score, an image has no references, no reference holds a
-        word, or Java fails.
+      CaptionerError: there is nothing to score, an image has no references, no reference contains
+        a word, or Java fails.
     """
-    lacking = [image_id for image_id in hypotheses if not references.get(image_id)]
-    if not hypotheses or lacking:
+    missing = [image_id for image_id in hypotheses if not references.get(image_id)]
+    if not hypotheses or missing:
         raise CaptionerError(
-            f"no reference for {lacking[:1] or 'any image'}; evaluate a split that has captions"
+            f"no reference for {missing[:1] or 'any image'}; evaluate a split that has captions"
         )
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    wanted = _tokenized({image_id: references[image_id] for image_id in hypotheses})
-    if not any(caption for listed in wanted.values() for caption in listed):
+    expected = _tokenize({image_id: references[image_id] for image_id in hypotheses})
+    if not any(caption for captions in expected.values() for caption in captions):
         raise CaptionerError("no reference holds a word; evaluate a split whose captions are text")
-    given = _tokenized({image_id: [caption] for image_id, caption in hypotheses.items()})
-    with contextlib.redirect_stdout(io.StringIO()):  # the scorers print as they go
-        bleu = Bleu(4).compute_score(wanted, given)[0]
+    actual = _tokenize({image_id: [caption] for image_id, caption in hypotheses.items()})
+    with contextlib.redirect_stdout(io.StringIO()):  # The scorers print their progress.
+        bleu = Bleu(4).compute_score(expected, actual)[0]
         scores = {f"BLEU-{n}": float(value) for n, value in enumerate(bleu, start=1)}
-        scores["ROUGE-L"] = float(Rouge().compute_score(wanted, given)[0])
-        cider, each = Cider().compute_score(wanted, given)
+        scores["ROUGE-L"] = float(Rouge().compute_score(expected, actual)[0])
+        cider, image_ciders = Cider().compute_score(expected, actual)
         scores["CIDEr"] = float(cider)
     if has_java():
-        scores["METEOR"] = java_metrics.meteor(
-            wanted, {image_id: listed[0] for image_id, listed in given.items()}
-        )
-    return Scores(scores, dict(zip(wanted, map(float, each), strict=True)))
+        captions = {image_id: listed[0] for image_id, listed in actual.items()}
+        scores["METEOR"] = java_metrics.meteor(expected, captions)
+    return Scores(scores, dict(zip(expected, map(float, image_ciders), strict=True)))
 
 
-def reliability(
+def measure_reliability(
     captions: Mapping[str, GeneratedCaption], cider: Mapping[str, float]
 ) -> list[dict[str, float]]:
-    """Whether the model knows when it is right: images in fifths by how likely it holds its caption.
+    """Returns how well captions score by how likely the model found them.
+
+    A model that knows when it is right gives higher probabilities to captions that score higher.
 
     Args:
-      captions: of each image.
-      cider: of each image; see ``Scores``.
+      captions: the caption of each image, by image id.
+      cider: the CIDEr of each image's caption; see ``Scores``.
 
     Returns:
-      For each fifth, least likely first: ``images``, the mean ``word_probability`` (the geometric
-      mean over a caption's words and its end) and the mean ``cider``.
+      A record for each fifth of the images, the least likely captions first: the number of
+      ``images``, the mean ``word_probability`` (the geometric mean over a caption's words and its
+      end), and the mean ``cider``.
     """
-    likely = {
-        image_id: math.exp(one.log_prob / (one.n_tokens + 1)) for image_id, one in captions.items()
+    probability = {
+        image_id: math.exp(caption.log_prob / (caption.n_tokens + 1))
+        for image_id, caption in captions.items()
     }
-    order = sorted(likely, key=lambda image_id: (likely[image_id], image_id))
+    order = sorted(probability, key=lambda image_id: (probability[image_id], image_id))
     fifths = [
         part.tolist() for part in np.array_split(np.array(order, object), _FIFTHS) if len(part)
     ]
     return [
         {
-            "images": len(part),
-            "word_probability": round(float(np.mean([likely[image_id] for image_id in part])), 4),
-            "cider": round(float(np.mean([cider[image_id] for image_id in part])), 4),
+            "images": len(fifth),
+            "word_probability": _rounded_mean([probability[image_id] for image_id in fifth]),
+            "cider": _rounded_mean([cider[image_id] for image_id in fifth]),
         }
-        for part in fifths
+        for fifth in fifths
     ]
+
+
+def _rounded_mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 4)
 
 
 def references_fingerprint(
     references: Mapping[str, Sequence[str]], tokenizer: str, split: str
 ) -> str:
-    """What figures were measured against: those of two models compare only where it is the same.
+    """Returns a fingerprint of what scores were measured against.
+
+    The scores of two models may be compared only if their fingerprints are equal.
 
     Args:
-      references: image id to its human captions; no order of them counts.
-      tokenizer: that both sides went through.
-      split: of the dataset.
+      references: the human captions of each image, by image id, in any order.
+      tokenizer: the name of the tokenizer of both sides.
+      split: the name of the split.
 
     Returns:
-      sha256, 64 hexadecimal digits.
+      A SHA-256 as 64 hexadecimal digits.
     """
     listed = sorted((image_id, sorted(captions)) for image_id, captions in references.items())
     return hashlib.sha256(json.dumps([split, tokenizer, listed]).encode("utf-8")).hexdigest()
@@ -198,36 +222,39 @@ def has_java() -> bool:
     return java_metrics.java_path() is not None
 
 
-def _tokenized(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Returns the same captions as words joined by spaces."""
-    lines = [single_line(text) for listed in captions.values() for text in listed]
-    tokenized = (
-        java_metrics.ptb_tokenize(lines)
-        if has_java()
-        else [" ".join(tokenize(line)) for line in lines]
-    )
-    remaining = iter(tokenized)
-    return {image_id: [next(remaining) for _ in listed] for image_id, listed in captions.items()}
+def _tokenize(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Returns the captions of each image as words joined by spaces."""
+    lines = [single_line(text) for texts in captions.values() for text in texts]
+    if has_java():
+        tokenized = iter(java_metrics.ptb_tokenize(lines))
+    else:
+        tokenized = (" ".join(tokenize(line)) for line in lines)
+    return {image_id: [next(tokenized) for _ in texts] for image_id, texts in captions.items()}
 
 
-def record(model_dir: str, figures: Mapping[str, Any]) -> None:
-    """Adds an evaluation to a model's metrics.json and card, in place of one of the same split and beam width.
+def record_evaluation(model_dir: str, figures: Mapping[str, Any]) -> None:
+    """Adds an evaluation to the metrics.json and the model card of a model.
+
+    It replaces an earlier evaluation of the same dataset, split and beam width.
+
+    Args:
+      model_dir: the model's folder.
+      figures: the evaluation, with ``model_id``, ``dataset``, ``split`` and ``beam_width``.
 
     Raises:
-      CaptionerError: captioner did not make the folder, or it cannot be written to; nothing is changed.
+      CaptionerError: captioner did not make the folder, or cannot write to it. Nothing has been
+        changed.
     """
-    same = ("split", "beam_width", "dataset")
+    identifying = ("split", "beam_width", "dataset")
 
-    def with_figures(metrics: dict[str, Any]) -> dict[str, Any]:
-        known = {
-            "model_id": figures["model_id"],
-            **metrics,
-        }  # of a folder without metrics this is all
+    def add_evaluation(metrics: dict[str, Any]) -> dict[str, Any]:
+        """Returns the metrics with the evaluation added; without metrics, with its model_id."""
         others = [
-            one
-            for one in metrics.get("evaluations", [])
-            if any(one.get(name) != figures[name] for name in same)
+            evaluation
+            for evaluation in metrics.get("evaluations", [])
+            if any(evaluation.get(name) != figures[name] for name in identifying)
         ]
-        return {**known, "evaluations": [*others, dict(figures)]}
+        evaluations = [*others, dict(figures)]
+        return {"model_id": figures["model_id"], **metrics, "evaluations": evaluations}
 
-    record_metrics(model_dir, with_figures)
+    record_metrics(model_dir, add_evaluation)

@@ -11,9 +11,9 @@ from captioner_core.analysis.caption_metrics import (
     caption_features,
     caption_split,
     has_java,
-    record,
+    measure_reliability,
+    record_evaluation,
     references_fingerprint,
-    reliability,
     score,
 )
 from captioner_core.analysis.java_metrics import check_java
@@ -92,7 +92,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         "tokenizer": tokenizer,
         "references": references_fingerprint(references, tokenizer, options.split),
         "scores": dict(scores.corpus),
-        "reliability": reliability(captions, scores.cider),
+        "reliability": measure_reliability(captions, scores.cider),
     }
     record_error = _record_in_model(model_dir, figures)
     # By this entry the file is recognised when it is to be replaced later.
@@ -130,7 +130,7 @@ def _record_in_model(model_dir: str, figures: Figures) -> CaptionerError | None:
     if model_dir == PRETRAINED:
         return None
     try:
-        record(model_dir, figures)
+        record_evaluation(model_dir, figures)
     except CaptionerError as error:
         return error
     return None

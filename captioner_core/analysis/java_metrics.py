@@ -1,8 +1,8 @@
-"""The two scorers of the literature that run on Java: the PTB tokenizer and METEOR.
+"""Runs the two scorers of the literature that need Java: the PTB tokenizer and METEOR.
 
-``pycocoevalcap`` brings both as jars, but its own wrappers write a file beside the jar, which fails
-where the installed packages are read-only, and they don't notice when Java fails. These functions
-run the jars over pipes, so nothing is written anywhere.
+``pycocoevalcap`` contains both as jars. Its own wrappers write a file beside the jar, which fails
+where the installed packages are read-only, and they do not notice when Java fails. The functions
+here run the jars over pipes instead, so nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from pathlib import Path
 
 from captioner_core.errors import CaptionerError
 
-# The locale decides how Java reads bytes, lowers "I" (in Turkish to a dotless i) and writes numbers.
+# Java's locale decides how it reads bytes, how it lowers "I" (to a dotless i in Turkish), and how
+# it writes numbers.
 _LOCALE = ("-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US")
-_METEOR_HEAP = "-Xmx2G"  # its table of paraphrases takes most of it
-_FIELD_SEPARATOR = "|||"  # of METEOR's lines; a caption that holds it would shift the fields
+_METEOR_HEAP = "-Xmx2G"  # METEOR's table of paraphrases takes most of it.
+_FIELD_SEPARATOR = "|||"  # Separates the fields of the lines that METEOR reads.
 
 
 def java_path() -> str | None:
-    """Returns the path of the ``java`` program, or None where there is none."""
+    """Returns the path of the ``java`` program, or None if there is none."""
     return shutil.which("java")
 
 
 def check_java() -> None:
-    """Starts Java once, where there is one, with the memory that scoring takes.
+    """Makes sure that Java, if it is installed, starts with the memory that scoring needs.
 
     Raises:
       CaptionerError: Java is installed but does not run.
     """
     java = java_path()
     if java is not None:
-        _run([java, _METEOR_HEAP, *_LOCALE, "-version"], None, b"")
+        _run_java([java, _METEOR_HEAP, *_LOCALE, "-version"], None, b"")
 
 
 def ptb_tokenize(captions: Sequence[str]) -> list[str]:
-    """Returns each caption's tokens, in lower case and without punctuation, joined by spaces.
+    """Returns the tokens of captions, in lower case and without punctuation, joined by spaces.
 
     Args:
-      captions: texts without line separators; see ``text.single_line``.
+      captions: texts without line separators; see ``vocabulary.single_line``.
 
     Raises:
       CaptionerError: Java fails, or does not return one line for each caption.
@@ -57,16 +58,17 @@ def ptb_tokenize(captions: Sequence[str]) -> list[str]:
         "-encoding",
         "utf-8",
     ]
-    command = [_java(), *_LOCALE, "-cp", jar.name, *tokenizer]
-    sent = "".join(f"{caption}\n" for caption in captions)
-    lines = _run(command, jar.parent, sent.encode("utf-8")).decode("utf-8").split("\n")
-    end = lines.pop()  # nothing follows the last line's end
+    command = [_require_java(), *_LOCALE, "-cp", jar.name, *tokenizer]
+    text = "".join(f"{caption}\n" for caption in captions)
+    lines = _run_java(command, jar.parent, text.encode("utf-8")).decode("utf-8").split("\n")
+    rest = lines.pop()  # Nothing follows the end of the last line.
 
-    if end or len(lines) != len(captions):
-        # A line too many or too few would score every later image against another image's captions.
+    if rest or len(lines) != len(captions):
+        # With a line too many or too few, later images would be scored against the captions of
+        # other images.
         raise CaptionerError(
             f"the PTB tokenizer returned {len(lines)} lines for {len(captions)} captions; "
-            "take line separators out of the captions and run it again"
+            "remove line separators from the captions and run it again"
         )
     punctuation = set(ptbtokenizer.PUNCTUATIONS)
     return [
@@ -76,11 +78,11 @@ def ptb_tokenize(captions: Sequence[str]) -> list[str]:
 
 
 def meteor(references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str]) -> float:
-    """Returns METEOR 1.5 (Denkowski and Lavie 2014) over all captions, as a fraction.
+    """Returns METEOR 1.5 (Denkowski and Lavie 2014) over all captions, as a fraction of 1.
 
     Args:
-      references: image id to its tokenized human captions.
-      hypotheses: image id to its tokenized caption.
+      references: the tokenized human captions of each image, by image id.
+      hypotheses: the tokenized caption of each image, by image id.
 
     Raises:
       CaptionerError: Java fails.
@@ -89,46 +91,53 @@ def meteor(references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str
 
     jar = Path(package.__file__).with_name(package.METEOR_JAR)
     options = ["-", "-", "-stdio", "-l", "en", "-norm"]
-    command = [_java(), _METEOR_HEAP, *_LOCALE, "-jar", jar.name, *options]
-    with _conversation(command, jar.parent) as session:
+    command = [_require_java(), _METEOR_HEAP, *_LOCALE, "-jar", jar.name, *options]
+    with _open_session(command, jar.parent) as session:
         statistics = [
-            session.ask(_fields("SCORE", *references[image_id], caption))
+            session.ask(_meteor_line("SCORE", *references[image_id], caption))
             for image_id, caption in hypotheses.items()
         ]
-        session.send(_fields("EVAL", *statistics))
+        session.send(_meteor_line("EVAL", *statistics))
         for _ in statistics:
-            session.receive()  # each image's own score
+            session.receive()  # The scores of single images come before that of all.
         return float(session.receive())
 
 
-def _fields(*fields: str) -> str:
+def _meteor_line(*fields: str) -> str:
+    """Returns a line for METEOR; a separator within a caption would shift the fields."""
     cleaned = [field.replace(_FIELD_SEPARATOR, " ").strip() for field in fields]
     return f" {_FIELD_SEPARATOR} ".join(cleaned)
 
 
-def _java() -> str:
+def _require_java() -> str:
     java = java_path()
     if java is None:
         raise CaptionerError(
-            "there is no 'java' on the PATH; install a Java runtime, such as default-jre-headless"
+            "no 'java' was found on the PATH; install a Java runtime, such as default-jre-headless"
         )
     return java
 
 
-def _run(command: Sequence[str], folder: Path | None, sent: bytes) -> bytes:
+def _run_java(command: Sequence[str], folder: Path | None, text: bytes) -> bytes:
+    """Runs Java with a text as its standard input; returns its standard output."""
     try:
-        done = subprocess.run(  # noqa: S603  a list of fixed words
-            command, cwd=folder, input=sent, capture_output=True, check=False
+        done = subprocess.run(  # noqa: S603  The command consists of fixed words.
+            command, cwd=folder, input=text, capture_output=True, check=False
         )
     except OSError as error:
-        raise _failed(command[0], error.strerror or str(error)) from error
+        raise _java_error(command[0], error.strerror or str(error)) from error
     if done.returncode:
-        raise _failed(command[0], _reason(done.stderr or done.stdout, done.returncode))
+        raise _java_error(command[0], _failure_reason(done.stderr or done.stdout, done.returncode))
     return done.stdout
 
 
 class _Session:
-    """Lines exchanged with a Java program that answers line by line."""
+    """A conversation with a Java program that answers line by line.
+
+    Args:
+      process: the program, with pipes to all of its streams.
+      java: the path of ``java``, for messages.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], java: str) -> None:
         self._process = process
@@ -138,68 +147,73 @@ class _Session:
         self._reader.start()
 
     def send(self, line: str) -> None:
+        """Writes a line to the program."""
         stream = self._process.stdin
         assert stream is not None
         try:
             stream.write(f"{line}\n".encode())
             stream.flush()
-        except OSError as error:  # the program has ended
-            raise self._ended() from error
+        except OSError as error:  # The program has ended.
+            raise self._ended_error() from error
 
     def receive(self) -> str:
+        """Returns the program's next line, which must consist of numbers."""
         stream = self._process.stdout
         assert stream is not None
         line = stream.readline().decode("utf-8", "replace")
         if not line.endswith("\n"):
-            raise self._ended()
+            raise self._ended_error()
         try:
             [float(number) for number in line.split()]
         except ValueError as error:
-            raise _failed(self._java, line.strip()) from error
+            raise _java_error(self._java, line.strip()) from error
         return line.strip()
 
     def ask(self, line: str) -> str:
+        """Writes a line to the program and returns its answer."""
         self.send(line)
         return self.receive()
 
     def _read_errors(self) -> None:
-        """Reads what the program complains about, so that it never waits for a reader."""
+        """Reads the program's error stream, so that the program never waits for a reader."""
         assert self._process.stderr is not None
         self._errors.append(self._process.stderr.read())
 
-    def _ended(self) -> CaptionerError:
+    def _ended_error(self) -> CaptionerError:
+        """Returns the error that says why the program has ended."""
         code = self._process.wait()
         self._reader.join()
-        return _failed(self._java, _reason(b"".join(self._errors), code))
+        return _java_error(self._java, _failure_reason(b"".join(self._errors), code))
 
 
 @contextlib.contextmanager
-def _conversation(command: Sequence[str], folder: Path) -> Iterator[_Session]:
+def _open_session(command: Sequence[str], folder: Path) -> Iterator[_Session]:
+    """Starts a Java program for the duration of the block."""
     pipe = subprocess.PIPE
     try:
-        process = subprocess.Popen(  # noqa: S603  a list of fixed words
+        process = subprocess.Popen(  # noqa: S603  The command consists of fixed words.
             command, cwd=folder, stdin=pipe, stdout=pipe, stderr=pipe
         )
     except OSError as error:
-        raise _failed(command[0], error.strerror or str(error)) from error
+        raise _java_error(command[0], error.strerror or str(error)) from error
     try:
         yield _Session(process, command[0])
     finally:
         process.kill()
-        with contextlib.suppress(OSError), process:  # closes the pipes, and waits for the end
-            pass
+        with contextlib.suppress(OSError), process:
+            pass  # Leaving the process's context closes its pipes and waits for its end.
 
 
-def _reason(said: bytes, code: int) -> str:
-    """Returns the first line that tells why a program failed."""
-    lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines()]
-    # Java names the variables that it takes options from before it says anything else.
-    telling = [line for line in lines if line and not line.startswith("Picked up ")]
-    return telling[0] if telling else f"exit code {code}"
+def _failure_reason(output: bytes, code: int) -> str:
+    """Returns the first line of a program's output that says why it failed."""
+    lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines()]
+    # Java first names the environment variables that it takes options from.
+    reasons = [line for line in lines if line and not line.startswith("Picked up ")]
+    return reasons[0] if reasons else f"exit code {code}"
 
 
-def _failed(java: str, reason: str) -> CaptionerError:
+def _java_error(java: str, reason: str) -> CaptionerError:
     return CaptionerError(
-        f"Java at {java!r} failed ({reason}); repair it, or take it off the PATH to score without "
-        "the PTB tokenizer and METEOR"
+        f"Java at {java!r} failed ({reason}); repair it, or remove it from the PATH to score "
+        "without the PTB tokenizer and METEOR"
     )

@@ -1,4 +1,4 @@
-"""The images most similar to one image, as rows and as one picture."""
+"""Finds the images most similar to one image and draws them side by side."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -26,20 +27,28 @@ from captioner_core.models.registry import resolve_model
 from captioner_core.report.pictures import ImageFinder, Location, thumbnail
 from captioner_core.tables.schemas import MatchRow
 
-_SIDE, _GAP, _TEXT_SIZE, _LINES, _LINE_CHARACTERS = 260, 16, 15, 4, 33
-_INK, _FAINT = "#1f2328", "#59636e"
+# Sizes in pixels.
+_SIDE = 260
+_GAP = 16
+_TEXT_SIZE = 15
+_LINE_HEIGHT = _TEXT_SIZE + 5
+_LINES = 4
+_LINE_CHARACTERS = 33
+_INK = "#1f2328"
+_FAINT = "#59636e"
 
 
 @dataclass(frozen=True)
 class SimilarImages:
-    """What was found for one image.
+    """The images most similar to one image.
 
     Args:
-      path: of the image.
-      caption: that it was given.
-      matches: best first.
-      locations: where the image of each match is, as far as that is known.
-      nearest: the best other image, whether it is a match or fell short; None where nothing is comparable.
+      path: path of the image.
+      caption: the caption that the model gave it.
+      matches: the images whose score reaches the threshold, best first.
+      locations: where the image of each match is; None if that is not known.
+      nearest: the most similar other image, whether or not its score reaches the threshold; None
+        if there is nothing to compare with.
     """
 
     path: str
@@ -50,15 +59,15 @@ class SimilarImages:
 
 
 class SimilarImageFinder:
-    """Answers one image after another; everything is loaded once.
+    """Finds similar images for one image after another, with models that are loaded once.
 
     Args:
-      model: model folder, a folder of models, of which its current one is meant, or ``pretrained``.
-      index: captions tables to search.
-      encoder: name of the encoder.
+      model: a model folder; a folder of models, whose current model is used; or ``pretrained``.
+      index: the captions tables to search.
+      encoder: name of the text encoder.
 
     Raises:
-      CaptionerError: model, weights or a table are missing or damaged.
+      CaptionerError: the model, the weights or a table is missing or damaged.
     """
 
     def __init__(self, model: str, index: Sequence[str], encoder: str) -> None:
@@ -67,18 +76,23 @@ class SimilarImageFinder:
         self._backbone = load_backbone("xception")
         if loaded.config.backbone != self._backbone.name:
             raise CaptionerError(
-                f"model {model!r} was trained on features of {loaded.config.backbone!r}, not {self._backbone.name!r}; "
-                "train it again on today's features"
+                f"model {model!r} was trained on features of {loaded.config.backbone!r}, not "
+                f"{self._backbone.name!r}; train it again on features of {self._backbone.name!r}"
             )
         self._generator = CaptionGenerator(loaded)
         self._tables = tuple(index)
         self._index: CaptionIndex = load_index(index, encoder)
 
     def find(self, path: str, *, threshold: float, top_k: int) -> SimilarImages:
-        """The images of the index most similar to one; the image itself is none of them.
+        """Returns the indexed images most similar to an image, without the image itself.
+
+        Args:
+          path: path of the image.
+          threshold: the lowest score of a match.
+          top_k: the number of matches to return at most.
 
         Raises:
-          CaptionerError: the file can't be used as an image.
+          CaptionerError: the file cannot be used as an image.
         """
         try:
             data = read_bytes(path, decoding.DEFAULT_MAX_BYTES)
@@ -87,80 +101,104 @@ class SimilarImageFinder:
             raise CaptionerError(f"image {path!r} can't be used: {error.message}") from error
         (caption,) = self._generator.generate(*self._backbone.features(pixels[np.newaxis]))
         query = Query(path, (caption.text,))
+        # One more than asked for, because the index may contain the image itself.
         matches, _ = self._index.search([query], threshold=-1.0, top_k=top_k + 1)
-        found = [MatchRow(**row) for row in matches.to_pylist()]
-        finder = ImageFinder(self._tables, [row.match_image_id for row in found], ())
+        rows = [MatchRow(**row) for row in matches.to_pylist()]
+        finder = ImageFinder(self._tables, [row.match_image_id for row in rows], ())
         located = [
             (row, finder.location(row.match_image_id, row.match_caption, row.match_collection))
-            for row in found
+            for row in rows
         ]
         others = [(row, location) for row, location in located if not _is_file(location, path)]
         reached = [pair for pair in others if pair[0].score >= np.float32(threshold)][:top_k]
-        rows = [
-            dataclasses.replace(row, rank=rank) for rank, (row, _) in enumerate(reached, start=1)
-        ]
-        nearest = others[0][0] if others else None
         return SimilarImages(
-            path, caption.text, rows, [location for _, location in reached], nearest
+            path=path,
+            caption=caption.text,
+            matches=[
+                dataclasses.replace(row, rank=rank)
+                for rank, (row, _) in enumerate(reached, start=1)
+            ],
+            locations=[location for _, location in reached],
+            nearest=others[0][0] if others else None,
         )
 
 
 def _is_file(location: Location | None, path: str) -> bool:
+    """Returns whether a location is a certain local file."""
     try:
         return isinstance(location, bytes) and os.path.samefile(location, path)
     except OSError:
         return False
 
 
-def write_picture(found: SimilarImages, target: str) -> None:
-    """The image and its matches side by side, each with its caption and score, as a PNG.
+class _Tile(NamedTuple):
+    """An image in the picture with the texts below it."""
 
-    The PNG states captioner as the software that made it, so that it is known later.
+    location: Location | None
+    title: str
+    caption: str
+
+
+def write_picture(found: SimilarImages, target: str) -> None:
+    """Draws an image and its matches side by side, each with its caption and score, as a PNG.
+
+    The PNG names captioner as the program that made it, so that captioner may replace it later.
+
+    Args:
+      found: the image and its matches.
+      target: path of the PNG.
 
     Raises:
-      CaptionerError: the file can't be written, or exists and captioner did not make it.
+      CaptionerError: the file cannot be written, or exists and captioner did not make it.
     """
-    tiles: list[tuple[Location | None, str, str]] = [
-        (os.fsencode(found.path), "this image", found.caption)
-    ]
+    tiles = [_Tile(os.fsencode(found.path), "this image", found.caption)]
     for row, location in zip(found.matches, found.locations, strict=True):
-        tiles.append((location, f"{row.rank}: {row.score:.3f}", row.match_caption))
-    height = _SIDE + (_LINES + 1) * (_TEXT_SIZE + 5) + 2 * _GAP
+        tiles.append(_Tile(location, f"{row.rank}: {row.score:.3f}", row.match_caption))
+    height = _SIDE + (_LINES + 1) * _LINE_HEIGHT + 2 * _GAP
     canvas = Image.new("RGB", (len(tiles) * (_SIDE + _GAP) + _GAP, height), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_TEXT_SIZE)
-    for number, (location, title, caption) in enumerate(tiles):
-        left = _GAP + number * (_SIDE + _GAP)
-        made = thumbnail(location, _SIDE) if location is not None else None
-        if made is None:
-            draw.rectangle((left, _GAP, left + _SIDE, _GAP + _SIDE), outline=_FAINT)
-            draw.text((left + 12, _GAP + 12), "no picture", _FAINT, font)
-        else:
-            jpeg, (width, tall) = made
-            with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as small:
-                canvas.paste(small, (left + (_SIDE - width) // 2, _GAP + (_SIDE - tall) // 2))
-        below = _GAP + _SIDE + 8
-        draw.text((left, below), title, _FAINT, font)
-        lines = textwrap.wrap(caption, _LINE_CHARACTERS)[:_LINES]
-        for line_number, line in enumerate(lines, start=1):
-            draw.text((left, below + line_number * (_TEXT_SIZE + 5)), line, _INK, font)
-    made_by = PngInfo()
-    made_by.add_text(outputs.PNG_SOFTWARE, outputs.PROGRAM)
+    for number, tile in enumerate(tiles):
+        _draw_tile(canvas, tile, left=_GAP + number * (_SIDE + _GAP))
+    metadata = PngInfo()
+    metadata.add_text(outputs.PNG_SOFTWARE, outputs.PROGRAM)
     try:
         with outputs.replacing(
             target, is_own=outputs.is_own_picture, makes_parents=True
         ) as temporary:
-            canvas.save(temporary, "PNG", pnginfo=made_by)
+            canvas.save(temporary, "PNG", pnginfo=metadata)
     except OSError as error:
         raise CaptionerError(
-            f"picture {target!r} can't be written ({error}); name another --output"
+            f"picture {target!r} cannot be written ({error}); choose another --output"
         ) from error
 
 
+def _draw_tile(canvas: Image.Image, tile: _Tile, left: int) -> None:
+    """Draws a tile whose left edge is at ``left``; an image that cannot be opened is a box."""
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(_TEXT_SIZE)
+    made = thumbnail(tile.location, _SIDE) if tile.location is not None else None
+    if made is None:
+        draw.rectangle((left, _GAP, left + _SIDE, _GAP + _SIDE), outline=_FAINT)
+        draw.text((left + 12, _GAP + 12), "no picture", _FAINT, font)
+    else:
+        jpeg, (width, height) = made
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as small:
+            canvas.paste(small, (left + (_SIDE - width) // 2, _GAP + (_SIDE - height) // 2))
+    top = _GAP + _SIDE + 8
+    draw.text((left, top), tile.title, _FAINT, font)
+    lines = textwrap.wrap(tile.caption, _LINE_CHARACTERS)[:_LINES]
+    for number, line in enumerate(lines, start=1):
+        draw.text((left, top + number * _LINE_HEIGHT), line, _INK, font)
+
+
 def check_picture(target: str, inputs: outputs.Inputs) -> None:
-    """Refuses, before any work, a picture that may not be written; changes nothing.
+    """Refuses, before any work, a picture that captioner may not write.
+
+    Args:
+      target: path of the picture.
+      inputs: the paths that are to be read, by the option that names them.
 
     Raises:
-      CaptionerError: see ``outputs.check_output_file``.
+      CaptionerError: the file may not be written; see ``outputs.check_output_file``.
     """
     outputs.check_output_file(
         target, is_own=outputs.is_own_picture, inputs=inputs, makes_parents=True

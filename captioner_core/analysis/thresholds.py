@@ -1,4 +1,4 @@
-"""What each threshold lets through: matches, and how many of them are right, for a captions table."""
+"""Estimates, for a captions table, how many matches each threshold gives and how many are right."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ from captioner_core.text.encoders.base import TextEncoder
 from captioner_core.text.encoders.calibration import CURVE_EDGES
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(11))
-MOST_ASKED = 2_000
-_FINE = 400  # bins of a score from -1 to 1, so that every threshold begins one; one more is for 1 itself
+MAX_QUERIES = 2_000
+"""The number of captions that are compared with all others; of more, a random sample is used."""
+# Bins of a score from -1 to 1, so many that every threshold is the lower edge of a bin. The score
+# 1 has a bin of its own after them.
+_BINS = 400
 _INDEX_BLOCK = 16_384
+
+_ImageCaption = tuple[str, str]
+"""An image id and one of the image's captions."""
 
 
 @dataclass(frozen=True)
 class ThresholdRow:
-    """What one threshold lets through.
+    """What one threshold gives.
 
     Args:
-      threshold: least score of a match.
+      threshold: the lowest score of a match.
       matches: mean number of captions of other images that a caption matches.
-      precision: estimated share of these that are right.
-      recall: estimated share of all right pairs that are among these.
+      precision: estimated share of the matches that are right; NaN if there are no matches.
+      recall: estimated share of all right pairs that are matches; NaN if no pair is right.
     """
 
     threshold: float
@@ -45,23 +51,24 @@ def threshold_rows(
     thresholds: Sequence[float] = THRESHOLDS,
     seed: int = 0,
 ) -> list[ThresholdRow]:
-    """The captions of a table against each other; at most ``MOST_ASKED`` ask, drawn at random.
+    """Returns what each threshold gives when a table's captions are matched with each other.
 
-    How many pairs are right at which score was measured once, on pairs that others' captions of
-    the same images judge (see ``judging``), and is taken from the encoder's calibration.
+    How many pairs with a certain score are right is not measured here. It is taken from the
+    encoder's calibration, which was measured once on pairs that the other human captions of the
+    same images judge.
 
     Args:
       uri: captions table of a run or a dataset.
-      encoder: calibrated, with its curve.
-      splits: of a dataset, these alone.
-      thresholds: to say it for.
-      seed: of the captions that ask.
+      encoder: a calibrated encoder, with its curve of precision by score.
+      splits: the splits of a dataset to use; empty for all.
+      thresholds: the thresholds.
+      seed: of the random sample of captions, if the table has more than ``MAX_QUERIES``.
 
     Raises:
-      CaptionerError: fewer than two images, or the encoder has no curve.
+      CaptionerError: the table has fewer than two images, or the encoder has no curve.
     """
-    records = sorted(set(read_captions(uri, splits)))
-    if len({image_id for image_id, _ in records}) < 2:
+    captions = sorted(set(read_captions(uri, splits)))
+    if len({image_id for image_id, _ in captions}) < 2:
         raise CaptionerError(
             f"captions table {uri!r} has fewer than two images; there is nothing to compare"
         )
@@ -69,87 +76,134 @@ def threshold_rows(
         raise CaptionerError(
             f"encoder {encoder.name!r} has no curve of right pairs; calibrate it again"
         )
-    asking = np.arange(len(records))
-    if len(asking) > MOST_ASKED:
-        asking = np.sort(
-            np.random.default_rng(seed).choice(len(records), MOST_ASKED, replace=False)
-        )
-    counts = _score_counts([records[place] for place in asking.tolist()], records, encoder)
-    middle = (np.arange(_FINE + 1) + 0.5) * (2 / _FINE) - 1
-    right = counts * np.array(encoder.calibration.precision)[np.digitize(middle, CURVE_EDGES[1:-1])]
-    rows = []
-    for threshold in thresholds:
-        above = slice(round((threshold + 1) * _FINE / 2), None)
-        reached, good = counts[above].sum(), right[above].sum()
-        precision = good / reached if reached else float("nan")
-        recall = good / right.sum() if right.sum() else float("nan")
-        rows.append(
-            ThresholdRow(threshold, float(reached / len(asking)), float(precision), float(recall))
-        )
-    return rows
+    queries = captions
+    if len(captions) > MAX_QUERIES:
+        generator = np.random.default_rng(seed)
+        sample = np.sort(generator.choice(len(captions), MAX_QUERIES, replace=False))
+        queries = [captions[number] for number in sample.tolist()]
+    pairs = _score_counts(queries, captions, encoder)
+    bin_centres = (np.arange(_BINS + 1) + 0.5) * (2 / _BINS) - 1
+    precision = np.array(encoder.calibration.precision)
+    right_pairs = pairs * precision[np.digitize(bin_centres, CURVE_EDGES[1:-1])]
+    return [_threshold_row(threshold, pairs, right_pairs, len(queries)) for threshold in thresholds]
+
+
+def _threshold_row(
+    threshold: float,
+    pairs: npt.NDArray[np.float64],
+    right_pairs: npt.NDArray[np.float64],
+    query_count: int,
+) -> ThresholdRow:
+    """Returns what a threshold gives.
+
+    Args:
+      threshold: the threshold.
+      pairs: float64 [bins], number of pairs by score.
+      right_pairs: float64 [bins], estimated number of right pairs by score.
+      query_count: number of captions that were compared with all others.
+    """
+    first_bin = round((threshold + 1) * _BINS / 2)
+    reached = pairs[first_bin:].sum()
+    right = right_pairs[first_bin:].sum()
+    all_right = right_pairs.sum()
+    return ThresholdRow(
+        threshold=threshold,
+        matches=float(reached / query_count),
+        precision=float(right / reached) if reached else float("nan"),
+        recall=float(right / all_right) if all_right else float("nan"),
+    )
 
 
 def _score_counts(
-    asking: Sequence[tuple[str, str]], records: Sequence[tuple[str, str]], encoder: TextEncoder
+    queries: Sequence[_ImageCaption], captions: Sequence[_ImageCaption], encoder: TextEncoder
 ) -> npt.NDArray[np.float64]:
-    """How many pairs of captions of two images have which score, in ``_FINE + 1`` bins from −1 to 1."""
-    distinct, count = np.unique([caption for _, caption in records], return_counts=True)
-    asked = encoder.encode([caption for _, caption in asking])
-    asked = asked[asked.any(axis=1)]
-    total = np.zeros(_FINE + 1)
+    """Returns how many pairs of captions of two different images have which score.
+
+    Captions in which the encoder knows no word have no vector and are left out.
+
+    Args:
+      queries: the captions on the one side.
+      captions: the captions on the other side, the queries among them.
+      encoder: the encoder.
+
+    Returns:
+      float64 [bins + 1], number of pairs by score from -1 to 1.
+    """
+    distinct, repeats = np.unique([caption for _, caption in captions], return_counts=True)
+    query_vectors = encoder.encode([caption for _, caption in queries])
+    query_vectors = query_vectors[query_vectors.any(axis=1)]
+    total = np.zeros(_BINS + 1)
     for start in range(0, len(distinct), _INDEX_BLOCK):
         vectors = encoder.encode(distinct[start : start + _INDEX_BLOCK].tolist())
-        known = vectors.any(axis=1)
-        weights = np.broadcast_to(
-            count[start : start + _INDEX_BLOCK][known], (len(asked), int(known.sum()))
-        )
-        total += _counted(asked @ vectors[known].T, encoder, weights)
-    return np.asarray(np.maximum(total - _own(asking, records, encoder), 0))
+        has_vector = vectors.any(axis=1)
+        products = query_vectors @ vectors[has_vector].T
+        weights = repeats[start : start + _INDEX_BLOCK][has_vector]
+        total += _count_by_score(products, encoder, np.broadcast_to(weights, products.shape))
+    same_image = _same_image_counts(queries, captions, encoder)
+    return np.asarray(np.maximum(total - same_image, 0))
 
 
-def _own(
-    asking: Sequence[tuple[str, str]], records: Sequence[tuple[str, str]], encoder: TextEncoder
+def _same_image_counts(
+    queries: Sequence[_ImageCaption], captions: Sequence[_ImageCaption], encoder: TextEncoder
 ) -> npt.NDArray[np.float64]:
-    """The same of pairs of captions of one image, which are no matches."""
-    of_image: dict[str, list[str]] = {}
-    for image_id, caption in records:
-        of_image.setdefault(image_id, []).append(caption)
-    pairs = [(caption, other) for image_id, caption in asking for other in of_image[image_id]]
-    one, other = (encoder.encode([pair[side] for pair in pairs]) for side in (0, 1))
-    known = one.any(axis=1) & other.any(axis=1)
-    products = np.einsum("nd,nd->n", one[known], other[known])
-    return _counted(products, encoder, np.ones(len(products)))
+    """Returns how many pairs of captions of the same image have which score.
+
+    ``_score_counts`` subtracts them, because an image does not match itself. Arguments and result
+    are the same as there.
+    """
+    by_image: dict[str, list[str]] = {}
+    for image_id, caption in captions:
+        by_image.setdefault(image_id, []).append(caption)
+    pairs = [(caption, other) for image_id, caption in queries for other in by_image[image_id]]
+    left = encoder.encode([caption for caption, _ in pairs])
+    right = encoder.encode([other for _, other in pairs])
+    has_vectors = left.any(axis=1) & right.any(axis=1)
+    products = np.einsum("nd,nd->n", left[has_vectors], right[has_vectors])
+    return _count_by_score(products, encoder, np.ones(len(products)))
 
 
-def _counted(
+def _count_by_score(
     products: npt.NDArray[np.float32], encoder: TextEncoder, weights: npt.NDArray[np.generic]
 ) -> npt.NDArray[np.float64]:
+    """Returns how many pairs have which score.
+
+    Args:
+      products: float32, the dot product of each pair's vectors, in any shape.
+      encoder: the encoder, whose calibration turns products into scores.
+      weights: how often each pair counts, in the same shape.
+
+    Returns:
+      float64 [bins + 1].
+    """
     scores = encoder.calibration.scores(np.clip(products.astype(np.float64), -1, 1))
-    # a score on a bin's edge must not fall below it
-    bins = np.floor((np.round(scores, 6) + 1) * (_FINE / 2) + 1e-5).astype(np.int64)
-    counted = np.bincount(
-        bins.ravel(), weights=np.asarray(weights, np.float64).ravel(), minlength=_FINE + 1
-    )
-    return counted.astype(np.float64)
+    # The small addition keeps a score on the edge of a bin in that bin.
+    bins = np.floor((np.round(scores, 6) + 1) * (_BINS / 2) + 1e-5).astype(np.int64)
+    flat_weights = np.asarray(weights, np.float64).ravel()
+    counts = np.bincount(bins.ravel(), weights=flat_weights, minlength=_BINS + 1)
+    return counts.astype(np.float64)
 
 
 def draw_thresholds(rows: Sequence[ThresholdRow], target: str) -> None:
-    """Matches, precision and recall by threshold, as an SVG or PNG file by its name.
+    """Draws matches, precision and recall by threshold.
 
-    The file states captioner as the program that made it, so that it is known later.
+    The file names captioner as the program that made it, so that captioner may replace it later.
+
+    Args:
+      rows: the rows of ``threshold_rows``.
+      target: path of an SVG or PNG file; the ending of its name decides which.
 
     Raises:
-      CaptionerError: the file can't be written, or exists and captioner did not make it.
+      CaptionerError: the file cannot be written, or exists and captioner did not make it.
     """
-    from matplotlib.figure import Figure  # takes half a second
+    from matplotlib.figure import Figure  # Takes half a second.
 
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     left = figure.subplots()
     right = left.twinx()
-    at = [row.threshold for row in rows]
-    (precision,) = left.plot(at, [row.precision for row in rows], "o-", color="#0969da")
-    (recall,) = left.plot(at, [row.recall for row in rows], "s-", color="#bc4c00")
-    (matches,) = right.plot(at, [row.matches for row in rows], "^--", color="#59636e")
+    thresholds = [row.threshold for row in rows]
+    (precision,) = left.plot(thresholds, [row.precision for row in rows], "o-", color="#0969da")
+    (recall,) = left.plot(thresholds, [row.recall for row in rows], "s-", color="#bc4c00")
+    (matches,) = right.plot(thresholds, [row.matches for row in rows], "^--", color="#59636e")
     left.set(xlabel="threshold", ylabel="share", ylim=(0, 1.02))
     right.set(ylabel="matches a caption", yscale="symlog", ylim=(0, None))
     left.legend(
@@ -159,32 +213,37 @@ def draw_thresholds(rows: Sequence[ThresholdRow], target: str) -> None:
     )
     left.grid(axis="y", color="#d0d7de", linewidth=0.8)
     file_format = _format_of(target)
-    made_by = {
+    metadata = {
         "svg": {"Creator": outputs.PROGRAM, "Date": None},
         "png": {outputs.PNG_SOFTWARE: outputs.PROGRAM},
     }
     try:
-        with outputs.replacing(target, is_own=outputs.is_own_picture) as made:
-            figure.savefig(made, format=file_format, metadata=made_by.get(file_format))
+        with outputs.replacing(target, is_own=outputs.is_own_picture) as path:
+            figure.savefig(path, format=file_format, metadata=metadata.get(file_format))
     except (OSError, ValueError) as error:
         if isinstance(error, CaptionerError):
             raise
         raise CaptionerError(
-            f"plot {target!r} can't be written ({error}); name another --output"
+            f"plot {target!r} cannot be written ({error}); choose another --output"
         ) from error
 
 
 def check_plot(target: str, inputs: outputs.Inputs) -> None:
-    """Refuses, before any work, a plot that may not or cannot be written; changes nothing.
+    """Refuses, before any work, a plot that captioner may not or cannot write.
+
+    Args:
+      target: path of the plot.
+      inputs: the paths that are to be read, by the option that names them.
 
     Raises:
-      CaptionerError: the name's ending is no format of pictures, or see ``outputs.check_output_file``.
+      CaptionerError: the name has no ending of a picture format, or the file may not be written;
+        see ``outputs.check_output_file``.
     """
-    from matplotlib.figure import Figure  # takes half a second
+    from matplotlib.figure import Figure  # Takes half a second.
 
     formats = Figure().canvas.get_supported_filetypes()
     if _format_of(target) not in formats:
-        raise CaptionerError(f"--output {target!r} must end in .svg or .png; name such a file")
+        raise CaptionerError(f"--output {target!r} must end in .svg or .png; rename it")
     outputs.check_output_file(target, is_own=outputs.is_own_picture, inputs=inputs)
 
 

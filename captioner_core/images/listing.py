@@ -16,7 +16,7 @@ import stat
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
 from captioner_core.errors import CaptionerError, ImageError
@@ -49,7 +49,7 @@ _COUNTER_NAMES = {
     EXCLUDED: "excluded",
     OWN: "own",
 }
-PASSED_OVER_BY_SUFFIX = "passed_over_by_suffix"
+PASSED_OVER_BY_SUFFIX: Final = "passed_over_by_suffix"
 """Key of a run's manifest that holds the number of files skipped for their suffix, by suffix."""
 
 DATASET_FOLDER = "dataset"

@@ -19,7 +19,7 @@ from captioner_core.runs import commits
 from captioner_core.runs.identity import collection_of_table, image_keys
 from captioner_core.tables import layout
 from captioner_core.tables.columns import (
-    one_caption_a_row,
+    explode_captions,
     readable_table,
     split_column,
     text_column,
@@ -182,7 +182,7 @@ def _records(
         columns[SHA256] = pc.fill_null(batch.column(SHA256).cast(pa.string()), "")
     if splits:
         columns["split"] = split_column(batch.column("split"), uri, first_row)
-    rows = one_caption_a_row(pa.record_batch(columns), uri, first_row=first_row)
+    rows = explode_captions(pa.record_batch(columns), uri, first_row=first_row)
     if splits:
         wanted = pa.array(sorted(splits), pa.string())
         rows = rows.filter(pc.is_in(rows.column("split"), value_set=wanted))

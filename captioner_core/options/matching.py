@@ -126,7 +126,7 @@ class MatchOptions(SimilarityOptions):
         root = self.output
         run_id = self.run_id
         if self.update is not None:
-            updated = RunLayout.of(self.update)
+            updated = RunLayout.from_run_dir(self.update)
             if updated is None:
                 raise CaptionerError(
                     f"--update {self.update!r} is no run's folder; name ROOT/runs/RUN_ID"

@@ -1,4 +1,4 @@
-"""The HTML report of a finished run: one page, readable without a network."""
+"""The HTML report of a finished run: one page that needs no network."""
 
 from captioner_core.report.page import write_report
 

@@ -1,9 +1,11 @@
-"""Where a run's pictures are, and the thumbnails of them that the page embeds.
+"""Finds the pictures of a run's images and makes the thumbnails that the page embeds.
 
-Ids and URIs come out of tables that others may have written, so an id is followed only
-below its dataset's images, a URI only to a plain local file or to the storage that the run
-itself is on, nothing outside the allowed roots (see ``places``), and what is found there is
-read by the decoders of image formats alone, in processes of their own.
+Image ids and URIs come from tables that others may have written, so they are not trusted:
+
+- An image id is followed only to a file below its dataset's images folder.
+- A URI is followed only to a regular local file, or to a host that the run itself uses.
+- Nothing outside the allowed roots is opened; see ``security.allowed_roots``.
+- Files are decoded as images only, in separate processes.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pyarrow import fs as pafs
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import decoder_pool
 from captioner_core.images.image_ids import file_name_of, path_below
+from captioner_core.images.listing import local_path
 from captioner_core.io import storage
 from captioner_core.runs.identity import collection_of_table
 from captioner_core.security.allowed_roots import is_allowed
@@ -34,25 +37,29 @@ from captioner_core.security.paths import stays_below
 from captioner_core.tables import layout
 
 CARD_SIDE = 320
+"""The longest side of the picture of a card's image, in pixels."""
 MATCH_SIDE = 160
+"""The longest side of the picture of a match, in pixels."""
 MAX_BYTES = 268_435_456
 MAX_PIXELS = 100_000_000
+DATA_URI_PREFIX = Markup("data:image/jpeg;base64,")
 
-Location = bytes | str  # a local path, or the URI of a file elsewhere
+Location = bytes | str
+"""Where an image is: a local path as bytes, or the URI of a remote file as text."""
 
 
 @dataclass
 class Picture:
-    """A picture of the page, embedded once however often it is shown.
+    """A picture of the page, which is embedded once however often it is shown.
 
     Args:
-      number: names it within the page.
-      location: where the image is, None where that is not known.
+      number: its number within the page.
+      location: where the image is; None if that is not known.
       side: longest side of the thumbnail, in pixels.
       uses: how often the page shows it.
-      width: of the thumbnail, in pixels.
-      height: of the thumbnail, in pixels.
-      data_uri: the thumbnail, empty where the image can't be opened.
+      width: width of the thumbnail, in pixels.
+      height: height of the thumbnail, in pixels.
+      data_uri: the thumbnail; empty if the image cannot be opened.
     """
 
     number: int
@@ -65,64 +72,78 @@ class Picture:
 
 
 class Gallery:
-    """The pictures of a page; each location is opened once, after all uses are known."""
+    """The pictures of a page.
+
+    ``show`` registers each use of a picture. ``load`` then opens every image once, at the largest
+    size in which it is used.
+    """
 
     def __init__(self) -> None:
         self._pictures: dict[Location | None, Picture] = {}
 
     def show(self, location: Location | None, side: int) -> Picture:
-        """The picture at a location, to be shown once more, at most ``side`` pixels long."""
+        """Registers one more use of a picture.
+
+        Args:
+          location: where the image is; None if that is not known.
+          side: longest side in this use, in pixels.
+
+        Returns:
+          The picture, whose thumbnail is made by ``load``.
+        """
         picture = self._pictures.setdefault(location, Picture(len(self._pictures), location, side))
         picture.side = max(picture.side, side)
         picture.uses += 1
         return picture
 
     def load(self) -> list[Picture]:
-        """Makes all thumbnails; returns the pictures that are shown more than once."""
+        """Makes all thumbnails.
+
+        Returns:
+          The pictures that the page shows more than once.
+        """
         for picture in self._pictures.values():
-            made = (
-                thumbnail(picture.location, picture.side) if picture.location is not None else None
-            )
+            if picture.location is None:
+                continue
+            made = thumbnail(picture.location, picture.side)
             if made is not None:
                 jpeg, (picture.width, picture.height) = made
-                picture.data_uri = Markup("data:image/jpeg;base64,") + base64.b64encode(
-                    jpeg
-                ).decode("ascii")
+                encoded = base64.b64encode(jpeg).decode("ascii")
+                picture.data_uri = DATA_URI_PREFIX + encoded
         return [
             picture for picture in self._pictures.values() if picture.data_uri and picture.uses > 1
         ]
 
 
 def thumbnail(location: Location, side: int) -> tuple[bytes, tuple[int, int]] | None:
-    """A small JPEG of an image in its own proportions, upright, on white, without its metadata.
+    """Returns a small JPEG of an image: upright, on white, without metadata.
 
     Args:
-      location: a local path, or the URI of a file elsewhere.
+      location: a local path, or the URI of a remote file.
       side: longest side of the result, in pixels.
 
     Returns:
-      The JPEG's bytes with its width and height, or None where the image can't be opened; the page then shows a
-      box in place of the picture.
+      The JPEG's bytes and its width and height; None if the image cannot be opened. The page then
+      shows a box in place of the picture.
     """
     try:
         with _open(location) as stream:
-            data = stream.read(MAX_BYTES + 1)  # it may have grown
-        return (
-            decoder_pool.make_thumbnail(data, side, max_pixels=MAX_PIXELS)
-            if len(data) <= MAX_BYTES
-            else None
-        )
-    except (
-        ImageError,
-        CaptionerError,
-        OSError,
-        ValueError,
-        pa.ArrowException,
-    ):  # ValueError: a NUL in the path
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:  # The file may have grown since it was opened.
+            return None
+        return decoder_pool.make_thumbnail(data, side, max_pixels=MAX_PIXELS)
+    except (ImageError, CaptionerError, OSError, pa.ArrowException):
+        return None
+    except ValueError:  # The path contains a NUL.
         return None
 
 
 def _open(location: Location) -> BinaryIO:
+    """Opens a regular file of at most ``MAX_BYTES`` within the allowed roots.
+
+    Raises:
+      OSError: it is anything else, or cannot be read.
+    """
     if not is_allowed(os.fsdecode(location)):
         raise PermissionError("outside the allowed roots")
     if isinstance(location, str) and "://" in location:
@@ -131,9 +152,8 @@ def _open(location: Location) -> BinaryIO:
             if stream.size() > MAX_BYTES:
                 raise OSError("too large")
             return io.BytesIO(stream.read())
-    descriptor = os.open(
-        location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-    )  # a pipe must not hold up the report
+    # O_NONBLOCK, so that a pipe does not block the report.
+    descriptor = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
         os.close(descriptor)
@@ -142,6 +162,8 @@ def _open(location: Location) -> BinaryIO:
 
 
 class _CaptionedImage(NamedTuple):
+    """A row of a captions table."""
+
     image_id: str
     collection: str
     caption: str
@@ -149,14 +171,15 @@ class _CaptionedImage(NamedTuple):
 
 
 class ImageFinder:
-    """Knows where the images of some captions tables are, and what they say of them.
+    """Finds the locations and captions of images in captions tables.
 
-    Two tables may hold different images under one id; the collection tells them apart.
+    Tables may hold different images with the same id; the collection tells them apart.
 
     Args:
-      tables: captions tables, of runs or datasets; those that can't be read are passed over.
-      wanted: ids of the images asked for; of no other is anything kept.
-      trusted: URIs of the user's own; a remote image is fetched only from a host of theirs.
+      tables: captions tables of runs or datasets; those that cannot be read are ignored.
+      wanted: ids of the images that may be looked up; only they are kept in memory.
+      trusted: URIs that the user named. A remote image is fetched only from a host of these or of
+        the tables.
     """
 
     def __init__(
@@ -178,21 +201,28 @@ class ImageFinder:
     def location(
         self, image_id: str, caption: str = "", collection: str | None = None
     ) -> Location | None:
-        """Returns where an image is, or None.
+        """Returns where an image is, or None if that is not known.
 
         Args:
-          image_id: of the image.
-          caption: the table that has the image with this caption goes before others that have it.
-          collection: that the image belongs to; any where None, as in tables of earlier versions.
+          image_id: the image.
+          caption: a caption of the image. Tables with this caption are preferred to others.
+          collection: the collection of the image; None accepts any collection, as the tables of
+            earlier versions name none.
         """
         image = (image_id, collection)
         return self._by_caption.get((*image, caption), self._by_image.get(image))
 
     def captions(self, image_id: str, collection: str | None = None) -> list[str]:
-        """Returns all captions of an image, as the tables list them, each once; see ``location``."""
+        """Returns the distinct captions of an image in the order of the tables.
+
+        Args:
+          image_id: the image.
+          collection: see ``location``.
+        """
         return list(dict.fromkeys(self._captions.get((image_id, collection), ())))
 
     def _rows(self, table: str, ids: list[str]) -> Iterator[_CaptionedImage]:
+        """Yields a table's rows about these images; nothing if the table cannot be read."""
         if not is_allowed(table):
             return
         try:
@@ -200,52 +230,59 @@ class ImageFinder:
             collection = collection_of_table(table)
             has_uri = "image_uri" in dataset.schema.names
             columns = ["image_id", "caption", *(["image_uri"] if has_uri else [])]
-            chosen = among(dataset, "image_id", ids)
-            for batch in dataset.to_batches(columns=columns, filter=chosen):
-                for image_id, caption, *uri in zip(
-                    *(batch.column(name).to_pylist() for name in columns), strict=True
-                ):
-                    where = self._of_uri(uri[0]) if has_uri else self._of_dataset(table, image_id)
-                    yield _CaptionedImage(image_id, collection, caption or "", where)
+            row_filter = id_filter(dataset, "image_id", ids)
+            for batch in dataset.to_batches(columns=columns, filter=row_filter):
+                for row in batch.to_pylist():
+                    image_id = row["image_id"]
+                    if has_uri:
+                        location = self._locate_uri(row["image_uri"])
+                    else:
+                        location = self._locate_in_dataset(table, image_id)
+                    yield _CaptionedImage(image_id, collection, row["caption"] or "", location)
         except (CaptionerError, pa.ArrowException, OSError, KeyError):
-            return  # an index moved away costs the pictures of it, not the report
+            return  # If an index was moved away, the report lacks its pictures and nothing else.
 
-    def _of_uri(self, uri: str | None) -> Location | None:
+    def _locate_uri(self, uri: str | None) -> Location | None:
+        """Returns the location that a run's table states, if it is trusted."""
         if not uri:
             return None
         if storage.is_remote(uri):
             return uri if _host(uri) in self._hosts else None
-        from captioner_core.images.listing import local_path
-
         try:
             return os.fsencode(local_path(uri))
         except ValueError:
             return None
 
-    def _of_dataset(self, table: str, image_id: str) -> Location | None:
+    def _locate_in_dataset(self, table: str, image_id: str) -> Location | None:
+        """Returns the location of a dataset's image, if it is below the images folder."""
         if storage.is_remote(table):
             folder = layout.join(table.rstrip("/").rpartition("/")[0], layout.DATASET_IMAGES)
             name = file_name_of(image_id).decode("utf-8", "replace")
-            return (
-                layout.join(folder, name) if stays_below(image_id) and stays_below(name) else None
-            )
+            is_below = stays_below(image_id) and stays_below(name)
+            return layout.join(folder, name) if is_below else None
         file_system, path = storage.resolve(table)
         if not isinstance(file_system, pafs.LocalFileSystem):
             return None
         return path_below(Path(path).parent / layout.DATASET_IMAGES, image_id)
 
 
-def among(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:
-    """The filter for rows whose id is one of these, whichever type of text the table's writer chose."""
+def id_filter(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:
+    """Returns the filter for rows with one of these ids.
+
+    Args:
+      table: the table to filter, whose texts may be of any Arrow type.
+      column: the column of ids.
+      ids: the ids.
+    """
     kind = table.schema.field(column).type
-    plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    field = (
-        pc.field(column) if plain else pc.field(column).cast(pa.string())
-    )  # statistics help where there's no cast
-    return field.isin(pa.array(list(ids), kind if plain else pa.string()))
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        # Without a cast, Parquet's statistics let pyarrow skip row groups.
+        return pc.field(column).isin(pa.array(list(ids), kind))
+    return pc.field(column).cast(pa.string()).isin(pa.array(list(ids), pa.string()))
 
 
 def _host(uri: str) -> tuple[str, str]:
+    """Returns the scheme and the host, or bucket, of a URI."""
     try:
         parts = urlsplit(uri)
     except ValueError:

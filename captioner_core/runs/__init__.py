@@ -1,1 +1,1 @@
-"""Runs: how their outputs are committed, taken over from earlier runs, and verified."""
+"""Runs: how outputs are committed, images identified, results reused and verified; the inbox."""

@@ -1,15 +1,21 @@
-"""How a stage's output becomes part of a run: staged, then committed, the manifest last.
+"""Commits a stage's output to a run so that readers never see a half-written run.
 
-A stage writes into ``ROOT/runs/RUN_ID/_staging``. Committing it removes the manifest,
-withdraws what the stage replaces, moves the staged files to their places and writes the
-manifest again. Whatever the moment at which that is cut off, the run has either its old
-tables and manifest, or no manifest, which readers take for unfinished; running the stage
-again mends it. No step needs a rename of more than one file.
+A stage writes its tables into ``ROOT/runs/RUN_ID/_staging``. ``commit_stage`` then does the
+following, in this order:
 
-Only files that captioner made are replaced or deleted: ``run_files`` keeps the list of them.
+1. It deletes ``manifest.json``. Readers take a run without a manifest for unfinished.
+2. It deletes the files that the stage replaces.
+3. It moves the staged files into the run's folder.
+4. It writes ``manifest.json`` again, as the very last file.
 
-Two processes that write one run at the same time don't mix: each stages for itself, the one
-that began last owns the run, and the other finds that out before it commits anything.
+If the process dies at any moment, the run has either its old tables and its old manifest, or no
+manifest. Running the stage again repairs it. No step renames more than one file at a time.
+
+Only files that captioner made are replaced or deleted; ``run_files`` keeps the list of them.
+
+Two processes that write the same run do not mix their rows: each stages its files in a folder of
+its own, the process that began last owns the run, and the other one notices this before it
+commits anything.
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ import itertools
 import os
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, cast
 from uuid import uuid4
 
 from captioner_core.errors import CaptionerError
@@ -32,13 +38,66 @@ from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import SCHEMA_VERSION
 
-Manifest = dict[str, Any]
-
 _PACKAGES = ("apache-beam", "tensorflow", "keras", "numpy", "pillow", "pyarrow", "spacy")
 
 
+class StageRecord(TypedDict):
+    """A finished stage in a manifest: how long it took, in seconds."""
+
+    wall_time_s: float
+
+
+class ModelRecord(TypedDict):
+    """The captioning model in a manifest: the folder that the user named, and the model's id."""
+
+    path: str
+    model_id: str
+
+
+class EncoderRecord(TypedDict):
+    """The text encoder in a manifest. Scores of encoders with other fingerprints differ."""
+
+    name: str
+    fingerprint: str
+
+
+class ManifestMetadata(TypedDict, total=False):
+    """The fields of a manifest that only some stages write.
+
+    ``extract`` and ``caption`` write the collection of the run's own images, and how many files
+    were passed over, by suffix. ``caption`` also writes the model. ``match`` writes the encoder
+    and all collections that it matched.
+    """
+
+    collection: str
+    passed_over_by_suffix: dict[str, int]
+    model: ModelRecord
+    encoder: EncoderRecord
+    collections: list[str]
+
+
+class Manifest(ManifestMetadata):
+    """The content of ``manifest.json``.
+
+    ``stages`` holds a record of each finished stage, by its name. ``counts`` holds the number of
+    rows of each table and other counts, such as ``images_found``. ``options`` holds the options
+    of all stages, and ``versions`` those of captioner, Python and the libraries.
+
+    A manifest that was read from a file may lack fields or hold other types: ``read_manifest``
+    only makes sure that it is a JSON object, and ``verify`` checks the rest.
+    """
+
+    schema_version: int
+    run_id: str
+    created_utc: str
+    stages: dict[str, StageRecord]
+    counts: dict[str, int]
+    options: dict[str, Any]
+    versions: dict[str, str]
+
+
 def new_manifest(run: RunLayout) -> Manifest:
-    """The manifest of a run in which nothing is done yet."""
+    """Returns the manifest of a run of which no stage has finished."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run.run_id,
@@ -47,23 +106,27 @@ def new_manifest(run: RunLayout) -> Manifest:
         "counts": {},
         "options": {},
         "versions": {
-            "captioner": _version("captioner"),
+            "captioner": _package_version("captioner"),
             "python": platform.python_version(),
-            **{name: _version(name) for name in _PACKAGES},
+            **{name: _package_version(name) for name in _PACKAGES},
         },
     }
 
 
 def read_manifest(run_dir: str) -> Manifest:
-    """The manifest of a finished run.
+    """Returns the manifest of a finished run.
+
+    Args:
+      run_dir: the run's folder, ``ROOT/runs/RUN_ID``.
 
     Raises:
-      CaptionerError: there is none, so the run is missing or not complete.
+      CaptionerError: there is no manifest, so the run is missing or not complete; or the file
+        does not hold a JSON object.
     """
     uri = layout.join(run_dir, layout.MANIFEST)
     if not storage.exists(uri):
         raise CaptionerError(
-            f"run {run_dir!r} has no manifest.json: it is missing or not complete; run it (again) first"
+            f"run {run_dir!r} has no manifest.json, so it is missing or not complete; run it again"
         )
     try:
         manifest = storage.read_json(uri)
@@ -73,25 +136,37 @@ def read_manifest(run_dir: str) -> Manifest:
         ) from error
     if not isinstance(manifest, dict):
         raise CaptionerError(f"run {run_dir!r}: manifest.json is not an object; run it again")
-    return manifest
+    return cast("Manifest", manifest)
 
 
-def manifest_of_stages(manifest: Manifest, stages: Sequence[str]) -> Manifest:
-    """What a manifest says of some of its stages, for a run in which others are to be made anew."""
-    gone = [name for name in manifest["stages"] if name not in stages]
-    kept = {table for name in stages for table in layout.STAGE_TABLES[name]}
-    tables = {table for name in gone for table in layout.STAGE_TABLES[name]} - kept
+def restrict_manifest(manifest: Manifest, stages: Collection[str]) -> Manifest:
+    """Returns a manifest without the stages that are about to run again.
+
+    Args:
+      manifest: the manifest of a finished run.
+      stages: the stages to keep. All others are dropped, with the row counts of their tables.
+    """
+    dropped_stages = manifest["stages"].keys() - set(stages)
+    dropped_tables = layout.tables_of(dropped_stages) - layout.tables_of(stages)
     return {
         **manifest,
         "stages": {name: value for name, value in manifest["stages"].items() if name in stages},
-        "counts": {name: count for name, count in manifest["counts"].items() if name not in tables},
+        "counts": {
+            name: count for name, count in manifest["counts"].items() if name not in dropped_tables
+        },
     }
 
 
 def manifest_to_extend(run: RunLayout, captions: Sequence[str]) -> Manifest:
-    """The manifest that matching adds to: the finished run that the captions are of, else a new one.
+    """Returns the manifest to which a match stage adds its entry.
 
-    Only where the captions matched are this run's own do its tables stay true beside the matches.
+    The run's own manifest is extended only if exactly the run's own captions are matched. In any
+    other case the run's captions would not be those that its matches are about, so matching
+    starts a new manifest, and the commit removes the earlier tables.
+
+    Args:
+      run: the run that the matches are written to.
+      captions: the captions tables whose images are the queries.
     """
     if list(captions) == [run.table(layout.CAPTIONS)] and storage.exists(run.manifest):
         return read_manifest(run.run_dir)
@@ -99,28 +174,30 @@ def manifest_to_extend(run: RunLayout, captions: Sequence[str]) -> Manifest:
 
 
 def begin_attempt(run: RunLayout) -> RunLayout:
-    """Makes this process the one that may commit the run, and removes what was cut off earlier.
+    """Makes this process the owner of a run and removes what earlier, killed processes left.
 
     Returns:
-      The layout to stage in.
+      The layout of the run, with a staging folder that only this attempt writes to.
 
     Raises:
-      CaptionerError: captioner may not write to the run's folder; see ``run_files.check_run_output``.
+      CaptionerError: captioner may not write to the run's folder; see
+        ``run_files.check_run_output``.
     """
     run = dataclasses.replace(run, attempt=uuid4().hex)
     run_files.claim_run(run)
-    storage.write_json(
-        run.owner, {"attempt": run.attempt, "host": platform.node(), "pid": os.getpid()}
-    )
+    owner = {"attempt": run.attempt, "host": platform.node(), "pid": os.getpid()}
+    storage.write_json(run.owner, owner)
     return run
 
 
 @contextlib.contextmanager
-def abandoned_on_refusal(run: RunLayout) -> Iterator[None]:
-    """Removes what an attempt has staged if the block refuses its input, so that the run is as it was.
+def abandon_on_refusal(run: RunLayout) -> Iterator[None]:
+    """Removes what an attempt has staged if the block raises a CaptionerError.
+
+    The run is then as it was before the attempt.
 
     Args:
-      run: as ``begin_attempt`` returned it.
+      run: the layout that ``begin_attempt`` returned.
     """
     try:
         yield
@@ -130,60 +207,71 @@ def abandoned_on_refusal(run: RunLayout) -> Iterator[None]:
 
 
 def check_not_emptied(run: RunLayout, images: str, found: int, *, allow_empty: bool) -> None:
-    """Refuses to replace a run that has images by one that has none: its folder may not be mounted.
+    """Refuses to replace a run that has images by an empty one.
+
+    An images folder that is suddenly empty is often a disk that is not mounted.
 
     Args:
-      run: about to be replaced.
-      images: the images folder.
-      found: how many images were found in it.
-      allow_empty: whether the user wants an empty run all the same.
+      run: the run that is about to be replaced.
+      images: the images folder, for the message.
+      found: the number of images found in the folder.
+      allow_empty: whether the user accepts an empty run.
 
     Raises:
-      CaptionerError: the run has images, none were found now, and that is not allowed.
+      CaptionerError: the run has images, the folder has none, and ``allow_empty`` is False.
     """
     if found or allow_empty or not storage.exists(run.manifest):
         return
     counts = read_manifest(run.run_dir).get("counts")
-    had = counts.get("images_found") if isinstance(counts, dict) else None
-    if isinstance(had, int) and had > 0:
+    earlier_count = counts.get("images_found") if isinstance(counts, dict) else None
+    if isinstance(earlier_count, int) and earlier_count > 0:
         raise CaptionerError(
-            f"--images {images!r} holds no image, and run {run.run_dir!r} that would be replaced has {had}; "
-            "make sure that the folder is there and mounted, or give --allow-empty to replace the run by an empty one"
+            f"--images {images!r} holds no image, but run {run.run_dir!r}, which would be "
+            f"replaced, has {earlier_count}; make sure that the folder exists and is mounted, "
+            "or give --allow-empty to replace the run by an empty one"
         )
 
 
 def check_owner(run: RunLayout) -> None:
     """Makes sure that no other process has begun to write the run since this one did.
 
+    Args:
+      run: the layout that ``begin_attempt`` returned.
+
     Raises:
-      CaptionerError: one has.
+      CaptionerError: another process has begun to write the run.
     """
     try:
         owner = storage.read_json(run.owner)
-    except (FileNotFoundError, ValueError):  # storage that is lost is no other process
-        owner = {}
-    if owner.get("attempt") != run.attempt:
-        by = (
-            f"process {owner['pid']} on {owner['host']}"
-            if {"pid", "host"} <= set(owner)
-            else "another process"
-        )
-        raise CaptionerError(
-            f"run {run.run_dir!r} was begun anew by {by}, so this one gave way and committed nothing; "
-            "give two runs at the same time two --run-id"
-        )
+    except (FileNotFoundError, ValueError):
+        owner = {}  # Another process may have committed already and removed the staging folder.
+    if owner.get("attempt") == run.attempt:
+        return
+    is_named = {"pid", "host"} <= set(owner)
+    by = f"process {owner['pid']} on {owner['host']}" if is_named else "another process"
+    raise CaptionerError(
+        f"run {run.run_dir!r} was taken over by {by}, so this process committed nothing; "
+        "give runs that are made at the same time different --run-id values"
+    )
 
 
-def stage_parts(run: RunLayout, table: str, step: str, parts: Sequence[str]) -> None:
-    """Says which files of a staged table count, of those that a step of a job has written.
+def record_staged_parts(run: RunLayout, table: str, step: str, parts: Sequence[str]) -> None:
+    """Records which staged files belong to a table; files that are not recorded are ignored.
 
-    Attempts that failed leave others behind. Said again, only what was said last counts.
+    Beam may run a bundle several times, and failed or repeated bundles leave files behind that
+    must not be committed. A second call for the same step replaces the first.
+
+    Args:
+      run: the layout that ``begin_attempt`` returned.
+      table: the table's name.
+      step: the name of the pipeline step that wrote the files.
+      parts: URIs of the files.
     """
     storage.write_json(layout.join(run.staged_lists(table), f"{step}.json"), list(parts))
 
 
-def staged_parts(run: RunLayout, table: str) -> list[str]:
-    """The files of a staged table that count, in the order of their steps' names."""
+def list_staged_parts(run: RunLayout, table: str) -> list[str]:
+    """Returns the recorded files of a staged table, in the order of the steps' names."""
     return [
         part
         for uri in storage.list_files(run.staged_lists(table), ".json")
@@ -199,7 +287,7 @@ def commit_stage(
     wall_time_s: float,
     options: Mapping[str, Any],
     counts: Mapping[str, int] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    metadata: ManifestMetadata | None = None,
     tables: Sequence[str] | None = None,
     adds_to: Sequence[str] = (),
     complete: bool = True,
@@ -207,88 +295,101 @@ def commit_stage(
     """Makes the staged tables of a stage part of the run.
 
     Args:
-      run: where, as ``begin_attempt`` returned it.
-      manifest: what is known of the run's earlier stages; tables of no stage in it are withdrawn.
-      stage: one of ``layout.STAGE_TABLES``.
-      wall_time_s: how long the stage took.
-      options: what it was asked for.
-      counts: what it counted beside the rows of its tables.
-      facts: more for the manifest, such as the model.
-      tables: those that the stage replaces; all of ``layout.STAGE_TABLES`` where None.
-      adds_to: those of them whose rows so far stay, beside the staged ones.
-      complete: False where more stages follow at once; no manifest is written then.
+      run: the layout that ``begin_attempt`` returned.
+      manifest: the manifest with the run's earlier stages. Tables that belong to none of these
+        stages are deleted.
+      stage: the stage that has finished, one of ``layout.STAGE_TABLES``.
+      wall_time_s: how long the stage took, in seconds.
+      options: the stage's options, for the manifest.
+      counts: counts for the manifest, in addition to the number of rows of each table.
+      metadata: the further fields of the manifest that the stage writes.
+      tables: the tables that the stage replaces; None stands for all tables of the stage.
+      adds_to: the tables, of those that the stage writes, that keep the rows they have.
+      complete: whether the run is complete. False means that another stage follows immediately;
+        no manifest is written then.
 
     Returns:
-      The manifest with this stage in it.
+      The manifest with this stage added.
 
     Raises:
-      CaptionerError: another process has begun to write the run, or somebody else's file lies in the
-        place of one of the run's; nothing is changed.
+      CaptionerError: another process has begun to write the run, or a file that captioner did
+        not make lies where one of the run's files belongs. Nothing has been changed.
     """
     check_owner(run)
-    own = run_files.check_run_output(run)
+    owned = run_files.check_run_output(run)
     tables = layout.STAGE_TABLES[stage] if tables is None else tables
-    staged = {name: staged_parts(run, name) for name in tables}
-    there = {name: storage.list_parts(run.table(name)) for name in adds_to}
-    rows = {
-        name: sum(map(storage.row_count, (*staged[name], *there.get(name, ())))) for name in tables
-    }
-    earlier = [name for name in manifest["stages"] if name != stage]
-    kept = {table for name in earlier for table in layout.STAGE_TABLES[name]} - set(tables) | set(
-        adds_to
-    )
+    staged = {name: list_staged_parts(run, name) for name in tables}
+    rows = {}
+    for name in tables:
+        existing = storage.list_parts(run.table(name)) if name in adds_to else []
+        rows[name] = sum(map(storage.row_count, (*staged[name], *existing)))
+    earlier_tables = layout.tables_of(name for name in manifest["stages"] if name != stage)
+    kept = (earlier_tables - set(tables)) | set(adds_to)
     moves = [
         move
         for name, parts in staged.items()
-        for move in _moves(run, name, parts, taken=own if name in kept else ())
+        for move in _plan_moves(name, parts, taken=owned if name in kept else ())
     ]
-    new = {move.path for move in moves} | {layout.MANIFEST}
-    run_files.write_marker(
-        run.run_dir, own | new
-    )  # before the first deletion, so that it is right at any moment
-    storage.delete(run.manifest)
-    gone = {path for path in own if path.partition("/")[0] not in kept} - {layout.MANIFEST}
-    for path in sorted(gone):
-        storage.delete(layout.join(run.run_dir, path))
-    for name in ("report", *layout.TABLES):
-        if name not in kept:
-            run_files.remove_empty_folder(run.table(name))
-    for move in moves:
-        storage.move(move.staged, layout.join(run.run_dir, move.path))
-    run_files.delete_staging(run)
-    run_files.write_marker(run.run_dir, (own - gone) | new)
+    _replace_files(run, owned, kept, moves)
     manifest = {
         **manifest,
         "stages": {**manifest["stages"], stage: {"wall_time_s": round(wall_time_s, 3)}},
         "counts": {**manifest["counts"], **(counts or {}), **rows},
         "options": {**manifest["options"], **options},
-        **(facts or {}),
+        **(metadata or ManifestMetadata()),
     }
     if complete:
-        finish(run, manifest)
+        write_manifest(run, manifest)
     return manifest
 
 
 class _Move(NamedTuple):
-    """A staged file, and its path below the run's folder once it is committed."""
+    """A staged file and the path that it gets, relative to the run's folder."""
 
     staged: str
     path: str
 
 
-def _moves(run: RunLayout, table: str, parts: Sequence[str], taken: Collection[str]) -> list[_Move]:
-    """Returns where a table's staged files go, under numbers that no file which stays has."""
+def _plan_moves(table: str, parts: Sequence[str], taken: Collection[str]) -> list[_Move]:
+    """Returns where a table's staged files go, avoiding the names of files that stay."""
     names = (f"{table}/part-{number:05d}.parquet" for number in itertools.count())
     free = (name for name in names if name not in taken)
     return [_Move(part, path) for part, path in zip(parts, free, strict=False)]
 
 
-def finish(run: RunLayout, manifest: Manifest) -> None:
-    """Writes the manifest, which makes the run complete."""
+def _replace_files(
+    run: RunLayout, owned: set[str], kept: Collection[str], moves: Sequence[_Move]
+) -> None:
+    """Deletes the manifest and the run's outdated files, then moves the staged files in.
+
+    Args:
+      run: the layout that ``begin_attempt`` returned.
+      owned: paths of captioner's files, relative to the run's folder.
+      kept: the tables whose files stay.
+      moves: the staged files.
+    """
+    added = {move.path for move in moves} | {layout.MANIFEST}
+    outdated = {path for path in owned if path.partition("/")[0] not in kept} - {layout.MANIFEST}
+    # The marker lists old and new files before the first deletion, so it is right at any moment.
+    run_files.write_marker(run.run_dir, owned | added)
+    storage.delete(run.manifest)
+    for path in sorted(outdated):
+        storage.delete(layout.join(run.run_dir, path))
+    for folder in ("report", *layout.TABLES):
+        if folder not in kept:
+            run_files.remove_empty_folder(run.table(folder))
+    for move in moves:
+        storage.move(move.staged, layout.join(run.run_dir, move.path))
+    run_files.delete_staging(run)
+    run_files.write_marker(run.run_dir, (owned - outdated) | added)
+
+
+def write_manifest(run: RunLayout, manifest: Manifest) -> None:
+    """Writes a run's manifest, which makes the run complete."""
     storage.write_json(run.manifest, manifest)
 
 
-def _version(package: str) -> str:
+def _package_version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

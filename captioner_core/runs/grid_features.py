@@ -50,7 +50,7 @@ def check_grid_features(options: CaptionOptions, backbone: str) -> commits.Manif
             f"model {options.model!r} was trained on features of {backbone!r}, and {run} has those "
             f"of {others.pop()!r}; extract with the --backbone that it was trained with"
         )
-    return commits.manifest_of_stages(manifest, (layout.EXTRACT,))
+    return commits.restrict_manifest(manifest, (layout.EXTRACT,))
 
 
 def _backbones(run: RunLayout) -> set[str]:

@@ -1,12 +1,14 @@
-"""What identifies an image where tables of several runs and datasets meet.
+"""Identifies images across runs and datasets by collection and image id.
 
-An image id is a path below an images folder, so two folders may hold different images under one id.
-The *collection* names the folder or dataset that an image belongs to; every run and every dataset
-states it once. Collection and image id together identify an image in every table.
+An image id is a path below an images folder, such as ``2024/IMG_1.jpg``. Two folders may hold
+different images with the same id, so the image id alone does not identify an image. The
+*collection* is the name of the folder or dataset that the image belongs to. Each run states it
+once in its manifest, and each dataset once in its ``dataset.json``. Collection and image id
+together identify an image in every table.
 
-Searches need one value for each image, so the two are joined into an *image key*:
+Searches need a single value for each image, so both are joined to an *image key*:
 ``IMAGE_ID NUL COLLECTION``. NUL is the lowest character, so keys sort by image id first and by
-collection second, and ties between matches are decided by the image id.
+collection second. Matches with equal scores are therefore ordered by their image ids.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,18 +28,20 @@ from captioner_core.io import outputs, storage
 from captioner_core.options import check_collection
 from captioner_core.tables import layout
 
-COLLECTION = "collection"
-"""The field of ``manifest.json`` and of ``dataset.json`` that states the collection of the own images."""
-COLLECTIONS = "collections"
-"""The field of ``manifest.json`` that lists the collections that were matched; earlier versions wrote none."""
-IMAGE_KEY, QUERY_KEY, MATCH_KEY, BEST_MATCH_KEY = (
-    "image_key",
-    "query_key",
-    "match_key",
-    "best_match_key",
-)
-"""The columns that ``with_keys`` adds."""
-_KEYED = (
+COLLECTION: Final = "collection"
+"""The field of ``manifest.json`` and ``dataset.json`` that names the collection of their images."""
+COLLECTIONS: Final = "collections"
+"""The field of ``manifest.json`` that lists all collections that a run matched.
+
+Manifests of versions that did not know collections lack it.
+"""
+IMAGE_KEY = "image_key"
+QUERY_KEY = "query_key"
+MATCH_KEY = "match_key"
+BEST_MATCH_KEY = "best_match_key"
+
+# Each key column with the columns that it is made from.
+_KEY_COLUMNS = (
     (IMAGE_KEY, "image_id", COLLECTION),
     (QUERY_KEY, "query_image_id", "query_collection"),
     (MATCH_KEY, "match_image_id", "match_collection"),
@@ -49,7 +53,7 @@ _READABLE_LENGTH = 80
 
 
 class ImageIdentities(NamedTuple):
-    """Two string arrays of the same length that identify images together."""
+    """The image ids and collections of some images, as two string arrays of equal length."""
 
     image_id: pa.Array
     collection: pa.Array
@@ -65,45 +69,48 @@ def image_key(image_id: str, collection: str) -> str:
 
 
 def image_keys(image_ids: pa.Array, collections: pa.Array | str) -> pa.Array:
-    """Returns the keys of images, as a string array; null where the image id is null.
+    """Returns the keys of images as a string array, with null where the image id is null.
 
     Args:
       image_ids: string array, chunked or not.
-      collections: string array of the same length, or the one collection of all.
+      collections: string array of the same length, or the one collection of all images.
     """
     return pc.binary_join_element_wise(image_ids, collections, _SEPARATOR)
 
 
 def split_keys(keys: pa.Array) -> ImageIdentities:
-    """Returns what the keys were joined from; null where a key is null.
+    """Returns the image ids and collections of keys, with null where a key is null.
 
     >>> [part.to_pylist() for part in split_keys(pa.array([image_key("a/1.jpg", "day1"), None]))]
     [['a/1.jpg', None], ['day1', None]]
     """
-    # The last separator counts: a stranger's image id may hold a NUL, a collection never does.
+    # Split at the last NUL: an image id from outside may contain one, a collection cannot.
     parts = pc.split_pattern(keys, _SEPARATOR, max_splits=1, reverse=True)
     return ImageIdentities(pc.list_element(parts, 0), pc.list_element(parts, 1))
 
 
-def with_keys(table: pa.Table, own: str = "") -> pa.Table:
-    """Returns a table with a column of keys, such as ``query_key``, for each column of image ids.
+def with_keys(table: pa.Table, run_collection: str = "") -> pa.Table:
+    """Returns a table with a key column, such as ``query_key``, for each column of image ids.
 
     Args:
-      table: rows of a run's table.
-      own: the collection of images for which the table has no column that names it.
+      table: rows of one of a run's tables.
+      run_collection: the collection of image ids for which the table has no collection column.
     """
-    for key, ids, collection in _KEYED:
+    for key, ids, collection in _KEY_COLUMNS:
         if ids in table.column_names:
-            collections = table.column(collection) if collection in table.column_names else own
+            collections = (
+                table.column(collection) if collection in table.column_names else run_collection
+            )
             table = table.append_column(key, image_keys(table.column(ids), collections))
     return table
 
 
 def default_collection(images: str) -> str:
-    """Returns the name of the collection that is made from an images folder.
+    """Returns the collection of an images folder that nobody named.
 
-    It is the folder's own name and eight digits of the SHA-256 of its whole path. So two days of
-    one camera are two collections, and the same folder always has the same one.
+    It consists of the folder's name and eight digits of the SHA-256 of its whole path. So the
+    same folder always has the same collection, and two folders of the same name have different
+    ones.
 
     Args:
       images: a local path or a URI. Links in a local path are resolved.
@@ -114,28 +121,28 @@ def default_collection(images: str) -> str:
         path = os.path.realpath(local_path(images))
     *parents, name = path.split(b"/")
     if name == layout.DATASET_IMAGES.encode() and parents:
-        name = parents[-1]  # "images" says nothing: the folder of the dataset does
+        name = parents[-1]  # Every dataset's folder is called "images", so use its parent's name.
     readable = re.sub(r"[^\w.-]", "-", name.decode("utf-8", "replace"))[:_READABLE_LENGTH]
     digest = hashlib.sha256(path).hexdigest()[:_DIGEST_LENGTH]
     return f"{readable or 'root'}-{digest}"
 
 
-def collection_of_images(images: str, asked: str | None = None) -> str:
+def collection_of_images(images: str, requested: str | None = None) -> str:
     """Returns the collection of a run over an images folder.
 
     Args:
-      images: the folder.
-      asked: the name that the user gave; None for the folder's own. The images folder of a
-        dataset belongs to the dataset's collection.
+      images: the images folder.
+      requested: the name that the user gave. If it is None, the images folder of a dataset gets
+        the dataset's collection, and any other folder its default collection.
 
     Raises:
-      CaptionerError: the dataset's own file names a collection that breaks the rules.
+      CaptionerError: the dataset's ``dataset.json`` states an invalid collection.
     """
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     folder, _, name = images.rstrip("/").rpartition("/")
     if name == layout.DATASET_IMAGES:
-        stated = _stated(layout.join(folder or ".", layout.DATASET_SUMMARY))
+        stated = _read_collection(layout.join(folder or ".", layout.DATASET_SUMMARY))
         if stated is not None:
             return stated
     return default_collection(images)
@@ -144,14 +151,16 @@ def collection_of_images(images: str, asked: str | None = None) -> str:
 def collection_of_table(uri: str) -> str:
     """Returns the collection of the images of a captions or features table.
 
-    A run's table has the collection that its manifest states, a dataset's that of its
-    ``dataset.json``. What earlier versions made states none: there it is made from the images folder.
+    For a run's table this is the collection in the run's manifest, for a dataset's table the one
+    in ``dataset.json``. Earlier versions stated none in these files; then it is the default
+    collection of the images folder.
 
     Args:
-      uri: the folder of a run's table, a dataset's ``captions.parquet``, or one Parquet file of either.
+      uri: the folder of a run's table, a dataset's ``captions.parquet``, or one Parquet file of
+        either.
 
     Raises:
-      CaptionerError: the manifest or the dataset's file names a collection that breaks the rules.
+      CaptionerError: the manifest or ``dataset.json`` states an invalid collection.
     """
     folder, _, name = uri.rstrip("/").rpartition("/")
     folder = folder or ("/" if uri.startswith("/") else ".")
@@ -161,8 +170,8 @@ def collection_of_table(uri: str) -> str:
         if manifest is not None:
             return collection_of_run(manifest, uri)
     if name in (layout.CAPTIONS, layout.FEATURES):
-        return default_collection(uri)  # a run without its manifest; nothing else names its images
-    stated = _stated(layout.join(folder, layout.DATASET_SUMMARY))
+        return default_collection(uri)  # Without its manifest, nothing names the run's images.
+    stated = _read_collection(layout.join(folder, layout.DATASET_SUMMARY))
     return stated or default_collection(layout.join(folder, layout.DATASET_IMAGES))
 
 
@@ -170,43 +179,53 @@ def collection_of_run(manifest: Mapping[str, Any], run_dir: str) -> str:
     """Returns the collection of a run's own images.
 
     Args:
-      manifest: of the run.
-      run_dir: the run's folder or one of its tables, for messages, and where the manifest names no images folder.
+      manifest: the run's manifest.
+      run_dir: the run's folder or one of its tables. It is named in messages, and stands in for
+        the images folder if the manifest does not name that.
 
     Raises:
-      CaptionerError: the manifest names a collection that breaks the rules.
+      CaptionerError: the manifest states an invalid collection.
     """
     stated = manifest.get(COLLECTION)
     if stated is not None:
-        return _checked(stated, run_dir)
+        return _check_stated(stated, run_dir)
     options = manifest.get("options")
     images = options.get("images") if isinstance(options, dict) else None
     return default_collection(images if isinstance(images, str) else run_dir)
 
 
 def _run_dir_of(folder: str, name: str) -> str | None:
-    """The folder of the run that ``folder/name``, a table or a file of one, may belong to."""
+    """Returns the folder of the run that a table may belong to, or None.
+
+    Args:
+      folder: the parent of ``name``.
+      name: the last component of the table's URI: the table's folder or one of its files.
+    """
     if name in (layout.CAPTIONS, layout.FEATURES):
         return folder
     parent, _, table = folder.rpartition("/")
     return parent if table in (layout.CAPTIONS, layout.FEATURES) and parent else None
 
 
-def _stated(uri: str) -> str | None:
-    summary = _read_object(uri)
-    stated = None if summary is None else summary.get(COLLECTION)
-    return None if stated is None else _checked(stated, uri)
+def _read_collection(uri: str) -> str | None:
+    """Returns the collection that a ``dataset.json`` states; None if it states none."""
+    stated = (_read_object(uri) or {}).get(COLLECTION)
+    return None if stated is None else _check_stated(stated, uri)
 
 
 def _read_object(uri: str) -> dict[str, Any] | None:
-    """A JSON object; None where there is no such file, or it holds what whoever needs the file complains of."""
+    """Returns the JSON object in a file; None if the file is absent or holds anything else.
+
+    A damaged file is not reported here: the code that needs its other contents does that.
+    """
     return outputs.parse_object(storage.read_bytes(uri)) if storage.exists(uri) else None
 
 
-def _checked(stated: object, where: str) -> str:
+def _check_stated(stated: object, source: str) -> str:
+    """Returns the collection that a file states, after checking that it is valid."""
     if not isinstance(stated, str):
         raise CaptionerError(
-            f"{where!r} states the collection {stated!r}, which is no text; mend the file"
+            f"{source!r} states the collection {stated!r}, which is not a text; correct the file"
         )
-    check_collection(where, stated)
+    check_collection(source, stated)
     return stated

@@ -74,7 +74,7 @@ def begin_run(options: ImageOptions, failures: Failures | None) -> BegunRun:
     """
     check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
     run = commits.begin_attempt(options.layout)
-    with commits.abandoned_on_refusal(run):
+    with commits.abandon_on_refusal(run):
         files, counts = write_image_list(options.images, run, failures, options.exclude)
         _check_not_emptied(options, counts, failures)
     if counts.is_empty:

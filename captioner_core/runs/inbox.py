@@ -1,7 +1,8 @@
-"""An inbox: which of its subfolders are complete, and which have been captioned.
+"""Scans an inbox: which of its subfolders are complete, and which have been captioned.
 
-Whoever delivers a folder says that it is complete with a marker file, or stops changing it. The
-run of a folder has a name made of the folder's, so its manifest tells that the folder is done.
+Whoever delivers images to an inbox puts each delivery into a subfolder of its own. A subfolder is
+complete when it holds a marker file, or when nothing in it has changed for a while. The run id of
+a subfolder is made from its name, so the manifest of that run shows that the subfolder is done.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import ImageRef
 
-DONE, READY, WAITING = "done", "ready", "waiting"
+DONE = "done"
+READY = "ready"
+WAITING = "waiting"
+
+_NO_PATTERNS = PathPatterns(())
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,10 @@ class InboxFolder:
 
     Args:
       folder: its name.
-      uri: where it is, as ``captioner run --images`` takes it.
-      run_id: of its run.
-      state: ``done``, ``ready`` or ``waiting``.
-      reason: why, as a phrase.
+      uri: its path or URI, for ``captioner run --images``.
+      run_id: the id of its run.
+      state: ``DONE``, ``READY`` or ``WAITING``.
+      reason: why it is in that state, as a phrase.
     """
 
     folder: str
@@ -56,98 +61,119 @@ class InboxFolder:
 
 
 @dataclass(frozen=True)
-class _Content:
-    """What lies below a folder.
+class FolderStats:
+    """The number of files below a folder, and when anything below it last changed.
 
     Args:
-      files: their number.
-      changed_s: the latest change, in seconds since 1970; None where the file system doesn't know.
+      files: number of files.
+      changed_s: time of the latest change, in seconds since 1970; None if the file system does
+        not know it.
     """
 
     files: int
     changed_s: float | None
 
 
-class _Inbox(Protocol):
-    """Where subfolders lie; what is asked of one raises OSError where it can't be read or vanishes meanwhile."""
+class Inbox(Protocol):
+    """An inbox on some file system.
+
+    Its methods raise OSError if a folder cannot be read or is removed during the scan.
+    """
 
     root: str
 
-    def subfolders(self) -> list[str]: ...
+    def subfolders(self) -> list[str]:
+        """Returns the names of the direct subfolders, in any order."""
 
-    def has_file(self, folder: str, name: str) -> bool: ...
+    def has_file(self, folder: str, name: str) -> bool:
+        """Returns whether a file of this name lies directly in a subfolder."""
 
-    def content(self, folder: str) -> _Content: ...
+    def stats(self, folder: str) -> FolderStats:
+        """Returns the file count and the last change of a subfolder and all folders below it."""
 
     def counts(self, folder: str) -> ListingCounts:
-        """Returns what a run over the folder would find, up to the first image."""
+        """Returns what a run over the subfolder would find, up to the first image."""
 
 
-def look(options: InboxOptions, now_s: float | None = None) -> list[InboxFolder]:
-    """The state of each direct subfolder, by name.
+def scan_inbox(options: InboxOptions, now_s: float | None = None) -> list[InboxFolder]:
+    """Returns the state of each direct subfolder of an inbox, sorted by name.
 
-    Files, links that leave the inbox, and names that start with ``.`` or ``_`` are passed over, and
-    so is a folder that holds the runs themselves.
+    Files, links that leave the inbox, and names that start with ``.`` or ``_`` are ignored. So is
+    a subfolder that contains the runs themselves.
 
     Args:
-      options: where to look, and what makes a folder complete.
-      now_s: seconds since 1970; the clock's where None.
+      options: the inbox, the output root, and what makes a subfolder complete.
+      now_s: the current time in seconds since 1970; None reads the clock.
 
     Raises:
-      CaptionerError: the inbox or the output root can't be looked at.
+      CaptionerError: the inbox or the output root cannot be read.
     """
-    now_s = (
-        time.time() if now_s is None else now_s
-    )  # before anything is looked at, so that no age is too high
-    inbox = _open(options.inbox, now_s)
-    runs = _runs_within(options, inbox)
+    # Read the clock before the scan, so that no folder appears to be older than it is.
+    now_s = time.time() if now_s is None else now_s
+    inbox = _open_inbox(options.inbox, now_s)
+    runs = _runs_folder(options, inbox)
     try:
         names = sorted(name for name in inbox.subfolders() if name[0] not in "._")
     except (OSError, pa.ArrowException) as error:
         raise CaptionerError(
-            f"inbox {options.inbox!r} can't be listed ({storage.first_line(error)}); mend its permissions"
+            f"inbox {options.inbox!r} cannot be listed ({storage.first_line(error)}); "
+            "correct its permissions"
         ) from error
-    wanted = [name for name in names if not runs.startswith(layout.join(inbox.root, name) + "/")]
-    return [_judged(options, inbox, name, now_s) for name in wanted]
+    return [
+        _classify(options, inbox, name, now_s)
+        for name in names
+        if not runs.startswith(layout.join(inbox.root, name) + "/")
+    ]
 
 
-def _judged(options: InboxOptions, inbox: _Inbox, name: str, now_s: float) -> InboxFolder:
+def _classify(options: InboxOptions, inbox: Inbox, name: str, now_s: float) -> InboxFolder:
+    """Returns a subfolder with its state."""
     run = RunLayout(options.output, layout.run_id_of(name))
-    if _is_done(run):  # asked first: what is in a folder that is done is nobody's concern
-        state, reason = DONE, "its run is complete"
-    else:
-        try:
-            state, reason = _state(options, inbox, name, now_s)
-        except FileNotFoundError:
-            state, reason = WAITING, "something vanished while it was looked at"
-        except (OSError, pa.ArrowException) as error:
-            state, reason = WAITING, f"can't be read ({storage.first_line(error)})"
-    base = (
-        inbox.root if options.inbox.lower().startswith("file:") else options.inbox
-    )  # images are read from plain paths
-    return InboxFolder(name, layout.join(base, name), run.run_id, state, reason)
+    state, reason = _state(options, inbox, name, run, now_s)
+    # Runs read images from plain paths, not from file: URIs.
+    is_file_uri = options.inbox.lower().startswith("file:")
+    parent = inbox.root if is_file_uri else options.inbox
+    return InboxFolder(name, layout.join(parent, name), run.run_id, state, reason)
 
 
-def _state(options: InboxOptions, inbox: _Inbox, name: str, now_s: float) -> tuple[str, str]:
+def _state(
+    options: InboxOptions, inbox: Inbox, name: str, run: RunLayout, now_s: float
+) -> tuple[str, str]:
+    """Returns the state of a subfolder and the reason for it."""
+    # This comes first, because a folder that is done need not be read, whatever it holds.
+    if _is_done(run):
+        return DONE, "its run is complete"
+    try:
+        return _unfinished_state(options, inbox, name, now_s)
+    except FileNotFoundError:
+        return WAITING, "something was removed during the scan"
+    except (OSError, pa.ArrowException) as error:
+        return WAITING, f"cannot be read ({storage.first_line(error)})"
+
+
+def _unfinished_state(
+    options: InboxOptions, inbox: Inbox, name: str, now_s: float
+) -> tuple[str, str]:
+    """Returns the state and the reason of a subfolder whose run is not complete."""
     if inbox.has_file(name, options.marker):
-        # whoever delivered the folder says that nothing more will come; its run will say that there is no image
-        return READY, f"{options.marker} is there" + (
-            "" if inbox.counts(name).images else ", but no image"
-        )
+        # The marker says that the delivery is complete, so the folder is ready even without an
+        # image; its run then reports that there is none.
+        has_image = bool(inbox.counts(name).images)
+        return READY, f"{options.marker} is there" + ("" if has_image else ", but no image")
     if options.marker_only:
         return WAITING, "no marker"
-    content = inbox.content(name)
-    if not content.files:
+    stats = inbox.stats(name)
+    if not stats.files:
         return WAITING, "empty"
-    if content.changed_s is None:
-        return WAITING, "no marker, and nobody knows when it changed"
-    age_s = max(0.0, now_s - content.changed_s)
+    if stats.changed_s is None:
+        return WAITING, "no marker, and the time of the last change is unknown"
+    age_s = max(0.0, now_s - stats.changed_s)
     if age_s < 60 * options.quiet_minutes:
-        return WAITING, f"changed {_duration(age_s)} ago"
+        return WAITING, f"changed {_format_duration(age_s)} ago"
     counts = inbox.counts(name)
     if not counts.images:
         return WAITING, f"no image, only {counts.passed_over_text()}"
-    return READY, f"unchanged for {_duration(age_s)}"
+    return READY, f"unchanged for {_format_duration(age_s)}"
 
 
 def _is_done(run: RunLayout) -> bool:
@@ -155,69 +181,84 @@ def _is_done(run: RunLayout) -> bool:
         return storage.exists(run.manifest)
     except (OSError, pa.ArrowException) as error:
         raise CaptionerError(
-            f"output root {run.root!r} can't be read ({storage.first_line(error)}); check address and credentials"
+            f"output root {run.root!r} cannot be read ({storage.first_line(error)}); "
+            "check address and credentials"
         ) from error
 
 
-class _LocalInbox:
+class LocalInbox:
+    """An inbox on a local file system.
+
+    Args:
+      path: the inbox.
+      now_s: the current time in seconds since 1970.
+    """
+
     def __init__(self, path: str, now_s: float) -> None:
-        self.root, self._now_s = os.path.realpath(path), now_s
+        self.root = os.path.realpath(path)
+        self._now_s = now_s
 
     def subfolders(self) -> list[str]:
+        """Returns the names of the direct subfolders and of links to folders in the inbox."""
         with os.scandir(self.root) as entries:
             return [entry.name for entry in entries if self._is_folder(entry)]
 
     def has_file(self, folder: str, name: str) -> bool:
+        """Returns whether the name is a file, or a link to a file in the inbox."""
         path = os.path.join(self.root, folder, name)
         try:
             status = os.lstat(path)
         except FileNotFoundError:
             return False
-        return stat.S_ISREG(status.st_mode) or (
-            stat.S_ISLNK(status.st_mode) and self._leads_to_file(path)
-        )
+        if stat.S_ISLNK(status.st_mode):
+            return self._leads_to_file(path)
+        return stat.S_ISREG(status.st_mode)
 
-    def content(self, folder: str) -> _Content:
-        files, changed_s = 0, 0.0
-        # a stack of its own: a thousand folders within each other would be too deep for recursion
-        to_read = [os.path.join(self.root, folder)]
-        while to_read:
-            path = to_read.pop()
+    def stats(self, folder: str) -> FolderStats:
+        """Returns the file count and the last change; links to folders are not followed."""
+        files = 0
+        changed_s = 0.0
+        # An explicit stack, because a thousand nested folders would be too deep for recursion.
+        pending = [os.path.join(self.root, folder)]
+        while pending:
+            path = pending.pop()
             changed_s = max(changed_s, self._changed_s(os.stat(path)))
             with os.scandir(path) as entries:
                 for entry in entries:
                     status = entry.stat(follow_symlinks=False)
                     if stat.S_ISDIR(status.st_mode):
-                        to_read.append(entry.path)
+                        pending.append(entry.path)
                         continue
                     changed_s = max(changed_s, self._changed_s(status))
                     if entry.is_symlink() and self._leads_to_file(entry.path):
                         status = os.stat(entry.path)
                         changed_s = max(changed_s, self._changed_s(status))
                     files += stat.S_ISREG(status.st_mode)
-        return _Content(files, changed_s)
+        return FolderStats(files, changed_s)
 
     def counts(self, folder: str) -> ListingCounts:
-        return _counts_to_first_image(list_images(os.path.join(self.root, folder)))
+        """Returns what a run over the subfolder would find, up to the first image."""
+        return _count_to_first_image(list_images(os.path.join(self.root, folder)))
 
     def _changed_s(self, status: os.stat_result) -> float:
-        """When a file or folder last changed.
+        """Returns when a file or folder last changed, in seconds since 1970.
 
-        Copies that keep the time of the original have an old mtime; their ctime says when they came.
-        An mtime in the future is likewise somebody else's, and would never become old.
+        A copy that keeps the times of the original has an old mtime, but its ctime says when it
+        was made. An mtime in the future comes from a wrong clock elsewhere and is ignored: with
+        it, the file would never become old.
         """
         return max(status.st_ctime, status.st_mtime if status.st_mtime <= self._now_s else 0.0)
 
     def _is_folder(self, entry: os.DirEntry[str]) -> bool:
         if not entry.is_symlink():
             return entry.is_dir(follow_symlinks=False)
-        return self._stays(entry.path) and os.path.isdir(entry.path)
+        return self._stays_inside(entry.path) and os.path.isdir(entry.path)
 
     def _leads_to_file(self, link: str) -> bool:
-        return self._stays(link) and os.path.isfile(link)
+        return self._stays_inside(link) and os.path.isfile(link)
 
-    def _stays(self, link: str) -> bool:
-        """Whether a link leads to something below the inbox; loops and dangling links don't."""
+    def _stays_inside(self, link: str) -> bool:
+        """Returns whether a link leads to something in the inbox; loops and broken links do not."""
         try:
             target = os.path.realpath(link, strict=True)
         except OSError:
@@ -225,53 +266,70 @@ class _LocalInbox:
         return target.startswith(self.root.rstrip("/") + "/")
 
 
-class _RemoteInbox:
+class RemoteInbox:
+    """An inbox in an object store or on another file system that pyarrow reads.
+
+    Args:
+      file_system: the file system.
+      path: the inbox on it.
+    """
+
     def __init__(self, file_system: pafs.FileSystem, path: str) -> None:
-        self._file_system, self.root = file_system, path.rstrip("/")
+        self._file_system = file_system
+        self.root = path.rstrip("/")
 
     def subfolders(self) -> list[str]:
+        """Returns the names of the direct subfolders."""
         found = self._file_system.get_file_info(pafs.FileSelector(self.root))
         return [item.base_name for item in found if item.type == pafs.FileType.Directory]
 
     def has_file(self, folder: str, name: str) -> bool:
+        """Returns whether a file of this name lies directly in a subfolder."""
         info = self._file_system.get_file_info(layout.join(self.root, folder, name))
         return bool(info.type == pafs.FileType.File)
 
-    def content(self, folder: str) -> _Content:
+    def stats(self, folder: str) -> FolderStats:
+        """Returns the file count and the last change of a subfolder."""
         path = layout.join(self.root, folder)
-        found = self._file_system.get_file_info(pafs.FileSelector(path, recursive=True))
-        is_file = [item.type == pafs.FileType.File for item in found]
-        if any(one and item.mtime_ns is None for one, item in zip(is_file, found, strict=True)):
-            return _Content(sum(is_file), None)
-        # an object store's folders have no time of their own
-        times = [
-            item.mtime_ns
-            for item in [self._file_system.get_file_info(path), *found]
-            if item.mtime_ns is not None
-        ]
-        return _Content(sum(is_file), max(times, default=0) / 1e9)
+        found = self._list(path)
+        files = [item for item in found if item.type == pafs.FileType.File]
+        if any(item.mtime_ns is None for item in files):
+            return FolderStats(len(files), None)
+        # Folders in an object store have no time of their own.
+        times = [item.mtime_ns for item in (self._file_system.get_file_info(path), *found)]
+        changed_ns = max((time_ns for time_ns in times if time_ns is not None), default=0)
+        return FolderStats(len(files), changed_ns / 1e9)
 
     def counts(self, folder: str) -> ListingCounts:
-        path, patterns = layout.join(self.root, folder), PathPatterns(())
-        found = self._file_system.get_file_info(pafs.FileSelector(path, recursive=True))
+        """Returns what a run over the subfolder would find, up to the first image."""
+        path = layout.join(self.root, folder)
         names = (
             item.path.removeprefix(path).strip("/")
-            for item in found
+            for item in self._list(path)
             if item.type == pafs.FileType.File
         )
-        return _counts_to_first_image(_entry_of(name, patterns) for name in names)
+        return _count_to_first_image(map(_to_entry, names))
+
+    def _list(self, path: str) -> list[pafs.FileInfo]:
+        found: list[pafs.FileInfo] = self._file_system.get_file_info(
+            pafs.FileSelector(path, recursive=True)
+        )
+        return found
 
 
-def _entry_of(name: str, patterns: PathPatterns) -> Entry:
-    """Returns a file elsewhere as a listing of its folder would find it."""
+def _to_entry(name: str) -> Entry:
+    """Returns a remote file as a listing of its folder would find it.
+
+    Args:
+      name: the file's path below the subfolder.
+    """
     folders = name.split("/")[:-1]
-    reason = (
-        JUNK if any(is_junk_folder(folder) for folder in folders) else skipped_file(name, patterns)
-    )
+    is_junk = any(is_junk_folder(folder) for folder in folders)
+    reason = JUNK if is_junk else skipped_file(name, _NO_PATTERNS)
     return SkippedEntry(name, reason) if reason else ImageRef(name, name)
 
 
-def _counts_to_first_image(entries: Iterable[Entry]) -> ListingCounts:
+def _count_to_first_image(entries: Iterable[Entry]) -> ListingCounts:
     counts = ListingCounts()
     for entry in entries:
         counts = counts.with_entry(entry)
@@ -280,35 +338,40 @@ def _counts_to_first_image(entries: Iterable[Entry]) -> ListingCounts:
     return counts
 
 
-def _open(uri: str, now_s: float) -> _Inbox:
+def _open_inbox(uri: str, now_s: float) -> Inbox:
     try:
         file_system, path = storage.resolve(uri)
         is_folder = file_system.get_file_info(path).type == pafs.FileType.Directory
     except (OSError, pa.ArrowException) as error:
         raise CaptionerError(
-            f"inbox {uri!r} can't be read ({storage.first_line(error)}); check address and credentials"
+            f"inbox {uri!r} cannot be read ({storage.first_line(error)}); "
+            "check address and credentials"
         ) from error
     if not is_folder:
         raise CaptionerError(f"inbox {uri!r} is not a folder; name one with --inbox")
     is_local = isinstance(file_system, pafs.LocalFileSystem)
-    return _LocalInbox(path, now_s) if is_local else _RemoteInbox(file_system, path)
+    return LocalInbox(path, now_s) if is_local else RemoteInbox(file_system, path)
 
 
-def _runs_within(options: InboxOptions, inbox: _Inbox) -> str:
-    """The folder of all runs with ``/`` at its end, on the inbox's own file system; empty where it is on another."""
+def _runs_folder(options: InboxOptions, inbox: Inbox) -> str:
+    """Returns the path of the folder of all runs on the inbox's file system, ending in ``/``.
+
+    The result is empty if the runs are on another file system.
+    """
     try:
         file_system, path = storage.resolve(layout.join(options.output, "runs"))
     except (OSError, pa.ArrowException) as error:
         raise CaptionerError(
-            f"output root {options.output!r} can't be read ({storage.first_line(error)}); check the address"
+            f"output root {options.output!r} cannot be read ({storage.first_line(error)}); "
+            "check the address"
         ) from error
     is_local = isinstance(file_system, pafs.LocalFileSystem)
-    if is_local != isinstance(inbox, _LocalInbox):
+    if is_local != isinstance(inbox, LocalInbox):
         return ""
     return (os.path.realpath(path) if is_local else path) + "/"
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     for unit, length_s in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length_s:
             return f"{seconds / length_s:.0f} {unit}"

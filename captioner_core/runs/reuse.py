@@ -1,7 +1,8 @@
-"""What an earlier run found, so that no image goes through the network twice.
+"""Reuses the results of a finished run, so that no image goes through the network twice.
 
-``earlier_images`` finds again what it found for the same bytes; ``failures_of`` tells which
-images of it are to be looked at again.
+When a run is made again under the same run id, ``earlier_images`` returns the features and
+captions that it already has, by the digest of the image's bytes. With ``--only-failures``,
+``failures_of`` returns the images that are to be tried again.
 """
 
 from __future__ import annotations
@@ -34,37 +35,41 @@ from captioner_core.tables.schemas import (
 )
 
 SHA256 = "image_sha256"
-_DECIDE_FEATURES = ("backbone", "precision")
-# Images beyond them are failures of these types. Whatever lies within them is the same with others.
+# The options on which features depend.
+_FEATURE_OPTIONS = ("backbone", "precision")
+# The limits and the failures of images that exceed them. An image within two limits has the same
+# result with either.
 _LIMITS = {"max_pixels": "too_many_pixels", "max_bytes": "too_large"}
 _CAPTION_COLUMNS = ("caption", "source", "model_id", "log_prob", "n_tokens", "unk_fraction")
 
 Group = tuple[int, int]
-"""A Parquet file, by its number, and one of its row groups."""
+"""A row group: the number of its Parquet file, and its number within the file."""
 
 
-class _Index(NamedTuple):
-    """Images by the digests of their bytes, each once.
+class _DigestIndex(NamedTuple):
+    """The positions of images in the features table, each digest once.
 
     Args:
-      digests: in rising order, bytes [images] of 64 hexadecimal digits.
-      places: int64 [images, 3], of each the file, the row group and the row.
-      pixels: int64 [images], of each its width times its height.
+      digests: bytes [images], each of 64 hexadecimal digits, in ascending order.
+      positions: int64 [images, 3], the numbers of file, row group and row.
+      pixels: int64 [images], width times height.
     """
 
     digests: npt.NDArray[np.bytes_]
-    places: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """The images of a finished run, found by the digest of their bytes; read where they are asked for.
+    """The results of a finished run, by the SHA-256 of the image's bytes.
+
+    Tables are read when they are first needed, so a cache is small when it is sent to workers.
 
     Args:
-      features: the Parquet files of its features table.
-      captions: those of its captions table; None where features alone are wanted.
-      grid: whether features come with their grid.
+      features: URIs of the Parquet files of the features table.
+      captions: URIs of the Parquet files of the captions table; None if only features are wanted.
+      grid: whether features include the grid.
     """
 
     features: tuple[str, ...]
@@ -72,42 +77,41 @@ class FeatureCache:
     grid: bool
 
     def find(self, sha256: str, max_pixels: int) -> tuple[Group, int] | None:
-        """Returns where an image's features are: the row group, and the row in it.
+        """Returns the position of an image's features, or None if the run has no result for it.
 
         Args:
-          sha256: of the image's bytes.
-          max_pixels: of an image today. One with more was found under another limit; decoding it says that it fails.
+          sha256: SHA-256 of the image's bytes.
+          max_pixels: today's limit. An image with more pixels is not returned, so that it is
+            decoded again and fails as it would without the cache.
 
         Returns:
-          The place; None where the image is not known.
+          The row group and the row within it.
         """
-        digests, places, pixels = self._index
+        index = self._index
         key = sha256.encode()
-        at = int(np.searchsorted(digests, np.bytes_(key)))
-        if at == len(digests) or digests[at] != key or pixels[at] > max_pixels:
+        at = int(np.searchsorted(index.digests, np.bytes_(key)))
+        if at == len(index.digests) or index.digests[at] != key or index.pixels[at] > max_pixels:
             return None
         if self._captions is not None and sha256 not in self._captions:
             return None
-        file, group, row = places[at].tolist()
+        file, group, row = index.positions[at].tolist()
         return (file, group), row
 
     def rows(self, group: Group) -> pa.Table:
-        """The features rows of a row group."""
+        """Returns the rows of a row group of the features table."""
         columns = ["width", "height", "backbone", "feature", *(["grid"] if self.grid else [])]
         return storage.read_row_group(self.features[group[0]], group[1], columns)
 
     def caption(self, sha256: str) -> Mapping[str, Any]:
-        """The columns of a captions row that don't say which image it is."""
-        assert self._captions is not None, "asked for only where captions are wanted"
+        """Returns the columns of an image's captions row that do not identify the image."""
+        assert self._captions is not None, "this cache was made without captions"
         return self._captions[sha256]
 
     @cached_property
-    def _index(self) -> _Index:
-        digests, places, pixels = (
-            [np.empty(0, "S64")],
-            [np.empty((0, 3), np.int64)],
-            [np.empty(0, np.int64)],
-        )
+    def _index(self) -> _DigestIndex:
+        digests = [np.empty(0, "S64")]
+        positions = [np.empty((0, 3), np.int64)]
+        pixels = [np.empty(0, np.int64)]
         for number, part in enumerate(self.features):
             file_system, path = storage.resolve(part)
             with file_system.open_input_file(path) as stream:
@@ -116,42 +120,45 @@ class FeatureCache:
                     table = file.read_row_group(group, columns=[SHA256, "width", "height"])
                     digests.append(np.array(table.column(SHA256).to_pylist(), "S64"))
                     rows = np.arange(len(table))
-                    places.append(
-                        np.stack(
-                            [np.full(len(rows), number), np.full(len(rows), group), rows], axis=1
-                        )
-                    )
-                    sides = [
-                        table.column(name).to_numpy().astype(np.int64)
-                        for name in ("width", "height")
-                    ]
-                    pixels.append(sides[0] * sides[1])
-        known, first = np.unique(np.concatenate(digests), return_index=True)
-        return _Index(known, np.concatenate(places)[first], np.concatenate(pixels)[first])
+                    columns = [np.full(len(rows), number), np.full(len(rows), group), rows]
+                    positions.append(np.stack(columns, axis=1))
+                    width = table.column("width").to_numpy().astype(np.int64)
+                    height = table.column("height").to_numpy().astype(np.int64)
+                    pixels.append(width * height)
+        unique, first = np.unique(np.concatenate(digests), return_index=True)
+        return _DigestIndex(unique, np.concatenate(positions)[first], np.concatenate(pixels)[first])
 
     @cached_property
-    def _captions(self) -> dict[str, dict[str, Any]] | None:
+    def _captions(self) -> dict[str, Mapping[str, Any]] | None:
         if self.captions is None:
             return None
-        found: dict[str, dict[str, Any]] = {}
+        captions: dict[str, Mapping[str, Any]] = {}
         for part in self.captions:
             table = storage.read_table(part, (SHA256, *_CAPTION_COLUMNS))
             for row in table.to_pylist():
-                found[row.pop(SHA256)] = row
-        return found
+                captions[row.pop(SHA256)] = row
+        return captions
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What is sent to workers: where to read, not what was read."""
+    def __getstate__(self) -> dict[str, object]:
+        """Returns what is sent to workers: the files' URIs without anything read from them."""
         return {name: getattr(self, name) for name in ("features", "captions", "grid")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
 
 
 def feature_row(
     table: pa.Table, row: int, image_id: str, image_uri: str, sha256: str
 ) -> FeatureRow:
-    """A row of features as that of another image with the same bytes."""
+    """Returns a cached row of features as the row of another image with the same bytes.
+
+    Args:
+      table: a row group of the features table.
+      row: the row in it.
+      image_id: the other image.
+      image_uri: the path or URI of the other image's file.
+      sha256: SHA-256 of the file's bytes.
+    """
     cell = {name: table.column(name)[row] for name in table.column_names}
     vectors = {name: cell[name].values.to_numpy() for name in ("feature", "grid") if name in cell}
     return FeatureRow(
@@ -166,9 +173,18 @@ def feature_row(
     )
 
 
-def caption_row(known: Mapping[str, Any], image_id: str, image_uri: str, sha256: str) -> CaptionRow:
-    """A caption as that of another image with the same bytes."""
-    return CaptionRow(image_id=image_id, image_uri=image_uri, image_sha256=sha256, **known)
+def caption_row(
+    cached: Mapping[str, Any], image_id: str, image_uri: str, sha256: str
+) -> CaptionRow:
+    """Returns a cached caption as the row of another image with the same bytes.
+
+    Args:
+      cached: what ``FeatureCache.caption`` returned.
+      image_id: the other image.
+      image_uri: the path or URI of the other image's file.
+      sha256: SHA-256 of the file's bytes.
+    """
+    return CaptionRow(image_id=image_id, image_uri=image_uri, image_sha256=sha256, **cached)
 
 
 def earlier_images(
@@ -179,44 +195,44 @@ def earlier_images(
     grid: bool = False,
     model_id: str | None = None,
 ) -> FeatureCache | None:
-    """What the run of that name has found, if it was finished and made in the same way.
+    """Returns the results of the finished run that a job is about to replace.
 
     Args:
-      options: of the job that is about to replace it.
-      stage: ``extract`` or ``caption``.
-      also: names of options that decide what is found, beside those that decide features.
+      options: the job's options.
+      stage: the job's stage, ``extract`` or ``caption``.
+      also: names of further options on which the results depend, besides those of features.
       grid: whether the grid is wanted.
-      model_id: of the captioner, where captions are wanted.
+      model_id: the id of the model whose captions are wanted; None if only features are.
 
     Returns:
-      Its images; None where there are none to take over, or none are wanted.
+      The results; None if the job may not reuse any (``--no-reuse``), there is no finished run,
+      or the run was made with other options or versions.
     """
     run = options.layout
     if not options.reuse or not storage.exists(run.manifest):
         return None
-    tables = [layout.FEATURES, *([layout.CAPTIONS] if model_id is not None else [])]
-    parts = {name: storage.list_parts(run.table(name)) for name in tables}
-    wanted = {
-        layout.FEATURES: FEATURES_GRID_SCHEMA if grid else FEATURES_SCHEMA,
-        layout.CAPTIONS: CAPTIONS_SCHEMA,
-    }
-    if _incompatibility(options, stage, also, model_id) or not all(
-        _has(parts[name], wanted[name]) for name in tables
-    ):
+    if _incompatibility(options, stage, also, model_id):
         return None
-    captions = tuple(parts[layout.CAPTIONS]) if model_id is not None else None
-    return FeatureCache(tuple(parts[layout.FEATURES]), captions, grid)
+    features = storage.list_parts(run.table(layout.FEATURES))
+    if not _has_columns(features, FEATURES_GRID_SCHEMA if grid else FEATURES_SCHEMA):
+        return None
+    if model_id is None:
+        return FeatureCache(tuple(features), None, grid)
+    captions = storage.list_parts(run.table(layout.CAPTIONS))
+    if not _has_columns(captions, CAPTIONS_SCHEMA):
+        return None
+    return FeatureCache(tuple(features), tuple(captions), grid)
 
 
 @dataclass(frozen=True)
 class Failures:
-    """What a finished run has to look at again.
+    """The failures of a finished run, divided into those to retry and those to keep.
 
     Args:
-      image_ids: the images that failed, for a reason that is asked for.
-      folders: that could not be listed.
-      others: the failures for other reasons, by image.
-      kept: how many images did not fail.
+      image_ids: the failed images to retry.
+      folders: the folders that could not be listed. They are always retried.
+      others: the failures to keep, by image id.
+      kept: the number of images that did not fail.
     """
 
     image_ids: frozenset[str]
@@ -225,15 +241,18 @@ class Failures:
     kept: int
 
     def retry_decision(self, entry: ImageRef | FailureRow) -> ImageRef | FailureRow | None:
-        """What is to become of an image listed again, or of a folder that can't be listed.
+        """Returns what the new listing's entry becomes.
+
+        Args:
+          entry: an image, or a folder that cannot be listed.
 
         Returns:
-          Itself where it is to be looked at again, its failure where that stays, None where its other rows stay.
+          The entry itself if it is to be retried; its failure if that is kept; None if the run
+          already has a result for it.
         """
         image_id = entry.image_id
-        if image_id in self.image_ids or any(
-            image_id.startswith(f"{folder}/") for folder in self.folders
-        ):
+        is_in_folder = any(image_id.startswith(f"{folder}/") for folder in self.folders)
+        if image_id in self.image_ids or is_in_folder:
             return entry
         return self.others.get(image_id)
 
@@ -241,52 +260,55 @@ class Failures:
 def failures_of(
     options: ImageOptions, stage: str, *, also: Sequence[str] = (), model_id: str | None = None
 ) -> Failures | None:
-    """The failures of the run of that name, whose other rows are to stay.
+    """Returns the failures of the finished run whose failed images a job retries.
 
     Args:
-      options: of the job that is about to add to it.
-      stage: ``extract`` or ``caption``.
-      also: names of options that decide what is found, beside those that decide features.
-      model_id: of the captioner, where captions are made.
+      options: the job's options.
+      stage: the job's stage, ``extract`` or ``caption``.
+      also: names of further options on which the results depend, besides those of features.
+      model_id: the id of the model that writes captions; None if the job makes none.
 
     Returns:
-      What failed; None where no failures are asked for, or the run is not complete.
+      The failures; None without ``--only-failures``, or if there is no finished run.
 
     Raises:
-      CaptionerError: the run was made otherwise, so new rows would not fit its others.
+      CaptionerError: the run was made with other options or versions, so new rows would not fit
+        the rows that it keeps.
     """
     run = options.layout
     if not options.only_failures or not storage.exists(run.manifest):
         return None
-    decide = ("images", "collection", "exclude", *also)
-    other = _incompatibility(options, stage, decide, model_id) or _other_limit(options)
-    if other:
+    decisive = ("images", "collection", "exclude", *also)
+    difference = _incompatibility(options, stage, decisive, model_id)
+    difference = difference or _limit_incompatibility(options)
+    if difference:
         raise CaptionerError(
-            f"--only-failures can't add to run {run.run_dir!r}, which was made {other}; run it without --only-failures"
+            f"--only-failures cannot add to run {run.run_dir!r}, which was made {difference}; "
+            "run it without --only-failures"
         )
     columns = [field.name for field in dataclasses.fields(FailureRow)]
-    failed = [
-        FailureRow(**row)
-        for row in storage.read_table(run.table(layout.FAILURES), columns).to_pylist()
-    ]
-    wanted = [
-        row
+    table = storage.read_table(run.table(layout.FAILURES), columns)
+    failed = [FailureRow(**row) for row in table.to_pylist()]
+    retried = frozenset(
+        row.image_id
         for row in failed
         if row.stage == LISTING or not options.failed_for or row.error_type in options.failed_for
-    ]
-    again = frozenset(row.image_id for row in wanted)
+    )
     return Failures(
-        again,
-        tuple(row.image_id for row in failed if row.stage == LISTING),
-        {row.image_id: row for row in failed if row.image_id not in again},
-        sum(map(storage.row_count, storage.list_parts(run.table(layout.FEATURES)))),
+        image_ids=retried,
+        folders=tuple(row.image_id for row in failed if row.stage == LISTING),
+        others={row.image_id: row for row in failed if row.image_id not in retried},
+        kept=sum(map(storage.row_count, storage.list_parts(run.table(layout.FEATURES)))),
     )
 
 
 def _incompatibility(
     options: ImageOptions, stage: str, also: Sequence[str], model_id: str | None
 ) -> str | None:
-    """How the finished run of that name was made otherwise than it would be now; None where it was not."""
+    """Returns how the finished run differs from what the job would make now, or None.
+
+    The text continues the sentence "the run was made ...".
+    """
     run = options.layout
     try:
         manifest = commits.read_manifest(run.run_dir)
@@ -294,40 +316,42 @@ def _incompatibility(
             return f"without a stage {stage!r}"
         if manifest["versions"] != commits.new_manifest(run)["versions"]:
             return "by other versions"
-        for name in (*_DECIDE_FEATURES, *also):
-            made, asked = _recorded(options, manifest, name), getattr(options, name)
-            if made != (list(asked) if isinstance(asked, tuple) else asked):
-                return f"with {name} {made!r}"
+        for name in (*_FEATURE_OPTIONS, *also):
+            recorded = _recorded_option(options, manifest, name)
+            current = getattr(options, name)
+            if recorded != (list(current) if isinstance(current, tuple) else current):
+                return f"with {name} {recorded!r}"
         if model_id is not None and manifest["model"]["model_id"] != model_id:
             return f"with model {manifest['model']['model_id']!r}"
     except (CaptionerError, KeyError, TypeError):
-        return "by something else: its manifest.json is not of this form"
+        return "by something else: its manifest.json lacks what captioner writes"
     return None
 
 
-def _recorded(options: ImageOptions, manifest: commits.Manifest, name: str) -> Any:
-    """Returns an option's value that a manifest states; of an option that came later, its default."""
+def _recorded_option(options: ImageOptions, manifest: commits.Manifest, name: str) -> Any:
+    """Returns an option's value in a manifest, or the default of an option that is newer."""
     default = next(field.default for field in dataclasses.fields(options) if field.name == name)
     return manifest["options"].get(name, list(default) if isinstance(default, tuple) else None)
 
 
-def _other_limit(options: ImageOptions) -> str | None:
-    """Returns which limit would give the images kept, or failures not looked at again, another fate than they had.
+def _limit_incompatibility(options: ImageOptions) -> str | None:
+    """Returns which changed limit would affect images that are not retried, or None.
 
-    A higher limit changes nothing for images within the lower one. Failures beyond the lower one have to be looked at
-    again.
+    A lower limit would make kept images fail. A higher limit does not affect kept images, but the
+    images that exceeded the old one must be retried.
     """
-    made = commits.read_manifest(options.layout.run_dir)["options"]
+    recorded = commits.read_manifest(options.layout.run_dir)["options"]
     for name, error_type in _LIMITS.items():
-        limit, asked = made.get(name), getattr(options, name)
-        is_looked_at = not options.failed_for or error_type in options.failed_for
-        if not isinstance(limit, int) or asked < limit or (asked > limit and not is_looked_at):
+        limit = recorded.get(name)
+        current = getattr(options, name)
+        is_retried = not options.failed_for or error_type in options.failed_for
+        if not isinstance(limit, int) or current < limit or (current > limit and not is_retried):
             return f"with {name} {limit!r}"
     return None
 
 
-def _has(parts: Sequence[str], wanted: pa.Schema) -> bool:
-    """Whether files are there and have these columns, of these types."""
+def _has_columns(parts: Sequence[str], schema: pa.Schema) -> bool:
+    """Returns whether there are files, and all of them have these columns with these types."""
     try:
         found = [
             {field.name: field.type for field in storage.open_table(part).schema} for part in parts
@@ -335,5 +359,5 @@ def _has(parts: Sequence[str], wanted: pa.Schema) -> bool:
     except CaptionerError:
         return False
     return bool(parts) and all(
-        types.get(field.name) == field.type for types in found for field in wanted
+        types.get(field.name) == field.type for types in found for field in schema
     )

@@ -1,8 +1,9 @@
-"""Columns of tables that users bring, in whatever type their tool wrote them.
+"""Reads columns of tables that users bring, whichever Arrow type their tool wrote.
 
-pandas writes categories, Polars large or view strings, Spark binary columns, and other tools several
-captions in a list. These functions turn a column into plain strings where its meaning is clear, and
-name the table, the column and the row where it is not. Row numbers count from 1.
+pandas writes categories, Polars writes large strings or string views, Spark writes binary columns,
+and some tools write several captions as a list. These functions convert such columns to plain
+strings. If the meaning of a value is not clear, the error names the table, the column and the
+row; rows are numbered from 1.
 """
 
 from __future__ import annotations
@@ -17,22 +18,24 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io.storage import first_line, is_remote
 from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
 
-_IS_LIST = (
+_LIST_KINDS = (
     pa.types.is_list,
     pa.types.is_large_list,
     pa.types.is_fixed_size_list,
     pa.types.is_list_view,
     pa.types.is_large_list_view,
 )
-_IS_STRING = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-_IS_BINARY = (
+_TEXT_KINDS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
     pa.types.is_binary,
     pa.types.is_large_binary,
     pa.types.is_fixed_size_binary,
     pa.types.is_binary_view,
 )
-_ROW = Callable[[int], int]
-"""Maps an element's position in an array to the number of its row in the table."""
+_RowNumber = Callable[[int], int]
+"""A function from a value's position in an array to the number of its row in the table."""
 
 
 def text_column(
@@ -40,120 +43,127 @@ def text_column(
 ) -> pa.Array:
     """Returns a column of text as plain strings, none of them null.
 
-    Strings of any width, categories (dictionaries) and bytes in UTF-8 are text.
+    Strings of all types, categories (dictionaries) and UTF-8 bytes are accepted as text.
 
     Args:
       column: the column, or a batch of it.
       what: the column's name, for messages.
-      uri: the table, for messages.
-      first_row: number of the batch's first row in the table.
+      uri: the table's URI, for messages.
+      first_row: the number of the batch's first row in the table.
 
     Returns:
       string [rows].
 
     Raises:
-      CaptionerError: the column is of another type, a value is null, or bytes are not UTF-8.
+      CaptionerError: the column has another type, a value is null, or bytes are not UTF-8.
     """
-    return _as_text(_plain(column), what, uri, lambda position: first_row + position)
+    return _to_text(_to_plain_array(column), what, uri, lambda position: first_row + position)
 
 
 def split_column(column: pa.Array | pa.ChunkedArray, uri: str, first_row: int = 1) -> pa.Array:
-    """Returns a dataset's column ``split`` as the names train, dev and test.
+    """Returns a dataset's column ``split`` with the names train, dev and test.
 
     Args:
       column: the column, or a batch of it.
-      uri: the table, for messages.
-      first_row: number of the batch's first row in the table.
+      uri: the table's URI, for messages.
+      first_row: the number of the batch's first row in the table.
 
     Returns:
       string [rows].
 
     Raises:
-      CaptionerError: a split is null, no text, or not known.
+      CaptionerError: a split is null, is not text, or is unknown.
     """
     names = text_column(column, "split", uri, first_row)
     encoded = names.dictionary_encode()
-    known = [canonical_split(name) for name in encoded.dictionary.to_pylist()]
-    if None in known:
-        unknown = encoded.dictionary[known.index(None)].as_py()
+    splits = [canonical_split(name) for name in encoded.dictionary.to_pylist()]
+    if None in splits:
+        unknown = encoded.dictionary[splits.index(None)].as_py()
         row = first_row + pc.index(names, unknown).as_py()
-        raise _refused(uri, "split", row, f"{unknown!r} is no split; write {SPLIT_NAMES}")
-    return pa.array(known, pa.string()).take(encoded.indices)
+        raise _row_error(uri, "split", row, f"{unknown!r} is no split; write {SPLIT_NAMES}")
+    return pa.array(splits, pa.string()).take(encoded.indices)
 
 
-def one_caption_a_row(
+def explode_captions(
     batch: pa.RecordBatch, uri: str, column: str = "caption", first_row: int = 1
 ) -> pa.RecordBatch:
-    """Returns the rows of a table with a single caption in each, as plain strings.
+    """Returns a table's rows with one caption in each, as a plain string.
 
-    A row with a list of captions becomes a row for each of them, with the other columns repeated; a
-    row with an empty list becomes none.
+    A row with a list of captions is replaced by one row for each caption, in which the other
+    columns are repeated. A row with an empty list is dropped.
 
     Args:
       batch: rows of the table.
-      uri: the table, for messages.
-      column: the name of the column with captions.
-      first_row: number of the batch's first row in the table.
+      uri: the table's URI, for messages.
+      column: the name of the captions column.
+      first_row: the number of the batch's first row in the table.
 
     Raises:
-      CaptionerError: the captions are neither text nor lists of text, one is null, or bytes are not
-        UTF-8.
+      CaptionerError: the captions are neither text nor lists of text, a caption is null, or bytes
+        are not UTF-8.
     """
-    values = _plain(batch.column(column))
-    if not any(is_list(values.type) for is_list in _IS_LIST):
+    values = _to_plain_array(batch.column(column))
+    if not _is_list(values.type):
         texts = text_column(values, column, uri, first_row)
         return batch.set_column(batch.schema.get_field_index(column), column, texts)
-    _refuse_null(values, column, uri, lambda position: first_row + position)
+    _check_no_nulls(values, column, uri, lambda position: first_row + position)
     parents = pc.list_parent_indices(values)
-
-    def row(position: int) -> int:
-        return first_row + int(parents[position].as_py())
-
-    texts = _as_text(_plain(pc.list_flatten(values)), column, uri, row)
-    columns = {name: batch.column(name) for name in batch.schema.names if name != column}
-    # pyarrow cannot take rows of the view types, so these are made plain first.
-    repeated = {name: _plain(values).take(parents) for name, values in columns.items()}
-    repeated[column] = texts
-    return pa.record_batch({name: repeated[name] for name in batch.schema.names})
+    captions = _to_plain_array(pc.list_flatten(values))
+    texts = _to_text(
+        captions, column, uri, lambda position: first_row + int(parents[position].as_py())
+    )
+    # pyarrow cannot take rows of the view types, so the other columns are made plain first.
+    columns = {
+        name: texts if name == column else _to_plain_array(batch.column(name)).take(parents)
+        for name in batch.schema.names
+    }
+    return pa.record_batch(columns)
 
 
 def vector_column(column: pa.Array | pa.ChunkedArray, what: str, uri: str) -> pa.Array:
-    """Returns a column of vectors as fixed-size lists, as other tools' plain lists of one length are too.
+    """Returns a column of vectors as fixed-size lists.
+
+    Some tools write vectors as lists of variable size. They are accepted if all lists of the
+    column have the same length.
 
     Args:
       column: the column, or a batch of it.
       what: the column's name, for messages.
-      uri: the table, for messages.
+      uri: the table's URI, for messages.
 
     Raises:
-      CaptionerError: the column holds no lists, nulls, or lists of several lengths.
+      CaptionerError: the column does not hold lists, holds nulls, or holds lists of several
+        lengths.
     """
-    values = _plain(column)
+    values = _to_plain_array(column)
     if pa.types.is_fixed_size_list(values.type) and not values.null_count:
         return values
-    if not any(is_list(values.type) for is_list in _IS_LIST):
+    if not _is_list(values.type):
         raise CaptionerError(
             f"table {uri!r}, column {what!r}: {values.type} is no list; extract the features again"
         )
     lengths = pc.unique(pc.list_value_length(values)).to_pylist()
     if len(lengths) > 1 or None in lengths:
         raise CaptionerError(
-            f"table {uri!r}, column {what!r}: its vectors are null or of several lengths; extract the features again"
+            f"table {uri!r}, column {what!r}: its vectors are null or of several lengths; "
+            "extract the features again"
         )
     return pa.FixedSizeListArray.from_arrays(pc.list_flatten(values), lengths[0] if lengths else 0)
 
 
 def is_view(kind: pa.DataType) -> bool:
-    """Returns whether a type is one of the view types, which pyarrow's filters can't read."""
+    """Returns whether a type is a string or binary view, which pyarrow cannot filter by."""
     return bool(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))
 
 
 @contextmanager
 def readable_table(uri: str) -> Iterator[None]:
-    """Turns what pyarrow raises while the block reads a table into one line.
+    """Turns pyarrow's errors about a table that the block reads into a CaptionerError.
 
     Raises:
-      CaptionerError: the table is damaged, its parts don't fit together, or a column is there twice.
+      CaptionerError: the table is damaged, its parts have different columns, or a column occurs
+        twice.
+      OSError: the disk or the network failed.
     """
     try:
         yield
@@ -163,21 +173,25 @@ def readable_table(uri: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         if error.errno is not None or is_remote(uri):
-            raise  # the disk's or the network's fault, not the table's
+            raise  # The disk or the network failed; the table may be fine.
         raise CaptionerError(
             f"table {uri!r} can't be read ({first_line(error)}); write it again"
         ) from error
 
 
-def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Returns a column as one array, without dictionary, run ends, extension or view type."""
+def _is_list(kind: pa.DataType) -> bool:
+    return any(is_kind(kind) for is_kind in _LIST_KINDS)
+
+
+def _to_plain_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Returns a column as one array without dictionary, run-end, extension or view type."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ExtensionArray):
-        return _plain(array.storage)
+        return _to_plain_array(array.storage)
     if pa.types.is_dictionary(array.type):
-        return _plain(array.dictionary_decode())
+        return _to_plain_array(array.dictionary_decode())
     if pa.types.is_run_end_encoded(array.type):
-        return _plain(pc.run_end_decode(array))
+        return _to_plain_array(pc.run_end_decode(array))
     if pa.types.is_binary_view(array.type):
         return array.cast(pa.large_binary())
     if pa.types.is_string_view(array.type):
@@ -185,34 +199,36 @@ def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return array
 
 
-def _as_text(array: pa.Array, what: str, uri: str, row: _ROW) -> pa.Array:
-    _refuse_null(array, what, uri, row)
-    if pa.types.is_null(array.type):  # without rows, or it would be refused
-        return pa.array([], pa.string())
-    if not any(is_text(array.type) for is_text in (*_IS_STRING, *_IS_BINARY)):
+def _to_text(array: pa.Array, what: str, uri: str, row_number: _RowNumber) -> pa.Array:
+    """Returns a plain array as strings; see ``text_column``."""
+    _check_no_nulls(array, what, uri, row_number)
+    if pa.types.is_null(array.type):
+        return pa.array([], pa.string())  # It has no rows, or the check above had refused it.
+    if not any(is_kind(array.type) for is_kind in _TEXT_KINDS):
         raise CaptionerError(
             f"table {uri!r}, column {what!r}: it holds {array.type}; write it as text"
         )
-    data = array.cast(pa.large_binary())  # Parquet's strings may be any bytes
+    data = array.cast(pa.large_binary())  # Even strings may hold invalid UTF-8 in Parquet files.
     try:
         return data.cast(pa.string())
     except pa.ArrowInvalid as error:
         for position, value in enumerate(data.to_pylist()):
             if not _is_utf8(value):
-                raise _refused(
-                    uri, what, row(position), f"{value[:40]!r} is not UTF-8; write it as text"
+                raise _row_error(
+                    uri,
+                    what,
+                    row_number(position),
+                    f"{value[:40]!r} is not UTF-8; write it as text",
                 ) from error
         raise CaptionerError(
             f"table {uri!r}, column {what!r}: {first_line(error)}; write it in smaller row groups"
         ) from error
 
 
-def _refuse_null(array: pa.Array, what: str, uri: str, row: _ROW) -> None:
+def _check_no_nulls(array: pa.Array, what: str, uri: str, row_number: _RowNumber) -> None:
     if array.null_count:
-        position = pc.index(array.is_null(), True).as_py()
-        raise _refused(
-            uri, what, row(position), f"it is null; write the {what} or take the row out"
-        )
+        row = row_number(pc.index(array.is_null(), True).as_py())
+        raise _row_error(uri, what, row, f"it is null; write the {what} or remove the row")
 
 
 def _is_utf8(value: bytes) -> bool:
@@ -223,5 +239,5 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _refused(uri: str, what: str, row: int, message: str) -> CaptionerError:
+def _row_error(uri: str, what: str, row: int, message: str) -> CaptionerError:
     return CaptionerError(f"table {uri!r}, column {what!r}, row {row}: {message}")

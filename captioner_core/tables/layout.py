@@ -1,9 +1,21 @@
-"""Where everything of a run lies below its root: the one place that knows these names."""
+"""Names and paths of everything in a run's folder.
+
+No other module spells out these names. A run looks like this::
+
+    ROOT/runs/RUN_ID/
+      manifest.json                   written last: it makes the run complete
+      features/part-00000.parquet     one folder for each table in ``TABLES``
+      captions/part-00000.parquet
+      ...
+      report/index.html
+      _staging/                       work that is not committed yet
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 FEATURES = "features"
@@ -23,6 +35,7 @@ STAGE_TABLES = {
     CAPTION: (FEATURES, CAPTIONS, FAILURES),
     MATCH: (MATCHES, MATCH_SUMMARY, CAPTION_GROUPS, MATCH_INPUTS),
 }
+"""The tables that each stage writes."""
 
 MANIFEST = "manifest.json"
 STAGING = "_staging"
@@ -31,7 +44,8 @@ DATASET_IMAGES = "images"
 DATASET_CAPTIONS = "captions.parquet"
 DATASET_SUMMARY = "dataset.json"
 
-CURRENT_MODEL = "current.json"  # in a folder of models
+CURRENT_MODEL = "current.json"
+"""The file in a folder of models that names the current one."""
 
 RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _RUN_ID_LENGTH = 128
@@ -39,17 +53,22 @@ _DIGEST_LENGTH = 8
 
 
 def join(*parts: str) -> str:
-    """Joins the parts of a URI or path with ``/``, which every Beam file system takes."""
+    """Joins the parts of a path or URI with ``/``, which every Beam file system accepts."""
     head, *tail = parts
     return "/".join([head.rstrip("/"), *(part.strip("/") for part in tail)])
 
 
-def run_id_of(text: str) -> str:
-    """A run id for any name, always the same one: the name itself where it is a run id.
+def tables_of(stages: Iterable[str]) -> set[str]:
+    """Returns the names of all tables that these stages write."""
+    return {table for stage in stages for table in STAGE_TABLES.get(stage, ())}
 
-    Else each character that a run id can't have becomes ``-``, and what is left ends in ``-`` and
-    eight digits of the name's sha256, so that names that differ in these characters alone, or only
-    after what fits, don't share a run.
+
+def run_id_of(text: str) -> str:
+    """Returns a run id for any text; the same text always gets the same run id.
+
+    A text that is a valid run id is returned as it is. In any other text, each character that a
+    run id cannot contain becomes ``-``, and eight digits of the text's SHA-256 are appended. The
+    digits keep two texts apart that differ only in such characters or beyond the maximum length.
 
     >>> run_id_of("2024-05 Oslo")
     '2024-05-Oslo-77f41f75'
@@ -62,21 +81,26 @@ def run_id_of(text: str) -> str:
 
 
 def is_run_id(text: str) -> bool:
-    """Whether a name is portable: 1 to 128 letters, digits, ``.``, ``_`` and ``-``, a letter or digit first."""
+    """Returns whether a text is a valid run id.
+
+    A run id has 1 to 128 letters, digits, ``.``, ``_`` and ``-``, and starts with a letter or
+    digit, so it is a portable folder name.
+    """
     return re.fullmatch(RUN_ID_PATTERN, text) is not None
 
 
 @dataclass(frozen=True)
 class RunLayout:
-    """Names everything in ``ROOT/runs/RUN_ID``.
+    """The paths of one run, ``ROOT/runs/RUN_ID``.
 
     Args:
       root: a local folder or a URI (``gs://``, ``s3://``).
-      run_id: letters, digits, ``.``, ``_`` and ``-``; 128 characters at most.
-      attempt: names one try at writing the run, which stages beside all others.
+      run_id: the run's name; see ``is_run_id``.
+      attempt: the name of one attempt at writing the run. Each attempt stages its files in a
+        folder of its own. Empty for readers.
 
     Raises:
-      ValueError: the run id could leave its folder or isn't portable.
+      ValueError: the root is empty, or the run id is not valid.
     """
 
     root: str
@@ -93,47 +117,52 @@ class RunLayout:
             )
 
     @classmethod
-    def of(cls, run_dir: str) -> RunLayout | None:
-        """The layout whose ``run_dir`` this is; None where it is named otherwise than ROOT/runs/RUN_ID."""
-        parts = run_dir.rstrip("/").rsplit("/", 2)
-        named = len(parts) == 3 and parts[0] and parts[1] == "runs" and is_run_id(parts[2])
-        return cls(parts[0], parts[2]) if named else None
+    def from_run_dir(cls, run_dir: str) -> RunLayout | None:
+        """Returns the layout of a run's folder; None if it is not named ``ROOT/runs/RUN_ID``."""
+        root, _, run_id = run_dir.rstrip("/").rpartition("/runs/")
+        return cls(root, run_id) if root and is_run_id(run_id) else None
 
     @property
     def run_dir(self) -> str:
+        """The run's folder."""
         return join(self.root, "runs", self.run_id)
 
     @property
     def manifest(self) -> str:
+        """The manifest, whose presence makes the run complete."""
         return join(self.run_dir, MANIFEST)
 
     @property
     def report(self) -> str:
+        """The HTML report."""
         return join(self.run_dir, "report", "index.html")
 
     @property
     def staging(self) -> str:
-        """Holds what this attempt has not committed yet; nothing in it is ever read as a result."""
+        """The folder of files that this attempt has not committed yet; readers ignore it."""
         return join(self.all_staging, self.attempt) if self.attempt else self.all_staging
 
     @property
     def all_staging(self) -> str:
-        """Holds what any attempt has not committed yet."""
+        """The folder that contains the staging folders of all attempts."""
         return join(self.run_dir, STAGING)
 
     @property
     def owner(self) -> str:
-        """Says which attempt may commit."""
+        """The file that names the attempt that may commit."""
         return join(self.all_staging, "owner.json")
 
     def table(self, name: str) -> str:
-        """The folder of one table, holding ``part-*.parquet``."""
+        """Returns the folder of a table, which holds its ``part-*.parquet`` files."""
         return join(self.run_dir, name)
 
     def staged_table(self, name: str) -> str:
-        """The folder of the files that an attempt writes for a table; ``staged_lists`` say which of them count."""
+        """Returns the folder of the files that this attempt writes for a table.
+
+        Only the files that the lists in ``staged_lists`` name belong to the table.
+        """
         return join(self.staging, name)
 
     def staged_lists(self, name: str) -> str:
-        """The folder of lists of a staged table's files, one of each step that writes some."""
+        """Returns the folder of the lists of a staged table's files, one list for each step."""
         return join(self.staging, "lists", name)

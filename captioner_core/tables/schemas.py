@@ -1,7 +1,8 @@
-"""Every row type and its pyarrow schema; rows are frozen dataclasses, tables are Parquet.
+"""Row types and pyarrow schemas of all tables.
 
-``rows_as_table`` turns rows into what is written; the two columns that every table
-carries, ``run_id`` and ``schema_version``, are added there and nowhere else.
+Each table has a frozen dataclass for its rows and a schema for its Parquet files. Every table
+also has the columns ``run_id`` and ``schema_version``, which the row types lack: ``as_table`` and
+``rows_as_table`` add them when a table is written.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ SCHEMA_VERSION = 1
 FEATURE_DIM = 2048
 GRID_SIDE = 5
 GRID_CELLS = GRID_SIDE**2
-CELL_DIM = 2048 + 1024 + 728  # channels of Xception's last map, of its block 13 and of its block 4
+CELL_DIM = 2048 + 1024 + 728
+"""Channels of a grid cell: those of Xception's last feature map, of its block 13 and block 4."""
 
 GENERATED = "generated"
 HUMAN = "human"
@@ -30,7 +32,12 @@ NO_MATCH = "no_match"
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image found: its id below the images folder, and where its bytes are."""
+    """An image that was found, but not read yet.
+
+    Args:
+      image_id: its path below the images folder.
+      image_uri: the path or URI of its file.
+    """
 
     image_id: str
     image_uri: str
@@ -38,10 +45,18 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class FeatureRow:
-    """One image's features.
+    """The features of one image.
 
-    ``feature`` is float32 [2048]; ``grid``, where kept, is float16 [25, 3800], row-major over
-    5 x 5 cells of the picture; see ``Backbone.features``.
+    Args:
+      image_id: its path below the images folder.
+      image_uri: the path or URI of its file.
+      image_sha256: SHA-256 of the file's bytes, as 64 hexadecimal digits.
+      width: of the image, in pixels.
+      height: of the image, in pixels.
+      backbone: the name of the network that computed the features.
+      feature: float32 [2048]; see ``Backbone.features``.
+      grid: float16 [25, 3800], the 5 x 5 cells of the image in row-major order; None if the run
+        does not keep grids.
     """
 
     image_id: str
@@ -56,7 +71,19 @@ class FeatureRow:
 
 @dataclass(frozen=True, slots=True)
 class CaptionRow:
-    """One caption of one image; ``log_prob`` is the natural log of its probability."""
+    """The caption of one image.
+
+    Args:
+      image_id: its path below the images folder.
+      image_uri: the path or URI of its file.
+      image_sha256: SHA-256 of the file's bytes, as 64 hexadecimal digits.
+      caption: the caption.
+      source: ``GENERATED`` or ``HUMAN``.
+      model_id: the id of the model that wrote it.
+      log_prob: natural logarithm of the probability of the caption and its end.
+      n_tokens: number of words, without the end.
+      unk_fraction: share of the words that the vocabulary does not know, 0 to 1.
+    """
 
     image_id: str
     image_uri: str
@@ -71,9 +98,26 @@ class CaptionRow:
 
 @dataclass(frozen=True, slots=True)
 class MatchRow:
-    """One image whose caption is similar enough to the query image's; ranks start at 1.
+    """An image whose caption is similar enough to that of a query image.
 
-    Image id and collection together identify the image on either side.
+    Image id and collection together identify each of the two images; see ``runs.identity``.
+
+    Args:
+      query_image_id: the query image.
+      query_collection: the collection of the query image.
+      query_caption: the query image's caption that is closest to ``match_caption``.
+      rank: position among the query's matches, from 1.
+      match_image_id: the matching image.
+      match_collection: the collection of the matching image.
+      match_caption: the matching image's caption that is closest to the query's.
+      match_source: ``GENERATED`` or ``HUMAN``, for ``match_caption``.
+      score: cosine of the two captions, calibrated; -1 to 1.
+      feature_score: cosine of the two images' features; NaN if it is not known.
+      image_text_score: cosine of the query image and the matching caption; NaN if the encoder
+        does not encode images.
+      is_duplicate: whether the two files hold the same bytes.
+      encoder: the name of the text encoder.
+      rank_score: the value that decides the rank: the score, unless ``--rank-by combined``.
     """
 
     query_image_id: str
@@ -90,12 +134,24 @@ class MatchRow:
     is_duplicate: bool
     encoder: str
     rank_score: float
-    """What ranks: the score, unless ``--rank-by combined``."""
 
 
 @dataclass(frozen=True, slots=True)
 class MatchSummaryRow:
-    """What became of one query image; ``best_score`` is NaN where nothing was comparable."""
+    """The outcome of matching one query image.
+
+    Args:
+      query_image_id: the query image.
+      query_collection: the collection of the query image.
+      query_caption: the query image's caption that is closest to the most similar image's.
+      status: ``MATCHED`` or ``NO_MATCH``.
+      n_above_threshold: number of images whose score reaches the threshold.
+      n_written: number of them in the matches table.
+      best_score: score of the most similar image, whether or not it reaches the threshold; NaN if
+        there was nothing to compare with.
+      best_match_image_id: the most similar image, or None.
+      best_match_collection: the collection of the most similar image, or None.
+    """
 
     query_image_id: str
     query_collection: str
@@ -110,13 +166,13 @@ class MatchSummaryRow:
 
 @dataclass(frozen=True, slots=True)
 class CaptionGroupRow:
-    """Images that have the same captions.
+    """The images that have exactly the same captions.
 
     Args:
-      caption: the first of them, as text sorts.
-      n_captions: how many they are.
-      n_images: how many images have these and no other.
-      image_ids: the first of these images.
+      caption: the first of the captions in alphabetical order.
+      n_captions: number of captions.
+      n_images: number of images that have these captions and no others.
+      image_ids: the first few of these images.
       collections: the collection of each image in ``image_ids``.
     """
 
@@ -129,10 +185,18 @@ class CaptionGroupRow:
 
 @dataclass(frozen=True, slots=True)
 class MatchInputRow:
-    """A caption that was matched: an image that asked (``query``) or one that could be found (``index``).
+    """A caption that a run matched.
 
-    With these a later run tells what is new, changed or gone; ``image_sha256`` is empty where the
-    captions table doesn't say it.
+    A later ``match --update`` compares its inputs with these rows to find out which images are
+    new, changed or removed.
+
+    Args:
+      side: ``query`` or ``index``.
+      image_id: the image.
+      collection: the collection of the image.
+      caption: the caption.
+      source: ``GENERATED`` or ``HUMAN``.
+      image_sha256: SHA-256 of the image's bytes; empty if the captions table lacks it.
     """
 
     side: str
@@ -143,13 +207,23 @@ class MatchInputRow:
     image_sha256: str
 
 
-LISTING, DECODING = "list", "decode"
-"""Stages of failures."""
+LISTING = "list"
+"""The ``stage`` of a failure to list a folder or find an image."""
+DECODING = "decode"
+"""The ``stage`` of a failure to read or decode an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailureRow:
-    """One image that could not be used, and why."""
+    """An image that could not be used, or a folder that could not be listed.
+
+    Args:
+      stage: ``LISTING`` or ``DECODING``.
+      image_id: its path below the images folder.
+      image_uri: its path or URI.
+      error_type: the reason as a word that programs can rely on, such as ``too_large``.
+      error_message: the reason for people.
+    """
 
     stage: str
     image_id: str
@@ -160,7 +234,15 @@ class FailureRow:
 
 @dataclass(frozen=True, slots=True)
 class DatasetCaptionRow:
-    """One human caption of one image of a dataset; the digest of the image's bytes is empty where it is not known."""
+    """A human caption of an image of a dataset.
+
+    Args:
+      image_id: the image's path below the dataset's images folder.
+      caption_index: position among the image's captions, from 0.
+      caption: the caption.
+      split: one of ``SPLITS``.
+      image_sha256: SHA-256 of the image's bytes; empty if it is not known.
+    """
 
     image_id: str
     caption_index: int
@@ -184,15 +266,15 @@ Row = (
 
 
 _NULLABLE = ("best_match_image_id", "best_match_collection")
+_COMMON_COLUMNS: Mapping[str, pa.DataType] = {"run_id": pa.string(), "schema_version": pa.int32()}
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
-    listed = [pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in columns.items()]
+    """Returns the schema of a table with these columns, followed by the common columns."""
     return pa.schema(
         [
-            *listed,
-            pa.field("run_id", pa.string(), nullable=False),
-            pa.field("schema_version", pa.int32(), nullable=False),
+            pa.field(name, kind, nullable=name in _NULLABLE)
+            for name, kind in {**columns, **_COMMON_COLUMNS}.items()
         ]
     )
 
@@ -293,64 +375,79 @@ TABLE_SCHEMAS: Mapping[str, pa.Schema] = {
 COLLECTION_COLUMNS = frozenset(
     {"query_collection", "match_collection", "best_match_collection", "collection", "collections"}
 )
-"""Columns that runs matched by earlier versions lack: there an image is named by its id alone."""
+"""Columns that are missing from runs of earlier versions, which knew no collections."""
 
-_EVERY_TABLE = ("run_id", "schema_version")
+# An assumed size of a text, for estimates of memory.
 _TEXT_BYTES = 64
 
 
 def row_schema(name: str) -> pa.Schema:
-    """A table's schema without the two columns that every table carries."""
-    return pa.schema([field for field in TABLE_SCHEMAS[name] if field.name not in _EVERY_TABLE])
+    """Returns a table's schema without the columns ``run_id`` and ``schema_version``."""
+    return pa.schema(_own_fields(TABLE_SCHEMAS[name]))
 
 
 def as_table(rows: pa.Table, run_id: str, name: str) -> pa.Table:
-    """Rows of ``row_schema`` as they are written."""
-    return _stamped(rows.columns, run_id, TABLE_SCHEMAS[name])
+    """Returns rows of ``row_schema`` as the table that is written.
+
+    Args:
+      rows: the rows, with the columns of ``row_schema``.
+      run_id: the value of the column ``run_id``.
+      name: the table's name.
+    """
+    return _add_common_columns(rows.columns, run_id, TABLE_SCHEMAS[name])
 
 
 def rows_as_table(rows: Sequence[Row], run_id: str, schema: pa.Schema) -> pa.Table:
-    """Rows as the table that is written, with ``run_id`` and ``schema_version``.
+    """Returns rows as the table that is written.
+
+    Args:
+      rows: rows of one type.
+      run_id: the value of the column ``run_id``.
+      schema: the table's schema, with the columns ``run_id`` and ``schema_version``.
 
     Raises:
-      ValueError: a vector has another length than its column.
+      ValueError: a vector is longer or shorter than its column requires.
     """
-    own = [field for field in schema if field.name not in _EVERY_TABLE]
-    return _stamped(
-        [_column([getattr(row, field.name) for row in rows], field.type) for field in own],
-        run_id,
-        schema,
-    )
-
-
-def _stamped(columns: Sequence[pa.Array], run_id: str, schema: pa.Schema) -> pa.Table:
-    count = len(columns[0])
-    stamps = [
-        pa.array([run_id] * count, pa.string()),
-        pa.array([SCHEMA_VERSION] * count, pa.int32()),
+    columns = [
+        _to_array([getattr(row, field.name) for row in rows], field.type)
+        for field in _own_fields(schema)
     ]
-    return pa.table([*columns, *stamps], schema=schema)
+    return _add_common_columns(columns, run_id, schema)
 
 
-def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+def _own_fields(schema: pa.Schema) -> list[pa.Field]:
+    """Returns the fields of a schema that not every table has."""
+    return [field for field in schema if field.name not in _COMMON_COLUMNS]
+
+
+def _add_common_columns(columns: Sequence[pa.Array], run_id: str, schema: pa.Schema) -> pa.Table:
+    row_count = len(columns[0])
+    run_ids = pa.array([run_id] * row_count, pa.string())
+    versions = pa.array([SCHEMA_VERSION] * row_count, pa.int32())
+    return pa.table([*columns, run_ids, versions], schema=schema)
+
+
+def _to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Returns values as an Arrow array; vectors of any shape are flattened."""
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values, kind)
-    flat = (
-        np.stack([np.asarray(value).reshape(-1) for value in values])
-        if values
-        else np.empty((0, kind.list_size))
-    )
-    if flat.shape[1] != kind.list_size:
+    if values:
+        matrix = np.stack([np.asarray(value).reshape(-1) for value in values])
+    else:
+        matrix = np.empty((0, kind.list_size))
+    if matrix.shape[1] != kind.list_size:
         raise ValueError(
-            f"vectors of {flat.shape[1]} numbers where the column has {kind.list_size}"
+            f"vectors of {matrix.shape[1]} numbers where the column has {kind.list_size}"
         )
-    return pa.FixedSizeListArray.from_arrays(
-        pa.array(flat.reshape(-1), kind.value_type), kind.list_size
-    )
+    numbers = pa.array(matrix.reshape(-1), kind.value_type)
+    return pa.FixedSizeListArray.from_arrays(numbers, kind.list_size)
 
 
 def row_bytes(schema: pa.Schema) -> int:
-    """About how much memory a row takes: exact for vectors and numbers, a guess for text."""
+    """Returns about how many bytes a row takes in memory.
+
+    Vectors and numbers are counted exactly; for texts, a size is assumed.
+    """
     return sum(_value_bytes(field.type) for field in schema)
 
 

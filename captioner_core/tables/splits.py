@@ -1,4 +1,4 @@
-"""The names of a dataset's splits, and the other names that users and published datasets give them."""
+"""The names of a dataset's splits, and other names that users and published datasets use."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _ALIASES = {
     "val": "dev",
     "valid": "dev",
     "validation": "dev",
-    # Karpathy and Fei-Fei's splits of COCO train on the rest of the validation images.
+    # Karpathy and Fei-Fei's splits of COCO also train on the remaining validation images.
     "restval": "train",
 }
 SPLIT_NAMES = "train, dev (or val, valid, validation) or test"
-"""The names that are accepted, for messages and help texts."""
+"""The accepted names, for messages and help texts."""
 
 
 def canonical_split(name: str) -> str | None:
-    """Returns the split that a name means, in any case, or None where it means none.
+    """Returns the split that a name stands for, or None; upper and lower case are the same.
 
     >>> canonical_split("Validation")
     'dev'

@@ -26,8 +26,8 @@ from captioner_core.io import storage
 from captioner_core.io.arrays import stack_vectors
 from captioner_core.tables import layout
 from captioner_core.tables.columns import (
+    explode_captions,
     is_view,
-    one_caption_a_row,
     readable_table,
     split_column,
     text_column,
@@ -167,7 +167,7 @@ def _parse_dataset_rows(batch: pa.RecordBatch, uri: str, first_row: int) -> pa.R
     checked = pa.record_batch(
         {"image_id": ids, _INDEX: index, "caption": batch.column("caption"), "split": splits}
     )
-    return one_caption_a_row(checked, uri, first_row=first_row)
+    return explode_captions(checked, uri, first_row=first_row)
 
 
 def encode_captions(

@@ -44,7 +44,7 @@ def test_files_and_row_groups_have_a_size(tmp_path, monkeypatch):
     run = RunLayout(str(tmp_path), "run")
     rows = list(feature_rows(600))
     launch.run_pipeline(lambda p: p | beam.Create(rows) | WriteTable(run, layout.FEATURES), [], run)
-    parts = commits.staged_parts(run, layout.FEATURES)
+    parts = commits.list_staged_parts(run, layout.FEATURES)
     metadata = [pq.ParquetFile(part).metadata for part in parts]
     assert len(parts) >= 4
     sizes = sorted(Path(part).stat().st_size / (1 << 20) for part in parts)
@@ -61,7 +61,7 @@ def test_files_and_row_groups_have_a_size(tmp_path, monkeypatch):
 def test_a_table_without_rows_is_one_file_of_its_schema(tmp_path):
     run = RunLayout(str(tmp_path), "run")
     launch.run_pipeline(lambda p: p | beam.Create([]) | WriteTable(run, layout.FAILURES), [], run)
-    (part,) = commits.staged_parts(run, layout.FAILURES)
+    (part,) = commits.list_staged_parts(run, layout.FAILURES)
     assert pq.read_table(part).schema.equals(TABLE_SCHEMAS[layout.FAILURES])
 
 
@@ -76,7 +76,7 @@ def test_files_of_an_attempt_that_failed_dont_count(tmp_path):
     launch.run_pipeline(lambda p: p | beam.Create(rows) | WriteTable(run, layout.FEATURES), [], run)
     lost.finish_bundle()
     assert len(storage.list_parts(run.staged_table(layout.FEATURES))) == 2
-    (part,) = commits.staged_parts(run, layout.FEATURES)
+    (part,) = commits.list_staged_parts(run, layout.FEATURES)
     assert pq.read_table(part).num_rows == 3
 
 
@@ -85,7 +85,7 @@ def test_a_worker_thought_lost_writes_nothing_into_a_run_that_is_committed(tmp_p
     lost = parquet._WriteFiles(run, layout.FEATURES, FEATURES_SCHEMA, "part")
     lost.start_bundle()
     storage.delete(run.all_staging)
-    with pytest.raises(CaptionerError, match="begun anew"):
+    with pytest.raises(CaptionerError, match="taken over"):
         list(lost.process(rows_as_table(list(feature_rows(3)), "run", FEATURES_SCHEMA)))
     assert not Path(run.all_staging).exists()
 

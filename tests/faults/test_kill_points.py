@@ -74,7 +74,7 @@ def state(run):
             commits.read_manifest(run.run_dir)
         return None
     assert [
-        breach for breach in verify(run.run_dir) if "left over from work cut off" not in breach
+        breach for breach in verify(run.run_dir) if "left over from interrupted work" not in breach
     ] == []
     return commits.read_manifest(run.run_dir)
 

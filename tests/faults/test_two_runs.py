@@ -62,7 +62,7 @@ def test_one_name_for_two(forks, others, undisturbed, tmp_path, wait_s):
         assert "Traceback" not in said
         if code:
             assert code == 2
-            assert "was begun anew by process" in said.splitlines()[-1]
+            assert "was taken over by process" in said.splitlines()[-1]
     run = RunLayout(str(tmp_path), "run").run_dir
     assert verify(run) == []
     winner = [str(folder) for folder, _ in undisturbed].index(

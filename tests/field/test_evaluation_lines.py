@@ -209,7 +209,7 @@ def test_a_java_that_fails_is_one_line_with_the_remedy(text, message, fake_java)
         with pytest.raises(CaptionerError, match=message) as caught:
             use()
         assert str(program) in str(caught.value)
-        assert "take it off the PATH" in str(caught.value)
+        assert "remove it from the PATH" in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

@@ -79,7 +79,7 @@ day2/IMG_4 2 day2/IMG_2 -
 
 
 class ColourCaptioner:
-    """Captions a picture by its colour; the id is that of the model that checks load."""
+    """Captions a picture by its colour; its id is that of the model that the checks load."""
 
     def __init__(self) -> None:
         self.model_id = read_model_id("pretrained")
@@ -107,7 +107,8 @@ def draw(path: Path, colour: str, seed: int = 0) -> None:
 @pytest.fixture
 def days(tmp_path, monkeypatch):
     monkeypatch.setattr(caption_images, "load_models", load_fakes)
-    day1, day2 = tmp_path / "inbox" / "day1", tmp_path / "inbox" / "day2"
+    day1 = tmp_path / "inbox" / "day1"
+    day2 = tmp_path / "inbox" / "day2"
     draw(day1 / "IMG_1.png", "red")
     draw(day1 / "IMG_2.png", "green")
     draw(day1 / "IMG_3.png", "blue")
@@ -143,12 +144,13 @@ def match_all(root: Path, run_id: str, *tables: str) -> Path:
 
 
 def matches_of(run_dir: Path) -> str:
-    """A run's matches as text, one a line."""
+    """Returns a run's matches as text, one on each line."""
     assert verify(str(run_dir)) == []
     frame = storage.read_table(str(run_dir / "matches")).to_pandas()
     lines = [
         f"{row.query_collection}/{row.query_image_id.removesuffix('.png')} {row.rank} "
-        f"{row.match_collection}/{row.match_image_id.removesuffix('.png')} {'copy' if row.is_duplicate else '-'}"
+        f"{row.match_collection}/{row.match_image_id.removesuffix('.png')} "
+        f"{'copy' if row.is_duplicate else '-'}"
         for row in frame.itertuples()
     ]
     return "\n" + "\n".join(sorted(lines)) + "\n"
@@ -169,7 +171,8 @@ def test_a_run_matched_against_another_folder_tells_the_two_apart(days):
 
 
 def test_tables_given_together_keep_namesakes_apart(days):
-    day1, day2 = run_day(days, "day1"), run_day(days, "day2")
+    day1 = run_day(days, "day1")
+    day2 = run_day(days, "day2")
     both = match_all(days, "both", captions_of(day1), captions_of(day2))
     assert matches_of(both) == ALL_MATCHES
     summary = storage.read_table(str(both / "match_summary")).to_pandas()
@@ -197,7 +200,7 @@ def test_an_update_follows_added_changed_and_renamed_images(days):
 
 
 def test_without_names_given_equal_folder_names_are_still_two_collections(days):
-    """Both folders are called ``photos``; each run states a name made from its whole path."""
+    """Both folders are called ``photos``; their collections are made from their whole paths."""
     collections = []
     for day in ("day1", "day2"):
         photos = days / day / "photos"
@@ -212,9 +215,8 @@ def test_without_names_given_equal_folder_names_are_still_two_collections(days):
     for day, collection in zip(("day1", "day2"), collections, strict=True):
         text = text.replace(collection, day)
     expected = DAY2_MATCHES
-    if (
-        collections[0] > collections[1]
-    ):  # two images called IMG_2 are ranked by the names of their collections
+    # The two images called IMG_2 have equal scores and are ranked by their collections.
+    if collections[0] > collections[1]:
         expected = expected.replace("IMG_4 1 day1/IMG_2", "IMG_4 1 day2/IMG_2").replace(
             "IMG_4 2 day2/IMG_2", "IMG_4 2 day1/IMG_2"
         )
@@ -238,8 +240,9 @@ def test_a_run_made_again_is_the_same_collection(days, monkeypatch):
 
 
 def test_runs_of_earlier_versions_still_match_update_verify_and_report(days, capsys):
-    """Earlier versions wrote no collections: neither in the manifest nor in any table."""
-    day1, day2 = run_day(days, "day1"), run_day(days, "day2")
+    """Earlier versions wrote no collections, neither in the manifest nor in any table."""
+    day1 = run_day(days, "day1")
+    day2 = run_day(days, "day2")
     library = match_all(days, "library", captions_of(day1))
     for run_dir in (day1, library):
         _as_earlier_version(run_dir)
@@ -278,7 +281,8 @@ def _as_earlier_version(run_dir: Path) -> None:
 def test_the_report_shows_each_namesake_with_its_own_picture(days):
     from captioner_core.report.pictures import ImageFinder
 
-    day1, day2 = run_day(days, "day1"), run_day(days, "day2")
+    day1 = run_day(days, "day1")
+    day2 = run_day(days, "day2")
     finder = ImageFinder([captions_of(day1), captions_of(day2)], ["IMG_1.png"], [])
     for day in ("day1", "day2"):
         assert (
@@ -298,7 +302,8 @@ def test_the_report_shows_each_namesake_with_its_own_picture(days):
 
 
 def test_similar_finds_the_copy_in_the_other_folder(days, capsys, monkeypatch):
-    day1, day2 = run_day(days, "day1"), run_day(days, "day2")
+    day1 = run_day(days, "day1")
+    day2 = run_day(days, "day2")
     _fake_similar(monkeypatch)
     capsys.readouterr()
     query = days / "inbox/day2/IMG_2.png"

@@ -14,7 +14,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.options import InboxOptions
 from captioner_core.report import write_report
-from captioner_core.runs.inbox import READY, WAITING, _RemoteInbox, look
+from captioner_core.runs.inbox import READY, WAITING, RemoteInbox, scan_inbox
 from captioner_core.runs.verify import verify
 from tests.image_files import encoded, picture
 from tests.runs import make_run
@@ -68,7 +68,7 @@ def test_verify_still_tells_what_was_left_over_from_work_cut_off(tmp_path, name)
     path.parent.mkdir(exist_ok=True)
     shutil.copy(Path(run_dir, "captions", "part-00000.parquet"), path)
     said = " ".join(verify(run_dir))
-    assert "left over from work cut off" in said
+    assert "left over from interrupted work" in said
     assert name.partition("/")[0] in said
 
 
@@ -92,7 +92,7 @@ def found(inbox: Path, **options: object) -> dict[str, tuple[str, str]]:
     asked = InboxOptions(
         inbox=str(inbox), output=f"{inbox}-out", **{"quiet_minutes": 0.0, **options}
     )  # type: ignore[arg-type]
-    return {folder.folder: (folder.state, folder.reason) for folder in look(asked)}
+    return {folder.folder: (folder.state, folder.reason) for folder in scan_inbox(asked)}
 
 
 def test_a_folder_of_the_inbox_without_any_image_waits_and_says_why(tmp_path):
@@ -116,7 +116,7 @@ def test_a_folder_of_the_inbox_without_any_image_waits_and_says_why(tmp_path):
 def test_an_inbox_in_a_store_knows_junk_too(tmp_path):
     put(tmp_path / "inbox" / "junk", "._a.jpg", "@eaDir/deep/a.jpg", "notes.txt")
     put(tmp_path / "inbox" / "good", "deep/a.jpg")
-    store = _RemoteInbox(pafs.LocalFileSystem(), str(tmp_path / "inbox"))
+    store = RemoteInbox(pafs.LocalFileSystem(), str(tmp_path / "inbox"))
     assert store.counts("good").images == 1
     assert store.counts("junk").images == 0
     assert store.counts("junk").passed_over_text() == (

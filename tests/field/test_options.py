@@ -25,7 +25,7 @@ from captioner_core.options import (
     from_namespace,
 )
 from captioner_core.runs.commits import read_manifest
-from captioner_core.runs.inbox import look
+from captioner_core.runs.inbox import scan_inbox
 from captioner_core.runs.verify import verify
 from captioner_core.security.allowed_roots import uri_argument
 from captioner_core.security.uris import local_path_of, normalize_uri
@@ -171,7 +171,9 @@ def test_an_inbox_and_a_run_dir_may_be_file_uris(tmp_path, capsys):
     (tmp_path / "inbox" / "a" / "a.jpg").touch()
     uri = f"file://{tmp_path}/inbox"
     for inbox in (uri, parsed(InboxOptions, f"--inbox={uri}", "--output=o").inbox):
-        (found,) = look(InboxOptions(inbox=inbox, output=str(tmp_path / "out"), quiet_minutes=0))
+        (found,) = scan_inbox(
+            InboxOptions(inbox=inbox, output=str(tmp_path / "out"), quiet_minutes=0)
+        )
         assert (found.uri, found.state) == (f"{tmp_path}/inbox/a", "ready")
     run_dir = make_run(tmp_path / "made", failures=0)
     assert main(["verify", f"file://{run_dir}"]) == 0

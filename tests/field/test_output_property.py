@@ -158,7 +158,7 @@ def recorded(here: Path) -> None:
         "images": 1,
         "scores": {},
     }
-    caption_metrics.record(
+    caption_metrics.record_evaluation(
         str(here / "out"), {**figures, "tokenizer": "none", "references": "r", "reliability": []}
     )
 

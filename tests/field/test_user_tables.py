@@ -10,7 +10,7 @@ import pytest
 from captioner_cli.main import main
 from captioner_core.errors import CaptionerError
 from captioner_core.tables.columns import (
-    one_caption_a_row,
+    explode_captions,
     split_column,
     text_column,
     vector_column,
@@ -256,7 +256,7 @@ def test_rows_of_a_batch_are_counted_on():
     for refuse in (
         lambda: text_column(pa.array(["a", None]), "caption", "t", first_row=101),
         lambda: split_column(pa.array(["dev", "x"]), "t", first_row=101),
-        lambda: one_caption_a_row(
+        lambda: explode_captions(
             pa.record_batch({"caption": [["a"], ["b", None]]}), "t", first_row=101
         ),
     ):

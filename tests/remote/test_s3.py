@@ -175,7 +175,7 @@ def test_the_one_that_began_last_owns_a_run(s3):
     first = commits.begin_attempt(RunLayout(ROOT, "two"))
     second = commits.begin_attempt(RunLayout(ROOT, "two"))
     commits.check_owner(second)
-    with pytest.raises(CaptionerError, match="begun anew by"):
+    with pytest.raises(CaptionerError, match="taken over by"):
         commits.check_owner(first)
 
 

@@ -32,7 +32,7 @@ def test_the_references_themselves_score_one():
 
 
 def test_bleu_counts_words_by_hand(monkeypatch):
-    """ "a dog runs here" has three of its four words in the reference, and the brevity penalty is exp(1 - 5/4)."""
+    """Three of four words are in the reference, and the brevity penalty is exp(1 - 5/4)."""
     monkeypatch.setattr(caption_metrics, "has_java", lambda: False)
     scores = score({"x": "a dog runs here"}, {"x": ["a dog runs very fast"]}).corpus
     assert scores["BLEU-1"] == pytest.approx(0.75 * 2.718281828 ** (1 - 5 / 4), rel=1e-4)
@@ -59,7 +59,7 @@ def test_nothing_to_score_against_is_refused(hypotheses, references):
 
 def test_reliability_goes_from_the_least_likely_to_the_likeliest():
     captions = {f"{n:02d}": GeneratedCaption("a b", -3.0 * (n + 1), 2) for n in range(10)}
-    fifths = caption_metrics.reliability(
+    fifths = caption_metrics.measure_reliability(
         captions, {image_id: float(10 - int(image_id)) for image_id in captions}
     )
     assert [fifth["images"] for fifth in fifths] == [2] * 5
@@ -71,7 +71,8 @@ def test_reliability_goes_from_the_least_likely_to_the_likeliest():
 
 def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):
     model_id = train(options(source, tmp_path / "model", epochs=2))
-    model, features = str(tmp_path / "model"), str(source / "features")
+    model = str(tmp_path / "model")
+    features = str(source / "features")
     command = [
         "evaluate",
         "--model",

@@ -1,4 +1,4 @@
-"""The table of thresholds against counting every pair by hand."""
+"""The table of thresholds agrees with counting every pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: what it shows is true, nothing in it acts, and no picture comes from where it shouldn't."""
+"""The report shows what is true, runs nothing, and takes pictures only from trusted places."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from captioner_core.images.image_ids import path_below
 from captioner_core.io import storage
 from captioner_core.report import page as page_module
 from captioner_core.report import pictures, write_report
-from captioner_core.report.page import sample_evenly
+from captioner_core.report.cards import sample_evenly
 from captioner_core.report.pictures import Gallery, ImageFinder, thumbnail
 from captioner_core.report.plots import Epoch, ScoreCounts, score_histogram, training_curve
 from captioner_core.security.redaction import escape_control_chars
@@ -47,7 +47,7 @@ HOSTILE = [
 
 @pytest.fixture
 def no_plots(monkeypatch):
-    """Saves the time of drawing, where plots don't matter."""
+    """Replaces the plots in tests that do not look at them, because drawing is slow."""
     monkeypatch.setattr(page_module, "_plot", lambda *_: None)
 
 
@@ -387,10 +387,17 @@ def test_index_tables_of_other_writers_are_read(tmp_path, kind):
 
 
 def test_remote_pictures_only_from_hosts_of_the_users_own(tmp_path):
-    finder = ImageFinder([], [], ["gs://mine/out/runs/r"])
-    assert finder._of_uri("gs://mine/new/a.jpg") == "gs://mine/new/a.jpg"
-    assert finder._of_uri("gs://theirs/a.jpg") is None
-    assert finder._of_uri("http://evil.example/a.jpg") is None
+    uris = {
+        "mine.jpg": "gs://mine/new/a.jpg",
+        "theirs.jpg": "gs://theirs/a.jpg",
+        "evil.jpg": "http://evil.example/a.jpg",
+    }
+    columns = {"image_id": list(uris), "caption": ["a dog"] * 3, "image_uri": list(uris.values())}
+    table = tmp_path / "captions" / "part-00000.parquet"
+    table.parent.mkdir()
+    pq.write_table(pa.table(columns), table)
+    finder = ImageFinder([str(table.parent)], uris, ["gs://mine/out/runs/r"])
+    assert [finder.location(image_id) for image_id in uris] == ["gs://mine/new/a.jpg", None, None]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Committing a stage: whatever moment it is cut off at, a run is whole or has no manifest."""
+"""Commits: a run is whole or has no manifest, at whatever moment a commit is interrupted."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def test_a_rerun_with_fewer_parts_leaves_no_old_part(run):
     assert captions(run) == ["d"]
 
 
-def test_work_cut_off_before_the_commit_changes_nothing(run):
+def test_work_that_dies_before_the_commit_changes_nothing(run):
     commit(stage_captions(run, ["a"]))
-    stage_captions(run, ["b"])  # and then the process dies
+    stage_captions(run, ["b"])  # The process dies before it commits.
     assert captions(run) == ["a"]
     assert commits.read_manifest(run.run_dir)["counts"]["captions"] == 1
     commit(stage_captions(run, ["c"]))
@@ -48,8 +48,8 @@ def test_work_cut_off_before_the_commit_changes_nothing(run):
 
 
 @pytest.mark.parametrize("call", range(1, 18))
-def test_a_commit_cut_off_anywhere_is_never_read_as_complete(run, monkeypatch, call):
-    """Dies at each of the file operations in turn."""
+def test_an_interrupted_commit_is_never_read_as_complete(run, monkeypatch, call):
+    """The commit dies at each of its file operations in turn."""
     commit(stage_captions(run, ["old"]))
     attempt = stage_captions(run, ["new1", "new2"], parts=2)
     calls = 0
@@ -79,16 +79,16 @@ def test_a_commit_cut_off_anywhere_is_never_read_as_complete(run, monkeypatch, c
     assert captions(run) == ["new1", "new2"]
 
 
-def test_a_stage_redone_withdraws_what_came_of_it(run):
+def test_a_stage_that_runs_again_removes_what_was_made_from_it(run):
     commit(stage_captions(run, ["a"]))
-    made = {
+    files = {
         path.relative_to(run.run_dir).as_posix()
         for path in Path(run.run_dir).rglob("*")
         if path.is_file()
     }
     run_files.write_marker(
         run.run_dir,
-        {*made - {".captioner-files"}, "matches/part-00000.parquet", "report/index.html"},
+        {*files - {".captioner-files"}, "matches/part-00000.parquet", "report/index.html"},
     )
     storage.write_text(layout.join(run.table(layout.MATCHES), "part-00000.parquet"), "stale")
     storage.write_text(run.report, "stale")
@@ -100,37 +100,36 @@ def test_a_stage_redone_withdraws_what_came_of_it(run):
 def test_no_manifest_until_the_last_stage(run):
     manifest = commit(stage_captions(run, ["a"]), complete=False)
     assert not storage.exists(run.manifest)
-    commits.finish(run, manifest)
+    commits.write_manifest(run, manifest)
     assert commits.read_manifest(run.run_dir)["stages"].keys() == {"caption"}
 
 
-def test_of_two_that_write_one_run_the_later_one_commits(run):
-    """An orphan of a killed task goes on while its retry has begun: neither's rows may mix."""
+def test_of_two_processes_that_write_a_run_the_later_one_commits(run):
+    """A killed task's orphan may go on while its retry runs; their rows must not mix."""
     first = stage_captions(run, ["orphan"])
     second = commits.begin_attempt(run)
-    stage_table(first, layout.CAPTIONS, ["orphan"])  # which goes on writing
-    with pytest.raises(CaptionerError, match=r"begun anew by process \d+ on .*two --run-id"):
+    stage_table(first, layout.CAPTIONS, ["orphan"])  # The orphan goes on writing.
+    with pytest.raises(CaptionerError, match=r"taken over by process \d+ on .*different --run-id"):
         commit(first)
     assert not storage.exists(run.manifest)
     stage_table(second, layout.CAPTIONS, ["retry"])
     commit(second)
     assert captions(run) == ["retry"]
-    with pytest.raises(
-        CaptionerError, match="another process"
-    ):  # once the other has committed, too
+    # The orphan cannot commit after the retry has committed, either.
+    with pytest.raises(CaptionerError, match="another process"):
         commit(first)
     assert captions(run) == ["retry"]
 
 
-def test_rows_added_stand_beside_those_kept(run):
-    """Of a name alike, a new part would replace an old one."""
+def test_added_rows_do_not_replace_the_rows_that_are_kept(run):
+    """A new part file with the name of an old one would replace it."""
     commit(stage_captions(run, ["a", "b"], parts=2))
     manifest = commit(stage_captions(run, ["c"]), adds_to=(layout.CAPTIONS, layout.FEATURES))
     assert sorted(captions(run)) == ["a", "b", "c"]
     assert manifest["counts"]["captions"] == 3
 
 
-def test_a_stage_that_writes_some_tables_leaves_the_others(run):
+def test_a_stage_that_replaces_some_tables_keeps_the_others(run):
     commit(stage_captions(run, ["a"]))
     before = storage.list_parts(run.table(layout.FAILURES))
     manifest = commits.read_manifest(run.run_dir)

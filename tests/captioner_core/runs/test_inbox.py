@@ -22,9 +22,9 @@ from captioner_core.runs.inbox import (
     READY,
     WAITING,
     InboxFolder,
-    _LocalInbox,
-    _RemoteInbox,
-    look,
+    LocalInbox,
+    RemoteInbox,
+    scan_inbox,
 )
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout, run_id_of
@@ -36,14 +36,14 @@ names = st.text(max_size=300) | st.text("ab .-_/é", max_size=12)
 @given(names)
 def test_every_name_has_a_run_id_that_is_always_the_same(text):
     run_id = run_id_of(text)
-    RunLayout("out", run_id)  # which refuses what is no run id
+    RunLayout("out", run_id)  # It refuses an invalid run id.
     assert run_id_of(text) == run_id
     assert run_id_of(run_id) == run_id, "a run id is its own"
 
 
 @given(names, names)
 def test_two_names_never_share_a_run_id(one, other):
-    """Cut or replaced characters alone would give 'a b' the run of 'a-b', which is done, and skip it."""
+    """If characters were only replaced, 'a b' would get the run of 'a-b' and be skipped."""
     assert (run_id_of(one) == run_id_of(other)) == (one == other)
 
 
@@ -63,9 +63,10 @@ def test_a_run_id_stays_readable(text, begins):
 
 
 def test_names_that_are_too_long_or_no_utf_8_have_one_too():
-    one, other = run_id_of("a" * 400), run_id_of("a" * 401)
-    assert len(one) == len(other) == 128
-    assert one != other
+    first = run_id_of("a" * 400)
+    second = run_id_of("a" * 401)
+    assert len(first) == len(second) == 128
+    assert first != second
     assert run_id_of("b\udcff") != run_id_of("b\udcfe")
     assert run_id_of("a" * 128) == "a" * 128
 
@@ -84,7 +85,7 @@ def fill(folder: Path, *files: str) -> Path:
     return folder
 
 
-def asked(inbox, **changes) -> InboxOptions:
+def make_options(inbox, **changes) -> InboxOptions:
     return InboxOptions(
         **{"inbox": str(inbox), "output": str(Path(str(inbox)).parent / "out"), **changes}
     )
@@ -93,7 +94,7 @@ def asked(inbox, **changes) -> InboxOptions:
 def states(inbox, later_s=0.0, **changes):
     return {
         one.folder: (one.state, one.reason)
-        for one in look(asked(inbox, **changes), time.time() + later_s)
+        for one in scan_inbox(make_options(inbox, **changes), time.time() + later_s)
     }
 
 
@@ -139,17 +140,17 @@ def test_a_folder_of_a_run_not_complete_is_not_done(inbox):
 
 
 def test_a_copy_that_keeps_old_times_is_still_new(inbox):
-    """As cp -p and rsync -a make it: by mtime alone a folder half copied looks as old as its photographs."""
+    """Copies by cp -p and rsync -a keep mtimes, so a half-copied folder would look old."""
     source = fill(inbox.parent / "camera", "a.jpg", "deep/b.jpg")
     for path in (source, *source.rglob("*")):
         os.utime(path, (1e9, 1e9))
-    shutil.copytree(source, inbox / "copied")  # by copy2, which keeps times
+    shutil.copytree(source, inbox / "copied")  # copytree uses copy2, which keeps times.
     assert (inbox / "copied" / "deep" / "b.jpg").stat().st_mtime == 1e9
     assert states(inbox, later_s=5)["copied"] == (WAITING, "changed 5 s ago")
 
 
 def test_a_time_in_the_future_does_not_wait_for_ever(inbox):
-    """A camera with a wrong clock: its ctime, when it came, is what counts."""
+    """A camera's clock may be wrong; the ctime says when the file arrived."""
     fill(inbox / "a", "a.jpg")
     os.utime(inbox / "a" / "a.jpg", (4e9, 4e9))
     assert states(inbox, HOUR_S)["a"][0] == READY
@@ -169,12 +170,12 @@ def test_a_time_in_the_future_does_not_wait_for_ever(inbox):
 )
 def test_any_change_however_deep_counts(inbox, change):
     deep = fill(inbox / "a", "deep/er/b.jpg", "deep/er/c.jpg", "d.jpg") / "deep" / "er"
-    time.sleep(0.05)  # more than a tick of the file system's clock; a ctime can't be set
+    time.sleep(0.05)  # Longer than a tick of the file system's clock, as a ctime cannot be set.
     mark = time.time()
 
     def state_since_mark():
         now = time.time()
-        return look(asked(inbox, quiet_minutes=(now - mark) / 60), now)[0].state
+        return scan_inbox(make_options(inbox, quiet_minutes=(now - mark) / 60), now)[0].state
 
     assert state_since_mark() == READY
     time.sleep(0.05)
@@ -182,7 +183,7 @@ def test_any_change_however_deep_counts(inbox, change):
     assert state_since_mark() == WAITING
 
 
-def test_what_is_no_folder_of_the_inbox_is_passed_over(inbox):
+def test_what_is_not_a_folder_of_the_inbox_is_ignored(inbox):
     elsewhere = fill(inbox.parent / "elsewhere", "_SUCCESS")
     fill(inbox / "a", "_SUCCESS")
     fill(inbox / ".hidden", "_SUCCESS")
@@ -209,7 +210,7 @@ def test_links_within_a_folder_are_followed_only_inside_the_inbox(inbox):
 
 
 def test_the_folder_of_the_runs_is_no_delivery(inbox):
-    """Else the reports of the first run would be the images of the next, for ever."""
+    """Otherwise the reports of each run would be the images of the next one, forever."""
     fill(inbox / "a", "_SUCCESS")
     fill(inbox / "out" / "runs" / "a" / "report", "index.html")
     fill(inbox / "runs" / "b", "x.jpg")
@@ -221,7 +222,8 @@ def test_the_content_of_a_done_folder_is_not_listed(inbox, monkeypatch):
     fill(inbox / "a", "a.jpg")
     fill(inbox / "b", "a.jpg")
     finish(inbox, "a")
-    listed, real = [], os.scandir
+    listed = []
+    real = os.scandir
 
     def scandir(path):
         listed.append(os.path.basename(path))
@@ -237,11 +239,11 @@ def test_the_content_of_a_done_folder_is_not_listed(inbox, monkeypatch):
     ("error", "reason"),
     [
         (PermissionError(13, "Permission denied"), "Permission denied"),
-        (FileNotFoundError(2, "gone"), "vanished"),
+        (FileNotFoundError(2, "removed"), "removed during"),
     ],
 )
-def test_a_folder_that_cannot_be_looked_at_waits(inbox, monkeypatch, error, reason):
-    """One closed or vanishing folder must not keep the others from being captioned."""
+def test_a_folder_that_cannot_be_read_waits(inbox, monkeypatch, error, reason):
+    """A folder that is unreadable or removed must not keep the others from being captioned."""
     fill(inbox / "a", "deep/a.jpg")
     fill(inbox / "b", "_SUCCESS")
     real = os.scandir
@@ -258,7 +260,7 @@ def test_a_folder_that_cannot_be_looked_at_waits(inbox, monkeypatch, error, reas
     assert found["b"][0] == READY
 
 
-def test_a_folder_that_vanishes_before_it_is_looked_at_waits(inbox, monkeypatch):
+def test_a_folder_that_is_removed_during_the_scan_waits(inbox, monkeypatch):
     fill(inbox / "a", "a.jpg")
     exists = storage.exists
 
@@ -267,11 +269,11 @@ def test_a_folder_that_vanishes_before_it_is_looked_at_waits(inbox, monkeypatch)
         return exists(uri)
 
     monkeypatch.setattr(storage, "exists", vanish)
-    assert states(inbox, HOUR_S) == {"a": (WAITING, "something vanished while it was looked at")}
+    assert states(inbox, HOUR_S) == {"a": (WAITING, "something was removed during the scan")}
 
 
 def test_a_remote_inbox_goes_by_the_time_of_modification(inbox, monkeypatch):
-    """Another file system than the local one has no ctime; SubTreeFileSystem stands for it."""
+    """Remote file systems have no ctime; SubTreeFileSystem stands in for one."""
     root = pafs.SubTreeFileSystem(str(inbox.parent), pafs.LocalFileSystem())
     monkeypatch.setattr(storage, "resolve", lambda uri: (root, uri.removeprefix("store://")))
     fill(inbox / "old", "deep/a.jpg")
@@ -282,7 +284,7 @@ def test_a_remote_inbox_goes_by_the_time_of_modification(inbox, monkeypatch):
     finish(inbox, "done")
     for path in (inbox / "old", *(inbox / "old").rglob("*")):
         os.utime(path, (1e9, 1e9))
-    found = look(asked("store://inbox", output="store://out"), 1e9 + 3 * HOUR_S)
+    found = scan_inbox(make_options("store://inbox", output="store://out"), 1e9 + 3 * HOUR_S)
     assert [(one.folder, one.state) for one in found] == [
         ("done", DONE),
         ("marked", READY),
@@ -292,26 +294,29 @@ def test_a_remote_inbox_goes_by_the_time_of_modification(inbox, monkeypatch):
     ]
     assert found[-1] == InboxFolder("old", "store://inbox/old", "old", READY, "unchanged for 3 h")
     with pytest.raises(CaptionerError, match="is not a folder"):
-        look(asked("store://nowhere", output="store://out"))
+        scan_inbox(make_options("store://nowhere", output="store://out"))
 
 
 class Timeless:
-    """A file system that doesn't know when its files changed."""
+    """A file system that does not know when its files changed."""
 
-    def get_file_info(self, asked):
-        place = pafs.FileInfo("inbox/a", pafs.FileType.Directory)
+    def get_file_info(self, query):
+        folder = pafs.FileInfo("inbox/a", pafs.FileType.Directory)
         return (
             [pafs.FileInfo("inbox/a/a.jpg", pafs.FileType.File)]
-            if isinstance(asked, pafs.FileSelector)
-            else place
+            if isinstance(query, pafs.FileSelector)
+            else folder
         )
 
 
-def test_times_unknown_are_not_taken_for_old(inbox, monkeypatch):
+def test_unknown_times_do_not_count_as_old(inbox, monkeypatch):
     fill(inbox / "a", "a.jpg")
-    remote = _RemoteInbox(Timeless(), "inbox")
-    monkeypatch.setattr(_LocalInbox, "content", lambda self, folder: remote.content(folder))
-    assert states(inbox, HOUR_S)["a"] == (WAITING, "no marker, and nobody knows when it changed")
+    remote = RemoteInbox(Timeless(), "inbox")
+    monkeypatch.setattr(LocalInbox, "stats", lambda self, folder: remote.stats(folder))
+    assert states(inbox, HOUR_S)["a"] == (
+        WAITING,
+        "no marker, and the time of the last change is unknown",
+    )
 
 
 def test_the_command_prints_lines_for_people_and_json_for_programs(inbox, capsys):
@@ -330,11 +335,11 @@ def test_the_command_prints_lines_for_people_and_json_for_programs(inbox, capsys
         "state": "ready",
         "reason": "_SUCCESS is there, but no image",
     }
-    assert second["state"] == "ready", "no time need pass where none is asked for"
+    assert second["state"] == "ready", "with --quiet-minutes 0 no time need pass"
     assert second["run_id"].startswith("two-lines-")
 
 
-def test_a_name_that_is_no_utf_8_is_shown_too(inbox, capsys):
+def test_a_name_that_is_not_utf_8_is_shown(inbox, capsys):
     os.mkdir(os.fsencode(inbox) + b"/\xff")
     command = ["inbox", "--inbox", str(inbox), "--output", "out"]
     assert main(command) == 0
@@ -343,7 +348,7 @@ def test_a_name_that_is_no_utf_8_is_shown_too(inbox, capsys):
     assert os.fsencode(json.loads(capsys.readouterr().out)[0]["folder"]) == b"\xff"
 
 
-def test_an_inbox_of_nothing_is_an_empty_list(inbox, capsys):
+def test_an_empty_inbox_is_an_empty_list(inbox, capsys):
     assert main(["inbox", "--inbox", str(inbox), "--output", "out", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
 
@@ -363,7 +368,7 @@ def test_an_inbox_of_nothing_is_an_empty_list(inbox, capsys):
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_looked_at_is_one_line(inbox, capsys, monkeypatch, changes):
+def test_what_cannot_be_scanned_is_reported_in_one_line(inbox, capsys, monkeypatch, changes):
     monkeypatch.chdir(inbox)
     (inbox / "file").write_text("x")
     arguments = {"--inbox": ".", "--output": "out", changes[0]: changes[1]}

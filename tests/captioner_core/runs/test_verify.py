@@ -23,7 +23,7 @@ def run(tmp_path):
 
 
 def change(run, table, edit, count=True):
-    """Edits a table's rows; keeps the manifest's count true unless told otherwise."""
+    """Edits a table's rows; adapts the manifest's count unless ``count`` is False."""
     rows = storage.read_table(str(run / table)).to_pylist()
     rows = edit(rows) or rows
     for part in (run / table).iterdir():
@@ -58,7 +58,8 @@ def tie_out_of_order(rows):
         r for r in rows if r["rank"] == 2 and r["query_image_id"] == first["query_image_id"]
     )
     second.update(score=first["score"], rank_score=first["score"])
-    first["match_image_id"], second["match_image_id"] = "zzz.jpg", "aaa.jpg"
+    first["match_image_id"] = "zzz.jpg"
+    second["match_image_id"] = "aaa.jpg"
 
 
 BREACHES = {
@@ -138,7 +139,7 @@ BREACHES = {
         run, "caption_groups", lambda rows: rows[0].update(image_ids=["a"] * 99)
     ),
     "but match_summary has": lambda run: change(run, "caption_groups", lambda rows: rows[1:]),
-    "images that asked are not those": lambda run: change(
+    "query images are not those": lambda run: change(
         run, "match_inputs", lambda rows: [row for row in rows if row["side"] == "index"]
     ),
     "match is not listed": lambda run: change(
@@ -149,7 +150,7 @@ BREACHES = {
     "run_id or schema_version": lambda run: change(
         run, "failures", lambda rows: rows[0].update(run_id="x")
     ),
-    "left over from work cut off": lambda run: (run / "_staging").mkdir(),
+    "left over from interrupted work": lambda run: (run / "_staging").mkdir(),
     "not complete": lambda run: (run / "manifest.json").unlink(),
     "is not JSON": lambda run: (run / "manifest.json").write_text("{"),
     "has no counts": lambda run: change_manifest(run, lambda manifest: manifest.pop("counts")),
@@ -161,7 +162,7 @@ BREACHES = {
 }
 
 
-def test_a_right_run_has_no_breach(run, capsys):
+def test_a_correct_run_has_no_breach(run, capsys):
     assert verify(str(run)) == []
     assert main(["verify", str(run)]) == 0
     assert "ok: " in capsys.readouterr().out
@@ -176,12 +177,12 @@ def test_each_breach_has_its_line(run, line, capsys):
     assert "breach: " in capsys.readouterr().out
 
 
-def test_a_run_that_is_not_there_is_bad_usage(tmp_path, capsys):
+def test_a_run_that_does_not_exist_is_bad_usage(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_stages_that_were_not_run_are_not_asked_for(run):
+def test_stages_that_did_not_run_need_no_tables(run):
     change_manifest(run, lambda manifest: manifest["stages"].pop("match"))
     for table in layout.STAGE_TABLES[layout.MATCH]:
         storage.delete(str(run / table))
