@@ -70,6 +70,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.getLogger().addFilter(_is_worth_saying)  # once, however often it is added
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it says when its list of fonts takes more than 5 s
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

@@ -37,6 +37,7 @@ class _Interruption:
         self.number = 0
         self.is_raised = False
         self.is_strike = False
+        self.is_work_done = False
         self.on_stop: Callable[[int], None] | None = None
         self.patience_s = _GRACE_S
         self.cleanups: list[Callable[[], None]] = []
@@ -93,6 +94,11 @@ def listen() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
+def work_is_done() -> None:
+    """Says that nothing is left to unwind: from now on a signal that Python ignores ends the process at once."""
+    _state.is_work_done = True
+
+
 def ignore_from_now() -> None:
     """Ignores signals in the last moments of a process, when its work is done and Python can't handle them."""
     for one in _SIGNALS:
@@ -147,7 +153,7 @@ def _hear(signal_number: int, _frame: FrameType | None) -> None:
     announce(signal_number)
     if _state.on_stop is not None:
         _state.on_stop(signal_number)
-    elif not _state.is_raised:
+    elif not _state.is_raised and not _state.leaving.locked():  # or it would cut off what ends the process
         _state.is_raised = True
         raise KeyboardInterrupt
 
@@ -180,6 +186,8 @@ def _strike_again(
     def again(ignored: sys.UnraisableHookArgs) -> None:
         if not issubclass(ignored.exc_type, KeyboardInterrupt):
             before(ignored)
+        elif _state.number and _state.is_work_done:
+            leave()
         elif _state.number:
             timer = threading.Timer(_STRIKE_AGAIN_S, _strike)
             timer.daemon = True

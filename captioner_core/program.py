@@ -66,6 +66,7 @@ def guarded(run: Callable[[], int], prog: str) -> int:
         if failure is not None and not code:
             print(f"{prog}: error: stdout can't be written ({failure.strerror}); free space there", file=sys.stderr)
             code = _STDOUT_FAILED
+        interrupts.work_is_done()
     return code
 
 

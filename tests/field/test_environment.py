@@ -232,6 +232,22 @@ def test_no_writable_temporary_folder_is_one_line(run_dir, tmp_path):
     one_line(captioner("verify", run_dir, prefix=prefix, TMPDIR="/nowhere"), 2, "TMPDIR", "/nowhere")
 
 
+def test_a_list_of_fonts_that_takes_long_is_no_line(run_dir, tmp_path):
+    """matplotlib makes it in a new home, and says so after five seconds."""
+    hook = tmp_path / "sitecustomize.py"
+    hook.write_text(
+        "import threading\n"
+        "class Timer(threading.Timer):\n"
+        "    def __init__(self, interval, function, *args, **kwargs):\n"
+        "        super().__init__(interval, function, *args, **kwargs)\n"
+        "        if interval == 5:\n"
+        "            function()\n"
+        "threading.Timer = Timer\n"
+    )
+    ended = captioner("report", run_dir, HOME=str(tmp_path), MPLCONFIGDIR=None, PYTHONPATH=str(tmp_path))
+    assert (ended.code, ended.err) == (0, "")
+
+
 def test_a_bad_tmpdir_is_passed_over(run_dir):
     assert captioner("verify", run_dir, TMPDIR="/nowhere").code == 0
 

@@ -36,8 +36,11 @@ class Interrupted:
     left: list[str]
 
 
-def interrupt(command, temporary, number, after_s, *, whole_group=False, **changes) -> Interrupted:
-    """Sends a signal to a program, or to its whole group as a terminal does; looks at what it leaves."""
+def interrupt(command, temporary, number, after_s=0.0, *, whole_group=False, held=None, **changes) -> Interrupted:
+    """Sends a signal to a program, or to its whole group as a terminal does; looks at what it leaves.
+
+    ``held`` is a file by which the program says that the time has come.
+    """
     temporary.mkdir(exist_ok=True)
     process = subprocess.Popen(
         [*map(str, command)],
@@ -48,6 +51,8 @@ def interrupt(command, temporary, number, after_s, *, whole_group=False, **chang
         start_new_session=True,
     )
     time.sleep(after_s)
+    while held is not None and not held.exists() and process.poll() is None:
+        time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     sent_at = time.monotonic()
     if process.poll() is None:
@@ -138,23 +143,25 @@ def test_imports_and_options_are_interrupted_in_one_line(module, number, tmp_pat
     # held up where the first heavy import would be
     hook = tmp_path / "sitecustomize.py"
     hook.write_text(
-        "import sys, time\n"
+        "import os, pathlib, sys, time\n"
         "class Slow:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name in ('captioner_core.options', 'apache_beam'):\n"
         "            sys.meta_path.remove(self)\n"
-        "            time.sleep(30)\n"
+        "            pathlib.Path(os.environ['HELD']).touch()\n"
+        "            time.sleep(60)\n"
         "sys.meta_path.insert(0, Slow())\n"
     )
     command = [sys.executable, "-P", "-m", module]
     python_path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"
-    ended = interrupt(command, tmp_path / "tmp", number, 2.0, PYTHONPATH=python_path)
+    held = tmp_path / "held"
+    ended = interrupt(command, tmp_path / "tmp", number, held=held, HELD=str(held), PYTHONPATH=python_path)
     assert (ended.code, ended.err, ended.left) == (128 + number, f"{LINE}\n", [])
 
 
 WORK = """
 import ctypes, os, sys, threading, time
-from captioner_core import program
+from captioner_core import interrupts, program
 program.begin()
 
 class Finalized:
@@ -204,6 +211,10 @@ def exiting():
 def thread_at_exit():
     threading.Thread(target=lambda: (time.sleep(0.5), print("begun", flush=True), time.sleep(60))).start()
 
+def slow_end():
+    interrupts.on_exit(lambda: time.sleep(1))
+    thread_at_exit()
+
 def child():
     import subprocess
     subprocess.Popen([sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"],
@@ -226,6 +237,7 @@ HOWS = [
     "noisy_exit()",
     "exiting()",
     "thread_at_exit()",
+    "slow_end()",
     "child()",
 ]
 
