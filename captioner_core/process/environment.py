@@ -85,6 +85,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.getLogger().addFilter(_is_not_chatter)  # Adding the same filter again has no effect.
+    # matplotlib warns if it takes more than five seconds to list the fonts of a new home folder.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

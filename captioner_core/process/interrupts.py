@@ -44,6 +44,7 @@ class _State:
         self.number = 0  # The signal's number; 0 before one has arrived.
         self.is_raised = False  # Whether the main thread has raised KeyboardInterrupt.
         self.is_retry = False  # Whether the next signal is one that this module sends itself.
+        self.is_work_done = False  # Whether nothing is left that KeyboardInterrupt could end.
         self.on_stop: Callable[[int], None] | None = None
         self.patience_s = _PATIENCE_S
         self.cleanups: list[Callable[[], None]] = []
@@ -106,6 +107,14 @@ def listen() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
+def mark_work_done() -> None:
+    """Records that nothing is left to unwind, so that a signal ends the process immediately.
+
+    Python ignores exceptions while it ends, and the exit code would be that of a success.
+    """
+    _state.is_work_done = True
+
+
 def ignore_from_now() -> None:
     """Ignores signals while a process ends, when its work is done and Python can't handle them."""
     for signal_number in _SIGNALS:
@@ -164,7 +173,7 @@ def _handle_signal(signal_number: int, _frame: FrameType | None) -> None:
     announce(signal_number)
     if _state.on_stop is not None:
         _state.on_stop(signal_number)
-    elif not _state.is_raised:
+    elif not _state.is_raised and not _state.leaving.locked():  # leave() must not be interrupted.
         _state.is_raised = True
         raise KeyboardInterrupt
 
@@ -206,6 +215,8 @@ def _make_unraisable_hook(
         """Interrupts the main thread again a moment later, when it has left the finalizer."""
         if not issubclass(ignored.exc_type, KeyboardInterrupt):
             previous_hook(ignored)
+        elif _state.number and _state.is_work_done:
+            leave()
         elif _state.number:
             timer = threading.Timer(_RETRY_DELAY_S, _interrupt_again)
             timer.daemon = True

@@ -78,6 +78,7 @@ def guarded(run: Callable[[], int], prog: str) -> int:
                 file=sys.stderr,
             )
             code = _STDOUT_FAILED
+        interrupts.mark_work_done()
     return code
 
 

@@ -41,8 +41,19 @@ class Interrupted:
     left: list[str]
 
 
-def interrupt(command, temporary, number, after_s, *, whole_group=False, **changes) -> Interrupted:
+def interrupt(
+    command, temporary, number, after_s=0.0, *, whole_group=False, held=None, **changes
+) -> Interrupted:
     """Sends a signal to a program, or to its whole group as a terminal does.
+
+    Args:
+      command: the program and its arguments.
+      temporary: the folder for its temporary files.
+      number: the signal.
+      after_s: the time after which it is sent.
+      whole_group: whether it is sent to the whole process group.
+      held: a file that the program writes when it is to be interrupted.
+      changes: environment variables.
 
     Returns:
       How the program ended, and which files and processes it left.
@@ -57,6 +68,8 @@ def interrupt(command, temporary, number, after_s, *, whole_group=False, **chang
         start_new_session=True,
     )
     time.sleep(after_s)
+    while held is not None and not held.exists() and process.poll() is None:
+        time.sleep(0.05)
     children = (
         psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     )
@@ -176,26 +189,30 @@ def test_a_program_interrupted_at_many_random_moments_is_completed_by_the_next_c
     "module", ["captioner_cli", "beam_jobs.caption_images", "captioner_core.training"]
 )
 def test_imports_and_options_are_interrupted_in_one_line(module, number, tmp_path):
-    # held up where the first heavy import would be
+    # The program is held where its first heavy import would be.
     hook = tmp_path / "sitecustomize.py"
     hook.write_text(
-        "import sys, time\n"
+        "import os, pathlib, sys, time\n"
         "class Slow:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name in ('captioner_core.options', 'apache_beam'):\n"
         "            sys.meta_path.remove(self)\n"
-        "            time.sleep(30)\n"
+        "            pathlib.Path(os.environ['HELD']).touch()\n"
+        "            time.sleep(60)\n"
         "sys.meta_path.insert(0, Slow())\n"
     )
     command = [sys.executable, "-P", "-m", module]
     python_path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"
-    ended = interrupt(command, tmp_path / "tmp", number, 2.0, PYTHONPATH=python_path)
+    held = tmp_path / "held"
+    ended = interrupt(
+        command, tmp_path / "tmp", number, held=held, HELD=str(held), PYTHONPATH=python_path
+    )
     assert (ended.code, ended.err, ended.left) == (128 + number, f"{LINE}\n", [])
 
 
 WORK = """
 import ctypes, os, sys, threading, time
-from captioner_core.process import program
+from captioner_core.process import interrupts, program
 program.begin()
 
 class Finalized:
@@ -245,6 +262,10 @@ def exiting():
 def thread_at_exit():
     threading.Thread(target=lambda: (time.sleep(0.5), print("begun", flush=True), time.sleep(60))).start()
 
+def slow_end():
+    interrupts.on_exit(lambda: time.sleep(1))
+    thread_at_exit()
+
 def child():
     import subprocess
     subprocess.Popen([sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"],
@@ -267,6 +288,7 @@ HOWS = [
     "noisy_exit()",
     "exiting()",
     "thread_at_exit()",
+    "slow_end()",
     "child()",
 ]
 
