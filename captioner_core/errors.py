@@ -62,3 +62,8 @@ class ImageError(ValueError):
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
         # Without this, pickle would call __init__ with the message alone.
         return type(self), (self.error_type, self.message)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or the name of its class if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.model_card import model_card
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import outputs, storage
 from captioner_core.io.json_text import parse_json
 from captioner_core.io.tensors import MAX_TENSOR_BYTES, StoredTensors
@@ -374,7 +374,7 @@ def _read_file(folder: str, name: str) -> bytes:
         raise _missing_file(folder, name) from error
     except (OSError, ValueError) as error:  # ValueError: pyarrow does not know the file system.
         raise CaptionerError(
-            f"model folder {folder!r}: {name} can't be read ({storage.first_line(error)}); mend "
+            f"model folder {folder!r}: {name} can't be read ({first_line(error)}); mend "
             "its permissions or copy it again"
         ) from error
 
@@ -469,7 +469,7 @@ def _missing_file(folder: str, name: str) -> CaptionerError:
 
 
 def _damaged_weights(folder: str, error: Exception) -> CaptionerError:
-    reason = storage.first_line(error)
+    reason = first_line(error)
     return CaptionerError(
         f"model folder {folder!r}: {WEIGHTS} is damaged ({reason}); train or copy it again"
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pyarrow import fs as pafs
 
-from captioner_core.errors import CaptionerError, ImageError
+from captioner_core.errors import CaptionerError, ImageError, first_line
 from captioner_core.images import listing
 from captioner_core.images.image_ids import image_id_of
 from captioner_core.images.listing import (
@@ -70,7 +70,7 @@ def read_bytes(uri: str, max_bytes: int, folder: str) -> bytes:
         with file_system.open_input_stream(path) as stream:
             data: bytes = stream.read(max_bytes + 1)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        message = f"it can't be read ({storage.first_line(error)})"
+        message = f"it can't be read ({first_line(error)})"
         raise ImageError("unreadable", message) from error
     except OSError as error:
         if _ACCESS_DENIED not in str(error):
@@ -106,7 +106,7 @@ def _list_remote_folder(folder: str, exclude: Sequence[str]) -> Iterator[Entry]:
         entries = _sorted_entries(file_system, root.rstrip("/"))
     except OSError as error:
         raise CaptionerError(
-            f"images folder {folder!r} can't be listed ({storage.first_line(error)}); "
+            f"images folder {folder!r} can't be listed ({first_line(error)}); "
             "check address and credentials"
         ) from error
     return _walk(folder, file_system, entries, PathPatterns(exclude))

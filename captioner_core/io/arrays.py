@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import storage
 
 _METADATA_KEY = b"captioner"
@@ -68,7 +68,7 @@ def map_arrays(uri: str) -> tuple[dict[str, Any], dict[str, Any]]:
         description = json.loads(table.schema.metadata[_METADATA_KEY])
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise CaptionerError(
-            f"file {uri!r} can't be read as arrays ({storage.first_line(error)}); create it again"
+            f"file {uri!r} can't be read as arrays ({first_line(error)}); create it again"
         ) from error
     arrays: dict[str, Any] = {}
     for name in table.schema.names:

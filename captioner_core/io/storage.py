@@ -28,7 +28,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io.json_text import parse_json
 from captioner_core.io.junk import is_skipped_by_readers
 from captioner_core.io.temporary_names import temporary_name
@@ -312,8 +312,3 @@ def scratch_folder() -> str:
 @functools.cache
 def _temporary_directory() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="captioner-")
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or the name of its class if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

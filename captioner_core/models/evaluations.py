@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import pyarrow as pa
 
 from captioner_core.captioning.saved_model import CONFIG, METRICS
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import storage
 from captioner_core.tables import layout
 
@@ -112,7 +112,7 @@ def read_model_json(folder: str, name: str) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise CaptionerError(
-            f"{uri!r} can't be read ({storage.first_line(error)}); copy the model again"
+            f"{uri!r} can't be read ({first_line(error)}); copy the model again"
         ) from error
     if not isinstance(value, dict):
         raise CaptionerError(f"{uri!r} is not a JSON object; copy the model again")
@@ -126,5 +126,5 @@ def one_line_errors(uri: str) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         raise CaptionerError(
-            f"{uri!r} can't be read ({storage.first_line(error)}); check address and credentials"
+            f"{uri!r} can't be read ({first_line(error)}); check address and credentials"
         ) from error

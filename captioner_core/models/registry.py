@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pyarrow import fs as pafs
 
 from captioner_core.captioning.saved_model import CONFIG, METRICS, check_model
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import storage
 from captioner_core.models.evaluations import (
     is_finite_number,
@@ -124,7 +124,7 @@ def read_pointer(models: str) -> Pointer:
         raise
     except (ValueError, RecursionError) as error:
         raise CaptionerError(
-            f"{uri!r} is damaged ({storage.first_line(error)}); restore it, or delete it and "
+            f"{uri!r} is damaged ({first_line(error)}); restore it, or delete it and "
             "promote a model again"
         ) from error
 
@@ -376,7 +376,7 @@ def _write_pointer(uri: str, value: Mapping[str, object]) -> None:
             stream.write(text.encode("utf-8"))
     except OSError as error:
         raise CaptionerError(
-            f"{uri!r} can't be written ({storage.first_line(error)}); mend its permissions, "
+            f"{uri!r} can't be written ({first_line(error)}); mend its permissions, "
             "nothing was changed"
         ) from error
 

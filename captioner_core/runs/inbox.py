@@ -17,7 +17,7 @@ from typing import Protocol
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, first_line
 from captioner_core.images.listing import (
     JUNK,
     Entry,
@@ -116,7 +116,7 @@ def scan_inbox(options: InboxOptions, now_s: float | None = None) -> list[InboxF
         names = sorted(name for name in inbox.subfolders() if name[0] not in "._")
     except (OSError, pa.ArrowException) as error:
         raise CaptionerError(
-            f"inbox {options.inbox!r} cannot be listed ({storage.first_line(error)}); "
+            f"inbox {options.inbox!r} cannot be listed ({first_line(error)}); "
             "correct its permissions"
         ) from error
     return [
@@ -148,7 +148,7 @@ def _state(
     except FileNotFoundError:
         return WAITING, "something was removed during the scan"
     except (OSError, pa.ArrowException) as error:
-        return WAITING, f"cannot be read ({storage.first_line(error)})"
+        return WAITING, f"cannot be read ({first_line(error)})"
 
 
 def _unfinished_state(
@@ -181,7 +181,7 @@ def _is_done(run: RunLayout) -> bool:
         return storage.exists(run.manifest)
     except (OSError, pa.ArrowException) as error:
         raise CaptionerError(
-            f"output root {run.root!r} cannot be read ({storage.first_line(error)}); "
+            f"output root {run.root!r} cannot be read ({first_line(error)}); "
             "check address and credentials"
         ) from error
 
@@ -344,8 +344,7 @@ def _open_inbox(uri: str, now_s: float) -> Inbox:
         is_folder = file_system.get_file_info(path).type == pafs.FileType.Directory
     except (OSError, pa.ArrowException) as error:
         raise CaptionerError(
-            f"inbox {uri!r} cannot be read ({storage.first_line(error)}); "
-            "check address and credentials"
+            f"inbox {uri!r} cannot be read ({first_line(error)}); check address and credentials"
         ) from error
     if not is_folder:
         raise CaptionerError(f"inbox {uri!r} is not a folder; name one with --inbox")
@@ -362,7 +361,7 @@ def _runs_folder(options: InboxOptions, inbox: Inbox) -> str:
         file_system, path = storage.resolve(layout.join(options.output, "runs"))
     except (OSError, pa.ArrowException) as error:
         raise CaptionerError(
-            f"output root {options.output!r} cannot be read ({storage.first_line(error)}); "
+            f"output root {options.output!r} cannot be read ({first_line(error)}); "
             "check the address"
         ) from error
     is_local = isinstance(file_system, pafs.LocalFileSystem)

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import outputs, storage
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
@@ -224,7 +224,7 @@ def _list_names(folder: str) -> list[str]:
         found = file_system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     except (OSError, pa.ArrowException) as error:
         raise CaptionerError(
-            f"folder {folder!r} cannot be listed ({storage.first_line(error)}); "
+            f"folder {folder!r} cannot be listed ({first_line(error)}); "
             "check address and permissions"
         ) from error
     return sorted(item.base_name for item in found if item.base_name)

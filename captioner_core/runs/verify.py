@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import storage
 from captioner_core.io.junk import is_skipped_by_readers
 from captioner_core.options import COMBINED
@@ -193,7 +193,7 @@ def _read_table(
     try:
         table = storage.read_table(uri, columns)
     except (CaptionerError, pa.ArrowException, OSError) as error:
-        return None, [f"table {name}: its rows can't be read ({storage.first_line(error)})"]
+        return None, [f"table {name}: its rows can't be read ({first_line(error)})"]
     required = [field.name for field in fields if not field.nullable and field.name in columns]
     with_nulls = [column for column in required if table[column].null_count]
     if with_nulls:
@@ -228,7 +228,7 @@ def _check_part(name: str, part: str, expected: Iterable[pa.Field]) -> Iterator[
             schema = file.schema_arrow
             metadata = file.metadata
     except (pa.ArrowException, OSError) as error:
-        yield f"{what}: can't be read as Parquet ({storage.first_line(error)})"
+        yield f"{what}: can't be read as Parquet ({first_line(error)})"
         return
     for field in expected:
         position = schema.get_field_index(field.name)

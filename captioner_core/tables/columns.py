@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner_core.errors import CaptionerError
-from captioner_core.io.storage import first_line, is_remote
+from captioner_core.errors import CaptionerError, first_line
+from captioner_core.security.uris import is_remote
 from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
 
 _LIST_KINDS = (

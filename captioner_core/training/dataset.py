@@ -21,7 +21,7 @@ import pyarrow.dataset as pads
 
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.grid import attended_cells
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import storage
 from captioner_core.io.arrays import stack_vectors
 from captioner_core.tables import layout
@@ -162,7 +162,7 @@ def _parse_dataset_rows(batch: pa.RecordBatch, uri: str, first_row: int) -> pa.R
             index = batch.column(_INDEX).cast(pa.int64())
         except pa.ArrowException as error:
             raise CaptionerError(
-                f"table {uri!r}, column {_INDEX!r}: {storage.first_line(error)}; write integers"
+                f"table {uri!r}, column {_INDEX!r}: {first_line(error)}; write integers"
             ) from error
     checked = pa.record_batch(
         {"image_id": ids, _INDEX: index, "caption": batch.column("caption"), "split": splits}
