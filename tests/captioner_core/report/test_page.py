@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from captioner_cli.commands import report as command
+from captioner_cli.commands.results import report as command
 from captioner_core.errors import CaptionerError
 from captioner_core.images.image_ids import path_below
 from captioner_core.io import storage

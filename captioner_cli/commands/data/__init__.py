@@ -1,0 +1,1 @@
+"""Commands that get data ready: assets, datasets and inboxes."""
