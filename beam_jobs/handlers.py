@@ -53,6 +53,7 @@ class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
         self._grid = grid
 
     def load_model(self) -> Backbone:
+        """Loads the backbone."""
         return _load_and_log(self._load)
 
     def run_inference(
@@ -61,6 +62,7 @@ class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
         model: Backbone,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[FeatureRow]:
+        """Returns the features row of each image."""
         features, grids = model.features(_stack_pixels(batch))
         grid_rows = grids.astype(np.float16) if self._grid else [None] * len(batch)
         advance(len(batch))
@@ -83,6 +85,7 @@ class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels
         self._load = load
 
     def load_model(self) -> CaptioningModels:
+        """Loads backbone and captioner."""
         return _load_and_log(self._load)
 
     def run_inference(
@@ -91,6 +94,7 @@ class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels
         model: CaptioningModels,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[CaptionedImage]:
+        """Returns the features and the caption of each image."""
         features, grids = model.backbone.features(_stack_pixels(batch))
         # Features tables hold the grid as float16. The captioner reads the same numbers here, so
         # that captions made from a table are the same.
@@ -118,6 +122,7 @@ class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, CaptionGenerato
         self._load = load
 
     def load_model(self) -> CaptionGenerator:
+        """Loads the captioner."""
         return _load_and_log(self._load)
 
     def run_inference(
@@ -126,6 +131,7 @@ class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, CaptionGenerato
         model: CaptionGenerator,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[CaptionRow]:
+        """Returns the captions row of each features row."""
         features = np.stack([row.feature for row in batch])
         # The job reads tables with grids only, so no row lacks one.
         grids = np.stack([row.grid for row in batch if row.grid is not None])

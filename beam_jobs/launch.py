@@ -154,6 +154,7 @@ def main(
     start(argv)
 
     def parse_and_run() -> int:
+        """Parses the arguments, checks the environment and runs the job."""
         parser = OneLineParser(
             prog=prog,
             description=description,

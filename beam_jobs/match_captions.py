@@ -159,6 +159,7 @@ def _with_own_names(options: MatchOptions) -> MatchOptions:
     own = [run.table(name) for name in (layout.CAPTIONS, layout.FEATURES)]
 
     def named(uris: Iterable[str]) -> tuple[str, ...]:
+        """Returns the URIs, with the run's own names for its own tables."""
         return tuple(
             next((name for name in own if is_same_location(uri, name)), uri) for uri in uris
         )

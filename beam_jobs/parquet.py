@@ -39,14 +39,17 @@ class MakeTables(beam.DoFn):
         self._max_rows = max(1, min(_MAX_GROUP_ROWS, GROUP_BYTES // row_bytes(schema)))
 
     def start_bundle(self) -> None:
+        """Begins with no row."""
         self._rows: list[Row] = []
 
     def process(self, row: Row) -> Iterable[pa.Table]:
+        """Keeps a row, and yields a table when it is full."""
         self._rows.append(row)
         if len(self._rows) == self._max_rows:
             yield self._take_table()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Yields the rows that are left as the last table."""
         if self._rows:
             yield GlobalWindows.windowed_value_at_end_of_window(self._take_table())
 
@@ -80,6 +83,7 @@ class WriteParquet(beam.PTransform):
     prefix: str = "part"
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
+        """Adds the steps that write the files and list them."""
         return (
             tables
             | "WriteFiles" >> beam.ParDo(_WriteFiles(self.run, self.name, self.schema, self.prefix))
@@ -107,9 +111,11 @@ class _WriteFiles(beam.DoFn):
         self._prefix = f"{run.staged_table(name)}/{prefix}"
 
     def start_bundle(self) -> None:
+        """Begins without a file."""
         self._writer: pq.ParquetWriter | None = None
 
     def process(self, table: pa.Table) -> Iterator[str]:
+        """Writes a table as a row group, and yields the name of each new file."""
         if self._writer is None:
             yield self.open()
         assert self._writer is not None, "open() has set it"
@@ -118,6 +124,7 @@ class _WriteFiles(beam.DoFn):
             self.close()
 
     def finish_bundle(self) -> None:
+        """Completes the last file."""
         self.close()
 
     def open(self) -> str:

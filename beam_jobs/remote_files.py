@@ -33,12 +33,15 @@ def file_system(uri: str) -> pafs.PyFileSystem:
 
 class _BeamFiles(pafs.FileSystemHandler):
     def get_type_name(self) -> str:
+        """Names the kind of file system."""
         return "beam"
 
     def normalize_path(self, path: str) -> str:
+        """Returns a path as it is, since it is a whole URI."""
         return path
 
     def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
+        """Returns what is known of each path."""
         return [self._info(path) for path in paths]
 
     def _info(self, path: str) -> pafs.FileInfo:
@@ -49,6 +52,7 @@ class _BeamFiles(pafs.FileSystemHandler):
         return pafs.FileInfo(path, pafs.FileType.Directory if below else pafs.FileType.NotFound)
 
     def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        """Lists a folder."""
         folder = selector.base_dir.rstrip("/") + "/"
         files = _match(folder + "**")
         if not files and not selector.allow_not_found:
@@ -66,41 +70,52 @@ class _BeamFiles(pafs.FileSystemHandler):
         ]
 
     def create_dir(self, path: str, recursive: bool) -> None:
+        """Creates a folder."""
         if not FileSystems.exists(path):
             FileSystems.mkdirs(path)
 
     def delete_dir(self, path: str) -> None:
+        """Deletes a folder with its content."""
         FileSystems.delete([path.rstrip("/") + "/"])
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool) -> None:
+        """Deletes the content of a folder."""
         FileSystems.delete([found.path for found in _match(path.rstrip("/") + "/**")])
 
     def delete_root_dir_contents(self) -> None:
+        """Refuses to delete a whole file system."""
         raise NotImplementedError("deleting a whole file system is never meant")
 
     def delete_file(self, path: str) -> None:
+        """Deletes a file."""
         FileSystems.delete([path])
 
     def move(self, src: str, dest: str) -> None:
+        """Moves a file over another one."""
         # Some file systems rename over an existing file, others refuse.
         if FileSystems.exists(dest):
             FileSystems.delete([dest])
         FileSystems.rename([src], [dest])
 
     def copy_file(self, src: str, dest: str) -> None:
+        """Copies a file."""
         FileSystems.copy([src], [dest])
 
     def open_input_stream(self, path: str) -> Any:
+        """Opens a file for reading from its start."""
         return pa.PythonFile(_open(path), mode="r")
 
     def open_input_file(self, path: str) -> Any:
+        """Opens a file for reading at any position."""
         return pa.PythonFile(_open(path), mode="r")
 
     def open_output_stream(self, path: str, metadata: Any) -> Any:
+        """Creates a file for writing."""
         made = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
         return pa.PythonFile(made, mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> Any:
+        """Refuses to append."""
         raise NotImplementedError("object stores cannot append")
 
     def __eq__(self, other: object) -> bool:

@@ -58,6 +58,7 @@ class ReadImageList(beam.PTransform):
     def expand(
         self, pipeline: beam.Pipeline
     ) -> tuple[beam.PCollection[list[ImageRef]], beam.PCollection[FailureRow]]:
+        """Adds the steps that read the list."""
         listed = (
             pipeline
             | "Files" >> beam.Create(self.files)
@@ -122,6 +123,7 @@ class DecodeImages(beam.PTransform):
         beam.PCollection[tuple[Group, CachedImage]],
         beam.PCollection[FailureRow],
     ]:
+        """Adds the step that decodes, and splits its three outcomes."""
         folder = self.folder
         if not storage.is_remote(folder):
             # Workers may run in another working directory.
@@ -151,6 +153,7 @@ class _DecodeImages(beam.DoFn):
         self._decoded_count = Metrics.counter("images", "decoded")
 
     def process(self, refs: Sequence[ImageRef]) -> Iterable[Any]:
+        """Yields the outcome of each image, in order."""
         for outcome in ordered_map(self._decode, refs, prefetch=_PREFETCHED_IMAGES):
             if isinstance(outcome, DecodedImage):
                 self._decoded_count.inc()
@@ -200,6 +203,7 @@ class ReadCached(beam.PTransform):
     make_result: Callable[[FeatureRow, FeatureCache], Any]
 
     def expand(self, cached: beam.PCollection[tuple[Group, CachedImage]]) -> beam.PCollection[Any]:
+        """Adds the steps that read each row group once."""
         return (
             cached
             # Each row group is read once.
@@ -217,6 +221,7 @@ class _ReadCached(beam.DoFn):
         self._reused_count = Metrics.counter("images", TAKEN_OVER)
 
     def process(self, grouped: tuple[Group, Iterable[CachedImage]]) -> Iterable[Any]:
+        """Yields the results of the images of one row group."""
         group, images = grouped
         table = self._cache.rows(group)
         for row, ref, sha256 in images:
@@ -244,6 +249,7 @@ class WriteTable(beam.PTransform):
     prefix: str = "part"
 
     def expand(self, rows: beam.PCollection[Row]) -> beam.PCollection[int]:
+        """Adds the steps that gather rows into tables and write them."""
         schema = self.schema or TABLE_SCHEMAS[self.name]
         tables = rows | "MakeTables" >> beam.ParDo(MakeTables(self.run.run_id, schema))
         return tables | "Write" >> WriteParquet(self.run, self.name, schema, self.prefix)
@@ -262,5 +268,6 @@ class WriteRows(beam.PTransform):
     name: str
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
+        """Adds the steps that stamp the tables with the run id and write them."""
         stamped = tables | "AddRunId" >> beam.Map(as_table, self.run.run_id, self.name)
         return stamped | "Write" >> WriteParquet(self.run, self.name, TABLE_SCHEMAS[self.name])

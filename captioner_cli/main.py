@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start(argv)
 
     def parse_and_run() -> int:
+        """Parses the arguments, checks the environment and runs the subcommand."""
         parser = make_parser()
         namespace, rest = parser.parse_known_args(argv)
         if rest and not getattr(namespace, "takes_pipeline_options", False):

@@ -269,6 +269,7 @@ def _caption_sample(
     file_bytes: list[int] = []
 
     def decode(ref: ImageRef) -> DecodedImage | None:
+        """Returns the decoded image, or None if it fails."""
         try:
             data = read_bytes(ref.image_uri, limits.max_bytes, options.images)
             file_bytes.append(len(data))

@@ -112,6 +112,7 @@ def _uri_type(is_name: Callable[[str], bool]) -> Callable[[str], str]:
     """Returns the ``type`` of an argument that is a path, a URI or a name."""
 
     def path(text: str) -> str:
+        """Returns a name as it is, and a path or URI in its normal form."""
         if is_name(text):
             return text
         try:

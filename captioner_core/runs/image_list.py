@@ -104,6 +104,7 @@ def write_image_list(
     counts = ListingCounts(images=failures.kept if failures else 0)
 
     def rows() -> Iterator[dict[str, str | None]]:
+        """Yields the rows of the list and counts every entry."""
         nonlocal counts
         for entry in list_entries(folder, exclude):
             listed = entry
