@@ -27,6 +27,7 @@ from captioner_core.features.base import Backbone
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.image_ids import path_below
 from captioner_core.images.listing import read_bytes
+from captioner_core.io.json_text import JsonObject
 from captioner_core.tables import layout
 from captioner_core.text.vocabulary import single_line, tokenize
 from captioner_core.training.dataset import open_features, read_grids
@@ -247,7 +248,7 @@ def record_evaluation(model_dir: str, figures: Mapping[str, Any]) -> None:
     """
     identifying = ("split", "beam_width", "dataset")
 
-    def add_evaluation(metrics: dict[str, Any]) -> dict[str, Any]:
+    def add_evaluation(metrics: JsonObject) -> JsonObject:
         """Returns the metrics with the evaluation added; without metrics, with its model_id."""
         others = [
             evaluation

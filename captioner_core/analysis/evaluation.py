@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from captioner_core.analysis.caption_metrics import (
     caption_features,
@@ -23,11 +22,12 @@ from captioner_core.console.progress import advance, progress
 from captioner_core.errors import CaptionerError
 from captioner_core.features import load_backbone
 from captioner_core.io import outputs, storage
+from captioner_core.io.json_text import JsonObject
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import PRETRAINED, EvaluateOptions
 from captioner_core.training.dataset import check_same_images, read_captions_by_split
 
-Figures = dict[str, Any]
+Figures = JsonObject
 """An evaluation as JSON states it; see ``_FIGURE_NAMES``."""
 _FIGURE_NAMES = {
     "model_id",

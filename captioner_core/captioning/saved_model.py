@@ -28,7 +28,7 @@ from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.model_card import model_card
 from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import outputs, storage
-from captioner_core.io.json_text import parse_json
+from captioner_core.io.json_text import JsonObject, parse_json
 from captioner_core.io.tensors import MAX_TENSOR_BYTES, StoredTensors
 from captioner_core.options import PRETRAINED
 from captioner_core.security.uris import local_path_of
@@ -180,7 +180,7 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def record_metrics(folder: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def record_metrics(folder: str, change: Callable[[JsonObject], JsonObject]) -> None:
     """Changes the metrics of a model, and writes its model card again.
 
     Args:

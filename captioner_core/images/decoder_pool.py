@@ -19,13 +19,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import decoding
 from captioner_core.images.decoder_worker import LARGE, READY, Answer, Request
+from captioner_core.io.json_text import JsonObject
 
 # With -m alone, Python would import modules from the current folder, whose files may be hostile.
 _COMMAND = (sys.executable, "-P", "-m", "captioner_core.images.decoder_worker")
@@ -36,7 +37,7 @@ _MAX_BODY_BYTES = 1 << 26
 _PIPE_BYTES = 1 << 20
 _GRACE_S = 1.0  # How long a process may take to end once its pipe has.
 
-_Header = dict[str, Any]
+_Header = JsonObject
 """The JSON object in an answer; it may be anything, because the process may be compromised."""
 
 

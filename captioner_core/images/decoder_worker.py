@@ -20,10 +20,11 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from captioner_core.errors import ImageError
 from captioner_core.images import decoding
+from captioner_core.io.json_text import JsonObject
 
 USUAL_MEMORY = 1 << 30
 """Limit of the address space in bytes, including 0.1 GB for Python and Pillow themselves.
@@ -116,7 +117,7 @@ def _answer(answers: IO[bytes], request: Request, data: bytes) -> None:
         set_alarm(request.max_seconds)
         yield
 
-    header: dict[str, Any]
+    header: JsonObject
     set_alarm(request.max_seconds)
     try:
         body, width, height = _decode(request, data, large_guard)
@@ -141,7 +142,7 @@ def _decode(request: Request, data: bytes, large_guard: decoding.LargeGuard) -> 
     return Answer(pixels.tobytes(), width, height)
 
 
-def _write(answers: IO[bytes], header: dict[str, Any], body: bytes = b"") -> None:
+def _write(answers: IO[bytes], header: JsonObject, body: bytes = b"") -> None:
     answers.write(json.dumps(header).encode() + b"\n" + body)
     answers.flush()
 

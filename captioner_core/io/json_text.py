@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+JsonObject = dict[str, Any]
+"""A JSON object of any content."""
+
 
 def parse_json(text: str | bytes) -> Any:
     """Returns the value of a JSON text.
@@ -18,7 +21,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("its lists are nested too deeply") from error
 
 
-def parse_object(text: str | bytes) -> dict[str, Any] | None:
+def parse_object(text: str | bytes) -> JsonObject | None:
     """Returns the object that a JSON text describes, or None if the text is anything else."""
     try:
         value = parse_json(text)

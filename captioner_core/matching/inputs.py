@@ -10,10 +10,11 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
+from captioner_core.io.json_text import JsonObject
 from captioner_core.matching.loading import (
     check_captions_table,
     check_features_table,
@@ -51,7 +52,7 @@ class MatchInputs:
     previous_run: str | None
     collections: Mapping[str, str] = field(default_factory=dict)
 
-    def as_manifest(self, options: MatchOptions) -> dict[str, Any]:
+    def as_manifest(self, options: MatchOptions) -> JsonObject:
         """Returns the options to record in the manifest.
 
         They list every table that was read, not only those named for this update.

@@ -6,13 +6,14 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import pyarrow as pa
 
 from captioner_core.captioning.saved_model import CONFIG, METRICS
 from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import storage
+from captioner_core.io.json_text import JsonObject
 from captioner_core.tables import layout
 
 CIDER = "CIDEr"
@@ -97,7 +98,7 @@ def is_finite_number(value: object) -> TypeGuard[int | float]:
     return math.isfinite(value)
 
 
-def read_model_json(folder: str, name: str) -> dict[str, Any]:
+def read_model_json(folder: str, name: str) -> JsonObject:
     """Returns the JSON object in a file of a model folder.
 
     Raises:

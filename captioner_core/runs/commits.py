@@ -33,6 +33,7 @@ from uuid import uuid4
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
+from captioner_core.io.json_text import JsonObject
 from captioner_core.runs import run_files
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
@@ -92,7 +93,7 @@ class Manifest(ManifestMetadata):
     created_utc: str
     stages: dict[str, StageRecord]
     counts: dict[str, int]
-    options: dict[str, Any]
+    options: JsonObject
     versions: dict[str, str]
 
 

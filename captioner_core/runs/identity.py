@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from captioner_core.errors import CaptionerError
 from captioner_core.images.listing import local_path
 from captioner_core.io import outputs, storage
+from captioner_core.io.json_text import JsonObject
 from captioner_core.options import check_collection
 from captioner_core.tables import layout
 
@@ -213,7 +214,7 @@ def _read_collection(uri: str) -> str | None:
     return None if stated is None else _check_stated(stated, uri)
 
 
-def _read_object(uri: str) -> dict[str, Any] | None:
+def _read_object(uri: str) -> JsonObject | None:
     """Returns the JSON object in a file; None if the file is absent or holds anything else.
 
     A damaged file is not reported here: the code that needs its other contents does that.

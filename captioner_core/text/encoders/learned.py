@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
-from captioner_core.io.json_text import parse_json
+from captioner_core.io.json_text import JsonObject, parse_json
 from captioner_core.io.tensors import StoredTensors
 from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.encoders.word_tables import sum_words
@@ -118,7 +118,7 @@ class _EncoderFiles(NamedTuple):
       tensors: float32 arrays by name.
     """
 
-    config: dict[str, Any]
+    config: JsonObject
     words: list[str]
     tensors: dict[str, npt.NDArray[np.float32]]
 
