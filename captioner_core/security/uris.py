@@ -15,7 +15,7 @@ from captioner_core.security.redaction import has_secret
 _FILE_URI = re.compile(r"file:", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _EQUIVALENT_SCHEMES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
-# Beam's client for HDFS does not tell a folder from a file, so files in subfolders would be missed.
+# File systems of Hadoop, for which there is no client.
 _HADOOP_SCHEMES = ("hdfs", "webhdfs", "swebhdfs", "viewfs", "har")
 _NETWORK_SCHEMES = (
     *("ftp", "ftps", "sftp", "ssh", "scp", "rsync"),
