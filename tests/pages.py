@@ -27,7 +27,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.feed(self.source)
         self.close()
-        assert self.open == [], "every element is closed in its place"
+        assert self.open == [], "elements must be closed in the order in which they are nested"
 
     def handle_starttag(self, tag, attrs):
         assert len({name for name, _ in attrs}) == len(attrs), (tag, attrs)

@@ -174,11 +174,9 @@ def make_run(
     summaries: list[MatchSummaryRow] = []
     for n, row in enumerate(rows):
         has_no_match = no_match_every and n % no_match_every == 3
-        rows_found = (
-            [] if has_no_match else _matches(row, n, index, rows, matches_each, collections)
-        )
-        matches += rows_found
-        summaries.append(_summary(row, rows_found, index, collections))
+        matched = [] if has_no_match else _matches(row, n, index, rows, matches_each, collections)
+        matches += matched
+        summaries.append(_summary(row, matched, index, collections))
     failed = [_failure(folder, n) for n in range(failures)]
     tables: dict[str, Sequence[Row]] = {
         layout.FEATURES: [_feature_row(row, n) for n, row in enumerate(rows)],
@@ -190,20 +188,10 @@ def make_run(
         layout.FAILURES: failed,
     }
     for name, table_rows in tables.items():
-        write_table(
-            Path(run.table(name)),
-            schemas.TABLE_SCHEMAS[name],
-            list(table_rows)[::-1],
-            run_id,
-            parts=2,
-        )
-    write_manifest(
-        run,
-        {name: len(table_rows) for name, table_rows in tables.items()},
-        folder,
-        index_uri,
-        root / "model",
-    )
+        schema = schemas.TABLE_SCHEMAS[name]
+        write_table(Path(run.table(name)), schema, list(table_rows)[::-1], run_id, parts=2)
+    counts = {name: len(table_rows) for name, table_rows in tables.items()}
+    write_manifest(run, counts, folder, index_uri, root / "model")
     return run.run_dir
 
 

@@ -136,9 +136,9 @@ def test_a_png_that_ends_within_its_pixels_is_truncated():
 @pytest.mark.parametrize("kind", JPEG_KINDS)
 @pytest.mark.parametrize("cut", [1, 2], ids=["half of its end marker", "its end marker"])
 def test_a_jpeg_without_its_end_marker_is_decoded(kind, cut):
-    whole = encoded(photo(), "JPEG", **JPEG_KINDS[kind])
-    pixels, *size = decode(whole)
-    mended, *size_of_mended = decode(whole[:-cut])
+    complete = encoded(photo(), "JPEG", **JPEG_KINDS[kind])
+    pixels, *size = decode(complete)
+    mended, *size_of_mended = decode(complete[:-cut])
     np.testing.assert_array_equal(mended, pixels)
     assert size == size_of_mended
 
@@ -146,31 +146,33 @@ def test_a_jpeg_without_its_end_marker_is_decoded(kind, cut):
 @pytest.mark.parametrize("kind", JPEG_KINDS)
 def test_a_jpeg_that_ends_within_its_pixels_is_truncated(kind):
     """This holds also where the missing pixels are white, since nobody can know what they were."""
-    whole = encoded(photo(), "JPEG", **JPEG_KINDS[kind])
+    complete = encoded(photo(), "JPEG", **JPEG_KINDS[kind])
     generator = random.Random(0)
     for cut in (
         20,
         100,
-        len(whole) // 2,
-        *(generator.randrange(20, len(whole) - 700) for _ in range(15)),
+        len(complete) // 2,
+        *(generator.randrange(20, len(complete) - 700) for _ in range(15)),
     ):
-        assert failure_of(whole[:-cut]).error_type == "truncated", cut
+        assert failure_of(complete[:-cut]).error_type == "truncated", cut
 
 
 def test_a_jpeg_without_its_last_scan_is_truncated():
-    whole = encoded(photo(), "JPEG", progressive=True)
-    tables_of_last_scan = whole.rindex(b"\xff\xc4")
-    assert failure_of(whole[:tables_of_last_scan]).error_type == "truncated"
+    complete = encoded(photo(), "JPEG", progressive=True)
+    tables_of_last_scan = complete.rindex(b"\xff\xc4")
+    assert failure_of(complete[:tables_of_last_scan]).error_type == "truncated"
 
 
 def test_a_large_jpeg_without_its_end_marker_is_decoded_in_a_decoder_process():
     """Such an image is decoded several times, but memory for a large image is reserved once."""
-    whole = encoded(photo((4800, 3600)), "JPEG", quality=60)
-    pixels, *size = decoder_pool.decode(whole)
-    mended, *size_of_mended = decoder_pool.decode(whole[:-2])
+    complete = encoded(photo((4800, 3600)), "JPEG", quality=60)
+    pixels, *size = decoder_pool.decode(complete)
+    mended, *size_of_mended = decoder_pool.decode(complete[:-2])
     np.testing.assert_array_equal(mended, pixels)
     assert size == size_of_mended == [4800, 3600]
-    assert decoder_pool.make_thumbnail(whole[:-2], 64) == decoder_pool.make_thumbnail(whole, 64)
+    assert decoder_pool.make_thumbnail(complete[:-2], 64) == decoder_pool.make_thumbnail(
+        complete, 64
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,8 +186,8 @@ def test_a_large_jpeg_without_its_end_marker_is_decoded_in_a_decoder_process():
     ids=["JFIF", "MPF", "Photoshop", "Adobe"],
 )
 def test_a_jpeg_with_a_broken_application_segment_is_decoded(segment):
-    whole = encoded(picture(), "JPEG")
-    assert decode(whole[:2] + segment + whole[2:])[1:] == (64, 48)
+    complete = encoded(picture(), "JPEG")
+    assert decode(complete[:2] + segment + complete[2:])[1:] == (64, 48)
 
 
 def tiff(*tags: tuple[int, int, int, int]) -> bytes:

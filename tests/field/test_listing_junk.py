@@ -208,10 +208,10 @@ def test_pictures_made_by_captioner_are_passed_over(tmp_path):
 )
 def test_captioners_own_folders_are_passed_over_unless_they_hold_images(tmp_path, kind, is_listed):
     header = {"made_by": "captioner", "kind": kind, "format_version": 1}
-    write(tmp_path, "made/.captioner-files", data=json.dumps(header).encode() + b"\n")
-    write(tmp_path, "made/a.jpg")
-    assert ids(tmp_path) == (["made/a.jpg"] if is_listed else [])
-    assert ids(tmp_path / "made") == ["a.jpg"], "a folder that the user names is listed"
+    write(tmp_path, "own/.captioner-files", data=json.dumps(header).encode() + b"\n")
+    write(tmp_path, "own/a.jpg")
+    assert ids(tmp_path) == (["own/a.jpg"] if is_listed else [])
+    assert ids(tmp_path / "own") == ["a.jpg"], "a folder that the user names is listed"
 
 
 def test_a_marker_of_another_program_hides_nothing(tmp_path):

@@ -114,29 +114,29 @@ def test_a_dataset_does_not_delete_through_a_linked_images_folder(pictures, tmp_
 
 
 def test_a_users_file_in_a_dataset_is_kept_or_named_if_it_is_in_the_way(pictures, tmp_path, capsys):
-    made = tmp_path / "made"
-    assert main(csv_command(pictures, made)) == 0
-    (made / "images" / "mine.jpg").write_bytes(b"mine")
-    (made / "notes").mkdir()
-    (made / "notes" / "a.txt").write_text("a")
+    dataset = tmp_path / "made"
+    assert main(csv_command(pictures, dataset)) == 0
+    (dataset / "images" / "mine.jpg").write_bytes(b"mine")
+    (dataset / "notes").mkdir()
+    (dataset / "notes" / "a.txt").write_text("a")
     (pictures / "captions.csv").write_text("image_id,caption\n0.jpg,a dog\n")
-    assert main(csv_command(pictures, made)) == 0
-    assert {path.name for path in (made / "images").iterdir()} == {"0.jpg", "mine.jpg"}
-    assert (made / "notes" / "a.txt").read_text() == "a"
-    (made / "images" / "1.jpg").write_bytes(b"mine too")
+    assert main(csv_command(pictures, dataset)) == 0
+    assert {path.name for path in (dataset / "images").iterdir()} == {"0.jpg", "mine.jpg"}
+    assert (dataset / "notes" / "a.txt").read_text() == "a"
+    (dataset / "images" / "1.jpg").write_bytes(b"mine too")
     (pictures / "captions.csv").write_text("image_id,caption\n1.jpg,a cat\n")
-    before = snapshot(made, but=[made / outputs.MARKER])
-    assert_refused(csv_command(pictures, made), capsys, "'images/1.jpg'", "did not make")
-    assert_unchanged(before, snapshot(made))
+    before = snapshot(dataset, but=[dataset / outputs.MARKER])
+    assert_refused(csv_command(pictures, dataset), capsys, "'images/1.jpg'", "did not make")
+    assert_unchanged(before, snapshot(dataset))
 
 
 @pytest.mark.parametrize("fault", ["bad split", "no picture", "unreadable CSV", "disk full"])
 def test_a_dataset_that_fails_leaves_the_earlier_one_unchanged(
     pictures, tmp_path, capsys, monkeypatch, fault
 ):
-    made = tmp_path / "made"
-    assert main(csv_command(pictures, made)) == 0
-    before = snapshot(made, but=[made / outputs.MARKER])
+    dataset = tmp_path / "made"
+    assert main(csv_command(pictures, dataset)) == 0
+    before = snapshot(dataset, but=[dataset / outputs.MARKER])
     rows = {
         "bad split": "2.jpg,x,nowhere\n",
         "no picture": "missing.jpg,x,train\n",
@@ -154,10 +154,10 @@ def test_a_dataset_that_fails_leaves_the_earlier_one_unchanged(
         monkeypatch.setattr(
             shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
         )
-    assert main(csv_command(pictures, made)) in (1, 2)
+    assert main(csv_command(pictures, dataset)) in (1, 2)
     monkeypatch.undo()
-    assert snapshot(made, but=[made / outputs.MARKER]) == before
-    assert json.loads((made / "dataset.json").read_text())["captions"] == 2
+    assert snapshot(dataset, but=[dataset / outputs.MARKER]) == before
+    assert json.loads((dataset / "dataset.json").read_text())["captions"] == 2
 
 
 def test_a_first_dataset_that_fails_leaves_no_folder(pictures, tmp_path, monkeypatch):
@@ -173,19 +173,19 @@ def test_a_first_dataset_that_fails_leaves_no_folder(pictures, tmp_path, monkeyp
 
 
 def test_a_dataset_that_replaces_linked_pictures_does_not_change_them(pictures, tmp_path):
-    made = tmp_path / "made"
+    dataset = tmp_path / "made"
     for name in ("scene-00000.jpg", "scene-00001.jpg"):
         (pictures / "images" / name).write_bytes(JPEG)
     (pictures / "captions.csv").write_text(
         "image_id,caption\nscene-00000.jpg,a\nscene-00001.jpg,b\n"
     )
-    assert main(csv_command(pictures, made)) == 0
+    assert main(csv_command(pictures, dataset)) == 0
     assert os.path.samefile(
-        made / "images" / "scene-00000.jpg", pictures / "images" / "scene-00000.jpg"
+        dataset / "images" / "scene-00000.jpg", pictures / "images" / "scene-00000.jpg"
     )
-    sample.build(made, images=30)
+    sample.build(dataset, images=30)
     assert (pictures / "images" / "scene-00000.jpg").read_bytes() == JPEG
-    assert is_built(made, sample.options(30))
+    assert is_built(dataset, sample.options(30))
 
 
 def test_a_dataset_of_an_earlier_version_is_read_but_not_replaced(tmp_path, capsys):
@@ -229,22 +229,22 @@ def test_a_marker_that_names_files_outside_its_folder_is_refused(tmp_path, capsy
 
 
 def test_a_link_in_place_of_a_file_of_the_marker_is_kept(tmp_path, capsys):
-    made = tmp_path / "made"
+    dataset = tmp_path / "made"
     precious = tmp_path / "precious.jpg"
     precious.write_bytes(b"mine")
-    sample.build(made, images=40)
+    sample.build(dataset, images=40)
     # The next dataset has no file for the first, and a new file for the second.
     for name in ("scene-00035.jpg", "scene-00003.jpg"):
-        (made / "images" / name).unlink()
-        (made / "images" / name).symlink_to(precious)
+        (dataset / "images" / name).unlink()
+        (dataset / "images" / name).symlink_to(precious)
     assert_refused(
-        ["dataset", "sample", "--images", "30", "--output", str(made)],
+        ["dataset", "sample", "--images", "30", "--output", str(dataset)],
         capsys,
         "'images/scene-00003.jpg'",
     )
-    (made / "images" / "scene-00003.jpg").unlink()
-    sample.build(made, images=30)
-    assert (made / "images" / "scene-00035.jpg").is_symlink()
+    (dataset / "images" / "scene-00003.jpg").unlink()
+    sample.build(dataset, images=30)
+    assert (dataset / "images" / "scene-00035.jpg").is_symlink()
     assert precious.read_bytes() == b"mine"
 
 
@@ -471,8 +471,8 @@ def test_a_picture_made_by_captioner_is_replaced(tmp_path):
     write_picture(found, str(tmp_path / "similar.png"))
     first = (tmp_path / "similar.png").read_bytes()
     assert outputs.is_own_picture(first[:200])
-    with Image.open(tmp_path / "similar.png") as made:
-        assert made.text == {"Software": "captioner"}
+    with Image.open(tmp_path / "similar.png") as image:
+        assert image.text == {"Software": "captioner"}
     write_picture(found, str(tmp_path / "similar.png"))
     with pytest.raises(CaptionerError, match="did not make"):
         write_picture(found, str(query))
@@ -651,6 +651,7 @@ def test_a_manifest_of_another_program_is_not_taken_for_a_run(photos, tmp_path, 
 def test_inputs_inside_the_replaced_run_are_refused(
     photos, tmp_path, capsys, load_models, model_dir
 ):
+    """No input of a stage may be in the run whose files the stage replaces."""
     for run_id in ("one", "two"):
         options = CaptionOptions(
             images=str(photos), output=str(tmp_path), run_id=run_id, model=model_dir
@@ -658,48 +659,20 @@ def test_inputs_inside_the_replaced_run_are_refused(
         caption_images.run(options, load=load_models)
     one, two = (RunLayout(str(tmp_path), run_id) for run_id in ("one", "two"))
     before = snapshot(tmp_path / "runs")
-    into_two = ["--output", str(tmp_path), "--run-id", "two", "--encoder", "tfidf"]
-    match = [
-        "match",
-        "--captions",
-        one.table("captions"),
-        "--index",
-        two.table("captions"),
-        *into_two,
-    ]
-    assert_refused(match, capsys, "--index", "would be replaced")
+    into_two = ["--output", str(tmp_path), "--run-id", "two"]
+    match_into_two = [*into_two, "--encoder", "tfidf"]
+    match = ["match", "--captions", one.table("captions"), "--index", two.table("captions")]
+    assert_refused([*match, *match_into_two], capsys, "--index", "would be replaced")
     both = ["--captions", one.table("captions"), "--captions", two.table("captions")]
-    assert_refused(
-        ["match", *both, "--index", one.table("captions"), *into_two],
-        capsys,
-        "--captions",
-        "would be replaced",
-    )
+    match = ["match", *both, "--index", one.table("captions")]
+    assert_refused([*match, *match_into_two], capsys, "--captions", "would be replaced")
     inside = Path(two.run_dir, "more")
     shutil.copytree(photos, inside)
     before |= snapshot(inside)
-    assert_refused(
-        ["extract", "--images", str(inside), "--output", str(tmp_path), "--run-id", "two"],
-        capsys,
-        "--images",
-    )
-    assert_refused(
-        ["run", "--images", str(inside), "--output", str(tmp_path), "--run-id", "two"],
-        capsys,
-        "--images",
-    )
+    for job in ("extract", "run"):
+        assert_refused([job, "--images", str(inside), *into_two], capsys, "--images")
     model = shutil.copytree(model_dir, inside / "model")
-    command = [
-        "caption",
-        "--images",
-        str(photos),
-        "--model",
-        str(model),
-        "--output",
-        str(tmp_path),
-        "--run-id",
-        "two",
-    ]
+    command = ["caption", "--images", str(photos), "--model", str(model), *into_two]
     assert_refused(command, capsys, "--model")
     assert_unchanged(before, snapshot(tmp_path / "runs"))
 
@@ -785,17 +758,17 @@ def test_a_dataset_may_be_made_in_other_folders(pictures, tmp_path):
 
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
 def test_a_read_only_folder_in_an_output_is_one_line(tmp_path, capsys):
-    made = tmp_path / "made"
-    sample.build(made, images=40)
-    if subprocess.run(["chattr", "+i", made / "images"], capture_output=True).returncode:
+    dataset = tmp_path / "made"
+    sample.build(dataset, images=40)
+    if subprocess.run(["chattr", "+i", dataset / "images"], capture_output=True).returncode:
         pytest.skip("this file system has no immutable folders")
     try:
-        before = snapshot(made, but=[made / outputs.MARKER])
+        before = snapshot(dataset, but=[dataset / outputs.MARKER])
         assert_refused(
-            ["dataset", "sample", "--images", "30", "--output", str(made)],
+            ["dataset", "sample", "--images", "30", "--output", str(dataset)],
             capsys,
             "cannot be written to",
         )
-        assert snapshot(made, but=[made / outputs.MARKER]) == before
+        assert snapshot(dataset, but=[dataset / outputs.MARKER]) == before
     finally:
-        subprocess.run(["chattr", "-i", made / "images"], check=True)
+        subprocess.run(["chattr", "-i", dataset / "images"], check=True)
