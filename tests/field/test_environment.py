@@ -270,7 +270,7 @@ def test_a_start_deletes_folders_of_killed_processes_only(temporary):
 
 
 @needs_root
-def test_a_missing_writable_temporary_folder_is_one_line(run_dir, tmp_path):
+def test_without_a_writable_temporary_folder_one_line_names_tmpdir(run_dir, tmp_path):
     """Makes /tmp and /var/tmp read-only in a mount namespace; TMPDIR names a missing folder."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("no mount namespaces here")
@@ -381,11 +381,11 @@ def test_other_umasks_are_refused(run_dir, umask):
     assert_one_line(in_shell(f'umask {umask}; "$@"', "verify", run_dir), 2, "umask", "0022")
 
 
-def test_too_little_address_space_is_one_line(run_dir):
+def test_too_little_address_space_is_reported_in_one_line(run_dir):
     assert_one_line(in_shell('ulimit -v 900000; "$@"', "verify", run_dir), 2, "ulimit -v")
 
 
-def test_too_little_address_space_for_tensorflow_is_one_line():
+def test_too_little_address_space_for_tensorflow_is_reported_in_one_line():
     code = (
         "import sys; from captioner_core.process import program; program.begin()\n"
         "def work():\n    import captioner_core.process.tensorflow_setup\n    return 0\n"
@@ -397,7 +397,7 @@ def test_too_little_address_space_for_tensorflow_is_one_line():
     assert_one_line(ended, 2, "4096 MiB", "ulimit -v")
 
 
-def test_a_deleted_current_folder_is_one_line(run_dir, tmp_path):
+def test_a_deleted_current_folder_is_reported_in_one_line(run_dir, tmp_path):
     (tmp_path / "removed").mkdir()
     ended = in_shell(
         f'cd "{tmp_path}/removed" && rmdir "{tmp_path}/removed" && "$@"', "verify", run_dir

@@ -188,7 +188,7 @@ def test_no_traceback_is_printed_wherever_an_error_is_raised(tmp_path, statement
     assert "\x1b" not in ended.err
 
 
-def test_an_import_that_fails_is_one_line(tmp_path):
+def test_a_failing_import_is_reported_in_one_line(tmp_path):
     code = "from captioner_core.process import program; program.begin(); import no_such_package"
     ended = python(code, CAPTIONER_CACHE=str(tmp_path))
     assert (ended.code, len(ended.lines)) == (2, 1)

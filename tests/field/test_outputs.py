@@ -282,7 +282,7 @@ def test_a_path_that_cannot_be_a_folder_is_refused_in_one_line(tmp_path, capsys,
     assert_unchanged(before, snapshot(tmp_path))
 
 
-def test_a_folder_that_the_system_refuses_is_one_line(tmp_path, capsys):
+def test_a_folder_that_the_system_refuses_is_reported_in_one_line(tmp_path, capsys):
     assert_refused(
         ["dataset", "sample", "--images", "30", "--output", "/proc/out"], capsys, "'/proc/out'"
     )
@@ -757,7 +757,7 @@ def test_a_dataset_may_be_made_in_other_folders(pictures, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
-def test_a_read_only_folder_in_an_output_is_one_line(tmp_path, capsys):
+def test_a_read_only_folder_in_an_output_is_reported_in_one_line(tmp_path, capsys):
     dataset = tmp_path / "made"
     sample.build(dataset, images=40)
     if subprocess.run(["chattr", "+i", dataset / "images"], capture_output=True).returncode:

@@ -185,7 +185,7 @@ def test_a_wrapper_may_print_something_first(tools, bin_folder):
     assert choose(f"{bin_folder}:{tools}").stdout == f"{python}\n"
 
 
-def test_a_missing_python_is_one_line(tools):
+def test_a_missing_python_is_reported_in_one_line(tools):
     assert_refused(choose(tools), "3.11, 3.12 or 3.13", "install one", "PYTHON=")
 
 
