@@ -1,4 +1,7 @@
-"""Fixtures that tests of several packages use, the order of the tests, and determinism."""
+"""Fixtures for tests of several packages, and what makes all tests deterministic.
+
+Slow tests run first. Hypothesis draws the same examples each time and has no deadline.
+"""
 
 from __future__ import annotations
 
@@ -17,29 +20,34 @@ from tests.fakes import FakeBackbone, load_captioning_models
 from tests.image_files import COLOURS
 from tests.training_runs import make_source
 
-if not os.environ.get("AIRFLOW_HOME"):  # or to import Airflow would write into the user's home
+if not os.environ.get("AIRFLOW_HOME"):
+    # Otherwise importing Airflow would write into the user's home.
     os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="captioner-airflow-")
     atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
 
-# The same examples every time, and no clock: another test may be using the processor
+# The examples are the same every time. There is no deadline, because another test may be using
+# the processor.
 settings.register_profile("captioner", deadline=None, derandomize=True)
 settings.load_profile("captioner")
 
 
 def pytest_collection_modifyitems(items):
-    """Slow tests first, so that the fast ones fill the other processor in the meantime."""
+    """Runs slow tests first, so that the fast ones fill the other processor in the meantime."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A dataset of 24 images with the table of their features, to train small models on."""
+    """Returns a folder with a dataset of 24 images and their features, for small trainings."""
     return make_source(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of 12 pictures of four colours, in subfolders, with two broken files and a text file."""
+    """Returns a folder of 12 pictures in four colours.
+
+    The pictures are in subfolders. The folder also holds two broken image files and a text file.
+    """
     folder = tmp_path / "photos"
     for number in range(12):
         name, colour = list(COLOURS.items())[number % 4]
@@ -55,7 +63,7 @@ def photos(tmp_path):
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory):
-    """An untrained captioner for the fake backbone's features."""
+    """Returns the folder of an untrained captioner for the features of the fake backbone."""
     # Few tests need TensorFlow, and importing it takes seconds.
     from captioner_core.captioning.config import CaptionerConfig
     from captioner_core.captioning.network import Captioner
@@ -80,4 +88,5 @@ def model_dir(tmp_path_factory):
 
 @pytest.fixture
 def load_models(model_dir):
+    """Returns the function with which handlers load the captioner and the fake backbone."""
     return functools.partial(load_captioning_models, model_dir)

@@ -1,4 +1,4 @@
-"""A decoder process that misbehaves in the way that the bytes of the image name."""
+"""A decoder process that misbehaves as the bytes of the image tell it to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from captioner_core.images.decoder_worker import LARGE, READY, Request, limit_pr
 
 
 def write(header, body=b""):
-    """Writes an answer."""
+    """Writes an answer: a line of JSON and the bytes of the pixels."""
     sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + body)
     sys.stdout.buffer.flush()
 
@@ -28,7 +28,7 @@ def main():
 
 
 def answer(request, action):
-    """Does what the image's text names; any other text is answered with this process' id."""
+    """Does what the image's text names; answers any other text with the id of this process."""
     pixels = bytes(request.size**2 * 3)
     if action == "hang":
         while True:

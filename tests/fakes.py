@@ -1,4 +1,4 @@
-"""Small stand-ins for the heavy parts, for unit tests alone."""
+"""Small stand-ins for the backbone and the encoder, which unit tests use instead of real ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class FakeBackbone:
-    """Averages of colour in a fixed random projection: cheap, deterministic, telling pictures apart."""
+    """A backbone that is cheap and deterministic, and gives different pictures different features.
+
+    It samples the colour in each cell of the grid and multiplies it by a fixed random matrix.
+    """
 
     name = "fake-299"
     input_size = 299
@@ -28,6 +31,7 @@ class FakeBackbone:
         )
 
     def features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns features and grids of pixels, as ``Backbone.features`` does."""
         cells = (
             pixels[:, 29::60, 29::60].reshape(len(pixels), GRID_CELLS, 3).astype(np.float32) / 255
         )
@@ -36,7 +40,10 @@ class FakeBackbone:
 
 
 class HashedWords:
-    """A bag of hashed words: exact, with ties in plenty; words of one letter are unknown."""
+    """An encoder that counts words by their hash, so that scores are exact and ties are frequent.
+
+    Words of one letter are unknown to it.
+    """
 
     name = "hashed-words"
     dim = 16
@@ -44,13 +51,14 @@ class HashedWords:
     calibration = Calibration()
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns float32 [texts, dim] of unit length; zeros for a text without known words."""
         rows = np.zeros((len(texts), self.dim), np.float32)
-        for place, text in enumerate(texts):
+        for row, text in enumerate(texts):
             for word in tokenize(text):
                 if len(word) > 1:
-                    rows[place, hashlib.sha256(word.encode()).digest()[0] % self.dim] += 1
-            length = np.linalg.norm(rows[place])
-            rows[place] /= length if length else 1
+                    rows[row, hashlib.sha256(word.encode()).digest()[0] % self.dim] += 1
+            length = np.linalg.norm(rows[row])
+            rows[row] /= length if length else 1
         return rows
 
 

@@ -1,4 +1,4 @@
-"""A folder of image files as people really have them, and what must become of each."""
+"""Image files as users have them, good and bad, and what must become of each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMES = (
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (64, 48)) -> Image.Image:
-    """A colourful gradient."""
+    """Returns a picture with a colourful gradient."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width]
     pixels = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 128)], axis=2).astype(
@@ -40,34 +40,44 @@ def picture(mode: str = "RGB", size: tuple[int, int] = (64, 48)) -> Image.Image:
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    """Returns an image as the bytes of a file of this kind, such as ``"JPEG"``."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def png_chunk(name: bytes, data: bytes, length: int | None = None) -> bytes:
-    """A chunk of a PNG, which says that it has ``length`` bytes, or says the truth."""
+    """Returns a chunk of a PNG.
+
+    Args:
+      name: the four bytes of its type.
+      data: its content.
+      length: the number of bytes that its header states; None states the true number.
+    """
     size = len(data) if length is None else length
     return struct.pack(">I", size) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def huge_png(side: int = 30_000) -> bytes:
-    """A valid PNG of side x side black pixels, one bit each: 112 MB unpacked, a few kB packed."""
+    """Returns a valid PNG of black pixels, one bit each.
 
-    packer = zlib.compressobj(9)
+    Args:
+      side: width and height in pixels. 30,000 take 112 MB in memory and a few kB in the file.
+    """
+    compressor = zlib.compressobj(9)
     row = bytes(1 + (side + 7) // 8)
-    packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    compressed = b"".join(compressor.compress(row) for _ in range(side)) + compressor.flush()
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + png_chunk(b"IHDR", header)
-        + png_chunk(b"IDAT", packed)
+        + png_chunk(b"IDAT", compressed)
         + png_chunk(b"IEND", b"")
     )
 
 
 def good_files() -> dict[str, bytes]:
-    """File name to bytes, of files that are images, however odd."""
+    """Returns the bytes of files that are images, however unusual, by file name."""
     rgb = picture()
     grey16 = Image.fromarray((np.linspace(0, 65535, 64 * 48).reshape(48, 64)).astype(np.uint16))
     frames = [picture(), picture().rotate(180), picture().rotate(90)]
@@ -113,8 +123,12 @@ def good_files() -> dict[str, bytes]:
 
 
 def bad_files() -> dict[str, tuple[bytes, str | None]]:
-    """File name to bytes and the failure that it must become."""
-    jpeg, png = encoded(picture(), "JPEG"), encoded(picture(), "PNG")
+    """Returns the bytes of files that cannot be decoded, and the error type of each, by file name.
+
+    None stands for any error type.
+    """
+    jpeg = encoded(picture(), "JPEG")
+    png = encoded(picture(), "PNG")
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     return {
         "empty.jpg": (b"", "empty_file"),
@@ -138,11 +152,12 @@ def bad_files() -> dict[str, tuple[bytes, str | None]]:
 
 
 def make_hostile_folder(folder: Path) -> dict[str, str | None]:
-    """Fills a folder.
+    """Fills a folder with good files, bad files, links and other entries.
 
     Returns:
-      Image id to ``caption``, or to the error type of its failure (None where any will do).
-      What must be passed over is not in it.
+      For each image id, ``caption`` or the error type of its failure; None stands for any error
+        type.
+      Entries that must be passed over are not in it.
     """
     expected: dict[str, str | None] = {}
     for name, data in good_files().items():
@@ -172,7 +187,8 @@ def make_hostile_folder(folder: Path) -> dict[str, str | None]:
     return expected
 
 
-# 2 links that leave, 1 folder that leaves, 1 folder and 1 file loop, 1 dangling; then 2 other files and a pipe
+# Links: two that lead outside, of them one to a folder; two that lead back to themselves; one to
+# nothing. Other entries: two files without an image's suffix, and a pipe.
 PASSED_OVER = 8
 
 
@@ -182,5 +198,6 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _lab(image: Image.Image) -> Image.Image:
-    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    srgb = ImageCms.createProfile("sRGB")
+    lab = ImageCms.createProfile("LAB")
     return ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")

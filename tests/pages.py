@@ -1,4 +1,4 @@
-"""The report's page as tests read it."""
+"""The report's page as tests read it: its elements, its text, and rules for every report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """A page as its elements, its text, and the checks that hold for every report."""
+    """The elements and the text of a report's page.
+
+    Reading it checks that attributes are unique and that every element is closed.
+
+    Args:
+      path: path of the HTML file.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -21,7 +27,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.feed(self.source)
         self.close()
-        assert self.open == [], "every element is closed in its place"
+        assert self.open == [], "elements must be closed in the order in which they are nested"
 
     def handle_starttag(self, tag, attrs):
         assert len({name for name, _ in attrs}) == len(attrs), (tag, attrs)
@@ -39,13 +45,14 @@ class Page(HTMLParser):
         self.text += data
 
     def of(self, tag: str, **attributes: str) -> list[dict[str, str]]:
+        """Returns the attributes of each element of this tag that has all these attributes."""
         wanted = {
             name.replace("class_", "class"): value for name, value in attributes.items()
         }.items()
         return [found for name, found in self.elements if name == tag and wanted <= found.items()]
 
     def check(self) -> None:
-        """Nothing acts and nothing is loaded from elsewhere."""
+        """Asserts that the page runs nothing, loads nothing from elsewhere, and is accessible."""
         (policy,) = (
             m["content"] for m in self.of("meta", **{"http-equiv": "Content-Security-Policy"})
         )

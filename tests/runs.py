@@ -1,7 +1,7 @@
-"""Finished runs made by hand: what a real run leaves behind, without models or Beam.
+"""Finished runs as a real run leaves them, made without models or Beam.
 
-``make_run`` draws small pictures, a dataset to match against and a model folder, and writes
-the tables and manifest of a run over them. Its rows keep every invariant of a run.
+``make_run`` draws small pictures, a dataset to match against and a model folder, and writes the
+tables and the manifest of a run over them. Its rows keep every invariant of a run.
 """
 
 from __future__ import annotations
@@ -58,19 +58,20 @@ ACTIONS = (
 
 
 def caption_of(number: int) -> str:
-    """The caption of the picture of that number; they repeat after a while."""
+    """Returns the caption of the picture of this number; captions repeat after 30 pictures."""
     return f"{SUBJECTS[number % len(SUBJECTS)]} {ACTIONS[number % len(ACTIONS)]}"
 
 
 def draw_picture(path: Path, number: int) -> Path:
-    """Draws one of many small pictures, in one of three shapes."""
+    """Draws one of many small pictures, in one of three shapes, and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     size = ((240, 180), (180, 240), (200, 200))[number % 3]
     hue = number * 67 % 360
     image = Image.new("RGB", size, f"hsl({hue}, 45%, 62%)")
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, size[1] * 2 // 3, *size), fill=f"hsl({(hue + 90) % 360}, 40%, 40%)")
-    left, top = size[0] // 4 + number % 5 * 8, size[1] // 4
+    left = size[0] // 4 + number % 5 * 8
+    top = size[1] // 4
     pen.ellipse((left, top, left + 80, top + 80), fill=f"hsl({(hue + 180) % 360}, 60%, 55%)")
     image.save(path)
     return path
@@ -79,18 +80,24 @@ def draw_picture(path: Path, number: int) -> Path:
 def write_table(
     folder: Path, schema: pa.Schema, rows: Iterable[Row], run_id: str, parts: int = 1
 ) -> None:
-    """Writes rows as the part files of a table, in the order given, dealt out in turn."""
-    dealt = list(rows)
+    """Writes rows as the part files of a table; each part gets every ``parts``-th row."""
+    all_rows = list(rows)
     folder.mkdir(parents=True, exist_ok=True)
     for part in range(parts):
-        table = schemas.rows_as_table(dealt[part::parts], run_id, schema)
+        table = schemas.rows_as_table(all_rows[part::parts], run_id, schema)
         pq.write_table(table, folder / f"part-{part:05d}.parquet", compression="zstd")
 
 
 def write_dataset(
     folder: Path, captions: Sequence[tuple[str, str]], run_id: str = "dataset"
 ) -> Path:
-    """Writes a dataset's table of human captions (image id, caption); returns its path."""
+    """Writes a dataset's table of human captions and returns its path.
+
+    Args:
+      folder: folder of the dataset.
+      captions: pairs of an image id and a caption.
+      run_id: the run id in the rows.
+    """
     rows = [
         DatasetCaptionRow(image_id, n, caption, "train")
         for n, (image_id, caption) in enumerate(captions)
@@ -103,7 +110,7 @@ def write_dataset(
 
 
 def write_model(folder: Path, epochs: int = 8) -> Path:
-    """Writes the part of a model folder that says how training went."""
+    """Writes the metrics of a model folder, which say how training went, and returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     history = [
         {
@@ -133,24 +140,25 @@ def make_run(
     model: bool = True,
     run_id: str = "test-run",
 ) -> str:
-    """Makes a finished run in ``root/out`` with its images, index and model beside it.
+    """Makes a finished run in ``root/out``, with its images, its index and its model in ``root``.
 
     Args:
       root: an empty folder.
-      images: number of images captioned.
-      index_images: number of images of the dataset matched against.
-      matches_each: matches of each image that has any; its last may be of this run itself.
-      no_match_every: each image of this number has no match; 0 for none such.
-      failures: number of images that failed.
-      ids: ids of the images captioned, in place of ``folder/img-000.png`` and so on.
-      captions: their captions, in place of ``caption_of``.
-      model: whether the model folder is there.
+      images: number of captioned images.
+      index_images: number of images of the dataset that the run is matched against.
+      matches_each: number of matches of each image that has any; the last may be of the same run.
+      no_match_every: one image in this many has no match; 0 gives every image matches.
+      failures: number of failed images.
+      ids: ids of the captioned images; None stands for ``folder/img-000.png`` and so on.
+      captions: captions of these images; None stands for those of ``caption_of``.
+      model: whether a model folder is written.
       run_id: name of the run.
 
     Returns:
       The run's folder.
     """
-    folder, run = root / "new", RunLayout(str(root / "out"), run_id)
+    folder = root / "new"
+    run = RunLayout(str(root / "out"), run_id)
     ids = list(ids if ids is not None else (f"folder/img-{n:03d}.png" for n in range(images)))
     captions = list(captions if captions is not None else (caption_of(n) for n in range(len(ids))))
     rows = [_caption_row(folder, n, image_id, captions[n]) for n, image_id in enumerate(ids)]
@@ -166,9 +174,9 @@ def make_run(
     summaries: list[MatchSummaryRow] = []
     for n, row in enumerate(rows):
         has_no_match = no_match_every and n % no_match_every == 3
-        found = [] if has_no_match else _matches(row, n, index, rows, matches_each, collections)
-        matches += found
-        summaries.append(_summary(row, found, index, collections))
+        matched = [] if has_no_match else _matches(row, n, index, rows, matches_each, collections)
+        matches += matched
+        summaries.append(_summary(row, matched, index, collections))
     failed = [_failure(folder, n) for n in range(failures)]
     tables: dict[str, Sequence[Row]] = {
         layout.FEATURES: [_feature_row(row, n) for n, row in enumerate(rows)],
@@ -179,24 +187,26 @@ def make_run(
         layout.MATCH_INPUTS: _inputs(rows, index, collections),
         layout.FAILURES: failed,
     }
-    for name, listed in tables.items():
-        write_table(
-            Path(run.table(name)), schemas.TABLE_SCHEMAS[name], list(listed)[::-1], run_id, parts=2
-        )
-    write_manifest(
-        run,
-        {name: len(listed) for name, listed in tables.items()},
-        folder,
-        index_uri,
-        root / "model",
-    )
+    for name, table_rows in tables.items():
+        schema = schemas.TABLE_SCHEMAS[name]
+        write_table(Path(run.table(name)), schema, list(table_rows)[::-1], run_id, parts=2)
+    counts = {name: len(table_rows) for name, table_rows in tables.items()}
+    write_manifest(run, counts, folder, index_uri, root / "model")
     return run.run_dir
 
 
 def write_manifest(
     run: RunLayout, counts: dict[str, int], folder: Path, index: Path, model: Path
 ) -> None:
-    """Writes the manifest of a run that captioned a folder and matched it against a dataset and itself."""
+    """Writes the manifest of a run that was matched against a dataset and itself.
+
+    Args:
+      run: the run.
+      counts: number of rows of each table.
+      folder: the folder of its images.
+      index: path of the dataset's table of captions.
+      model: the model folder.
+    """
     manifest: dict[str, Any] = {
         "schema_version": schemas.SCHEMA_VERSION,
         "run_id": run.run_id,
@@ -226,19 +236,33 @@ def write_manifest(
 
 
 class Collections(NamedTuple):
-    """The collections of the images captioned and of the dataset that they are matched against."""
+    """The collections of the captioned images and of the dataset that they are matched against.
+
+    Args:
+      own: collection of the captioned images.
+      index: collection of the dataset.
+    """
 
     own: str
     index: str
 
 
 def change_manifest(run_dir: str, **changes: Any) -> None:
-    """Replaces parts of a run's manifest; a dictionary is merged into the one that is there."""
+    """Replaces entries of a run's manifest; a dictionary is merged into the existing one."""
     path = Path(run_dir, "manifest.json")
     manifest = json.loads(path.read_text(encoding="utf-8"))
     for name, value in changes.items():
         manifest[name] = {**manifest[name], **value} if isinstance(value, dict) else value
     path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+class MatchedImage(NamedTuple):
+    """An image that matches a query, with its caption."""
+
+    image_id: str
+    caption: str
+    source: str
+    collection: str
 
 
 def _caption_row(folder: Path, number: int, image_id: str, caption: str) -> CaptionRow:
@@ -269,32 +293,32 @@ def _matches(
     amount: int,
     collections: Collections,
 ) -> list[MatchRow]:
-    found = [
-        (*index[(number + 5 * k) % len(index)], HUMAN, collections.index)
+    matched = [
+        MatchedImage(*index[(number + 5 * k) % len(index)], HUMAN, collections.index)
         for k in range(min(amount, len(index)))
     ]
     other = rows[(number + 1) % len(rows)]
-    if found and other.image_id != query.image_id:
-        found[-1] = (other.image_id, other.caption, GENERATED, collections.own)
-    found = list(dict.fromkeys(found))
+    if matched and other.image_id != query.image_id:
+        matched[-1] = MatchedImage(other.image_id, other.caption, GENERATED, collections.own)
+    matched = list(dict.fromkeys(matched))
     return [
         MatchRow(
             query_image_id=query.image_id,
             query_collection=collections.own,
             query_caption=query.caption,
             rank=rank,
-            match_image_id=image_id,
-            match_collection=collection,
-            match_caption=caption,
-            match_source=source,
+            match_image_id=match.image_id,
+            match_collection=match.collection,
+            match_caption=match.caption,
+            match_source=match.source,
             score=1.0 - 0.07 * (rank - 1) / amount - 0.006 * (number % 5),
-            feature_score=0.8 - 0.05 * rank if source == GENERATED else math.nan,
+            feature_score=0.8 - 0.05 * rank if match.source == GENERATED else math.nan,
             image_text_score=math.nan,
             is_duplicate=rank == 2,
             encoder=ENCODER,
             rank_score=1.0 - 0.07 * (rank - 1) / amount - 0.006 * (number % 5),
         )
-        for rank, (image_id, caption, source, collection) in enumerate(found, start=1)
+        for rank, match in enumerate(matched, start=1)
     ]
 
 
@@ -304,7 +328,17 @@ def _summary(
     index: Sequence[tuple[str, str]],
     collections: Collections,
 ) -> MatchSummaryRow:
-    near = index[len(query.image_id) % len(index)][0] if index else None
+    best_score = math.nan
+    best_image_id = None
+    best_collection = None
+    if found:
+        best_score = found[0].score
+        best_image_id = found[0].match_image_id
+        best_collection = found[0].match_collection
+    elif index:
+        best_score = 0.8996  # just below THRESHOLD
+        best_image_id = index[len(query.image_id) % len(index)][0]
+        best_collection = collections.index
     return MatchSummaryRow(
         query_image_id=query.image_id,
         query_collection=collections.own,
@@ -312,13 +346,9 @@ def _summary(
         status=MATCHED if found else NO_MATCH,
         n_above_threshold=len(found),
         n_written=len(found),
-        best_score=found[0].score if found else 0.8996 if near else math.nan,
-        best_match_image_id=found[0].match_image_id if found else near,
-        best_match_collection=found[0].match_collection
-        if found
-        else collections.index
-        if near
-        else None,
+        best_score=best_score,
+        best_match_image_id=best_image_id,
+        best_match_collection=best_collection,
     )
 
 
@@ -351,7 +381,6 @@ def _inputs(
 
 def _failure(folder: Path, number: int) -> FailureRow:
     image_id = f"broken/{number:03d}.jpg"
-    kind, message = (("empty_file", "the file is empty"), ("truncated", "the file ends early"))[
-        number % 2
-    ]
-    return FailureRow("extract", image_id, str(folder / image_id), kind, message)
+    errors = (("empty_file", "the file is empty"), ("truncated", "the file ends early"))
+    error_type, message = errors[number % 2]
+    return FailureRow("extract", image_id, str(folder / image_id), error_type, message)

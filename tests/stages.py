@@ -1,4 +1,4 @@
-"""Stages of a run as the jobs write and commit them, with made-up captions."""
+"""Stages of a run with made-up captions, written and committed as the jobs do."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ SCHEMAS = {
 
 
 def stage_captions(run, ids, parts=1):
+    """Begins an attempt and stages the tables of the caption stage.
+
+    Args:
+      run: the run.
+      ids: ids of the images that get a caption.
+      parts: number of part files of each table.
+
+    Returns:
+      The run with this attempt.
+    """
     run = commits.begin_attempt(run)
     for name in layout.STAGE_TABLES[layout.CAPTION]:
         for part in range(parts):
@@ -31,6 +41,7 @@ def stage_captions(run, ids, parts=1):
 
 
 def stage_table(run, name, ids, file_name="part.parquet"):
+    """Stages a part file with a row for each image id, and lists it in the owner's record."""
     record = {
         "source": "generated",
         "caption": "a dog",
@@ -54,6 +65,7 @@ def stage_table(run, name, ids, file_name="part.parquet"):
 
 
 def commit(run, **changes):
+    """Commits the staged caption stage; ``changes`` are further arguments of ``commit_stage``."""
     return commits.commit_stage(
         run,
         commits.new_manifest(run),

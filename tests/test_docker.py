@@ -1,4 +1,7 @@
-"""The images' recipes, as far as they can be checked where no image can be built."""
+"""The recipes of the container images fit the repository.
+
+They are linted and compared with the files that they copy; no image is built.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ RECIPES = ("docker/Dockerfile", "docker/Dockerfile.gpu")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_lint(recipe):
+def test_hadolint_finds_nothing_in_the_recipe(recipe):
     done = subprocess.run(
         [Path(sys.executable).with_name("hadolint"), ROOT / recipe], capture_output=True, text=True
     )
@@ -24,14 +27,14 @@ def test_lint(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_all_that_is_copied_is_there_and_reaches_the_builder(recipe):
+def test_copied_files_exist_and_are_not_ignored(recipe):
     ignored, *lines = (
         line
         for line in (ROOT / ".dockerignore").read_text().splitlines()
         if not line.startswith("#")
     )
     assert ignored == "*"
-    reaching = {line[1:] for line in lines if line.startswith("!")}
+    not_ignored = {line[1:] for line in lines if line.startswith("!")}
     copied = [
         name
         for names in re.findall(r"^COPY ([^-].*) \S+$", (ROOT / recipe).read_text(), re.M)
@@ -40,11 +43,11 @@ def test_all_that_is_copied_is_there_and_reaches_the_builder(recipe):
     assert {"setup.py", "requirements.lock", "captioner_core"} <= set(copied)
     for name in copied:
         assert (ROOT / name).exists()
-        assert name in reaching
+        assert name in not_ignored
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_one_argument_chooses_the_python_of_all_stages(recipe):
+def test_one_argument_chooses_the_python_version_of_all_stages(recipe):
     text = (ROOT / recipe).read_text()
     assert re.search(r"^ARG PYTHON=3\.1[123]$(?=.*^FROM)", text, re.M | re.S)
     bases = re.findall(r"^FROM (\S+)", text, re.M)
@@ -54,12 +57,12 @@ def test_one_argument_chooses_the_python_of_all_stages(recipe):
     }
 
 
-def test_gpu_lock_pins_what_tensorflow_asks_for():
-    asked = [Requirement(line) for line in requires("tensorflow") if "and-cuda" in line]
+def test_gpu_lock_pins_what_tensorflow_requires():
+    required = [Requirement(line) for line in requires("tensorflow") if "and-cuda" in line]
     pinned = dict(line.split("==") for line in (ROOT / "docker/gpu.lock").read_text().split())
-    assert {requirement.name for requirement in asked} == set(pinned)
+    assert {requirement.name for requirement in required} == set(pinned)
     assert [
         str(requirement)
-        for requirement in asked
+        for requirement in required
         if pinned[requirement.name] not in requirement.specifier
     ] == []

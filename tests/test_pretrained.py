@@ -1,4 +1,7 @@
-"""The model that comes with the package: whole, small, used unless another is named, and good at photographs."""
+"""The model that comes with the package is whole, small and good at photographs.
+
+A run uses it unless another model is named.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,20 @@ from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.verify import verify
 
 
-def test_it_is_whole_and_small():
+def test_the_pretrained_model_is_whole_and_small():
     path, model_id = check_pretrained()
     model = load_model(PRETRAINED)
     assert model.model_id == model_id
     assert sum(file.stat().st_size for file in path.iterdir()) <= 20_000_000
     card = (path / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert model_id in card
-    measured = json.loads((path / "metrics.json").read_text(encoding="utf-8"))["evaluations"]
-    assert [one["split"] for one in measured] == ["dev"]
-    assert measured[0]["model_id"] == model_id, "the figures are those of these very weights"
-    assert f"{measured[0]['scores']['CIDEr']:.3f}" in card
+    evaluations = json.loads((path / "metrics.json").read_text(encoding="utf-8"))["evaluations"]
+    assert [evaluation["split"] for evaluation in evaluations] == ["dev"]
+    assert evaluations[0]["model_id"] == model_id, "the scores were measured with these weights"
+    assert f"{evaluations[0]['scores']['CIDEr']:.3f}" in card
 
 
-def test_damage_is_said(tmp_path, monkeypatch):
+def test_a_changed_vocabulary_is_refused(tmp_path, monkeypatch):
     copy = tmp_path / PRETRAINED
     shutil.copytree(check_pretrained()[0], copy)
     monkeypatch.setattr(saved_model, "model_path", lambda _: copy)
@@ -46,32 +49,36 @@ def test_damage_is_said(tmp_path, monkeypatch):
         check_pretrained()
 
 
-def test_a_byte_changed_in_compressed_weights_is_one_line(tmp_path):
+def test_damaged_weights_are_refused(tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(check_pretrained()[0], copy)
     weights = bytearray((copy / "weights.npz").read_bytes())
-    weights[200:220] = bytes(20)  # in the first tensor's compressed stream
+    # These bytes are in the compressed stream of the first tensor.
+    weights[200:220] = bytes(20)
     (copy / "weights.npz").write_bytes(weights)
     with pytest.raises(CaptionerError, match="is damaged"):
         load_model(str(copy))
 
 
-def test_run_needs_nothing_but_a_folder(tmp_path, monkeypatch):
+def test_run_needs_only_a_folder_of_images(tmp_path, monkeypatch):
     sample.build(tmp_path / "data", images=30)
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--images", "data/images"]) == 0
     manifest = read_manifest("out/runs/run")
     assert manifest["model"] == {"path": PRETRAINED, "model_id": check_pretrained()[1]}
     assert manifest["options"]["beam_width"] == load_model(PRETRAINED).config.beam_width, (
-        "the one that was used"
+        "the manifest records the beam width that was used"
     )
     assert manifest["counts"]["captions"] == 30
     assert verify("out/runs/run") == []
 
 
 @pytest.mark.skipif(not os.environ.get("FLICKR8K_DIR"), reason="FLICKR8K_DIR names no Flickr8k")
-def test_it_captions_photographs_that_it_never_saw(tmp_path):
-    """Pictures scaled or mirrored otherwise than in training, or words mixed up, would halve these figures."""
+def test_unseen_photographs_are_captioned_well(tmp_path):
+    """Shows that pictures are prepared as in training.
+
+    Pictures scaled or mirrored in another way, or words mixed up, would halve these scores.
+    """
     source = Path(os.environ["FLICKR8K_DIR"])
     flickr8k.build(tmp_path / "data", source=source, cache=cache_dir(), limit=700)
     dev = pq.read_table(tmp_path / "data" / "captions.parquet", filters=[("split", "=", "dev")])

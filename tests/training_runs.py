@@ -1,4 +1,4 @@
-"""Small trainings on made-up features, shared by the tests of training."""
+"""Small trainings on made-up features, which the tests of training share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ THINGS = ("dog", "cat", "car", "tree")
 
 
 def grid_of(number: int) -> np.ndarray:
-    """float16 [25, 3800]: the kind of thing decides the channels, the number adds noise."""
+    """Returns float16 [25, 3800] of an image.
+
+    The kind of thing in the image decides the channels with large values; the number adds noise.
+    """
     thing = number % len(THINGS)
     grid = np.abs(np.random.default_rng(number).normal(0, 0.1, (GRID_CELLS, CELL_DIM)))
     grid[:, thing * 400 : thing * 400 + 400] += 1
@@ -34,9 +37,18 @@ def grid_of(number: int) -> np.ndarray:
 
 
 def make_source(root: Path) -> Path:
-    """Writes a dataset of 24 images, every sixth for dev, with captions that name what its
-    features show, and the table of these features."""
-    captions, features = [], []
+    """Writes a dataset of 24 images and the table of their features.
+
+    Every sixth image is in the split dev. The captions name what the features show.
+
+    Args:
+      root: an existing folder.
+
+    Returns:
+      The same folder.
+    """
+    captions = []
+    features = []
     for number in range(24):
         image_id = f"{number:02d}.jpg"
         split = "dev" if number % 6 == 5 else "train"
@@ -53,11 +65,13 @@ def make_source(root: Path) -> Path:
 
 
 def write(path, rows, schema):
+    """Writes rows as a table of one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows_as_table(rows, "r", schema), path)
 
 
 def options(source, output, **changes) -> TrainOptions:
+    """Returns options of a small training; ``changes`` replace some of them."""
     small = TrainOptions(
         dataset=str(source / "dataset"),
         features=str(source / "features"),
@@ -73,9 +87,11 @@ def options(source, output, **changes) -> TrainOptions:
 
 
 def weights(folder):
+    """Returns the tensors of a model folder, by name."""
     with np.load(folder / "weights.npz", allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 
 def history(folder):
+    """Returns the figures of each epoch of a training."""
     return json.loads((folder / "metrics.json").read_text())["history"]

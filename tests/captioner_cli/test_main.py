@@ -1,4 +1,7 @@
-"""The command line as a user meets it: help everywhere, and one line for whatever can't be done."""
+"""Help, versions and errors of every subcommand of captioner.
+
+Whatever cannot be done is refused with one line and exit code 2, before any work starts.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ DATASETS = [["dataset", kind] for kind in ("sample", "flickr8k", "coco", "csv")]
 
 
 def exit_code(argv):
+    """Returns the exit code of a command, also if argparse ends it."""
     try:
         return main(argv)
     except SystemExit as stop:
@@ -22,12 +26,12 @@ def exit_code(argv):
 
 
 @pytest.mark.parametrize("command", [[], *SUBCOMMANDS, *DATASETS], ids=" ".join)
-def test_help(command, capsys):
+def test_every_command_has_help(command, capsys):
     assert exit_code([*command, "--help"]) == 0
     assert "usage: captioner" in capsys.readouterr().out
 
 
-def test_version(capsys):
+def test_the_version_is_printed(capsys):
     assert exit_code(["--version"]) == 0
     assert capsys.readouterr().out.strip()
 
@@ -74,13 +78,12 @@ BAD_USAGE = [
         "--images",
         "nowhere",
     ],
+    # The inputs do not exist.
+    *([command, *options] for command, options in OPTIONS.items() if command != "run-local"),
+    *([command, *options, "--no-such-option=1"] for command, options in OPTIONS.items()),
     *(
-        [command, *given] for command, given in OPTIONS.items() if command != "run-local"
-    ),  # nothing there
-    *([command, *given, "--no-such-option=1"] for command, given in OPTIONS.items()),
-    *(
-        [command, *given, "--batch-size", "0"]
-        for command, given in OPTIONS.items()
+        [command, *options, "--batch-size", "0"]
+        for command, options in OPTIONS.items()
         if command not in ("evaluate", "match")
     ),
     *(
@@ -136,16 +139,16 @@ BAD_USAGE = [
 def test_bad_usage_is_one_line_and_exit_2_before_work_starts(argv, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert exit_code(argv) == 2
-    said = [
+    lines = [
         line for line in capsys.readouterr().err.splitlines() if not line.startswith("assets: ")
     ]
-    assert len(said) == 1, said
-    assert "error: " in said[0]
+    assert len(lines) == 1, lines
+    assert "error: " in lines[0]
     assert not list(tmp_path.rglob("*.parquet"))
     assert not list(tmp_path.rglob("manifest.json"))
 
 
-def test_a_line_names_value_rule_and_remedy(capsys):
+def test_an_error_states_value_rule_and_remedy(capsys):
     exit_code(["match", *OPTIONS["match"], "--threshold", "1.5"])
     line = capsys.readouterr().err
     assert "--threshold 1.5" in line
@@ -153,7 +156,7 @@ def test_a_line_names_value_rule_and_remedy(capsys):
     assert ";" in line
 
 
-def test_report_and_verify_of_a_finished_run(tmp_path, capsys):
+def test_a_finished_run_can_be_reported_and_verified(tmp_path, capsys):
     run_dir = make_run(tmp_path)
     assert main(["report", run_dir]) == 0
     assert Path(capsys.readouterr().out.strip()) == Path(run_dir, "report", "index.html")

@@ -1,4 +1,4 @@
-"""``captioner similar``: one image against an index, with the model that comes with the package."""
+"""``captioner similar`` compares one image with an index, with the pretrained model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from captioner_core.datasets import sample
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
+    """Returns the folder of a dataset of 30 drawn scenes."""
     folder = tmp_path_factory.mktemp("similar")
     sample.build(folder / "data", images=30)
     return folder / "data"
 
 
-def similar(data, tmp_path, *options):
+def run_similar(data, tmp_path, *options):
+    """Runs ``captioner similar`` for the first image; returns the image and the exit code."""
     image = sorted((data / "images").iterdir())[0]
     command = [
         "similar",
@@ -30,12 +32,12 @@ def similar(data, tmp_path, *options):
     return image, main([*command, *options])
 
 
-def test_it_prints_the_best_and_draws_them_side_by_side(data, tmp_path, capsys):
-    image, code = similar(data, tmp_path, "--n", "3", "--threshold", "-1")
+def test_the_best_matches_are_printed_and_drawn_side_by_side(data, tmp_path, capsys):
+    image, code = run_similar(data, tmp_path, "--n", "3", "--threshold", "-1")
     assert code == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith(f"{image}: ")
-    rows = [line.split(maxsplit=3) for line in said[1:4]]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{image}: ")
+    rows = [line.split(maxsplit=3) for line in lines[1:4]]
     assert [row[0] for row in rows] == ["1", "2", "3"]
     scores = [float(row[1]) for row in rows]
     assert scores == sorted(scores, reverse=True)
@@ -48,15 +50,15 @@ def test_it_prints_the_best_and_draws_them_side_by_side(data, tmp_path, capsys):
         assert inside.std() > 5, "every tile shows a picture"
 
 
-def test_nothing_similar_is_said_with_the_best_that_fell_short(data, tmp_path, capsys):
-    image, code = similar(data, tmp_path, "--threshold", "1")
+def test_without_a_match_the_nearest_image_is_printed(data, tmp_path, capsys):
+    image, code = run_similar(data, tmp_path, "--threshold", "1")
     assert code == 0
-    said = capsys.readouterr().out
-    assert "no other image reaches 1.0; the best, scene-" in said
-    assert f"the best, {image.name}" not in said
+    output = capsys.readouterr().out
+    assert "no other image reaches 1.0; the best, scene-" in output
+    assert f"the best, {image.name}" not in output
 
 
-def test_a_file_that_is_no_image_is_one_line(data, tmp_path, capsys):
+def test_bad_input_is_refused_in_one_line(data, tmp_path, capsys):
     (tmp_path / "no.jpg").write_text("no")
     assert (
         main(["similar", str(tmp_path / "no.jpg"), "--index", str(data / "captions.parquet")]) == 2

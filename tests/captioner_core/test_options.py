@@ -1,3 +1,5 @@
+"""Options refuse bad values in one line, and command lines give the same options."""
+
 from __future__ import annotations
 
 import argparse
@@ -78,7 +80,7 @@ def test_bad_values_are_refused_in_one_line(options_class, name, value):
     assert "; " in line, "the line must end with a remedy"
 
 
-def test_arguments_make_the_same_options():
+def test_arguments_give_the_same_options():
     parser = argparse.ArgumentParser()
     add_arguments(parser, RunOptions)
     argv = ["--images", "in", "--output", "out", "--model", "m", "--index", "a", "--index", "b"]
@@ -96,11 +98,11 @@ def test_arguments_make_the_same_options():
 
 
 @pytest.mark.parametrize("mirrored", [None, "m"])
-def test_a_worker_is_given_the_launchers_options(mirrored):
-    asked = TrainOptions(dataset="d", features="f", output="o", mirrored=mirrored, seed=3)
+def test_a_worker_gets_the_options_of_the_launcher(mirrored):
+    options = TrainOptions(dataset="d", features="f", output="o", mirrored=mirrored, seed=3)
     parser = argparse.ArgumentParser()
     add_arguments(parser, TrainOptions)
-    assert from_namespace(TrainOptions, parser.parse_args(worker_arguments(asked))) == asked
+    assert from_namespace(TrainOptions, parser.parse_args(worker_arguments(options))) == options
 
 
 def test_a_switch_can_be_turned_off():

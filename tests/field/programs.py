@@ -1,4 +1,4 @@
-"""Programs of captioner's in processes of their own, in environments that tests choose."""
+"""Runs captioner's programs in processes of their own, in environments that tests choose."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CAPTIONER = [sys.executable, "-P", "-m", "captioner_cli"]
 UNSEEN_BY_ROOT = 54_321
-"""A user without an entry in the list of users and without rights, whom root can become."""
+"""The id of a user that has no entry in the list of users and no rights."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended."""
+    """How a program ended.
+
+    Args:
+      code: its exit code, or minus the signal that killed it.
+      out: what it wrote to stdout.
+      err: what it wrote to stderr.
+    """
 
     code: int
     out: str
@@ -24,17 +30,25 @@ class Ended:
 
     @property
     def lines(self) -> list[str]:
+        """The lines that it wrote to stderr."""
         return self.err.splitlines()
 
 
 def environment(**changes: str | None) -> dict[str, str]:
-    """This process' environment, changed; what is None is taken out."""
-    made = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **changes}
-    return {name: value for name, value in made.items() if value is not None}
+    """Returns this process's environment with changes; a variable that is None is left out."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **changes}
+    return {name: value for name, value in variables.items() if value is not None}
 
 
 def call(command, prefix=(), timeout=300, **changes) -> Ended:
-    """Runs a command to its end."""
+    """Runs a command to its end.
+
+    Args:
+      command: the program and its arguments.
+      prefix: a command that runs the program, such as ``as_nobody()``.
+      timeout: the time limit in seconds.
+      changes: environment variables, as ``environment`` takes them.
+    """
     done = subprocess.run(
         [*map(str, (*prefix, *command))],
         capture_output=True,
@@ -47,21 +61,27 @@ def call(command, prefix=(), timeout=300, **changes) -> Ended:
 
 
 def captioner(*arguments, prefix=(), **changes) -> Ended:
+    """Runs ``captioner`` with these arguments to its end."""
     return call([*CAPTIONER, *arguments], prefix, **changes)
 
 
 def in_shell(script: str, *arguments, **changes) -> Ended:
-    """Runs ``captioner`` with arguments as the ``"$@"`` of a shell's script."""
+    """Runs a shell script in which ``"$@"`` is ``captioner`` with these arguments."""
     return call(["sh", "-c", script, "sh", *CAPTIONER, *arguments], **changes)
 
 
 def python(code: str, *arguments, **changes) -> Ended:
+    """Runs Python code with these arguments to its end."""
     return call([sys.executable, "-P", "-c", code, *arguments], **changes)
 
 
 def as_nobody() -> list[str]:
-    """What runs a command as a user who can read everything and write nothing of root's."""
-    capability = "+dac_read_search"  # Python may lie in root's own home
+    """Returns a prefix that runs a command as a user who can read everything.
+
+    The user can write nothing that belongs to root.
+    """
+    # Python itself may be installed in root's home.
+    capability = "+dac_read_search"
     user = f"--reuid={UNSEEN_BY_ROOT}", f"--regid={UNSEEN_BY_ROOT}"
     return [
         "setpriv",

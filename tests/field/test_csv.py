@@ -1,4 +1,7 @@
-"""CSV files of captions as spreadsheets, scripts and Kaggle write them: read exactly, or refused with the line."""
+"""CSV files of captions as spreadsheets, scripts and Kaggle write them.
+
+A file is read exactly, or it is refused with the line of the error.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def images(tmp_path):
+    """Returns a folder of three images."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a.jpg", "b.jpg", "c.jpg"):
@@ -41,10 +45,11 @@ def images(tmp_path):
 
 
 def pairs(path):
+    """Returns the image id and the caption of each record."""
     return [(record.image_id, record.caption) for record in read_records(path)]
 
 
-# --- what is refused, with the line on which the record begins
+# --- Refused files, with the line on which the record begins
 
 REFUSED = {
     "a comma without quotes": (
@@ -52,7 +57,7 @@ REFUSED = {
         3,
         "double quotes",
     ),
-    "a comma that leaves the split over": (
+    "a comma before the split": (
         "image_id,caption,split\na.jpg,a cat, asleep,dev\n",
         2,
         "double quotes",
@@ -84,30 +89,42 @@ REFUSED = {
         2,
         "quotes",
     ),
-    "of the same image": ('image_id,caption\na.jpg,"a dog\na.jpg,a hound"\nb.jpg,x\n', 2, "quotes"),
-    "the same with the image last": (
+    "a quote that spans captions of one image": (
+        'image_id,caption\na.jpg,"a dog\na.jpg,a hound"\nb.jpg,x\n',
+        2,
+        "quotes",
+    ),
+    "a quote that spans three lines with the image last": (
         'caption,image\n"a dog,a.jpg\na cat,b.jpg\nx",c.jpg\n',
         2,
         "quotes",
     ),
-    "two lines with the image last": ('caption,image\n"a dog,a.jpg\nx",c.jpg\n', 2, "quotes"),
+    "a quote that spans two lines with the image last": (
+        'caption,image\n"a dog,a.jpg\nx",c.jpg\n',
+        2,
+        "quotes",
+    ),
     "text after quotes": ('image_id,caption\na.jpg,"Stop" says the sign\n', 2, "quotes"),
-    "a caption that is missing": (
+    "a missing caption": (
         "image_id,caption\na.jpg,a dog\n\nb.jpg\n",
         4,
         "1 fields where the header has 2",
     ),
-    "a split that is missing": (
+    "a missing split": (
         "image_id,caption,split\na.jpg,a dog\n",
         2,
         "2 fields where the header has 3",
     ),
-    "after a caption of two lines": (
+    "an extra field after a caption of two lines": (
         'image_id,caption\na.jpg,"a\ndog"\nb.jpg,a cat,x\n',
         4,
         "double quotes",
     ),
-    "with old line ends": ("image_id,caption\ra.jpg,a dog\rb.jpg,a cat,x\r", 3, "double quotes"),
+    "an extra field in a file with old line ends": (
+        "image_id,caption\ra.jpg,a dog\rb.jpg,a cat,x\r",
+        3,
+        "double quotes",
+    ),
     "an unknown split": (
         "image_id,caption,split\na.jpg,a dog,train\nb.jpg,a cat,holdout\n",
         3,
@@ -115,19 +132,19 @@ REFUSED = {
     ),
     "an empty split": ("image_id,caption,split\na.jpg,a dog,train\nb.jpg,a cat,\n", 3, "split ''"),
     "bytes of Latin-1": (b"image_id,caption\na.jpg,a dog\nb.jpg,a caf\xe9\n", 3, "UTF-8"),
-    "a field without end": ('image_id,caption\na.jpg,"' + "a dog\n" * 50_000, 2, "quotes"),
+    "a field that never ends": ('image_id,caption\na.jpg,"' + "a dog\n" * 50_000, 2, "quotes"),
 }
 
 
 @pytest.mark.parametrize(("text", "line", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_record_that_is_not_strictly_csv_is_refused_with_its_line(write, text, line, message):
+def test_an_ambiguous_record_is_refused_with_its_line(write, text, line, message):
     with pytest.raises(CaptionerError) as caught:
         read_records(write(text))
     assert f"line {line}: " in str(caught.value)
     assert message in str(caught.value)
 
 
-def test_the_command_exits_with_2_and_leaves_the_output_alone(tmp_path, write, images, capsys):
+def test_the_command_exits_with_2_and_writes_nothing(tmp_path, write, images, capsys):
     source = write("image_id,caption\na.jpg,a dog, running\n")
     command = [
         "dataset",
@@ -169,12 +186,12 @@ def test_an_image_in_two_splits_is_refused_with_both_lines(tmp_path, write, imag
         "",
     ],
 )
-def test_a_header_without_one_of_each_column_is_refused(write, header):
+def test_a_header_with_a_missing_or_repeated_column_is_refused(write, header):
     with pytest.raises(CaptionerError, match=r"needs image_id and caption|twice"):
         read_records(write(f"{header}\na.jpg,a dog\n"))
 
 
-# --- what is read
+# --- Accepted files
 
 
 @pytest.mark.parametrize(
@@ -182,7 +199,7 @@ def test_a_header_without_one_of_each_column_is_refused(write, header):
 )
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte-order mark"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
-def test_the_header_tells_the_delimiter(write, delimiter, mark, line_end):
+def test_the_delimiter_is_read_from_the_header(write, delimiter, mark, line_end):
     others = "".join(other for other in ",;\t|" if other != delimiter)
     rows = [
         ["image_id", "caption", "split"],
@@ -199,38 +216,45 @@ def test_the_header_tells_the_delimiter(write, delimiter, mark, line_end):
     assert records[1].caption == f"x{delimiter}y".replace("\t", " ")
 
 
-def test_flickr30ks_file_from_kaggle_is_read(write):
-    text = "image_name| comment_number| comment\na.jpg| 0| Two men , one tall .\na.jpg| 1| Two guys .\n"
+def test_the_flickr30k_file_from_kaggle_is_read(write):
+    text = (
+        "image_name| comment_number| comment\n"
+        "a.jpg| 0| Two men , one tall .\n"
+        "a.jpg| 1| Two guys .\n"
+    )
     assert pairs(write(text)) == [("a.jpg", "Two men , one tall ."), ("a.jpg", "Two guys .")]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
-def test_files_that_excel_saves_are_read(write, encoding):
+def test_files_saved_by_excel_are_read(write, encoding):
     text = "Image\tCaption\r\na.jpg\ta caf\u00e9\r\n"
     assert pairs(write(text.encode(encoding))) == [("a.jpg", "a caf\u00e9")]
 
 
-def test_byte_order_marks_of_joined_files_are_no_part_of_a_name(write):
+def test_byte_order_marks_of_joined_files_are_ignored(write):
     assert pairs(write("\ufeff\ufeffimage_id,caption\n\ufeffa.jpg,a dog\n")) == [("a.jpg", "a dog")]
 
 
-def test_a_caption_over_several_lines_becomes_one(write):
-    text = 'image_id,caption\r\na.jpg,"a dog\r\nruns\u2028fast\nand, far"\r\n\r\nb.jpg,"a ""big"" cat"\r\n'
+def test_a_caption_of_several_lines_becomes_a_single_line(write):
+    text = (
+        'image_id,caption\r\na.jpg,"a dog\r\nruns\u2028fast\nand, far"\r\n'
+        '\r\nb.jpg,"a ""big"" cat"\r\n'
+    )
     records = read_records(write(text))
     assert [record.line for record in records] == [2, 6]
     assert [record.caption for record in records] == ["a dog runs fast and, far", 'a "big" cat']
 
 
-def test_a_caption_over_several_lines_before_its_image_is_read(write):
+def test_a_caption_of_several_lines_may_precede_its_image(write):
     assert pairs(write('caption,image\n"a dog\nruns",a.jpg\n')) == [("a.jpg", "a dog runs")]
 
 
-def test_quotes_within_and_spaces_before_quotes_are_read(write):
+def test_quotes_inside_a_field_and_spaces_before_quotes_are_read(write):
     text = 'image_id,caption\na.jpg, "a dog, asleep"\nb.jpg,a 5" pipe\n   \n'
     assert pairs(write(text)) == [("a.jpg", "a dog, asleep"), ("b.jpg", 'a 5" pipe')]
 
 
-def test_names_of_splits(tmp_path, write, images):
+def test_other_names_of_splits_are_accepted(tmp_path, write, images):
     text = "image_id,caption,split\na.jpg,x,restval\nb.jpg,y,Validation\nc.jpg,z,test\n"
     csv_captions.build(tmp_path / "out", csv_file=write(text), images=images)
     frame = storage.read_table(str(tmp_path / "out" / "captions.parquet")).to_pandas()
@@ -249,7 +273,7 @@ FIELD = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\u
     delimiter=st.sampled_from(",;\t|"),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
-def test_what_a_csv_writer_writes_is_read_back(tmp_path_factory, captions, delimiter, quoting):
+def test_output_of_a_csv_writer_is_read_back(tmp_path_factory, captions, delimiter, quoting):
     stream = io.StringIO()
     writer = csv.writer(stream, delimiter=delimiter, quoting=quoting)
     writer.writerow(["image", "caption"])

@@ -1,4 +1,8 @@
-"""Datasets from COCO, Flickr8k and Kaggle as people have them: other names, byte-order marks, the wrong file."""
+"""Datasets from COCO, Flickr8k and Kaggle as users have them.
+
+The sources have other names of splits, byte-order marks or old line ends, or are the wrong file.
+Each is read correctly or refused with a message that names the mistake.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ NAMES = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
 
 @pytest.fixture
 def images(tmp_path):
+    """Returns a folder of four images."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in NAMES:
@@ -28,7 +33,7 @@ def images(tmp_path):
 
 
 def captions_of(folder):
-    """Returns each image's captions and split as the dataset's table says them."""
+    """Returns the captions and the split of each image of a dataset."""
     frame = storage.read_table(str(folder / "captions.parquet")).to_pandas()
     return {
         name: (group.caption.tolist(), group.split.iloc[0])
@@ -39,6 +44,14 @@ def captions_of(folder):
 def coco_file(
     path, images=((0, "a.jpg"), (1, "b.jpg")), annotations=((0, "a dog"), (1, "a cat")), **more
 ):
+    """Writes a COCO file of captions and returns its path.
+
+    Args:
+      path: path of the file.
+      images: pairs of an id and a file name.
+      annotations: pairs of an image's id and a caption.
+      more: further entries of the JSON object.
+    """
     value = {
         "images": [{"id": number, "file_name": name} for number, name in images],
         "annotations": [
@@ -69,7 +82,7 @@ WRONG_FILES = {
 
 
 @pytest.mark.parametrize(("annotations", "message"), WRONG_FILES.values(), ids=WRONG_FILES)
-def test_a_coco_file_of_something_else_is_named_as_that(
+def test_a_coco_file_without_captions_is_refused_by_its_kind(
     tmp_path, images, annotations, message, capsys
 ):
     source = coco_file(tmp_path / "instances_val2017.json", annotations=(), categories=[])
@@ -97,14 +110,14 @@ def test_a_coco_file_of_something_else_is_named_as_that(
         ("not JSON", "not JSON"),
     ],
 )
-def test_a_json_of_another_form_says_what_is_missing(tmp_path, images, text, message):
+def test_json_that_is_no_coco_file_is_refused_with_what_it_lacks(tmp_path, images, text, message):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(CaptionerError, match="no COCO captions JSON") as caught:
         coco.build(tmp_path / "out", annotations={"train": tmp_path / "x.json"}, images=images)
     assert message in str(caught.value)
 
 
-def test_some_annotations_without_a_caption_are_counted(tmp_path, images):
+def test_annotations_without_a_caption_are_left_out_and_counted(tmp_path, images):
     source = coco_file(tmp_path / "x.json")
     value = json.loads(source.read_text())
     value["annotations"] += [BOXES, {**BOXES, "image_id": [1]}]
@@ -115,7 +128,7 @@ def test_some_annotations_without_a_caption_are_counted(tmp_path, images):
 
 
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE], ids=["UTF-8", "UTF-16"])
-def test_a_byte_order_mark_before_json_is_read(tmp_path, images, mark):
+def test_json_with_a_byte_order_mark_is_read(tmp_path, images, mark):
     source = coco_file(tmp_path / "x.json")
     encoding = "utf-8" if mark == codecs.BOM_UTF8 else "utf-16-le"
     source.write_bytes(mark + source.read_text().encode(encoding))
@@ -133,7 +146,7 @@ def test_a_byte_order_mark_before_json_is_read(tmp_path, images, mark):
         ("test", "test"),
     ],
 )
-def test_other_names_of_splits(tmp_path, images, name, split):
+def test_other_names_of_splits_are_accepted(tmp_path, images, name, split):
     source = coco_file(tmp_path / "x.json")
     assert coco.build(tmp_path / "out", annotations={name: source}, images=images).images == {
         split: 2
@@ -188,7 +201,7 @@ def test_an_id_of_two_images_is_refused(tmp_path, images):
         coco.build(tmp_path / "out", annotations={"train": source}, images=images)
 
 
-def test_ids_that_fit_no_image_are_named(tmp_path, images):
+def test_ids_that_match_no_image_are_named(tmp_path, images):
     source = coco_file(tmp_path / "x.json", annotations=[("0", "a dog"), ("1", "a cat")])
     with pytest.raises(
         CaptionerError, match=r"no caption is of a listed image: '0' is not among .* such as 0"
@@ -204,10 +217,10 @@ def test_line_separators_within_captions_become_spaces(tmp_path, images):
     assert captions_of(tmp_path / "out") == {"a.jpg": (["a dog runs"], "train")}
 
 
-# --- no image has both a file and a caption
+# --- Sources in which no image has both a file and a caption
 
 
-def test_the_message_names_a_caption_and_a_file(tmp_path, images):
+def test_the_message_names_an_image_of_a_caption_and_a_file(tmp_path, images):
     source = coco_file(
         tmp_path / "x.json",
         images=[(0, "COCO_val2014_000000000042.jpg")],
@@ -220,7 +233,7 @@ def test_the_message_names_a_caption_and_a_file(tmp_path, images):
     assert str(images) in str(caught.value)
 
 
-def test_the_message_names_the_folder_that_fits(tmp_path, images):
+def test_the_message_names_the_folder_that_holds_the_images(tmp_path, images):
     (tmp_path / "x.csv").write_text("image,caption\nnone.jpg,x\na.jpg,a dog\n")
     with pytest.raises(CaptionerError) as caught:
         csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=tmp_path)
@@ -228,7 +241,7 @@ def test_the_message_names_the_folder_that_fits(tmp_path, images):
     assert f"name {str(images)!r} as the images' folder" in str(caught.value)
 
 
-def test_the_message_says_that_a_side_is_empty(tmp_path, images):
+def test_the_message_says_that_there_are_no_captions_or_no_images(tmp_path, images):
     (tmp_path / "x.csv").write_text("image,caption\n")
     with pytest.raises(CaptionerError, match="holds no caption of an image"):
         csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=images)
@@ -244,6 +257,13 @@ def test_the_message_says_that_a_side_is_empty(tmp_path, images):
 
 
 def write_zips(folder, tokens: bytes, lists: dict[str, bytes]):
+    """Writes the two zip files of Flickr8k with four images, and returns their folder.
+
+    Args:
+      folder: the folder for the files.
+      tokens: content of the file of captions.
+      lists: content of the list of images of each split.
+    """
     with zipfile.ZipFile(folder / flickr8k.TEXT_ZIP, "w") as archive:
         archive.writestr("Flickr8k.token.txt", tokens)
         for split, data in lists.items():
@@ -259,7 +279,7 @@ TOKENS = "".join(f"{name}#{number}\tA dog {number} .\n" for name in NAMES for nu
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_byte_order_mark_loses_neither_a_caption_nor_an_image(tmp_path, encoding):
+def test_flickr8k_files_with_a_byte_order_mark_are_read(tmp_path, encoding):
     lists = {split: data.decode().encode(encoding) for split, data in LISTS.items()}
     write_zips(tmp_path, TOKENS.encode(encoding), lists)
     summary = flickr8k.build(tmp_path / "out", source=tmp_path, cache=tmp_path)
@@ -268,7 +288,7 @@ def test_a_byte_order_mark_loses_neither_a_caption_nor_an_image(tmp_path, encodi
     assert captions_of(tmp_path / "out")["a.jpg"] == (["A dog 0 .", "A dog 1 ."], "train")
 
 
-def test_a_separator_within_a_caption_neither_cuts_nor_loses_it(tmp_path):
+def test_line_separators_within_flickr8k_captions_become_spaces(tmp_path):
     tokens = "a.jpg#0\tA dog\u2028runs\x0cfast\r.\r\nc.jpg#0\tA cat .\r\nd.jpg#0\tA bird .\r\n"
     write_zips(tmp_path, tokens.encode(), LISTS)
     summary = flickr8k.build(tmp_path / "out", source=tmp_path, cache=tmp_path)
@@ -277,13 +297,13 @@ def test_a_separator_within_a_caption_neither_cuts_nor_loses_it(tmp_path):
     assert "lines that are no caption" not in summary.left_out
 
 
-def test_old_line_ends_are_line_ends(tmp_path):
+def test_flickr8k_files_with_old_line_ends_are_read(tmp_path):
     lists = {split: data.replace(b"\n", b"\r") for split, data in LISTS.items()}
     write_zips(tmp_path, TOKENS.replace("\n", "\r").encode(), lists)
     assert flickr8k.build(tmp_path / "out", source=tmp_path, cache=tmp_path).captions == 8
 
 
-def test_zips_that_do_not_fit_are_named_by_example(tmp_path):
+def test_zips_of_different_images_are_refused_with_an_example(tmp_path):
     write_zips(tmp_path, b"x.jpg#0\tA dog .\n", {"train": b"x.jpg\n"})
     with pytest.raises(
         CaptionerError, match=r"both a file and a caption: the captions name 'x.jpg', .* 'a.jpg'"
@@ -292,7 +312,15 @@ def test_zips_that_do_not_fit_are_named_by_example(tmp_path):
 
 
 def kaggle(folder, lists=()):
-    """Writes the folder that Kaggle offers: Images/ and captions.txt, a CSV file with quotes where needed."""
+    """Writes Flickr8k as Kaggle offers it: Images/ and captions.txt, a CSV file.
+
+    Args:
+      folder: the folder, which must not exist.
+      lists: the splits whose lists of images are added.
+
+    Returns:
+      The same folder.
+    """
     (folder / "Images").mkdir(parents=True)
     for name in NAMES:
         (folder / "Images" / name).write_bytes(JPEG)
@@ -306,23 +334,23 @@ def kaggle(folder, lists=()):
     return folder
 
 
-def test_kaggles_folder_is_flickr8k(tmp_path, capsys):
+def test_the_folder_from_kaggle_is_read_as_flickr8k(tmp_path, capsys):
     source = kaggle(tmp_path / "archive")
     assert (
         main(["dataset", "flickr8k", "--source", str(source), "--output", str(tmp_path / "out")])
         == 0
     )
     assert "dataset flickr8k-kaggle: 4 images" in capsys.readouterr().out, (
-        "the name says that the splits are others"
+        "the name says that the splits are not those of Flickr8k"
     )
-    found = captions_of(tmp_path / "out")
-    assert {name: captions for name, (captions, _) in found.items()} == {
+    captions_found = captions_of(tmp_path / "out")
+    assert {name: captions for name, (captions, _) in captions_found.items()} == {
         name: [f"A dog , running , number {number} .", "A dog runs ."]
         for number, name in enumerate(NAMES)
     }
 
 
-def test_kaggles_folder_takes_flickr8ks_lists_where_they_are(tmp_path):
+def test_lists_of_splits_in_the_folder_from_kaggle_are_used(tmp_path):
     source = kaggle(tmp_path / "archive", lists=("train", "dev", "test"))
     summary = flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
     assert (summary.name, summary.images) == ("flickr8k", {"train": 2, "dev": 1, "test": 1})
@@ -330,7 +358,7 @@ def test_kaggles_folder_takes_flickr8ks_lists_where_they_are(tmp_path):
         assert name.encode() in LISTS[split]
 
 
-def test_kaggles_captions_are_a_csv_file_too(tmp_path):
+def test_captions_from_kaggle_are_also_read_as_a_csv_file(tmp_path):
     source = kaggle(tmp_path / "archive")
     summary = csv_captions.build(
         tmp_path / "out", csv_file=source / "captions.txt", images=source / "Images"
@@ -338,7 +366,7 @@ def test_kaggles_captions_are_a_csv_file_too(tmp_path):
     assert summary.captions == 8
 
 
-def test_kaggles_captions_with_a_stray_comma_are_refused_with_the_line(tmp_path):
+def test_captions_from_kaggle_with_a_stray_comma_are_refused_with_the_line(tmp_path):
     source = kaggle(tmp_path / "archive")
     with (source / "captions.txt").open("a") as file:
         file.write("d.jpg,A dog , running\n")
@@ -346,7 +374,7 @@ def test_kaggles_captions_with_a_stray_comma_are_refused_with_the_line(tmp_path)
         flickr8k.build(tmp_path / "out", source=source, cache=tmp_path)
 
 
-def test_a_folder_of_neither_form_names_both(tmp_path):
+def test_a_folder_of_neither_form_is_refused_with_both_forms(tmp_path):
     with pytest.raises(
         CaptionerError,
         match=r"Flickr8k_text.zip is not in .*nor are Kaggle's Images/ and captions.txt",

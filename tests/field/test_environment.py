@@ -1,4 +1,7 @@
-"""In any environment, a program does its work or says in one line what to change."""
+"""In any environment, a program does its work or says in one line what to change.
+
+Each program runs in a process of its own, with other locales, streams, folders, users and limits.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from tests.runs import make_run
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("setpriv"),
-    reason="becomes another user, which root alone can",
+    reason="only root can become another user",
 )
 ASCII_FILE_NAMES = {"PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONUTF8": "0"}
 USER_KERAS = {
@@ -33,17 +36,20 @@ USER_KERAS = {
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
+    """Returns the folder of a finished run."""
     return make_run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture
 def temporary(tmp_path):
+    """Returns an empty folder for temporary files."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     return folder
 
 
-def one_line(ended, code, *parts):
+def assert_one_line(ended, code, *parts):
+    """Asserts that a program ended with this code and one line that contains these parts."""
     assert ended.code == code, ended
     assert len(ended.lines) == 1, ended.err
     for part in parts:
@@ -55,9 +61,7 @@ def one_line(ended, code, *parts):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1"])
-def test_a_terminal_that_lacks_letters_shows_escapes_and_the_work_is_done(
-    run_dir, tmp_path, encoding
-):
+def test_letters_that_a_terminal_lacks_are_printed_as_escapes(run_dir, tmp_path, encoding):
     folder = tmp_path / "Ferien-Grüße-犬"
     shutil.copytree(run_dir, folder)
     ended = captioner("report", folder, PYTHONIOENCODING=encoding)
@@ -67,12 +71,14 @@ def test_a_terminal_that_lacks_letters_shows_escapes_and_the_work_is_done(
     assert ended.err == ""
 
 
-def test_an_error_shows_escapes_too(tmp_path):
-    one_line(captioner("verify", tmp_path / "ö犬", PYTHONIOENCODING="ascii"), 2, "\\xf6\\u72ac")
+def test_errors_are_printed_with_escapes_too(tmp_path):
+    assert_one_line(
+        captioner("verify", tmp_path / "ö犬", PYTHONIOENCODING="ascii"), 2, "\\xf6\\u72ac"
+    )
 
 
-def test_a_locale_that_can_not_name_files_is_refused_at_the_start(run_dir):
-    one_line(
+def test_an_ascii_locale_is_refused_at_the_start(run_dir):
+    assert_one_line(
         captioner("verify", run_dir, **ASCII_FILE_NAMES),
         2,
         "'ascii'",
@@ -85,14 +91,14 @@ def test_a_locale_that_can_not_name_files_is_refused_at_the_start(run_dir):
     not shutil.which("localedef"), reason="needs localedef to make a Latin-1 locale"
 )
 def test_a_latin_1_locale_is_refused_at_the_start(run_dir, tmp_path):
-    made = subprocess.run(
+    process = subprocess.run(
         ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "en_US.ISO-8859-1")],
         capture_output=True,
     )
-    if made.returncode > 1:
-        pytest.skip("localedef has no sources of locales here")
+    if process.returncode > 1:
+        pytest.skip("localedef lacks the sources of locales")
     variables = {"LOCPATH": str(tmp_path), "LC_ALL": "en_US.ISO-8859-1", "PYTHONUTF8": "0"}
-    one_line(captioner("verify", run_dir, **variables), 2, "iso8859-1", "LC_ALL=C.UTF-8")
+    assert_one_line(captioner("verify", run_dir, **variables), 2, "iso8859-1", "LC_ALL=C.UTF-8")
 
 
 def test_help_needs_no_particular_locale():
@@ -102,7 +108,7 @@ def test_help_needs_no_particular_locale():
 # Standard streams
 
 
-def test_a_closed_stdout_stops_nothing(run_dir):
+def test_a_report_is_written_while_stdout_is_closed(run_dir):
     shutil.rmtree(Path(run_dir, "report"), ignore_errors=True)
     ended = in_shell('"$@" >&-', "report", run_dir)
     assert (ended.code, ended.out, ended.err) == (0, "", "")
@@ -110,7 +116,7 @@ def test_a_closed_stdout_stops_nothing(run_dir):
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_never_become_files_of_the_run(run_dir, closed):
+def test_nothing_is_printed_into_files_while_streams_are_closed(run_dir, closed):
     shutil.rmtree(Path(run_dir, "report"), ignore_errors=True)
     assert in_shell(f'"$@" {closed}', "report", run_dir).code == 0
     page = Path(run_dir, "report", "index.html").read_text(encoding="utf-8")
@@ -118,8 +124,8 @@ def test_closed_streams_never_become_files_of_the_run(run_dir, closed):
     assert in_shell(f'"$@" {closed}', "verify", "nowhere").code == 2
 
 
-def test_a_full_stdout_is_a_failure(run_dir):
-    one_line(
+def test_a_full_stdout_is_an_error(run_dir):
+    assert_one_line(
         in_shell('"$@" >/dev/full', "verify", run_dir),
         1,
         "stdout can't be written",
@@ -127,11 +133,11 @@ def test_a_full_stdout_is_a_failure(run_dir):
     )
 
 
-def test_a_full_stderr_hides_the_line_and_not_the_exit_code():
+def test_a_full_stderr_does_not_change_the_exit_code():
     assert in_shell('"$@" 2>/dev/full', "verify", "nowhere").code == 2
 
 
-SAYS_MUCH = """
+PRINTS_MUCH = """
 import os, sys
 from captioner_core.process import program
 program.begin()
@@ -152,11 +158,11 @@ sys.exit(program.guarded(work, "work"))
 @pytest.mark.parametrize(
     "pipe", ["2>&1 | head -1", "| head -1", "2>&1 >/dev/null | head -1", "2>&1 | true"]
 )
-def test_a_reader_that_goes_away_stops_nothing(tmp_path, pipe):
+def test_the_work_goes_on_after_a_reader_closes_the_pipe(tmp_path, pipe):
     script = f'set -o pipefail; exec "$@" {pipe}' if shutil.which("bash") else f'"$@" {pipe}'
     shell = "bash" if shutil.which("bash") else "sh"
     ended = call(
-        [shell, "-c", script, shell, sys.executable, "-P", "-c", SAYS_MUCH, tmp_path / "done"]
+        [shell, "-c", script, shell, sys.executable, "-P", "-c", PRINTS_MUCH, tmp_path / "done"]
     )
     assert (tmp_path / "done").exists(), "the work goes on"
     assert ended.code == 0
@@ -164,15 +170,15 @@ def test_a_reader_that_goes_away_stops_nothing(tmp_path, pipe):
     assert "BrokenPipe" not in ended.out + ended.err
 
 
-def test_a_pipe_that_does_not_block_is_waited_for(tmp_path):
-    """Some programs start others with pipes that do not block, and read them slowly."""
+def test_a_non_blocking_pipe_gets_all_output(tmp_path):
+    """Some programs start others with non-blocking pipes, and read them slowly."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     command = [
         sys.executable,
         "-P",
         "-c",
-        SAYS_MUCH.replace("3000", "20000"),
+        PRINTS_MUCH.replace("3000", "20000"),
         str(tmp_path / "done"),
     ]
     with subprocess.Popen(
@@ -181,32 +187,34 @@ def test_a_pipe_that_does_not_block_is_waited_for(tmp_path):
         os.close(writer)
         time.sleep(1)
         with open(reader, "rb") as stream:
-            said = stream.read()
+            output = stream.read()
     assert process.returncode == 0
-    assert said.endswith(b"out 19999\n")
+    assert output.endswith(b"out 19999\n")
 
 
-def test_what_libraries_say_on_every_start_is_left_out_and_the_rest_is_not():
+def test_only_known_start_messages_of_libraries_are_left_out():
     code = (
         "import os; from captioner_core.process import program; program.begin();"
-        "os.write(2, b'WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n');"
-        "os.write(2, b'I0000 00:00:1795733994.036576   10221 port.cc:153] oneDNN custom operations are on.\\n');"
-        "os.write(2, b'what a library has to say\\n');"
+        "os.write(2, b'WARNING: All log messages before absl::InitializeLog() is called '"
+        "b'are written to STDERR\\n');"
+        "os.write(2, b'I0000 00:00:1795733994.036576   10221 port.cc:153] '"
+        "b'oneDNN custom operations are on.\\n');"
+        "os.write(2, b'a line of a library\\n');"
         "os.write(2, b'W1126 23:00:01.000001 1 cuda.cc:1] a warning\\n');"
-        "os.system('echo what a child has to say >&2')"
+        "os.system('echo a line of a child >&2')"
     )
-    assert python(code).lines == ["what a library has to say", "what a child has to say"]
+    assert python(code).lines == ["a line of a library", "a line of a child"]
 
 
 # Temporary files
 
 
-def test_nothing_is_left_in_the_temporary_folder(run_dir, temporary):
+def test_the_temporary_folder_is_empty_afterwards(run_dir, temporary):
     assert captioner("report", run_dir, TMPDIR=str(temporary)).code == 0
     assert os.listdir(temporary) == []
 
 
-HOLDS_FILES = """
+KEEPS_FILES = """
 import os, subprocess, sys, tempfile, time
 from captioner_core.process import program
 program.begin()
@@ -215,7 +223,7 @@ def work():
     program.check_environment()
     tempfile.mkdtemp()
     subprocess.run([sys.executable, "-c", "import tempfile; tempfile.mkdtemp()"], check=True)
-    print("begun", flush=True)
+    print("ready", flush=True)
     time.sleep(float(sys.argv[1]))
     return 0
 
@@ -223,35 +231,38 @@ sys.exit(program.guarded(work, "work"))
 """
 
 
-def started(temporary, seconds="60"):
-    command = [sys.executable, "-P", "-c", HOLDS_FILES, seconds]
+def start_keeping_files(temporary, seconds="60"):
+    """Starts a program that keeps temporary files for some seconds; returns it once they exist."""
+    command = [sys.executable, "-P", "-c", KEEPS_FILES, seconds]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, env=environment(TMPDIR=str(temporary))
     )
-    assert process.stdout.readline() == b"begun\n"
+    assert process.stdout.readline() == b"ready\n"
     return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_temporary_files_go_with_an_interrupted_process(temporary, number):
+def test_an_interrupted_process_deletes_its_temporary_files(temporary, number):
     if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
         pytest.skip("these tests run under nohup, whose processes ignore the signal")
-    with started(temporary) as process:
+    with start_keeping_files(temporary) as process:
         (folder,) = os.listdir(temporary)
         assert folder.startswith(f"captioner-{process.pid}-")
-        assert len(os.listdir(temporary / folder)) == 3, "its own, its child's, and the lock"
+        assert len(os.listdir(temporary / folder)) == 3, (
+            "its own folder, that of its child, and the lock"
+        )
         process.send_signal(number)
         assert process.wait(20) == 128 + number
     assert os.listdir(temporary) == []
 
 
-def test_folders_of_killed_processes_go_at_the_next_start_and_those_of_live_ones_stay(temporary):
-    with started(temporary) as killed, started(temporary) as alive:
+def test_a_start_deletes_folders_of_killed_processes_only(temporary):
+    with start_keeping_files(temporary) as killed, start_keeping_files(temporary) as alive:
         killed.kill()
         killed.wait()
         (temporary / "captioner-notes").mkdir()
         (temporary / "captioner-1-theirs").symlink_to(temporary / "captioner-notes")
-        with started(temporary, "0") as third:
+        with start_keeping_files(temporary, "0") as third:
             assert third.wait(20) == 0
         left = os.listdir(temporary)
         alive.kill()
@@ -259,19 +270,22 @@ def test_folders_of_killed_processes_go_at_the_next_start_and_those_of_live_ones
 
 
 @needs_root
-def test_no_writable_temporary_folder_is_one_line(run_dir, tmp_path):
-    """A mount namespace makes /tmp and /var/tmp read-only, and TMPDIR names a missing folder."""
+def test_without_a_writable_temporary_folder_one_line_names_tmpdir(run_dir, tmp_path):
+    """Makes /tmp and /var/tmp read-only in a mount namespace; TMPDIR names a missing folder."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("no mount namespaces here")
-    bind = 'for f in /tmp /var/tmp; do mount --bind "$f" "$f"; mount -o remount,ro,bind "$f"; done; exec "$@"'
+    bind = (
+        'for f in /tmp /var/tmp; do mount --bind "$f" "$f"; mount -o remount,ro,bind "$f"; done; '
+        'exec "$@"'
+    )
     prefix = ["unshare", "-m", "sh", "-c", bind, "sh"]
-    one_line(
+    assert_one_line(
         captioner("verify", run_dir, prefix=prefix, TMPDIR="/nowhere"), 2, "TMPDIR", "/nowhere"
     )
 
 
-def test_a_list_of_fonts_that_takes_long_is_no_line(run_dir, tmp_path):
-    """matplotlib makes it in a new home, and says so after five seconds."""
+def test_matplotlibs_message_about_fonts_is_not_shown(run_dir, tmp_path):
+    """In a new home, matplotlib makes a list of fonts, and prints a message after five seconds."""
     hook = tmp_path / "sitecustomize.py"
     hook.write_text(
         "import threading\n"
@@ -288,19 +302,19 @@ def test_a_list_of_fonts_that_takes_long_is_no_line(run_dir, tmp_path):
     assert (ended.code, ended.err) == (0, "")
 
 
-def test_a_bad_tmpdir_is_passed_over(run_dir):
+def test_a_tmpdir_that_does_not_exist_is_ignored(run_dir):
     assert captioner("verify", run_dir, TMPDIR="/nowhere").code == 0
 
 
 # Home, cache, users
 
 
-def test_no_home_is_needed_where_the_cache_is_not(run_dir):
+def test_a_command_without_a_cache_needs_no_home(run_dir):
     assert captioner("verify", run_dir, HOME="/etc/passwd").code == 0
 
 
 @pytest.mark.parametrize("home", ["/etc/passwd", "/proc/nowhere"])
-def test_a_home_that_is_none_names_the_variable(tmp_path, home):
+def test_a_home_that_is_no_folder_is_refused_with_the_variable(tmp_path, home):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").touch()
     ended = captioner(
@@ -312,34 +326,33 @@ def test_a_home_that_is_none_names_the_variable(tmp_path, home):
         HOME=home,
         XDG_CACHE_HOME=None,
     )
-    one_line(ended, 2, "CAPTIONER_CACHE", home)
+    assert_one_line(ended, 2, "CAPTIONER_CACHE", home)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
 def open_folder():
-    """A folder that every user may reach and write to, which those that pytest makes are not."""
-    with tempfile.TemporaryDirectory(
-        dir="/tmp"
-    ) as folder:  # wherever TMPDIR is, it may be closed to others
+    """Returns a folder in which every user may write, which pytest's folders do not allow."""
+    # Other users may be unable to reach the folder that TMPDIR names.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o777)
         yield Path(folder)
 
 
 @needs_root
-def test_a_user_without_entry_and_home_is_told_of_the_variable(open_folder):
+def test_a_user_without_a_home_is_refused_with_the_variable(open_folder):
     (open_folder / "images").mkdir()
     (open_folder / "images" / "a.jpg").touch()
     command = ("extract", "--images", open_folder / "images", "--output", open_folder / "out")
     ended = captioner(
         *command, prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=None, XDG_CACHE_HOME=None
     )
-    one_line(ended, 2, "CAPTIONER_CACHE", "54321")
+    assert_one_line(ended, 2, "CAPTIONER_CACHE", "54321")
 
 
 @needs_root
-def test_a_complete_cache_may_be_read_only_and_its_user_homeless(tmp_path):
-    """The packages can't be written either, because they belong to root."""
+def test_a_user_without_a_home_may_use_a_complete_read_only_cache(tmp_path):
+    """The installed packages cannot be written either, because they belong to root."""
     ended = captioner("assets", prefix=as_nobody(), HOME=None, CAPTIONER_CACHE=str(cache_dir()))
     assert ended.code == 0, ended
     assert ended.err == ""
@@ -347,7 +360,7 @@ def test_a_complete_cache_may_be_read_only_and_its_user_homeless(tmp_path):
 
 
 @needs_root
-def test_a_report_is_written_by_a_user_without_a_home(open_folder):
+def test_a_user_without_a_home_may_write_a_report(open_folder):
     folder = Path(make_run(open_folder))
     subprocess.run(["chown", "-R", "54321:54321", str(open_folder)], check=True)
     ended = captioner("report", folder, prefix=as_nobody(), HOME=None)
@@ -358,21 +371,21 @@ def test_a_report_is_written_by_a_user_without_a_home(open_folder):
 
 
 @pytest.mark.parametrize("umask", ["077", "022", "000"])
-def test_umasks_that_leave_the_owner_her_files_do(tmp_path, umask):
+def test_umasks_that_let_the_owner_use_files_are_accepted(tmp_path, umask):
     folder = make_run(tmp_path)
     assert in_shell(f'umask {umask}; "$@"', "report", folder).code == 0
 
 
 @pytest.mark.parametrize("umask", ["777", "400", "0300"])
-def test_umasks_that_do_not_are_refused(run_dir, umask):
-    one_line(in_shell(f'umask {umask}; "$@"', "verify", run_dir), 2, "umask", "0022")
+def test_other_umasks_are_refused(run_dir, umask):
+    assert_one_line(in_shell(f'umask {umask}; "$@"', "verify", run_dir), 2, "umask", "0022")
 
 
-def test_little_address_space_is_one_line(run_dir):
-    one_line(in_shell('ulimit -v 900000; "$@"', "verify", run_dir), 2, "ulimit -v")
+def test_too_little_address_space_is_reported_in_one_line(run_dir):
+    assert_one_line(in_shell('ulimit -v 900000; "$@"', "verify", run_dir), 2, "ulimit -v")
 
 
-def test_too_little_address_space_for_tensorflow_is_one_line():
+def test_too_little_address_space_for_tensorflow_is_reported_in_one_line():
     code = (
         "import sys; from captioner_core.process import program; program.begin()\n"
         "def work():\n    import captioner_core.process.tensorflow_setup\n    return 0\n"
@@ -381,32 +394,39 @@ def test_too_little_address_space_for_tensorflow_is_one_line():
     ended = call(
         ["sh", "-c", 'ulimit -v 3000000; exec "$@"', "sh", sys.executable, "-P", "-c", code]
     )
-    one_line(ended, 2, "4096 MiB", "ulimit -v")
+    assert_one_line(ended, 2, "4096 MiB", "ulimit -v")
 
 
-def test_a_current_folder_that_is_gone_is_one_line(run_dir, tmp_path):
-    (tmp_path / "gone").mkdir()
-    ended = in_shell(f'cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && "$@"', "verify", run_dir)
-    one_line(ended, 2, "current folder")
+def test_a_deleted_current_folder_is_reported_in_one_line(run_dir, tmp_path):
+    (tmp_path / "removed").mkdir()
+    ended = in_shell(
+        f'cd "{tmp_path}/removed" && rmdir "{tmp_path}/removed" && "$@"', "verify", run_dir
+    )
+    assert_one_line(ended, 2, "current folder")
 
 
 # Keras
 
-TELLS_SETTINGS = """
+PRINTS_SETTINGS = """
 import json
 from captioner_core.process.tensorflow_setup import keras
-print(json.dumps({"backend": keras.config.backend(), "image_data_format": keras.config.image_data_format(),
-                  "floatx": keras.config.floatx(), "epsilon": keras.config.epsilon()}))
+config = keras.config
+print(json.dumps({
+    "backend": config.backend(),
+    "image_data_format": config.image_data_format(),
+    "floatx": config.floatx(),
+    "epsilon": config.epsilon(),
+}))
 """
 
 
 @pytest.mark.parametrize("where", ["home", "keras_home"])
-def test_the_users_settings_for_keras_never_matter(tmp_path, where):
+def test_the_users_settings_for_keras_are_ignored(tmp_path, where):
     folder = tmp_path / ".keras"
     folder.mkdir()
     (folder / "keras.json").write_text(json.dumps(USER_KERAS))
     variables = {"HOME": str(tmp_path), "KERAS_HOME": None if where == "home" else str(folder)}
-    ended = python(TELLS_SETTINGS, KERAS_BACKEND="torch", KERAS_MAX_EPOCHS="many", **variables)
+    ended = python(PRINTS_SETTINGS, KERAS_BACKEND="torch", KERAS_MAX_EPOCHS="many", **variables)
     assert ended.code == 0, ended.err[-2000:]
     assert json.loads(ended.out) == {
         "backend": "tensorflow",
@@ -423,12 +443,13 @@ def test_keras_loaded_with_another_backend_is_refused():
         "import sys, types; keras = sys.modules['keras'] = types.ModuleType('keras');"
         "keras.config = types.SimpleNamespace(backend=lambda: 'torch');"
         "sys.modules['tensorflow'] = types.ModuleType('tensorflow');"
-        "from captioner_core.process import program; program.begin(); import captioner_core.process.tensorflow_setup"
+        "from captioner_core.process import program; program.begin();"
+        "import captioner_core.process.tensorflow_setup"
     )
-    one_line(python(code), 2, "'torch'", "KERAS_BACKEND")
+    assert_one_line(python(code), 2, "'torch'", "KERAS_BACKEND")
 
 
-def test_tensorflow_is_imported_in_one_place():
+def test_only_one_module_imports_tensorflow():
     """Any other import would let the user's settings take effect."""
     packages = ("captioner_core", "captioner_cli", "beam_jobs", "captioner_airflow")
     found = [

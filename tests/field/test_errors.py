@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from captioner_core.errors import CaptionerError, CheckFailed, JobFailed
-from captioner_core.process import error_lines
 from captioner_core.process.error_lines import BAD_INPUT, TRY_AGAIN, describe
 from tests.faults.forks import make_images
 from tests.field.programs import captioner, python
@@ -24,16 +23,17 @@ from tests.runs import make_run
 
 
 def system_error(number, path="/data/a.jpg"):
+    """Returns an error of the operating system with this number, for this path."""
     return OSError(number, os.strerror(number), path)
 
 
 class ResourceExhaustedError(Exception):
-    """An error with the name of TensorFlow's."""
+    """An error with the name and the module of TensorFlow's error."""
 
 
 ResourceExhaustedError.__module__ = "tensorflow.python.framework.errors_impl"
 
-FORESEEN = [
+KNOWN_ERRORS = [
     (CaptionerError("bad value; choose another"), 2, "bad value"),
     (CheckFailed("3 breaches"), 1, "3 breaches"),
     (JobFailed("the job failed"), 1, "the job failed"),
@@ -81,9 +81,9 @@ FORESEEN = [
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "part"), FORESEEN, ids=[repr(item[0])[:60] for item in FORESEEN]
+    ("error", "code", "part"), KNOWN_ERRORS, ids=[repr(item[0])[:60] for item in KNOWN_ERRORS]
 )
-def test_each_kind_of_error_has_a_line_and_an_exit_code(error, code, part):
+def test_a_known_error_has_a_line_and_an_exit_code(error, code, part):
     line = describe(error)
     assert line is not None
     assert line.exit_code == code
@@ -91,75 +91,75 @@ def test_each_kind_of_error_has_a_line_and_an_exit_code(error, code, part):
     assert "\n" not in line.text
 
 
-UNFORESEEN = [
+UNEXPECTED_ERRORS = [
     ValueError("x"),
     KeyError("caption"),
     IndexError(),
     ModuleNotFoundError("No module named 'captioner_core.x'", name="captioner_core.x"),
-    FileNotFoundError(
-        errno.ENOENT, "No such file or directory"
-    ),  # of no file: a mistake of the program's
+    # It names no file, so it is a mistake of the program.
+    FileNotFoundError(errno.ENOENT, "No such file or directory"),
 ]
 
 
-@pytest.mark.parametrize("error", UNFORESEEN, ids=repr)
-def test_mistakes_of_the_program_are_not_blamed_on_the_user(error):
+@pytest.mark.parametrize("error", UNEXPECTED_ERRORS, ids=repr)
+def test_an_unexpected_error_gets_no_remedy(error):
     assert describe(error) is None
 
 
-def test_a_full_temporary_folder_names_its_variable(monkeypatch):
+def test_the_line_on_a_full_temporary_folder_names_the_variable(monkeypatch):
     monkeypatch.setenv("TMPDIR", "/scratch")
     assert "TMPDIR" in describe(system_error(errno.ENOSPC, "/scratch/captioner-1-x/file")).text
     assert "--output" in describe(system_error(errno.ENOSPC, "/data/file")).text
 
 
-FAILS = """
+FAILING_PROGRAM = """
 import sys
 from captioner_core.process import program
 program.begin()
 
 def work():
-    {what}
+    {statement}
     return 0
 
 sys.exit(program.guarded(work, "captioner"))
 """
 
 
-def fails(what, **changes):
-    return python(FAILS.format(what=what), **changes)
+def run_failing_program(statement, **changes):
+    """Runs a program whose work is this statement, with these environment variables."""
+    return python(FAILING_PROGRAM.format(statement=statement), **changes)
 
 
-def test_what_nobody_foresaw_is_one_line_that_names_the_file_with_the_traceback(tmp_path):
-    ended = fails("{}['no such caption']", CAPTIONER_CACHE=str(tmp_path))
+def test_the_line_on_an_unexpected_error_names_a_file_with_the_traceback(tmp_path):
+    ended = run_failing_program("{}['no such caption']", CAPTIONER_CACHE=str(tmp_path))
     assert ended.code == 1
     (line,) = ended.lines
     assert line.startswith("captioner: error: unexpected KeyError ('no such caption')")
     (path,) = (tmp_path / "errors").iterdir()
     assert repr(str(path)) in line
-    said = path.read_text()
-    assert "Traceback (most recent call last)" in said
-    assert "captioner 0" in said
+    traceback = path.read_text()
+    assert "Traceback (most recent call last)" in traceback
+    assert "captioner 0" in traceback
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_saved_traceback_holds_no_secrets_of_the_command_line(tmp_path):
-    code = FAILS.format(what="1 / 0")
+def test_a_saved_traceback_contains_no_secret_of_the_command_line(tmp_path):
+    code = FAILING_PROGRAM.format(statement="1 / 0")
     assert python(code, "--s3_secret_access_key=hunter2", CAPTIONER_CACHE=str(tmp_path)).code == 1
     (path,) = (tmp_path / "errors").iterdir()
     assert "hunter2" not in path.read_text()
     assert "s3_secret_access_key=***" in path.read_text()
 
 
-def test_the_temporary_folder_takes_it_where_the_cache_can_not(tmp_path):
-    ended = fails("1 / 0", CAPTIONER_CACHE="/etc/passwd/cache", TMPDIR=str(tmp_path))
+def test_a_traceback_is_saved_in_the_temporary_folder_without_a_cache(tmp_path):
+    ended = run_failing_program("1 / 0", CAPTIONER_CACHE="/etc/passwd/cache", TMPDIR=str(tmp_path))
     (path,) = tmp_path.glob("*.txt")
     assert str(path) in ended.lines[-1]
     assert len(ended.lines) == 1
 
 
-def test_debugging_prints_it(tmp_path):
-    ended = fails("1 / 0", CAPTIONER_CACHE=str(tmp_path), CAPTIONER_DEBUG="1")
+def test_debugging_prints_the_traceback(tmp_path):
+    ended = run_failing_program("1 / 0", CAPTIONER_CACHE=str(tmp_path), CAPTIONER_DEBUG="1")
     assert ended.code == 1
     assert "Traceback" in ended.err
     assert "ZeroDivisionError" in ended.err
@@ -167,41 +167,45 @@ def test_debugging_prints_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("what", "code", "lines"),
+    ("statement", "code", "lines"),
     [
         ("import threading; t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()", 0, 1),
         ("type('X', (), {'__del__': lambda self: 1 / 0})()", 0, 0),
         ("sys.exit(7)", 7, 0),
-        ("sys.exit('a last word')", 1, 1),
+        ("sys.exit('a message')", 1, 1),
         ("raise BrokenPipeError(32, 'Broken pipe')", 1, 1),
         ("raise KeyboardInterrupt", 130, 1),
         ("raise Exception('a\\\\nb\\\\x1b[31m')", 1, 1),
         ("raise RecursionError", 1, 1),
     ],
 )
-def test_no_traceback_reaches_a_terminal_from_anywhere(tmp_path, what, code, lines):
-    ended = fails(what.replace("{", "{").replace("}", "}"), CAPTIONER_CACHE=str(tmp_path))
+def test_no_traceback_is_printed_wherever_an_error_is_raised(tmp_path, statement, code, lines):
+    ended = run_failing_program(
+        statement.replace("{", "{").replace("}", "}"), CAPTIONER_CACHE=str(tmp_path)
+    )
     assert (ended.code, len(ended.lines)) == (code, lines), ended
     assert "Traceback" not in ended.err
     assert "\x1b" not in ended.err
 
 
-def test_an_import_that_fails_is_one_line(tmp_path):
+def test_a_failing_import_is_reported_in_one_line(tmp_path):
     code = "from captioner_core.process import program; program.begin(); import no_such_package"
     ended = python(code, CAPTIONER_CACHE=str(tmp_path))
     assert (ended.code, len(ended.lines)) == (2, 1)
     assert "'no_such_package' is not installed" in ended.err
 
 
-# Outputs that are none
+# Paths that cannot be an output folder
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
+    """Returns a folder with two images and a broken file."""
     return make_images(tmp_path_factory.mktemp("images") / "images", 2, 1)
 
 
 def outputs(folder):
+    """Makes and returns paths that cannot be a folder, by what they are."""
     (folder / "file").write_text("mine")
     (folder / "dangling").symlink_to(folder / "nowhere" / "at all")
     (folder / "loop").symlink_to(folder / "loop")
@@ -220,7 +224,7 @@ def outputs(folder):
 @pytest.mark.parametrize(
     "kind", ["file", "below a file", "device", "below a device", "loop", "long name", "proc"]
 )
-def test_an_output_that_can_not_be_a_folder_is_one_line(images, tmp_path, kind):
+def test_an_output_that_cannot_be_a_folder_is_refused_in_one_line(images, tmp_path, kind):
     output = outputs(tmp_path)[kind]
     ended = captioner("extract", "--images", images, "--output", output)
     assert ended.code == 2, ended
@@ -230,7 +234,7 @@ def test_an_output_that_can_not_be_a_folder_is_one_line(images, tmp_path, kind):
 
 # Errors in steps of a job
 
-STEP = """
+JOB_WITH_FAILING_STEP = """
 import sys
 from captioner_core.process import program
 program.begin()
@@ -241,7 +245,7 @@ from captioner_core.runs import commits
 from captioner_core.tables.layout import RunLayout
 
 def fail(item):
-    {what}
+    {statement}
 
 def work():
     run = commits.begin_attempt(RunLayout(sys.argv[1], "run"))
@@ -253,7 +257,7 @@ sys.exit(program.guarded(work, "captioner"))
 
 
 @pytest.mark.parametrize(
-    ("what", "code", "part"),
+    ("statement", "code", "part"),
     [
         ("raise MemoryError", 1, "memory ran out"),
         ("pa.array(['x']).cast(pa.int32())", 2, "check the tables"),
@@ -264,9 +268,11 @@ sys.exit(program.guarded(work, "captioner"))
         ("1 / 0", 1, "unexpected ZeroDivisionError"),
     ],
 )
-def test_an_error_in_a_step_comes_out_as_anywhere_else(tmp_path, what, code, part):
+def test_an_error_in_a_step_of_a_job_is_described_like_any_other(tmp_path, statement, code, part):
     ended = python(
-        STEP.format(what=what), tmp_path / "root", CAPTIONER_CACHE=str(tmp_path / "cache")
+        JOB_WITH_FAILING_STEP.format(statement=statement),
+        tmp_path / "root",
+        CAPTIONER_CACHE=str(tmp_path / "cache"),
     )
     assert ended.code == code, ended.err[-2000:]
     assert len(ended.lines) == 1, ended.err
@@ -274,10 +280,10 @@ def test_an_error_in_a_step_comes_out_as_anywhere_else(tmp_path, what, code, par
     assert "Traceback" not in ended.err
 
 
-# What all stages need is asked for first
+# What later stages need is checked before the first image
 
 
-def test_an_encoder_without_its_weights_is_told_before_any_image_is_read(images, tmp_path):
+def test_missing_weights_of_an_encoder_are_an_error_before_any_image_is_read(images, tmp_path):
     cache = tmp_path / "cache"
     ended = captioner(
         "run",
@@ -306,20 +312,20 @@ def test_an_encoder_without_its_weights_is_told_before_any_image_is_read(images,
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_weights_that_can_not_be_had_are_told_first(images, tmp_path, arguments, part):
+def test_missing_weights_are_an_error_before_the_work_starts(images, tmp_path, arguments, part):
     run = make_run(tmp_path / "runs")
     names = {"IMAGES": str(images), "OUT": str(tmp_path / "out"), "RUN": run}
-    given = [
+    command = [
         re.sub("|".join(names), lambda found: names[found[0]], argument) for argument in arguments
     ]
-    ended = captioner(*given, CAPTIONER_CACHE=str(tmp_path / "cache"), CAPTIONER_OFFLINE="1")
+    ended = captioner(*command, CAPTIONER_CACHE=str(tmp_path / "cache"), CAPTIONER_OFFLINE="1")
     assert ended.code == 2
     (line,) = ended.lines
     assert re.search(part, line)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_table_of_the_users_that_is_broken_is_one_line(tmp_path):
+def test_a_damaged_table_is_refused_in_one_line(tmp_path):
     table = pa.table({"image_id": ["a", "b"], "caption": ["x", "y"], "split": ["train", "test"]})
     pq.write_table(table, tmp_path / "captions.parquet")
     data = bytearray((tmp_path / "captions.parquet").read_bytes())
@@ -331,7 +337,11 @@ def test_a_table_of_the_users_that_is_broken_is_one_line(tmp_path):
     assert len(ended.lines) == 1, ended.err
 
 
-def test_the_table_says_of_each_kind_what_to_do():
-    for number, kind in error_lines._SYSTEM_ERRORS.items():
-        assert kind.exit_code in (BAD_INPUT, TRY_AGAIN), errno.errorcode[number]
-        assert len(kind.remedy.split()) > 2
+def test_each_known_system_error_has_a_remedy():
+    lines = {name: describe(system_error(number)) for number, name in errno.errorcode.items()}
+    known = {name: line for name, line in lines.items() if line is not None}
+    assert len(known) > 20
+    for name, line in known.items():
+        assert line.exit_code in (BAD_INPUT, TRY_AGAIN), name
+        remedy = line.text.rpartition("; ")[2].removesuffix(" and run it again")
+        assert len(remedy.split()) > 2, line.text

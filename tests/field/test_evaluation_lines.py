@@ -1,4 +1,7 @@
-"""Scores of captions whose text could shift the lines that scorers exchange, and of a Java that fails."""
+"""Scoring survives captions with line separators, and a Java that fails.
+
+Scorers exchange one caption a line, so a separator within a caption could shift all later captions.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ REFERENCES = {
     "three.jpg": ["a red boat on the sea", "one boat sails"],
     "four.jpg": ["a man climbs a steep wall", "a climber on a wall"],
 }
-needs_java = pytest.mark.skipif(java_metrics.java_path() is None, reason="there is no Java")
+needs_java = pytest.mark.skipif(java_metrics.java_path() is None, reason="Java is not installed")
 
 
 def separated(text: str, separator: str) -> str:
@@ -54,18 +57,20 @@ def separated(text: str, separator: str) -> str:
 
 
 def separated_references(separator: str) -> dict[str, list[str]]:
+    """Returns the references with the separator before, within and after each."""
     return {
         name: [separated(text, separator) for text in listed] for name, listed in REFERENCES.items()
     }
 
 
 def separated_hypotheses(separator: str) -> dict[str, str]:
+    """Returns the hypotheses with the separator before, within and after each."""
     return {name: separated(text, separator) for name, text in HYPOTHESES.items()}
 
 
 @pytest.fixture
 def without_meteor(monkeypatch):
-    """Spares the seconds that METEOR takes to load; the tokenizer is the real one."""
+    """Replaces METEOR, which takes seconds to load; the tokenizer is the real one."""
     monkeypatch.setattr(java_metrics, "meteor", lambda references, hypotheses: 0.0)
 
 
@@ -83,13 +88,15 @@ def test_a_line_separator_scores_as_a_space(separator, side, java, monkeypatch, 
 
 
 @needs_java
-def test_meteor_is_given_the_same_tokens_for_any_separator(monkeypatch):
-    given = []
-    monkeypatch.setattr(java_metrics, "meteor", lambda *captions: given.append(captions) or 0.0)
+def test_meteor_gets_the_same_tokens_for_any_separator(monkeypatch):
+    scored_captions = []
+    monkeypatch.setattr(
+        java_metrics, "meteor", lambda *captions: scored_captions.append(captions) or 0.0
+    )
     caption_metrics.score(HYPOTHESES, REFERENCES)
     for separator in ("\r\n", "\f", "\u2028"):
         caption_metrics.score(separated_hypotheses(separator), separated_references(separator))
-    assert all(captions == given[0] for captions in given)
+    assert all(captions == scored_captions[0] for captions in scored_captions)
 
 
 @needs_java
@@ -122,13 +129,13 @@ def test_meteor_is_given_the_same_tokens_for_any_separator(monkeypatch):
         "word",
     ],
 )
-def test_an_odd_caption_keeps_its_line(caption, tokens):
+def test_an_unusual_caption_keeps_its_line(caption, tokens):
     assert java_metrics.ptb_tokenize([caption, "a cat", caption]) == [tokens, "a cat", tokens]
 
 
 @needs_java
-def test_empty_captions_and_field_separators_shift_nothing_in_meteor():
-    """The figure is that of pycocoevalcap's own wrapper for these captions without the separators."""
+def test_meteor_scores_empty_captions_and_field_separators():
+    """Compares with pycocoevalcap's wrapper, which scored these captions without separators."""
     references = {"a": ["a dog ||| runs", ""], "b": ["a cat"], "c": ["", ""]}
     hypotheses = {"a": "||| a dog", "b": "", "c": ""}
     assert java_metrics.meteor(references, hypotheses) == pytest.approx(0.1920280, abs=1e-6)
@@ -144,8 +151,8 @@ def test_references_without_a_word_are_refused(java, monkeypatch):
 
 
 @needs_java
-def test_scoring_writes_nothing_beside_the_jars(without_meteor):
-    """A file made there changes the folder's time, even where it is removed again."""
+def test_scoring_writes_nothing_into_the_folders_of_the_jars(without_meteor):
+    """A file made there changes the time of the folder, even if the file is deleted again."""
     folders = [Path(module.__file__).parent for module in (ptbtokenizer, meteor)]
     before = [folder.stat().st_mtime_ns for folder in folders]
     caption_metrics.score(HYPOTHESES, REFERENCES)
@@ -159,7 +166,7 @@ def test_the_locale_does_not_change_tokens(variable, monkeypatch):
     assert java_metrics.ptb_tokenize(["A CAF\u00c9 IN IRELAND"]) == ["a caf\u00e9 in ireland"]
 
 
-# --- a Java that fails
+# --- A Java that fails
 
 
 @pytest.fixture
@@ -167,6 +174,7 @@ def fake_java(tmp_path, monkeypatch):
     """Returns a function that puts a program named java first on the PATH."""
 
     def install(text: str) -> Path:
+        """Writes the program and returns its path."""
         program = tmp_path / "bin" / "java"
         program.parent.mkdir(exist_ok=True)
         program.write_text(text)
@@ -182,7 +190,7 @@ def fake_java(tmp_path, monkeypatch):
     ["printf 'a dog\\n'", "printf 'a\\ndog\\n\\na cat\\n'", "printf 'a dog\\na cat'", "printf ''"],
     ids=["too few", "too many", "no last line end", "nothing"],
 )
-def test_another_number_of_lines_than_sent_is_an_error(answer, fake_java):
+def test_a_wrong_number_of_lines_from_the_tokenizer_is_an_error(answer, fake_java):
     fake_java(f"#!/bin/sh\ncat > /dev/null\n{answer}\n")
     with pytest.raises(CaptionerError, match=r"returned \d lines for 2 captions"):
         java_metrics.ptb_tokenize(["a dog", "a cat"])
@@ -190,7 +198,10 @@ def test_another_number_of_lines_than_sent_is_an_error(answer, fake_java):
 
 BROKEN = {
     "fails": (
-        "#!/bin/sh\necho 'Picked up JAVA_TOOL_OPTIONS: -Xx' >&2\necho 'no runtime here' >&2\nexit 1\n",
+        "#!/bin/sh\n"
+        "echo 'Picked up JAVA_TOOL_OPTIONS: -Xx' >&2\n"
+        "echo 'no runtime here' >&2\n"
+        "exit 1\n",
         "no runtime",
     ),
     "is killed": ("#!/bin/sh\nkill -9 $$\n", "exit code -9"),
@@ -199,7 +210,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("text", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_java_that_fails_is_one_line_with_the_remedy(text, message, fake_java):
+def test_a_failing_java_is_an_error_with_a_remedy(text, message, fake_java):
     program = fake_java(text)
     for use in (
         java_metrics.check_java,
@@ -213,14 +224,14 @@ def test_a_java_that_fails_is_one_line_with_the_remedy(text, message, fake_java)
         assert "\n" not in str(caught.value)
 
 
-def test_meteor_that_answers_with_no_number_is_an_error(fake_java):
+def test_an_answer_of_meteor_that_is_no_number_is_an_error(fake_java):
     fake_java("#!/bin/sh\nwhile read -r line; do echo 'Error: no paraphrases'; done\n")
     with pytest.raises(CaptionerError, match="no paraphrases"):
         java_metrics.meteor({"a": ["a dog"]}, {"a": "a dog"})
 
 
-def test_evaluate_tries_java_before_it_captions(tmp_path, fake_java, capsys, monkeypatch):
-    """The model does not exist: the line on Java comes before the one on the model."""
+def test_evaluate_checks_java_before_the_model(tmp_path, fake_java, capsys, monkeypatch):
+    """The model does not exist either: the error about Java comes first."""
     monkeypatch.setattr(
         "captioner_core.training.dataset.read_captions_by_split",
         lambda dataset: {"dev": {"a.jpg": ["a dog"]}},

@@ -1,4 +1,6 @@
-"""Two folders of one camera: equal file names, a copied, a changed and a renamed image.
+"""Images of two folders with equal file names are told apart everywhere.
+
+The folders are two days of one camera, with a copied, a changed and a renamed image:
 
 | image      | content        | caption                        |
 |------------|----------------|--------------------------------|
@@ -44,7 +46,7 @@ CAPTIONS = {
     "blue": "a man rides a bicycle",
     "grey": "a woman sits on a bench",
 }
-# query, rank, match, is_duplicate: of day2 against day1 and itself
+# Matches of day2 against day1 and itself: query, rank, match, and whether it is a copy.
 DAY2_MATCHES = """
 day2/IMG_2 1 day1/IMG_2 copy
 day2/IMG_2 2 day2/IMG_4 -
@@ -52,7 +54,7 @@ day2/IMG_4 1 day1/IMG_2 -
 day2/IMG_4 2 day2/IMG_2 -
 day2/IMG_9 1 day1/IMG_3 copy
 """
-# of both days against both
+# Matches of both days against both.
 ALL_MATCHES = """
 day1/IMG_2 1 day2/IMG_2 copy
 day1/IMG_2 2 day2/IMG_4 -
@@ -63,7 +65,8 @@ day2/IMG_4 1 day1/IMG_2 -
 day2/IMG_4 2 day2/IMG_2 -
 day2/IMG_9 1 day1/IMG_3 copy
 """
-# once day2/IMG_1 shows what day1/IMG_1 shows, in other bytes, and IMG_9 is called IMG_0
+# The same after day2/IMG_1 is replaced by a picture like day1/IMG_1, and day2/IMG_9 is renamed to
+# IMG_0.
 ALL_MATCHES_AFTER_CHANGES = """
 day1/IMG_1 1 day2/IMG_1 -
 day1/IMG_2 1 day2/IMG_2 copy
@@ -79,7 +82,10 @@ day2/IMG_4 2 day2/IMG_2 -
 
 
 class ColourCaptioner:
-    """Captions a picture by its colour; its id is that of the model that the checks load."""
+    """A captioner that captions a picture by its colour.
+
+    It has the id of the pretrained model, which the checks of a run load.
+    """
 
     def __init__(self) -> None:
         self.model_id = read_model_id("pretrained")
@@ -89,16 +95,19 @@ class ColourCaptioner:
         self._colours = FakeBackbone().features(pixels)[0]
 
     def generate(self, features, grids):
+        """Returns the caption of the colour that is nearest to each image's features."""
         nearest = np.linalg.norm(features[:, None] - self._colours, axis=2).argmin(axis=1)
         texts = [list(CAPTIONS.values())[number] for number in nearest]
         return [GeneratedCaption(text, -1.0, len(text.split())) for text in texts]
 
 
 def load_fakes(*_args: object) -> CaptioningModels:
+    """Returns the fake backbone and the fake captioner, in place of ``load_models``."""
     return CaptioningModels(FakeBackbone(), ColourCaptioner())
 
 
 def draw(path: Path, colour: str, seed: int = 0) -> None:
+    """Draws a noisy picture of one colour."""
     noise = np.random.default_rng(seed).integers(-9, 9, (40, 60, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)).save(path)
@@ -106,6 +115,7 @@ def draw(path: Path, colour: str, seed: int = 0) -> None:
 
 @pytest.fixture
 def days(tmp_path, monkeypatch):
+    """Returns a folder with the images of both days in ``inbox``, and replaces the models."""
     monkeypatch.setattr(caption_images, "load_models", load_fakes)
     day1 = tmp_path / "inbox" / "day1"
     day2 = tmp_path / "inbox" / "day2"
@@ -120,6 +130,7 @@ def days(tmp_path, monkeypatch):
 
 
 def run_day(root: Path, day: str, *options: str) -> Path:
+    """Captions and matches one day's folder, and returns the run's folder."""
     command = [
         "run",
         "--images",
@@ -134,10 +145,12 @@ def run_day(root: Path, day: str, *options: str) -> Path:
 
 
 def captions_of(run_dir: Path) -> str:
+    """Returns the URI of a run's table of captions."""
     return str(run_dir / "captions")
 
 
 def match_all(root: Path, run_id: str, *tables: str) -> Path:
+    """Matches these tables of captions against each other, and returns the run's folder."""
     sides = [part for table in tables for part in ("--captions", table, "--index", table)]
     assert main(["match", *sides, "--output", str(root / "out"), "--run-id", run_id]) == 0
     return root / "out" / "runs" / run_id
@@ -156,7 +169,7 @@ def matches_of(run_dir: Path) -> str:
     return "\n" + "\n".join(sorted(lines)) + "\n"
 
 
-def test_a_run_matched_against_another_folder_tells_the_two_apart(days):
+def test_a_run_tells_its_images_from_those_of_another_folder(days):
     day1 = run_day(days, "day1")
     day2 = run_day(days, "day2", "--index", captions_of(day1))
     assert matches_of(day1) == "\n\n", "no two images of the first day are alike"
@@ -166,19 +179,19 @@ def test_a_run_matched_against_another_folder_tells_the_two_apart(days):
     np.testing.assert_allclose(copies.feature_score, 1, atol=1e-6)
     others = frame[~frame.is_duplicate]
     assert (others.feature_score < 1 - 1e-7).all(), (
-        "another picture's features are not those of its namesake"
+        "the scores use the features of the right picture"
     )
 
 
-def test_tables_given_together_keep_namesakes_apart(days):
+def test_images_with_equal_names_in_two_tables_stay_separate(days):
     day1 = run_day(days, "day1")
     day2 = run_day(days, "day2")
     both = match_all(days, "both", captions_of(day1), captions_of(day2))
     assert matches_of(both) == ALL_MATCHES
     summary = storage.read_table(str(both / "match_summary")).to_pandas()
     assert len(summary) == 7, "one row for each image of either day"
-    alone = summary[summary.status == "no_match"]
-    assert sorted(zip(alone.query_collection, alone.query_image_id, strict=True)) == [
+    unmatched = summary[summary.status == "no_match"]
+    assert sorted(zip(unmatched.query_collection, unmatched.query_image_id, strict=True)) == [
         ("day1", "IMG_1.png"),
         ("day2", "IMG_1.png"),
     ]
@@ -199,7 +212,7 @@ def test_an_update_follows_added_changed_and_renamed_images(days):
     assert matches_of(library) == ALL_MATCHES_AFTER_CHANGES
 
 
-def test_without_names_given_equal_folder_names_are_still_two_collections(days):
+def test_folders_with_equal_names_are_two_collections(days):
     """Both folders are called ``photos``; their collections are made from their whole paths."""
     collections = []
     for day in ("day1", "day2"):
@@ -223,7 +236,7 @@ def test_without_names_given_equal_folder_names_are_still_two_collections(days):
     assert text == expected
 
 
-def test_a_run_made_again_is_the_same_collection(days, monkeypatch):
+def test_a_folder_is_one_collection_by_any_path(days, monkeypatch):
     monkeypatch.chdir(days)
     (days / "link").symlink_to(days / "inbox" / "day1")
     names = {
@@ -236,10 +249,10 @@ def test_a_run_made_again_is_the_same_collection(days, monkeypatch):
     both = match_all(
         days, "both", str(days / "out/runs/once/captions"), str(days / "out/runs/again/captions")
     )
-    assert matches_of(both) == "\n\n", "an image of the same folder is itself, not a match"
+    assert matches_of(both) == "\n\n", "an image is no match of itself"
 
 
-def test_runs_of_earlier_versions_still_match_update_verify_and_report(days, capsys):
+def test_runs_of_earlier_versions_can_be_matched_updated_and_reported(days, capsys):
     """Earlier versions wrote no collections, neither in the manifest nor in any table."""
     day1 = run_day(days, "day1")
     day2 = run_day(days, "day2")
@@ -258,13 +271,14 @@ def test_runs_of_earlier_versions_still_match_update_verify_and_report(days, cap
 
 
 def _as_earlier_version(run_dir: Path) -> None:
+    """Removes from a finished run what earlier versions did not write."""
     path = run_dir / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     for name in ("collection", "collections"):
         manifest.pop(name, None)
     manifest["options"].pop("collection", None)
     path.write_text(json.dumps(manifest), encoding="utf-8")
-    new = {
+    collection_columns = {
         "query_collection",
         "match_collection",
         "best_match_collection",
@@ -274,11 +288,13 @@ def _as_earlier_version(run_dir: Path) -> None:
     for part in run_dir.glob("*/part-*.parquet"):
         table = pq.read_table(part)
         pq.write_table(
-            table.drop_columns(sorted(new & set(table.column_names))), part, compression="zstd"
+            table.drop_columns(sorted(collection_columns & set(table.column_names))),
+            part,
+            compression="zstd",
         )
 
 
-def test_the_report_shows_each_namesake_with_its_own_picture(days):
+def test_the_report_shows_the_right_picture_for_equal_names(days):
     from captioner_core.report.pictures import ImageFinder
 
     day1 = run_day(days, "day1")
@@ -295,13 +311,13 @@ def test_the_report_shows_each_namesake_with_its_own_picture(days):
     page = (both / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count('<article class="card">') == 7
     assert page.count("of <bdi>day1</bdi>") == 4, (
-        "three matches, and the closest image of one without"
+        "three matches, and the nearest image of one without a match"
     )
-    assert page.count("in <bdi>day2</bdi>") == 4, "each of its cards says which day it is of"
+    assert page.count("in <bdi>day2</bdi>") == 4, "each card of its images names the day"
     assert 'class="pic missing"' not in page
 
 
-def test_similar_finds_the_copy_in_the_other_folder(days, capsys, monkeypatch):
+def test_similar_finds_a_copy_in_another_folder(days, capsys, monkeypatch):
     day1 = run_day(days, "day1")
     day2 = run_day(days, "day2")
     _fake_similar(monkeypatch)
@@ -309,12 +325,13 @@ def test_similar_finds_the_copy_in_the_other_folder(days, capsys, monkeypatch):
     query = days / "inbox/day2/IMG_2.png"
     tables = ["--index", captions_of(day1), "--index", captions_of(day2)]
     assert main(["similar", str(query), *tables, "--output", str(days / "similar.png")]) == 0
-    said = capsys.readouterr().out.splitlines()
-    found = [tuple(line.split()[2:4]) for line in said[1:3]]
+    output = capsys.readouterr().out.splitlines()
+    found = [tuple(line.split()[2:4]) for line in output[1:3]]
     assert found == [("IMG_2.png", "(day1)"), ("IMG_4.png", "(day2)")]
 
 
 def _fake_similar(monkeypatch):
+    """Replaces the models that ``similar`` loads."""
     from captioner_core.analysis import similar_images
 
     class Model:
@@ -325,8 +342,8 @@ def _fake_similar(monkeypatch):
     monkeypatch.setattr(similar_images, "CaptionGenerator", lambda _model: ColourCaptioner())
 
 
-def test_folders_of_an_inbox_are_collections_of_their_own(days, capsys):
-    look = [
+def test_each_folder_of_an_inbox_is_a_collection(days, capsys):
+    inbox_command = [
         "inbox",
         "--inbox",
         str(days / "inbox"),
@@ -336,53 +353,53 @@ def test_folders_of_an_inbox_are_collections_of_their_own(days, capsys):
         "0",
         "--json",
     ]
-    assert main(look) == 0
+    assert main(inbox_command) == 0
     ready = json.loads(capsys.readouterr().out)
-    assert [(one["folder"], one["state"]) for one in ready] == [
+    assert [(folder["folder"], folder["state"]) for folder in ready] == [
         ("day1", "ready"),
         ("day2", "ready"),
     ]
     tables = []
-    for one in ready:
+    for folder in ready:
         command = [
             "run",
             "--images",
-            one["uri"],
+            folder["uri"],
             "--output",
             str(days / "out"),
             "--run-id",
-            one["run_id"],
+            folder["run_id"],
         ]
         assert main([*command, *(part for table in tables for part in ("--index", table))]) == 0
-        tables.append(str(days / "out/runs" / one["run_id"] / "captions"))
+        tables.append(str(days / "out/runs" / folder["run_id"] / "captions"))
     text = matches_of(days / "out/runs/day2")
     for table, day in zip(tables, ("day1", "day2"), strict=True):
         text = text.replace(collection_of_table(table), day)
     assert text == DAY2_MATCHES
     capsys.readouterr()
-    assert main(look) == 0
-    assert [one["state"] for one in json.loads(capsys.readouterr().out)] == ["done", "done"]
+    assert main(inbox_command) == 0
+    assert [folder["state"] for folder in json.loads(capsys.readouterr().out)] == ["done", "done"]
 
 
 @pytest.mark.parametrize("name", ["", " day1", "a\nb", "x" * 201, "a\0b"])
-def test_a_name_that_cannot_be_a_collection_is_refused_before_work(days, name, capsys):
+def test_a_bad_collection_name_is_refused_before_the_work_starts(days, name, capsys):
     command = ["run", "--images", str(days / "inbox/day1"), "--output", str(days / "out")]
     assert main([*command, "--collection", name]) == 2
     assert "--collection" in capsys.readouterr().err
     assert not (days / "out").exists()
 
 
-def test_captions_of_features_keep_their_collection(days, capsys):
-    where = ["--images", str(days / "inbox/day1"), "--output", str(days / "out"), "--run-id", "r"]
-    assert main(["extract", *where, "--collection", "day1"]) == 0
+def test_captions_made_from_features_keep_the_collection(days, capsys):
+    common = ["--images", str(days / "inbox/day1"), "--output", str(days / "out"), "--run-id", "r"]
+    assert main(["extract", *common, "--collection", "day1"]) == 0
     capsys.readouterr()
-    assert main(["caption", *where, "--from-features", "--collection", "other"]) == 2
+    assert main(["caption", *common, "--from-features", "--collection", "other"]) == 2
     assert "'day1'" in capsys.readouterr().err
-    assert main(["caption", *where, "--from-features"]) == 0
+    assert main(["caption", *common, "--from-features"]) == 0
     assert commits.read_manifest(str(days / "out/runs/r"))["collection"] == "day1"
 
 
-def test_a_dataset_and_a_run_over_its_images_are_one_collection(tmp_path):
+def test_a_dataset_and_a_run_of_its_images_are_one_collection(tmp_path):
     images = tmp_path / "dataset" / "images"
     images.mkdir(parents=True)
     table = str(tmp_path / "dataset" / "captions.parquet")

@@ -1,4 +1,7 @@
-"""Images that browsers show are captioned, and files that are no images are named as what they are."""
+"""Image files that browsers show are decoded; other files are named by what they are.
+
+The files are damaged or unusual in ways that do not change the picture, or they are no images.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ JPEG_KINDS = {
 
 
 def photo(size: tuple[int, int] = (640, 480)) -> Image.Image:
-    """Returns a picture with detail everywhere but in its lower third, which is white as a page's margin is."""
+    """Returns a picture with detail everywhere except in its lower third, which is white."""
     noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
     image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
     image.paste("white", (0, size[1] * 2 // 3, *size))
@@ -34,16 +37,24 @@ def photo(size: tuple[int, int] = (640, 480)) -> Image.Image:
 
 
 def with_chunk(chunk: bytes, *, behind: bool = False, png: bytes = PNG) -> bytes:
-    """Returns a PNG with one more chunk, behind its header or before its end."""
-    at = len(png) - 12 if behind else 33
-    return png[:at] + chunk + png[at:]
+    """Returns a PNG with one more chunk, after its header or before its end.
+
+    Args:
+      chunk: the chunk.
+      behind: whether the chunk comes before the end.
+      png: the PNG.
+    """
+    position = len(png) - 12 if behind else 33
+    return png[:position] + chunk + png[position:]
 
 
 def with_wrong_checksum(chunk: bytes) -> bytes:
+    """Returns a chunk of a PNG with a wrong checksum."""
     return chunk[:-1] + bytes([chunk[-1] ^ 0x55])
 
 
 def failure_of(data: bytes) -> ImageError:
+    """Returns the error with which decoding fails."""
     with pytest.raises(ImageError) as caught:
         decode(data)
     return caught.value
@@ -72,7 +83,7 @@ def test_a_png_with_megabytes_of_text_or_profile_is_decoded(name, behind):
 @pytest.mark.parametrize(
     "name", [b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"gAMA", b"pHYs", b"tIME", b"eXIf", b"teSt"]
 )
-def test_a_png_with_a_wrong_checksum_in_a_chunk_that_is_not_critical_is_decoded(name, behind):
+def test_a_png_with_a_wrong_checksum_in_an_optional_chunk_is_decoded(name, behind):
     data = with_chunk(with_wrong_checksum(png_chunk(name, b"Comment\0\0abcdefgh")), behind=behind)
     np.testing.assert_array_equal(decode(data)[0], PIXELS)
 
@@ -80,7 +91,7 @@ def test_a_png_with_a_wrong_checksum_in_a_chunk_that_is_not_critical_is_decoded(
 @pytest.mark.parametrize(
     "name", [b"pHYs", b"cHRM", b"gAMA", b"sRGB", b"iCCP", b"acTL", b"fcTL", b"tRNS"]
 )
-def test_a_png_with_a_chunk_of_a_wrong_length_is_decoded(name):
+def test_a_png_with_an_optional_chunk_of_wrong_length_is_decoded(name):
     np.testing.assert_array_equal(decode(with_chunk(png_chunk(name, b"\1")))[0], PIXELS)
 
 
@@ -88,8 +99,8 @@ def test_a_png_with_unknown_chunks_is_decoded():
     np.testing.assert_array_equal(decode(with_chunk(png_chunk(b"prVt", b"anything")))[0], PIXELS)
 
 
-def test_what_stands_behind_a_broken_chunk_is_heeded():
-    """Transparency and orientation count, even where another chunk had to be left out."""
+def test_chunks_after_a_broken_chunk_are_used():
+    """Transparency and orientation are used, even if another chunk had to be left out."""
     broken = with_wrong_checksum(png_chunk(b"tEXt", b"Comment\0abc"))
     palette = Image.new("P", (8, 8), 3)
     palette.putpalette([0, 0, 0] * 256)
@@ -104,15 +115,15 @@ def test_what_stands_behind_a_broken_chunk_is_heeded():
 
 
 @pytest.mark.parametrize("name", [b"IHDR", b"PLTE", b"IDAT"])
-def test_a_png_whose_critical_chunk_is_broken_still_fails(name):
+def test_a_png_with_a_broken_critical_chunk_fails(name):
     png = encoded(picture("P"), "PNG")
-    at = png.index(name)
-    (length,) = struct.unpack(">I", png[at - 4 : at])
-    broken = png[: at + 4] + bytes(length) + png[at + 4 + length :]
+    position = png.index(name)
+    (length,) = struct.unpack(">I", png[position - 4 : position])
+    broken = png[: position + 4] + bytes(length) + png[position + 4 + length :]
     assert failure_of(broken).error_type == "decode_error"
 
 
-def test_a_png_that_ends_in_its_pixels_still_fails_as_truncated():
+def test_a_png_that_ends_within_its_pixels_is_truncated():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
     png = with_chunk(png_chunk(b"pHYs", bytes(9)), png=encoded(noise, "PNG"))
     assert failure_of(png[:4000]).error_type == "truncated"
@@ -124,42 +135,44 @@ def test_a_png_that_ends_in_its_pixels_still_fails_as_truncated():
 
 @pytest.mark.parametrize("kind", JPEG_KINDS)
 @pytest.mark.parametrize("cut", [1, 2], ids=["half of its end marker", "its end marker"])
-def test_a_jpeg_that_lacks_only_its_end_marker_is_decoded(kind, cut):
-    whole = encoded(photo(), "JPEG", **JPEG_KINDS[kind])
-    pixels, *size = decode(whole)
-    mended, *size_of_mended = decode(whole[:-cut])
+def test_a_jpeg_without_its_end_marker_is_decoded(kind, cut):
+    complete = encoded(photo(), "JPEG", **JPEG_KINDS[kind])
+    pixels, *size = decode(complete)
+    mended, *size_of_mended = decode(complete[:-cut])
     np.testing.assert_array_equal(mended, pixels)
     assert size == size_of_mended
 
 
 @pytest.mark.parametrize("kind", JPEG_KINDS)
-def test_a_jpeg_that_is_cut_in_its_pixels_still_fails_as_truncated(kind):
-    """Also where what is missing is white: nobody can know what was there."""
-    whole = encoded(photo(), "JPEG", **JPEG_KINDS[kind])
-    places = random.Random(0)
+def test_a_jpeg_that_ends_within_its_pixels_is_truncated(kind):
+    """This holds also where the missing pixels are white, since nobody can know what they were."""
+    complete = encoded(photo(), "JPEG", **JPEG_KINDS[kind])
+    generator = random.Random(0)
     for cut in (
         20,
         100,
-        len(whole) // 2,
-        *(places.randrange(20, len(whole) - 700) for _ in range(15)),
+        len(complete) // 2,
+        *(generator.randrange(20, len(complete) - 700) for _ in range(15)),
     ):
-        assert failure_of(whole[:-cut]).error_type == "truncated", cut
+        assert failure_of(complete[:-cut]).error_type == "truncated", cut
 
 
-def test_a_jpeg_that_lacks_its_later_scans_still_fails_as_truncated():
-    whole = encoded(photo(), "JPEG", progressive=True)
-    tables_of_last_scan = whole.rindex(b"\xff\xc4")
-    assert failure_of(whole[:tables_of_last_scan]).error_type == "truncated"
+def test_a_jpeg_without_its_last_scan_is_truncated():
+    complete = encoded(photo(), "JPEG", progressive=True)
+    tables_of_last_scan = complete.rindex(b"\xff\xc4")
+    assert failure_of(complete[:tables_of_last_scan]).error_type == "truncated"
 
 
 def test_a_large_jpeg_without_its_end_marker_is_decoded_in_a_decoder_process():
-    """Such an image is decoded several times, and room for a large one is asked for once."""
-    whole = encoded(photo((4800, 3600)), "JPEG", quality=60)
-    pixels, *size = decoder_pool.decode(whole)
-    mended, *size_of_mended = decoder_pool.decode(whole[:-2])
+    """Such an image is decoded several times, but memory for a large image is reserved once."""
+    complete = encoded(photo((4800, 3600)), "JPEG", quality=60)
+    pixels, *size = decoder_pool.decode(complete)
+    mended, *size_of_mended = decoder_pool.decode(complete[:-2])
     np.testing.assert_array_equal(mended, pixels)
     assert size == size_of_mended == [4800, 3600]
-    assert decoder_pool.make_thumbnail(whole[:-2], 64) == decoder_pool.make_thumbnail(whole, 64)
+    assert decoder_pool.make_thumbnail(complete[:-2], 64) == decoder_pool.make_thumbnail(
+        complete, 64
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,12 +186,12 @@ def test_a_large_jpeg_without_its_end_marker_is_decoded_in_a_decoder_process():
     ids=["JFIF", "MPF", "Photoshop", "Adobe"],
 )
 def test_a_jpeg_with_a_broken_application_segment_is_decoded(segment):
-    whole = encoded(picture(), "JPEG")
-    assert decode(whole[:2] + segment + whole[2:])[1:] == (64, 48)
+    complete = encoded(picture(), "JPEG")
+    assert decode(complete[:2] + segment + complete[2:])[1:] == (64, 48)
 
 
 def tiff(*tags: tuple[int, int, int, int]) -> bytes:
-    """Returns a TIFF of one directory whose pixels no decoder finds; behind it stands the maker's name."""
+    """Returns a TIFF of one directory without readable pixels, followed by a camera maker."""
     directory = (
         struct.pack("<H", len(tags))
         + b"".join(struct.pack("<HHII", *tag) for tag in tags)
@@ -214,14 +227,14 @@ NO_IMAGES = {
 
 
 @pytest.mark.parametrize("name", NO_IMAGES)
-def test_a_file_that_is_no_image_is_named_as_what_it_is(name):
+def test_a_file_that_is_no_image_is_named_by_what_it_is(name):
     failure = failure_of(NO_IMAGES[name])
     assert failure.error_type == "unsupported_format"
     assert name.strip() in failure.message
     assert "\n" not in failure.message
 
 
-def test_avif_is_no_heic_and_is_named_where_pillow_lacks_it(monkeypatch):
+def test_avif_is_decoded_or_named_if_pillow_cannot_read_it(monkeypatch):
     avif = encoded(picture(), "AVIF")
     assert decode(avif)[1:] == (64, 48)
     monkeypatch.setattr(decoding.features, "check", lambda name: False)
@@ -229,26 +242,26 @@ def test_avif_is_no_heic_and_is_named_where_pillow_lacks_it(monkeypatch):
     assert (failure.error_type, "AVIF" in failure.message) == ("unsupported_format", True)
 
 
-def test_an_ordinary_tiff_is_no_raw_file():
+def test_a_tiff_is_not_taken_for_a_raw_file():
     assert decode(encoded(picture(), "TIFF"))[1:] == (64, 48)
     assert failure_of(encoded(picture(), "TIFF")[:200]).error_type in ("decode_error", "truncated")
 
 
-def test_good_files_are_opened_once_and_as_they_are(monkeypatch):
-    seen = []
+def test_good_files_are_opened_once_and_unchanged(monkeypatch):
+    opened = []
     real = Image.open
     monkeypatch.setattr(
-        Image, "open", lambda fp, formats: seen.append(fp.getvalue()) or real(fp, formats=formats)
+        Image, "open", lambda fp, formats: opened.append(fp.getvalue()) or real(fp, formats=formats)
     )
     for kind in ("PNG", "JPEG", "TIFF", "WEBP", "GIF"):
         data = encoded(picture(), kind)
         decode(data)
-        assert seen == [data]
-        seen.clear()
+        assert opened == [data]
+        opened.clear()
 
 
-def test_no_repair_reads_behind_the_file():
-    """Whatever is cut off a file with optional parts, decoding it ends with pixels or an image error."""
+def test_decoding_any_beginning_of_a_file_ends_with_pixels_or_an_image_error():
+    """No repair of a file with optional parts reads beyond the end of the file."""
     jpeg = encoded(picture(), "JPEG", comment=b"c" * 20, exif=Image.Exif())
     png = with_chunk(LARGE_CHUNKS["packed text"])
     for data in (jpeg, png):

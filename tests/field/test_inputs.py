@@ -1,4 +1,4 @@
-"""Folders of runs and inboxes with junk in them, and reports whose pictures have moved."""
+"""Runs and inboxes may contain junk files, and a report's pictures may be missing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ JUNK = (
 
 
 @pytest.mark.parametrize("name", JUNK)
-def test_verify_passes_over_what_readers_pass_over(tmp_path, name):
+def test_verify_ignores_the_files_that_readers_ignore(tmp_path, name):
     run_dir = make_run(tmp_path)
     for folder in (Path(run_dir), Path(run_dir, "captions"), Path(run_dir, "matches")):
         (folder / name).write_bytes(b"\0\5\x16\7junk")
@@ -62,17 +62,17 @@ def test_verify_passes_over_what_readers_pass_over(tmp_path, name):
         "matches/notes.txt",
     ],
 )
-def test_verify_still_tells_what_was_left_over_from_work_cut_off(tmp_path, name):
+def test_verify_names_what_interrupted_work_has_left(tmp_path, name):
     run_dir = make_run(tmp_path)
     path = Path(run_dir, name)
     path.parent.mkdir(exist_ok=True)
     shutil.copy(Path(run_dir, "captions", "part-00000.parquet"), path)
-    said = " ".join(verify(run_dir))
-    assert "left over from interrupted work" in said
-    assert name.partition("/")[0] in said
+    breaches = " ".join(verify(run_dir))
+    assert "left over from interrupted work" in breaches
+    assert name.partition("/")[0] in breaches
 
 
-def test_a_folder_that_ends_like_a_table_is_no_part_of_one(tmp_path):
+def test_a_folder_named_like_a_part_is_no_part_of_a_table(tmp_path):
     run_dir = make_run(tmp_path)
     Path(run_dir, "captions", "old.parquet").mkdir()
     assert len(storage.list_parts(f"{run_dir}/captions")) == 2
@@ -81,41 +81,43 @@ def test_a_folder_that_ends_like_a_table_is_no_part_of_one(tmp_path):
 # --- Inbox
 
 
-def put(folder: Path, *names: str) -> Path:
+def write_images(folder: Path, *names: str) -> Path:
+    """Writes an image to each of these files below a folder, and returns the folder."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(encoded(picture(), "JPEG"))
     return folder
 
 
-def found(inbox: Path, **options: object) -> dict[str, tuple[str, str]]:
-    asked = InboxOptions(
+def scan(inbox: Path, **options: object) -> dict[str, tuple[str, str]]:
+    """Returns the state of each folder of an inbox and the reason for it."""
+    inbox_options = InboxOptions(
         inbox=str(inbox), output=f"{inbox}-out", **{"quiet_minutes": 0.0, **options}
     )  # type: ignore[arg-type]
-    return {folder.folder: (folder.state, folder.reason) for folder in scan_inbox(asked)}
+    return {folder.folder: (folder.state, folder.reason) for folder in scan_inbox(inbox_options)}
 
 
-def test_a_folder_of_the_inbox_without_any_image_waits_and_says_why(tmp_path):
-    put(tmp_path / "junk", "._a.jpg", ".DS_Store", "@eaDir/a.jpg")
-    put(tmp_path / "heic", "a.heic", "b.HEIC")
-    put(tmp_path / "marked", "_SUCCESS", "Thumbs.db")
-    put(tmp_path / "good", "._a.jpg", "deep/a.jpg")
-    put(tmp_path / "good and marked", "a.jpg", "_SUCCESS")
+def test_a_folder_of_the_inbox_without_images_waits_and_says_why(tmp_path):
+    write_images(tmp_path / "junk", "._a.jpg", ".DS_Store", "@eaDir/a.jpg")
+    write_images(tmp_path / "heic", "a.heic", "b.HEIC")
+    write_images(tmp_path / "marked", "_SUCCESS", "Thumbs.db")
+    write_images(tmp_path / "good", "._a.jpg", "deep/a.jpg")
+    write_images(tmp_path / "good and marked", "a.jpg", "_SUCCESS")
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "a.jpg").symlink_to(tmp_path / "good" / "deep" / "a.jpg")
-    states = found(tmp_path)
+    states = scan(tmp_path)
     assert states["junk"] == (WAITING, "no image, only 3 hidden folders and system files")
     assert states["heic"] == (WAITING, "no image, only 2 .heic (not a supported format)")
     assert states["links"] == (WAITING, "no image, only 1 link not followed")
     assert states["marked"] == (READY, "_SUCCESS is there, but no image")
     assert states["good"][0] == READY
     assert states["good and marked"] == (READY, "_SUCCESS is there")
-    assert found(tmp_path, marker_only=True)["good"] == (WAITING, "no marker")
+    assert scan(tmp_path, marker_only=True)["good"] == (WAITING, "no marker")
 
 
-def test_an_inbox_in_a_store_knows_junk_too(tmp_path):
-    put(tmp_path / "inbox" / "junk", "._a.jpg", "@eaDir/deep/a.jpg", "notes.txt")
-    put(tmp_path / "inbox" / "good", "deep/a.jpg")
+def test_an_inbox_in_a_store_ignores_junk_too(tmp_path):
+    write_images(tmp_path / "inbox" / "junk", "._a.jpg", "@eaDir/deep/a.jpg", "notes.txt")
+    write_images(tmp_path / "inbox" / "good", "deep/a.jpg")
     store = RemoteInbox(pafs.LocalFileSystem(), str(tmp_path / "inbox"))
     assert store.counts("good").images == 1
     assert store.counts("junk").images == 0
@@ -138,17 +140,15 @@ def test_a_report_with_pictures_is_not_replaced_by_one_without(tmp_path, capsys)
     assert main(["report", run_dir]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert repr(str(report)) in line
-    assert (
-        f"put the images back where they were (--images was {str(tmp_path / 'new')!r}), or delete the report"
-        in line
-    )
+    remedy = f"put the images back where they were (--images was {str(tmp_path / 'new')!r})"
+    assert f"{remedy}, or delete the report" in line
     assert report.read_bytes() == before
-    assert main(["report", run_dir, "--max-images", "0"]) == 0, "nobody asked for a picture"
+    assert main(["report", run_dir, "--max-images", "0"]) == 0, "no picture was requested"
     report.unlink()
     assert main(["report", run_dir]) == 0
 
 
-def test_a_report_whose_pictures_are_there_in_part_is_written(tmp_path):
+def test_a_report_is_written_if_some_pictures_exist(tmp_path):
     run_dir = make_run(tmp_path)
     write_report(run_dir)
     shutil.rmtree(tmp_path / "dataset" / "images")
@@ -159,11 +159,11 @@ def test_a_report_whose_pictures_are_there_in_part_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("number", "code"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EACCES, 2)]
 )
-def test_a_full_disk_at_the_report_is_no_bad_input(tmp_path, monkeypatch, capsys, number, code):
+def test_a_full_disk_is_not_blamed_on_the_input(tmp_path, monkeypatch, capsys, number, code):
     run_dir = make_run(tmp_path)
 
     def write_text(uri: str, text: str) -> None:
-        raise OSError(number, "the disk says so")
+        raise OSError(number, "the disk is full")
 
     monkeypatch.setattr(storage, "write_text", write_text)
     assert main(["report", run_dir]) == code
@@ -171,13 +171,13 @@ def test_a_full_disk_at_the_report_is_no_bad_input(tmp_path, monkeypatch, capsys
     assert ("free space" if code == 1 else "permissions") in line
 
 
-def test_a_report_of_a_run_without_pictures_at_first_is_made_again(tmp_path):
+def test_a_report_without_pictures_can_be_written_again(tmp_path):
     run_dir = make_run(tmp_path)
     for folder in (tmp_path / "new", tmp_path / "dataset" / "images"):
         shutil.rmtree(folder)
     assert write_report(run_dir) == write_report(run_dir)
 
 
-def test_a_run_that_is_none_is_refused_as_before(tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(CaptionerError, match=r"no manifest\.json"):
         write_report(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Ctrl-C or a request to end, at any moment, gives one line and a plain exit code.
+"""Interrupting a program at any moment gives one line and an exit code that names the signal.
 
 Nothing is left behind, and the same command completes the work.
 """
@@ -25,15 +25,22 @@ from tests.field.programs import CAPTIONER, call, environment
 SEED = int(os.environ.get("FAULTS_SEED") or 20_261)
 MOMENTS = int(os.environ.get("FAULTS_MOMENTS") or 20)
 LINE = "captioner: interrupted; run it again to complete"
-PYTHON_START_S = (
-    0.5  # Python's own start, in which signals are its own business, takes a tenth of this
-)
+# Before this time Python itself may be starting, and it handles signals in its own way. Its start
+# takes about a tenth of it.
+PYTHON_START_S = 0.5
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 @dataclass(frozen=True)
 class Interrupted:
-    """How a program ended after it received a signal."""
+    """How a program ended after it received a signal.
+
+    Args:
+      code: its exit code, or minus the signal that killed it.
+      err: what it wrote to stderr.
+      took_s: seconds from the signal to its end.
+      left: temporary files and child processes that it left.
+    """
 
     code: int
     err: str
@@ -44,13 +51,13 @@ class Interrupted:
 def interrupt(
     command, temporary, number, after_s=0.0, *, whole_group=False, held=None, **changes
 ) -> Interrupted:
-    """Sends a signal to a program, or to its whole group as a terminal does.
+    """Sends a signal to a program, or to its whole process group as a terminal does.
 
     Args:
       command: the program and its arguments.
       temporary: the folder for its temporary files.
       number: the signal.
-      after_s: the time after which it is sent.
+      after_s: seconds after which it is sent.
       whole_group: whether it is sent to the whole process group.
       held: a file that the program writes when it is to be interrupted.
       changes: environment variables.
@@ -84,8 +91,9 @@ def interrupt(
 
 
 def check(ended: Interrupted, number) -> None:
+    """Asserts that a program ended as an interrupted program must, or had already ended."""
     if ended.code == 0:
-        return  # it was done by then
+        return  # It had ended before the signal came.
     assert ended.code == 128 + number, ended
     assert ended.err.count(LINE) == 1, ended.err
     assert ended.err.rstrip("\n").splitlines()[-1] == LINE, ended.err
@@ -96,29 +104,34 @@ def check(ended: Interrupted, number) -> None:
 
 
 def moments(count, longest_s, seed):
-    """Returns random moments and signals, which depend on the seed alone."""
-    chosen = random.Random(f"{SEED} {seed}")
+    """Returns pairs of a random moment in seconds and a signal, which depend on the seeds alone."""
+    generator = random.Random(f"{SEED} {seed}")
     print(f"FAULTS_SEED={SEED}")
     return [
-        (chosen.uniform(PYTHON_START_S, longest_s), chosen.choice(SIGNALS)) for _ in range(count)
+        (generator.uniform(PYTHON_START_S, longest_s), generator.choice(SIGNALS))
+        for _ in range(count)
     ]
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
+    """Returns a folder with twelve images and a broken file."""
     return make_images(tmp_path_factory.mktemp("images") / "images", 12, 1)
 
 
 def run_command(images, root):
+    """Returns the command of a run."""
     return [*CAPTIONER, "run", "--images", images, "--output", root]
 
 
 def job_command(images, root):
+    """Returns the command of a job."""
     module = [sys.executable, "-P", "-m", "beam_jobs.extract_features"]
     return [*module, "--images", images, "--output", root, "--run-id", "run"]
 
 
 def workers_command(images, root):
+    """Returns the command of a job with two worker processes."""
     return [
         *job_command(images, root),
         "--direct_running_mode=multi_processing",
@@ -127,6 +140,7 @@ def workers_command(images, root):
 
 
 def run_local_command(_, root):
+    """Returns the command of ``run-local``."""
     return [
         *CAPTIONER,
         "run-local",
@@ -151,10 +165,19 @@ RUN_DIRS = {"run-local": "runs/new"}
 
 
 def interrupt_and_complete(name, count, longest_s, images, tmp_path):
+    """Interrupts a command again and again at random moments, then lets it end.
+
+    Args:
+      name: the command, a key of ``COMMANDS``.
+      count: the number of interruptions.
+      longest_s: the latest moment in seconds.
+      images: the folder of images.
+      tmp_path: a folder for outputs and temporary files.
+    """
     root = tmp_path / "root"
     command = COMMANDS[name](images, root)
-    for place, (after_s, number) in enumerate(moments(count, longest_s, name)):
-        ended = interrupt(command, tmp_path / "tmp", number, after_s, whole_group=place % 2 == 1)
+    for attempt, (after_s, number) in enumerate(moments(count, longest_s, name)):
+        ended = interrupt(command, tmp_path / "tmp", number, after_s, whole_group=attempt % 2 == 1)
         print(f"{number.name} after {after_s:.2f} s: {ended}")
         check(ended, number)
     done = call(command, timeout=900)
@@ -188,8 +211,8 @@ def test_a_program_interrupted_at_many_random_moments_is_completed_by_the_next_c
 @pytest.mark.parametrize(
     "module", ["captioner_cli", "beam_jobs.caption_images", "captioner_core.training"]
 )
-def test_imports_and_options_are_interrupted_in_one_line(module, number, tmp_path):
-    # The program is held where its first heavy import would be.
+def test_interrupting_imports_and_options_gives_one_line(module, number, tmp_path):
+    # The program is stopped at its first heavy import.
     hook = tmp_path / "sitecustomize.py"
     hook.write_text(
         "import os, pathlib, sys, time\n"
@@ -217,11 +240,11 @@ program.begin()
 
 class Finalized:
     def __del__(self):
-        print("begun", flush=True)
+        print("ready", flush=True)
         time.sleep(60)
 
 def swallow(kind):
-    print("begun", flush=True)
+    print("ready", flush=True)
     while True:
         try:
             time.sleep(0.1)
@@ -229,8 +252,8 @@ def swallow(kind):
             pass
 
 def native():
-    print("begun", flush=True)
-    ctypes.CDLL(None).poll(None, 0, 60_000)  # does not return when a signal comes, if its mask holds it back
+    print("ready", flush=True)
+    ctypes.CDLL(None).poll(None, 0, 60_000)  # A masked signal does not end this call.
     ctypes.CDLL(None).sleep(60)
 
 def finalizer():
@@ -238,29 +261,34 @@ def finalizer():
     time.sleep(60)
 
 def thread():
-    threading.Thread(target=time.sleep, args=(60,)).start()  # Python would wait for it
-    print("begun", flush=True)
+    threading.Thread(target=time.sleep, args=(60,)).start()  # Python would wait for this thread.
+    print("ready", flush=True)
     time.sleep(60)
 
 def other_error():
-    print("begun", flush=True)
+    print("ready", flush=True)
     try:
         time.sleep(60)
     finally:
-        raise RuntimeError("what a library makes of an interrupt")
+        raise RuntimeError("an error that a library raises for an interrupt")
 
 def noisy_exit():
     import atexit
     atexit.register(time.sleep, 60)
-    print("begun", flush=True)
+    print("ready", flush=True)
     time.sleep(60)
 
 def exiting():
     import atexit
-    atexit.register(lambda: (print("begun", flush=True), time.sleep(60)))
+    atexit.register(lambda: (print("ready", flush=True), time.sleep(60)))
 
 def thread_at_exit():
-    threading.Thread(target=lambda: (time.sleep(0.5), print("begun", flush=True), time.sleep(60))).start()
+    def work():
+        time.sleep(0.5)
+        print("ready", flush=True)
+        time.sleep(60)
+
+    threading.Thread(target=work).start()
 
 def slow_end():
     interrupts.on_exit(lambda: time.sleep(1))
@@ -268,17 +296,17 @@ def slow_end():
 
 def child():
     import subprocess
-    subprocess.Popen([sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"],
-                     start_new_session=True)
+    code = "import time; print('ready', flush=True); time.sleep(60)"
+    subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     time.sleep(60)
 
 def main():
-    {how}
+    {statement}
     return 0
 
 sys.exit(program.guarded(main, "work"))
 """
-HOWS = [
+STATEMENTS = [
     "swallow(Exception)",
     "swallow(BaseException)",
     "native()",
@@ -293,8 +321,18 @@ HOWS = [
 ]
 
 
-def interrupt_work(how, *numbers, apart_s=0.0):
-    command = [sys.executable, "-P", "-c", WORK.replace("{how}", how)]
+def interrupt_work(statement, *numbers, pause_s=0.0):
+    """Runs ``WORK`` with this statement and sends signals to it.
+
+    Args:
+      statement: the statement that the program runs.
+      numbers: the signals.
+      pause_s: seconds after each signal.
+
+    Returns:
+      The exit code, what it wrote to stderr, and the seconds from the first signal to its end.
+    """
+    command = [sys.executable, "-P", "-c", WORK.replace("{statement}", statement)]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -303,48 +341,48 @@ def interrupt_work(how, *numbers, apart_s=0.0):
         env=environment(),
         start_new_session=True,
     ) as process:
-        assert process.stdout.readline() == "begun\n"
+        assert process.stdout.readline() == "ready\n"
         children = psutil.Process(process.pid).children(recursive=True)
         time.sleep(0.2)
         start = time.monotonic()
         for number in numbers:
             process.send_signal(number)
-            time.sleep(apart_s)
+            time.sleep(pause_s)
         _, err = process.communicate(timeout=30)
     assert psutil.wait_procs(children, timeout=3)[1] == []
     return process.returncode, err, time.monotonic() - start
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("how", HOWS)
-def test_wherever_a_signal_strikes_one_line_is_said(how, number):
-    code, err, took_s = interrupt_work(how, number)
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_a_signal_at_any_moment_gives_one_line(statement, number):
+    code, err, took_s = interrupt_work(statement, number)
     assert (code, err) == (128 + number, f"{LINE}\n")
     assert took_s < 12
 
 
-def test_a_second_signal_ends_it_at_once():
+def test_a_second_signal_ends_a_program_at_once():
     code, err, took_s = interrupt_work(
-        "swallow(BaseException)", signal.SIGINT, signal.SIGINT, apart_s=1.5
+        "swallow(BaseException)", signal.SIGINT, signal.SIGINT, pause_s=1.5
     )
     assert (code, err) == (130, f"{LINE}\n")
     assert took_s < 4
 
 
-def test_a_signal_sent_twice_at_once_is_one_request():
+def test_a_signal_that_is_sent_twice_at_once_counts_once():
     """``timeout`` sends a signal to a process and again to the group of the process."""
     code, err, _ = interrupt_work("thread()", signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
     assert (code, err) == (143, f"{LINE}\n")
 
 
-def test_a_parent_that_blocks_or_ignores_signals_does_not_make_a_program_deaf():
+def test_a_program_hears_signals_that_its_parent_blocks_or_ignores():
     code = (
         "import os, signal, sys\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])\n"
         "os.execv(sys.executable, [sys.executable, '-P', '-c', sys.argv[1]])"
     )
-    command = [sys.executable, "-P", "-c", code, WORK.replace("{how}", "thread()")]
+    command = [sys.executable, "-P", "-c", code, WORK.replace("{statement}", "thread()")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as process:
@@ -354,11 +392,13 @@ def test_a_parent_that_blocks_or_ignores_signals_does_not_make_a_program_deaf():
     assert (process.returncode, err) == (130, f"{LINE}\n")
 
 
-def test_signals_are_heard_after_every_package_of_programs_is_loaded(tmp_path):
-    """Each package begins the program if it is imported first."""
+def test_a_program_hears_signals_after_it_imports_every_package(tmp_path):
+    """Each package sets up signals if it is imported first."""
     script = tmp_path / "captioner"
     script.write_text(
-        WORK.replace("{how}", "thread()").replace("import ctypes", "import captioner_cli, ctypes")
+        WORK.replace("{statement}", "thread()").replace(
+            "import ctypes", "import captioner_cli, ctypes"
+        )
     )
     script.write_text(
         script.read_text().replace(
@@ -378,5 +418,5 @@ def test_signals_are_heard_after_every_package_of_programs_is_loaded(tmp_path):
     assert (process.returncode, err) == (143, f"{LINE}\n")
 
 
-def test_the_line_is_that_which_programs_print():
+def test_the_line_of_these_tests_is_that_of_the_programs():
     assert interrupts.LINE == LINE

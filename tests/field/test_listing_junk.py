@@ -1,4 +1,4 @@
-"""What is an image in folders as users have them, and what is said of all that is passed over."""
+"""Which files of a user's folder are images, and what is reported of all others."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ JUNK_NAMES = (
 
 
 def write(folder: Path, *names: str, data: bytes = JPEG) -> Path:
+    """Writes these files below a folder, and returns the folder."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -70,24 +71,27 @@ def write(folder: Path, *names: str, data: bytes = JPEG) -> Path:
 
 
 def ids(folder: Path, *exclude: str) -> list[str]:
+    """Returns the ids of the images that are listed below a folder."""
     return [
         entry.image_id for entry in list_images(str(folder), exclude) if isinstance(entry, ImageRef)
     ]
 
 
 def counts_of(folder: Path, *exclude: str) -> ListingCounts:
+    """Returns the counts of what is listed and passed over below a folder."""
     return reduce(ListingCounts.with_entry, list_images(str(folder), exclude), ListingCounts())
 
 
 def extract(images: Path, root: Path, **options: object) -> dict[str, object]:
-    asked = ExtractOptions(images=str(images), output=str(root), **options)  # type: ignore[arg-type]
-    return extract_features.run(asked, load=FakeBackbone)
+    """Extracts the features of a folder with the fake backbone, and returns the manifest."""
+    extract_options = ExtractOptions(images=str(images), output=str(root), **options)  # type: ignore[arg-type]
+    return extract_features.run(extract_options, load=FakeBackbone)
 
 
 # --- Names that are not UTF-8
 
 
-def test_two_files_never_share_an_id_and_each_leads_back_to_its_file(tmp_path):
+def test_two_files_have_two_ids_and_each_id_gives_its_file(tmp_path):
     names = [
         b"caf\xe9.jpg",
         rb"caf\xe9.jpg",
@@ -117,7 +121,7 @@ def test_two_files_never_share_an_id_and_each_leads_back_to_its_file(tmp_path):
 
 
 @given(st.binary(max_size=12) | st.text(r"\x5ceEf9a/", max_size=12).map(str.encode))
-def test_every_name_comes_back_from_its_id(name):
+def test_an_id_gives_its_file_name_back(name):
     image_id = image_id_of(name)
     image_id.encode("utf-8")
     assert file_name_of(image_id) == name
@@ -127,17 +131,17 @@ def test_every_name_comes_back_from_its_id(name):
     st.binary(max_size=6) | st.text(r"\x5ce9", max_size=10).map(str.encode),
     st.text(r"\x5ce9", max_size=10),
 )
-def test_two_names_never_have_one_id(name, other):
+def test_two_file_names_have_two_ids(name, other):
     assert (image_id_of(name) == image_id_of(other.encode())) == (name == other.encode())
 
 
 @pytest.mark.parametrize("image_id", [r"..\x2f..\x2fetc", "../x.jpg", "/etc/x.jpg", "a\0b.jpg", ""])
-def test_an_id_leads_nowhere_else_by_its_escapes(tmp_path, image_id):
+def test_an_id_with_escapes_cannot_leave_its_folder(tmp_path, image_id):
     found = path_below(tmp_path, image_id)
     assert found is None or found.startswith(os.fsencode(tmp_path) + b"/")
 
 
-def test_a_dataset_is_made_of_files_whose_names_are_not_utf_8(tmp_path):
+def test_a_dataset_may_contain_file_names_that_are_not_utf_8(tmp_path):
     images = tmp_path / "in"
     images.mkdir()
     for name in (b"caf\xe9.jpg", rb"caf\xe9.jpg"):
@@ -153,7 +157,7 @@ def test_a_dataset_is_made_of_files_whose_names_are_not_utf_8(tmp_path):
         assert file.read() == JPEG + b"caf\xe9.jpg"
 
 
-def test_backslashes_between_folders_still_become_slashes():
+def test_backslashes_between_folders_become_slashes():
     assert safe_image_id(r"day1\IMG_1.jpg", "image") == "day1/IMG_1.jpg"
     for outside in (r"..\x.jpg", r"..\x5c..\x5cx.jpg", r"C:\x.jpg"):
         with pytest.raises(CaptionerError, match="outside its folder"):
@@ -163,7 +167,7 @@ def test_backslashes_between_folders_still_become_slashes():
 # --- Junk
 
 
-def test_what_systems_leave_behind_is_passed_over_and_counted(tmp_path):
+def test_files_of_operating_systems_are_passed_over_and_counted(tmp_path):
     write(tmp_path, *JUNK_NAMES)
     write(tmp_path, "photo.jpg", ".photo.jpg", "day1/photo.jpg", "lost and found/photo.jpg")
     assert ids(tmp_path) == [
@@ -177,15 +181,16 @@ def test_what_systems_leave_behind_is_passed_over_and_counted(tmp_path):
     assert counts.passed_over_text() == f"{len(JUNK_NAMES)} hidden folders and system files"
 
 
-def test_a_hidden_folder_that_is_named_is_looked_into(tmp_path):
+def test_a_hidden_folder_that_the_user_names_is_listed(tmp_path):
     assert ids(write(tmp_path / ".photos", "a.jpg")) == ["a.jpg"]
 
 
 def own_picture() -> bytes:
+    """Returns a PNG with the mark of pictures that captioner makes."""
     return PNG[:33] + png_chunk(b"tEXt", b"Software\0captioner") + PNG[33:]
 
 
-def test_pictures_that_captioner_made_are_passed_over(tmp_path):
+def test_pictures_made_by_captioner_are_passed_over(tmp_path):
     write(tmp_path, "similar.png", "SIMILAR.PNG", data=own_picture())
     write(
         tmp_path,
@@ -198,20 +203,18 @@ def test_pictures_that_captioner_made_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "is_looked_into"),
+    ("kind", "is_listed"),
     [("run", False), ("model", False), ("dataset", True), ("folder of images", True)],
 )
-def test_folders_of_captioners_own_are_passed_over_unless_they_hold_images(
-    tmp_path, kind, is_looked_into
-):
+def test_captioners_own_folders_are_passed_over_unless_they_hold_images(tmp_path, kind, is_listed):
     header = {"made_by": "captioner", "kind": kind, "format_version": 1}
-    write(tmp_path, "made/.captioner-files", data=json.dumps(header).encode() + b"\n")
-    write(tmp_path, "made/a.jpg")
-    assert ids(tmp_path) == (["made/a.jpg"] if is_looked_into else [])
-    assert ids(tmp_path / "made") == ["a.jpg"], "named directly, it is looked into"
+    write(tmp_path, "own/.captioner-files", data=json.dumps(header).encode() + b"\n")
+    write(tmp_path, "own/a.jpg")
+    assert ids(tmp_path) == (["own/a.jpg"] if is_listed else [])
+    assert ids(tmp_path / "own") == ["a.jpg"], "a folder that the user names is listed"
 
 
-def test_a_stranger_s_marker_hides_nothing(tmp_path):
+def test_a_marker_of_another_program_hides_nothing(tmp_path):
     write(tmp_path, "a/.captioner-files", data=b"my own list\n")
     write(tmp_path, "b/.captioner-files", data=b'["captioner"]\n')
     write(tmp_path, "a/a.jpg", "b/b.jpg")
@@ -252,7 +255,7 @@ def test_a_stranger_s_marker_hides_nothing(tmp_path):
     ],
 )
 def test_a_pattern_leaves_out_files_and_folders(tmp_path, pattern, excluded):
-    every = {
+    all_names = {
         "a.jpg",
         "a_thumb.jpg",
         "raw/b.jpg",
@@ -260,29 +263,29 @@ def test_a_pattern_leaves_out_files_and_folders(tmp_path, pattern, excluded):
         "old/raw/c.jpg",
         "cafe\u0301.jpg",
     }
-    write(tmp_path, *every)
-    assert set(ids(tmp_path, pattern)) == every - excluded
+    write(tmp_path, *all_names)
+    assert set(ids(tmp_path, pattern)) == all_names - excluded
     assert bool(counts_of(tmp_path, pattern).passed.get(EXCLUDED)) == bool(excluded)
 
 
-def test_several_patterns_add_up(tmp_path):
+def test_a_file_is_left_out_if_any_pattern_matches(tmp_path):
     write(tmp_path, "a.jpg", "b.jpg", "c/d.jpg")
     assert ids(tmp_path, "a.jpg", "c/") == ["b.jpg"]
     assert counts_of(tmp_path, "a.jpg", "c/").passed == {EXCLUDED: 2}
 
 
 @pytest.mark.parametrize("pattern", ["", "/", ".", "./", "a\nb"])
-def test_a_pattern_that_is_none_is_refused_in_one_line(pattern):
+def test_an_invalid_pattern_is_refused_in_one_line(pattern):
     with pytest.raises(
         CaptionerError, match=r"--exclude .* is no shell pattern; write one such as"
     ):
         ExtractOptions(images="in", output="out", exclude=(pattern,))
 
 
-# --- Counts, and what is said of them
+# --- Counts and messages
 
 
-def test_files_are_counted_by_suffix_and_the_line_names_them(tmp_path):
+def test_files_are_counted_and_named_by_suffix(tmp_path):
     write(
         tmp_path, "a.HEIC", "b.heic", "c.heic", "notes.txt", "README", "x.a very long suffix indeed"
     )
@@ -292,7 +295,8 @@ def test_files_are_counted_by_suffix_and_the_line_names_them(tmp_path):
     counts = counts_of(tmp_path)
     assert counts.by_suffix() == {".heic": 3, ".txt": 1, "no suffix": 1, "other": 1}
     assert counts.passed_over_text() == (
-        "3 .heic, 1 .txt, 1 without suffix, 1 other (not a supported format), 2 links not followed, 1 pipe or device"
+        "3 .heic, 1 .txt, 1 without suffix, 1 other (not a supported format), "
+        "2 links not followed, 1 pipe or device"
     )
     assert counts.as_manifest()["files_passed_over"] == 9
 
@@ -303,15 +307,15 @@ def test_any_number_of_suffixes_is_counted_in_little_memory():
         counts = counts.with_entry(SkippedEntry(f"x.{number}", "other"))
     for _ in range(5):
         counts = counts.with_entry(SkippedEntry("x.heic", "other"))
-    stated = counts.by_suffix()
+    counted = counts.by_suffix()
     assert len(counts.suffixes) <= 201
-    assert len(stated) == 21
-    assert sum(stated.values()) == 1005
+    assert len(counted) == 21
+    assert sum(counted.values()) == 1005
     assert "and" not in counts.passed_over_text()
     assert counts.passed_over_text().endswith("with other suffixes (not a supported format)")
 
 
-def test_a_run_states_in_manifest_and_last_line_what_it_passed_over(tmp_path, capsys):
+def test_a_run_reports_in_manifest_and_last_line_what_it_passed_over(tmp_path, capsys):
     write(tmp_path / "in", "a.jpg", "b.heic", "c.heic", "._a.jpg", "skip/d.jpg")
     options = ExtractOptions(
         images=str(tmp_path / "in"), output=str(tmp_path / "out"), exclude=("skip/",)
@@ -332,14 +336,15 @@ def test_a_run_states_in_manifest_and_last_line_what_it_passed_over(tmp_path, ca
     assert verify(run_dir) == []
     (line,) = passed_over_lines(read_manifest(run_dir))
     assert line == (
-        "passed over: 2 .heic (not a supported format), 1 hidden folder and system file, 1 left out by --exclude"
+        "passed over: 2 .heic (not a supported format), 1 hidden folder and system file, "
+        "1 left out by --exclude"
     )
     assert passed_over_lines({"counts": {"images_found": 3, "files_passed_over": 1}}) == []
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
-    ("names", "exclude", "said"),
+    ("names", "exclude", "reason"),
     [
         (["a.heic", "b.HEIC"], (), r"2 \.heic \(not a supported format\)"),
         (["a.txt"], (), r"1 \.txt"),
@@ -348,17 +353,17 @@ def test_a_run_states_in_manifest_and_last_line_what_it_passed_over(tmp_path, ca
         ([".hidden/a.jpg"], (), "1 hidden folder"),
     ],
 )
-def test_a_run_over_files_of_which_none_is_an_image_is_refused(tmp_path, names, exclude, said):
+def test_a_run_of_files_without_an_image_is_refused(tmp_path, names, exclude, reason):
     write(tmp_path / "in", *names)
     with pytest.raises(
-        CaptionerError, match=f"no image that could be looked at, only {said}.*; "
+        CaptionerError, match=f"no image that could be looked at, only {reason}.*; "
     ) as caught:
         extract(tmp_path / "in", tmp_path / "out", exclude=exclude)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_over_links_alone_is_refused_and_leaves_the_earlier_run(tmp_path):
+def test_a_run_of_links_alone_is_refused_and_keeps_the_earlier_run(tmp_path):
     write(tmp_path / "in", "a.jpg")
     run = RunLayout(str(tmp_path / "out"), "run")
     extract(tmp_path / "in", tmp_path / "out")
@@ -370,7 +375,7 @@ def test_a_run_over_links_alone_is_refused_and_leaves_the_earlier_run(tmp_path):
     assert counts_of(tmp_path / "in").passed == {LINK: 1}
 
 
-def test_an_empty_folder_makes_an_empty_run_and_is_named(tmp_path, capsys):
+def test_an_empty_folder_gives_an_empty_run_and_a_message(tmp_path, capsys):
     (tmp_path / "in" / "deep").mkdir(parents=True)
     manifest = extract(tmp_path / "in", tmp_path / "out")
     assert manifest["counts"]["images_found"] == 0  # type: ignore[index]
@@ -378,28 +383,28 @@ def test_an_empty_folder_makes_an_empty_run_and_is_named(tmp_path, capsys):
     assert line == f"images folder {str(tmp_path / 'in')!r} is empty, so the run has no image"
 
 
-def test_a_run_over_no_image_can_be_allowed(tmp_path):
+def test_a_run_without_images_can_be_allowed(tmp_path):
     write(tmp_path, "a.heic")
     check_any_images(str(tmp_path), allow_empty=True)
     with pytest.raises(CaptionerError):
         check_any_images(str(tmp_path))
 
 
-# --- Elsewhere
+# --- Object stores and helpers
 
 
 def test_the_same_rules_hold_in_an_object_store(tmp_path, monkeypatch):
-    """A store's keys are listed by other code; a local folder stands in for the store."""
+    """The objects of a store are listed by other code; a local folder stands in for the store."""
     write(tmp_path, *JUNK_NAMES, "a.jpg", ".b.jpg", "raw/c.jpg", "d.heic", rb"caf\xe9.jpg".decode())
     local = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
     resolve = storage.resolve
     monkeypatch.setattr(
         storage, "resolve", lambda uri: (local, "/") if uri.startswith("s3://") else resolve(uri)
     )
-    found = list(list_entries("s3://bucket", ("raw/",)))
-    here = list(list_images(str(tmp_path), ("raw/",)))
-    assert sorted(map(name_and_kind, found)) == sorted(map(name_and_kind, here))
-    uris = {entry.image_id: entry.image_uri for entry in found if isinstance(entry, ImageRef)}
+    remote = list(list_entries("s3://bucket", ("raw/",)))
+    local_entries = list(list_images(str(tmp_path), ("raw/",)))
+    assert sorted(map(name_and_kind, remote)) == sorted(map(name_and_kind, local_entries))
+    uris = {entry.image_id: entry.image_uri for entry in remote if isinstance(entry, ImageRef)}
     assert uris == {
         "a.jpg": "s3://bucket/a.jpg",
         ".b.jpg": "s3://bucket/.b.jpg",
@@ -408,18 +413,19 @@ def test_the_same_rules_hold_in_an_object_store(tmp_path, monkeypatch):
 
 
 def name_and_kind(entry: object) -> tuple[str, str]:
+    """Returns an entry's id and why it was passed over, or ``"image"``."""
     assert isinstance(entry, ImageRef | SkippedEntry)
     return entry.image_id, entry.reason if isinstance(entry, SkippedEntry) else "image"
 
 
-def test_patterns_are_compiled_once_for_any_number_of_files():
+def test_a_pattern_with_a_slash_at_its_end_matches_folders_alone():
     patterns = PathPatterns(("*.png", "raw/"))
     assert patterns.match("a/b.png", is_folder=False)
     assert not patterns.match("a/raw", is_folder=False)
     assert patterns.match("a/raw", is_folder=True)
 
 
-def test_the_list_of_captioners_files_is_not_told_as_passed_over(tmp_path):
+def test_captioners_marker_is_not_counted_as_passed_over(tmp_path):
     (tmp_path / ".captioner-files").write_text(
         '{"made_by": "captioner", "kind": "folder of images"}\n'
     )

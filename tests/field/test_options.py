@@ -1,4 +1,7 @@
-"""Paths and options as users write them: ``~``, ``file:`` URIs, schemes in upper case, options given twice."""
+"""Paths and options as users write them.
+
+They contain ``~``, ``file:`` URIs, schemes in upper case, or options that are given twice.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,14 @@ from tests.runs import make_run
 from tests.same_tables import rows
 
 
-def parsed(options_class: type, *argv: str) -> Any:
+def parse(options_class: type, *argv: str) -> Any:
+    """Returns the options that a command line gives."""
     parser = OneLineParser(prog="captioner")
     add_arguments(parser, options_class)
     return from_namespace(options_class, parser.parse_args(argv))
 
 
-def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+def parse_and_get_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """Returns the one line with which a command refuses its arguments."""
     with pytest.raises(SystemExit) as caught:
         make_parser().parse_known_args(argv)
@@ -53,12 +57,12 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return line
 
 
-# --- ~
+# --- Home folders
 
 
 def test_a_leading_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    options = parsed(
+    options = parse(
         RunOptions,
         "--images=~/photos",
         "--output=~",
@@ -70,7 +74,7 @@ def test_a_leading_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch)
     home = str(tmp_path)
     assert (options.images, options.output, options.model) == (f"{home}/photos", home, f"{home}/m")
     assert options.index == (f"{home}/a", f"{home}/b")
-    assert parsed(MatchOptions, "--captions=~/c", "--index=i", "--output=o").captions == (
+    assert parse(MatchOptions, "--captions=~/c", "--index=i", "--output=o").captions == (
         f"{home}/c",
     )
     for command in ("verify", "report", "manifest"):
@@ -89,7 +93,7 @@ def test_a_tilde_elsewhere_is_a_character(text):
     assert normalize_uri(text) == text
 
 
-def test_a_home_that_nobody_knows_is_said_in_one_line(monkeypatch):
+def test_an_unknown_home_folder_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda text: text)
     with pytest.raises(
         CaptionerError, match="'~/x' begins with the home folder, which is unknown here; write"
@@ -98,11 +102,11 @@ def test_a_home_that_nobody_knows_is_said_in_one_line(monkeypatch):
     assert normalize_uri("~nobody-of-that-name/x") == "~nobody-of-that-name/x"
 
 
-def test_names_are_no_paths():
-    assert parsed(RunOptions, "--images=in", "--model=pretrained").model == "pretrained"
+def test_a_name_is_not_taken_for_a_path():
+    assert parse(RunOptions, "--images=in", "--model=pretrained").model == "pretrained"
 
 
-# --- file:
+# --- File URIs
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,7 @@ def test_names_are_no_paths():
         ("/data/a%20b", "/data/a%20b"),
     ],
 )
-def test_a_file_uri_is_the_path_that_it_stands_for(uri, path):
+def test_a_file_uri_becomes_a_path(uri, path):
     assert normalize_uri(uri) == local_path_of(uri) == path
     assert storage.resolve(uri)[1] == path
     assert not storage.is_remote(uri)
@@ -128,8 +132,8 @@ def test_a_file_uri_is_the_path_that_it_stands_for(uri, path):
 @pytest.mark.parametrize(
     "uri", ["file:photos", "file://photos/day1", "file:./x", "file:", "file://", "file:///a%00b"]
 )
-def test_a_file_uri_that_is_no_absolute_path_is_refused_in_one_line(uri, capsys):
-    line = refusal(capsys, "run", "--images", uri)
+def test_a_file_uri_without_an_absolute_path_is_refused_in_one_line(uri, capsys):
+    line = parse_and_get_error(capsys, "run", "--images", uri)
     assert "--images" in line
     assert repr(uri) in line
     assert "does not name an absolute path on this machine; write file:///FOLDER" in line
@@ -138,7 +142,7 @@ def test_a_file_uri_that_is_no_absolute_path_is_refused_in_one_line(uri, capsys)
         storage.resolve(uri)
 
 
-def test_a_run_by_file_uris_is_that_of_the_paths(tmp_path):
+def test_a_run_with_file_uris_equals_a_run_with_paths(tmp_path):
     folder = tmp_path / "my photos é"
     for name in ("a b.jpg", "deep/%41.png", "not an image.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -149,13 +153,13 @@ def test_a_run_by_file_uris_is_that_of_the_paths(tmp_path):
         (str(folder), str(tmp_path / "1")),
         (uri, "file://localhost" + quote(str(tmp_path / "2"))),
     ):
-        options = parsed(ExtractOptions, "--images", images, "--output", output)
+        options = parse(ExtractOptions, "--images", images, "--output", output)
         extract_features.run(options, load=FakeBackbone)
         assert read_manifest(options.layout.run_dir)["options"]["images"] == str(folder)
         assert verify(f"file://{quote(options.layout.run_dir)}") == []
         tables.append([rows(options.layout.run_dir, name) for name in ("features", "failures")])
     assert repr(tables[0]) == repr(tables[1])
-    # options that no command line has put into their plain form
+    # Options that no command line has normalized.
     direct = ExtractOptions(images=uri, output=f"file://{quote(str(tmp_path / '3'))}")
     extract_features.run(direct, load=FakeBackbone)
     assert repr([rows(direct.layout.run_dir, name) for name in ("features", "failures")]) == repr(
@@ -170,7 +174,7 @@ def test_an_inbox_and_a_run_dir_may_be_file_uris(tmp_path, capsys):
     (tmp_path / "inbox" / "a").mkdir(parents=True)
     (tmp_path / "inbox" / "a" / "a.jpg").touch()
     uri = f"file://{tmp_path}/inbox"
-    for inbox in (uri, parsed(InboxOptions, f"--inbox={uri}", "--output=o").inbox):
+    for inbox in (uri, parse(InboxOptions, f"--inbox={uri}", "--output=o").inbox):
         (found,) = scan_inbox(
             InboxOptions(inbox=inbox, output=str(tmp_path / "out"), quiet_minutes=0)
         )
@@ -185,7 +189,7 @@ def test_an_inbox_and_a_run_dir_may_be_file_uris(tmp_path, capsys):
 
 
 def test_a_scheme_may_be_in_upper_case():
-    options = parsed(RunOptions, "--images=S3://Bucket/Photos", "--output", "GS://bucket/Out")
+    options = parse(RunOptions, "--images=S3://Bucket/Photos", "--output", "GS://bucket/Out")
     assert (options.images, options.output) == ("s3://Bucket/Photos", "gs://bucket/Out")
 
 
@@ -205,9 +209,9 @@ def test_a_scheme_may_be_in_upper_case():
         ("gcs://bucket/a", "write gs://bucket/a"),
     ],
 )
-def test_a_uri_that_cannot_be_read_gets_the_advice_of_its_kind(uri, advice, capsys):
+def test_an_unsupported_uri_is_refused_with_advice_for_its_scheme(uri, advice, capsys):
     for argv in (["run", "--images", uri], ["run", "--images=in", "--index", uri], ["verify", uri]):
-        line = refusal(capsys, *argv)
+        line = parse_and_get_error(capsys, *argv)
         assert repr(uri) in line
         assert advice in line
         assert "credentials" not in line
@@ -216,22 +220,22 @@ def test_a_uri_that_cannot_be_read_gets_the_advice_of_its_kind(uri, advice, caps
     assert advice in str(caught.value)
 
 
-def test_a_secret_is_not_repeated_with_the_advice(capsys):
+def test_the_advice_does_not_repeat_a_secret(capsys):
     assert main(["run", "--images", "https://host/x?sig=hunter2"]) == 2
     assert "hunter2" not in capsys.readouterr().err
-    assert "hunter2" not in refusal(capsys, "verify", "https://hunter2@host/x")
+    assert "hunter2" not in parse_and_get_error(capsys, "verify", "https://hunter2@host/x")
 
 
-def test_a_dataset_lies_in_a_local_folder(capsys):
-    line = refusal(capsys, "dataset", "sample", "--output", "s3://bucket/data")
+def test_a_dataset_can_only_be_made_in_a_local_folder(capsys):
+    line = parse_and_get_error(capsys, "dataset", "sample", "--output", "s3://bucket/data")
     assert "'s3://bucket/data' is no local path" in line
 
 
-# --- Given twice, abbreviated
+# --- Options that are given twice or abbreviated
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (
             ["run", "--images", "a", "--images", "b"],
@@ -254,12 +258,12 @@ def test_a_dataset_lies_in_a_local_folder(capsys):
         ),
     ],
 )
-def test_an_option_of_one_value_is_refused_when_given_twice(argv, said, capsys):
-    assert said in refusal(capsys, *argv)
+def test_an_option_with_one_value_cannot_be_given_twice(argv, message, capsys):
+    assert message in parse_and_get_error(capsys, *argv)
 
 
-def test_options_of_several_values_may_be_repeated():
-    options = parsed(
+def test_an_option_with_several_values_can_be_repeated():
+    options = parse(
         RunOptions,
         "--images=a",
         "--index=b",
@@ -270,12 +274,12 @@ def test_options_of_several_values_may_be_repeated():
         "--reuse",
     )
     assert (options.index, options.exclude, options.reuse) == (("b", "c"), ("x", "y"), True)
-    assert parsed(RunOptions, "--images=a") == parsed(RunOptions, "--images=a"), (
-        "one command line says nothing of another"
+    assert parse(RunOptions, "--images=a") == parse(RunOptions, "--images=a"), (
+        "parsing one command line does not change the next"
     )
 
 
-def test_an_option_of_beams_is_refused_when_given_twice(capsys):
+def test_an_option_of_beam_cannot_be_given_twice(capsys):
     parser = argparse.ArgumentParser(prog="captioner")
     check_pipeline_args(parser, ["--runner=FlinkRunner", "--experiments=a", "--experiments=b"])
     with pytest.raises(SystemExit):
@@ -292,7 +296,7 @@ def test_an_option_of_beams_is_refused_when_given_twice(capsys):
     ],
 )
 def test_an_abbreviated_option_is_refused(argv, capsys):
-    """It was taken for the one option of today that it abbreviates, and silently for another one tomorrow."""
+    """If a later version adds an option, an abbreviation could silently mean that option."""
     assert main(argv) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
@@ -300,26 +304,27 @@ def test_an_abbreviated_option_is_refused(argv, capsys):
 # --- --top-k 0
 
 
-def test_top_k_of_0_keeps_no_match_and_still_says_what_matches(capsys):
+def test_top_k_0_writes_no_match_but_still_counts_them(capsys):
     records = make_records(["a", "b"], ["dog", "cat"], [GENERATED] * 2)
-    asked = [Query("q", ("dog",)), Query("r", ("red",))]
-    matches, summary = CaptionIndex(records, HashedWords()).search(asked, threshold=0.9, top_k=0)
+    queries = [Query("q", ("dog",)), Query("r", ("red",))]
+    matches, summary = CaptionIndex(records, HashedWords()).search(queries, threshold=0.9, top_k=0)
     assert matches.num_rows == 0
     columns = ("query_image_id", "status", "n_above_threshold", "n_written", "best_match_image_id")
-    said = [tuple(row[name] for name in columns) for row in summary.to_pylist()]
-    assert said[0] == ("q", MATCHED, 1, 0, "a")
-    assert said[1][:4] == ("r", NO_MATCH, 0, 0)
-    help_text = " ".join(captured_help(capsys, "match").split())
-    assert "with 0 match_summary still counts how many reach the threshold" in help_text
+    values = [tuple(row[name] for name in columns) for row in summary.to_pylist()]
+    assert values[0] == ("q", MATCHED, 1, 0, "a")
+    assert values[1][:4] == ("r", NO_MATCH, 0, 0)
+    printed = " ".join(help_text(capsys, "match").split())
+    assert "with 0 match_summary still counts how many reach the threshold" in printed
 
 
-def captured_help(capsys: pytest.CaptureFixture[str], command: str) -> str:
+def help_text(capsys: pytest.CaptureFixture[str], command: str) -> str:
+    """Returns the help of a command."""
     with pytest.raises(SystemExit):
         make_parser().parse_args([command, "--help"])
     return capsys.readouterr().out
 
 
-def test_place_arguments_are_in_their_plain_form(tmp_path, monkeypatch):
+def test_uri_arguments_are_normalized_before_they_are_checked(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert uri_argument("~/a") == str(tmp_path / "a")
     monkeypatch.setenv("CAPTIONER_ROOTS", str(tmp_path / "allowed"))

@@ -1,8 +1,9 @@
 """Commands change only captioner's own files, whatever an output folder contains.
 
-Each example makes an output, puts somebody else's files and links into it at random, and runs the
-command again: three times it is cut off at a random write, and then it runs to its end. A cut is an
-exception at a write; from then on every further write fails too, as after a kill.
+Each example makes an output, adds files and links of another program at random, and runs the
+command again: three times it is interrupted at a random write, and then it runs to its end. An
+exception at a write stands for the interruption. From then on every further write fails too, as
+after a kill.
 """
 
 from __future__ import annotations
@@ -46,16 +47,19 @@ _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "shutil
 
 
 class Cut(BaseException):
-    """The moment at which a command is cut off."""
+    """Interrupts a command."""
 
 
 class Writes:
-    """Counts the writes below a folder, and cuts the command off at one of them."""
+    """Counts the writes below a folder, and interrupts the command at one of them."""
 
     def __init__(self) -> None:
-        self.folder, self.at, self.count = "", 0, 0
+        self.folder = ""
+        self.at = 0
+        self.count = 0
 
     def before(self, path: object) -> None:
+        """Counts a write to a path below the folder, and may interrupt it."""
         is_inside = isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(
             self.folder
         )
@@ -66,6 +70,7 @@ class Writes:
             raise Cut
 
     def audit(self, event: str, arguments: tuple) -> None:
+        """Counts what an audit hook of Python reports as a write."""
         is_opened = event == "open" and isinstance(arguments[2], int)
         if event in _CHANGES or (is_opened and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
             self.before(arguments[0])
@@ -73,7 +78,7 @@ class Writes:
 
 @pytest.fixture(scope="module")
 def audited():
-    """The writes of this process; a hook cannot be removed, so there is one for all tests."""
+    """Returns the writes of this process. A hook cannot be removed, so all tests share one."""
     writes = Writes()
     sys.addaudithook(writes.audit)
     yield writes
@@ -82,7 +87,7 @@ def audited():
 
 @pytest.fixture
 def writes(audited, monkeypatch):
-    """The same, with the writes that pyarrow makes."""
+    """Returns the writes of this process, with those that pyarrow makes."""
     for name in ("write_text", "delete", "move", "output_stream"):
         real = getattr(storage, name)
 
@@ -97,7 +102,8 @@ def writes(audited, monkeypatch):
 VOCABULARY = Vocabulary.from_captions(["a red dog runs", "two cats sleep"])
 
 
-def captioner() -> Captioner:
+def small_captioner() -> Captioner:
+    """Returns a small untrained captioner."""
     config = CaptionerConfig(
         backbone="fake-299",
         vocabulary_size=len(VOCABULARY),
@@ -110,6 +116,7 @@ def captioner() -> Captioner:
 
 
 def make_inputs(here: Path) -> None:
+    """Makes pictures, their captions, a dataset folder and a file outside the output."""
     (here / "pictures").mkdir()
     for number in range(4):
         (here / "pictures" / f"{number}.jpg").write_bytes(encoded(picture(), "JPEG"))
@@ -122,7 +129,8 @@ def make_inputs(here: Path) -> None:
     (here / "outside" / "precious.txt").write_text("mine")
 
 
-def csv(here: Path) -> None:
+def make_dataset(here: Path) -> None:
+    """Makes a dataset from a CSV file."""
     csv_captions.build(
         here / "out",
         csv_file=here / "captions.csv",
@@ -131,25 +139,29 @@ def csv(here: Path) -> None:
     )
 
 
-def split(here: Path) -> None:
+def link_one_split(here: Path) -> None:
+    """Makes a folder with links to pictures of a dataset."""
     link_split(
         here / "dataset", here / "out", random.sample(["0.jpg", "1.jpg", "2.jpg", "3.jpg"], 2)
     )
 
 
-def model(here: Path) -> None:
-    save_model(str(here / "out"), captioner(), VOCABULARY, {"history": []})
+def make_model(here: Path) -> None:
+    """Saves a captioner."""
+    save_model(str(here / "out"), small_captioner(), VOCABULARY, {"history": []})
 
 
-def exported(here: Path) -> None:
+def make_exported_model(here: Path) -> None:
+    """Exports a captioner."""
     if not (here / "model").exists():
-        save_model(str(here / "model"), captioner(), VOCABULARY, {"history": []})
+        save_model(str(here / "model"), small_captioner(), VOCABULARY, {"history": []})
     export_model([str(here / "model")], str(here / "out"))
 
 
-def recorded(here: Path) -> None:
+def record_scores(here: Path) -> None:
+    """Records an evaluation in a model folder."""
     if not (here / "out").exists():
-        model(here)
+        make_model(here)
     figures = {
         "model_id": "m",
         "split": "dev",
@@ -163,19 +175,22 @@ def recorded(here: Path) -> None:
     )
 
 
-def encoder(here: Path) -> None:
+def make_encoder(here: Path) -> None:
+    """Saves an encoder."""
     tensors = {"words": np.zeros((3, 2), np.float16)}
     contents = EncoderContents(tensors, {"a": 3}, 3, "fake-299", Calibration(), "card")
     save_encoder(str(here / "out"), contents)
 
 
-def run(here: Path) -> None:
+def make_run_folder(here: Path) -> None:
+    """Commits the caption stage of a run."""
     commit(
         stage_captions(RunLayout(str(here / "out"), "r"), ["a", "b"], parts=random.choice((1, 2)))
     )
 
 
-def report(here: Path) -> None:
+def make_report(here: Path) -> None:
+    """Writes the reports of the runs below the output."""
     root = here / "out"
     if not (root / "out" / "runs").exists() and not root.exists():
         make_run(root, images=3)
@@ -183,26 +198,41 @@ def report(here: Path) -> None:
         write_report(str(run_dir))
 
 
-def collage(here: Path) -> None:
+def draw_collage(here: Path) -> None:
+    """Draws similar images."""
     (here / "out").mkdir(exist_ok=True)
     found = SimilarImages(str(here / "pictures" / "0.jpg"), "a dog", [], [], None)
     write_picture(found, str(here / "out" / "similar.png"))
 
 
-def plot(here: Path) -> None:
+def draw_plot(here: Path) -> None:
+    """Plots thresholds."""
     (here / "out").mkdir(exist_ok=True)
     draw_thresholds([ThresholdRow(0.9, 1.0, 0.8, 0.5)], str(here / "out" / "thresholds.svg"))
 
 
-def drawn(here: Path) -> None:
+def draw_dataset(here: Path) -> None:
+    """Makes a dataset of drawn scenes."""
     sample.build(here / "out", images=random.choice((30, 31)))
 
 
-COMMANDS = (csv, drawn, split, model, exported, recorded, encoder, run, report, collage, plot)
+COMMANDS = {
+    "csv": make_dataset,
+    "drawn": draw_dataset,
+    "split": link_one_split,
+    "model": make_model,
+    "exported": make_exported_model,
+    "recorded": record_scores,
+    "encoder": make_encoder,
+    "run": make_run_folder,
+    "report": make_report,
+    "collage": draw_collage,
+    "plot": draw_plot,
+}
 
 
 def own_paths(here: Path) -> set[Path]:
-    """Returns captioner's own files: what the markers list, and its staging and temporary files."""
+    """Returns captioner's own files: those in markers, and its staging and temporary files."""
     own: set[Path] = set()
     for marker in here.rglob(outputs.MARKER):
         own.add(marker)
@@ -213,9 +243,8 @@ def own_paths(here: Path) -> set[Path]:
             for path in (marker.parent / "_staging").glob("*")
             if len(path.name) == 32 or "owner" in path.name
         )
-    own.update(
-        (here / "out").rglob("runs/test-run/report/index.html")
-    )  # of a run without marker, by its name
+    # The run of make_run has no marker; captioner knows its report by the name.
+    own.update((here / "out").rglob("runs/test-run/report/index.html"))
     for name in ("similar.png", "thresholds.svg"):
         if (path := here / "out" / name).is_file() and outputs.is_own_picture(path.read_bytes()):
             own.add(path)
@@ -226,8 +255,35 @@ def own_paths(here: Path) -> set[Path]:
     }
 
 
-def put_strangers(here: Path, chance: random.Random) -> None:
-    """Puts somebody else's files and links into the output, and some in place of captioner's."""
+FILE_NAMES = (
+    "mine.txt",
+    "config.json.tmp",
+    "captions.tmp",
+    "3.jpg",
+    "scene-00030.jpg",
+    "part-00001.parquet",
+    "index.html",
+    "metrics.json",
+    "similar.png",
+    "thresholds.svg",
+    "1.jpg",
+    "manifest.json.tmp",
+    outputs.MARKER + ".tmp",
+)
+KINDS = (
+    "file",
+    "link to file",
+    "link to folder",
+    "dangling link",
+    "folder",
+    "own",
+    "own folder",
+    "own folder",
+)
+
+
+def add_foreign_files(here: Path, chance: random.Random) -> None:
+    """Adds files and links of another program to the output, some in place of captioner's."""
     out = here / "out"
     folders = [
         out,
@@ -236,86 +292,65 @@ def put_strangers(here: Path, chance: random.Random) -> None:
     own = [
         path for path in sorted(own_paths(here)) if path.is_file() and path.name != outputs.MARKER
     ]
-    names = [
-        "mine.txt",
-        "config.json.tmp",
-        "captions.tmp",
-        "3.jpg",
-        "scene-00030.jpg",
-        "part-00001.parquet",
-        "index.html",
-    ]
-    names += [
-        "metrics.json",
-        "similar.png",
-        "thresholds.svg",
-        "1.jpg",
-        "manifest.json.tmp",
-        outputs.MARKER + ".tmp",
-    ]
     for _ in range(chance.randint(1, 4)):
-        place = chance.choice(folders) / chance.choice(names)
-        kind = chance.choice(
-            [
-                "file",
-                "link to file",
-                "link to folder",
-                "dangling link",
-                "folder",
-                "own",
-                "own folder",
-                "own folder",
-            ]
-        )
+        path = chance.choice(folders) / chance.choice(FILE_NAMES)
+        kind = chance.choice(KINDS)
         if kind == "own" and own and chance.random() < 0.5:
-            place = chance.choice(own)
-            place.unlink(missing_ok=True)
+            path = chance.choice(own)
+            path.unlink(missing_ok=True)
             kind = "link to file"
         if kind == "own folder" and len(folders) > 1:
-            place = chance.choice(folders[1:])
-            if place.exists():
+            path = chance.choice(folders[1:])
+            if path.exists():
                 moved = here / "outside" / f"moved-{chance.random()}"
-                shutil.move(place, moved)
-                place.symlink_to(moved)
-        if os.path.lexists(place) or not place.parent.is_dir():
-            continue
-        if kind == "link to file":
-            place.symlink_to(here / "outside" / "precious.txt")
-        elif kind == "link to folder":
-            place.symlink_to(here / "outside")
-        elif kind == "dangling link":
-            place.symlink_to(here / "nowhere")
-        elif kind == "folder":
-            place.mkdir()
-            (place / "mine.txt").write_text("mine")
-        else:
-            place.write_text("mine")
+                shutil.move(path, moved)
+                path.symlink_to(moved)
+        if not os.path.lexists(path) and path.parent.is_dir():
+            add_foreign_file(path, kind, here)
+
+
+def add_foreign_file(path: Path, kind: str, here: Path) -> None:
+    """Makes a link, a folder or a file at this path."""
+    if kind == "link to file":
+        path.symlink_to(here / "outside" / "precious.txt")
+    elif kind == "link to folder":
+        path.symlink_to(here / "outside")
+    elif kind == "dangling link":
+        path.symlink_to(here / "nowhere")
+    elif kind == "folder":
+        path.mkdir()
+        (path / "mine.txt").write_text("mine")
+    else:
+        path.write_text("mine")
 
 
 def attempt(command: Callable[[Path], None], here: Path) -> None:
-    """Runs a command that may be refused or cut off."""
+    """Runs a command that may be refused or interrupted."""
     with contextlib.suppress(CaptionerError, Cut):
         command(here)
 
 
 @pytest.mark.parametrize("example", range(EXAMPLES))
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
-def test_nothing_of_somebody_elses_changes(command, example, tmp_path, writes, monkeypatch, capsys):
-    seed = f"{SEED} {command.__name__} {example}"
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_file_of_another_program_changes(name, example, tmp_path, writes, monkeypatch):
+    command = COMMANDS[name]
+    seed = f"{SEED} {name} {example}"
     print(f"FIELD_SEED={SEED}")
     chance = random.Random(seed)
     random.seed(seed)
     monkeypatch.setattr(sample, "draw_scene", lambda *_: Image.new("RGB", (2, 2)))
     make_inputs(tmp_path)
     writes.folder = ""
-    if chance.random() < 0.8:  # else the output is a stranger's from the start
+    # In the other examples, the output contains only files of other programs at first.
+    if chance.random() < 0.8:
         attempt(command, tmp_path)
     (tmp_path / "out").mkdir(exist_ok=True)
-    put_strangers(tmp_path, chance)
+    add_foreign_files(tmp_path, chance)
     own = own_paths(tmp_path)
     before = snapshot(tmp_path, but=own)
     for cut in range(CUTS + 1):
-        writes.folder, writes.count = str(tmp_path / "out"), 0
+        writes.folder = str(tmp_path / "out")
+        writes.count = 0
         writes.at = chance.randint(1, 30) if cut < CUTS else 0
         attempt(command, tmp_path)
         writes.folder = ""

@@ -35,19 +35,19 @@ from tests.image_files import encoded, picture
 JPEG = encoded(picture(), "JPEG")
 
 
-def refused(command: list[str], capsys, *said: str) -> None:
+def assert_refused(command: list[str], capsys, *expected_parts: str) -> None:
     """Runs a command that must end with exit code 2 and one line that contains these words."""
     capsys.readouterr()
     assert main([str(word) for word in command]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
-    for words in said:
-        assert words in lines[0]
+    for part in expected_parts:
+        assert part in lines[0]
 
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """Returns a user's folder with seven pictures in images/, and captions of two of them."""
+    """Returns a user's folder with seven pictures in ``images``, and captions of two of them."""
     folder = tmp_path / "D"
     (folder / "images").mkdir(parents=True)
     for number in range(7):
@@ -59,6 +59,7 @@ def pictures(tmp_path) -> Path:
 
 
 def csv_command(folder: Path, output: Path) -> list[str]:
+    """Returns the command that makes a dataset of these pictures."""
     return [
         "dataset",
         "csv",
@@ -74,14 +75,14 @@ def csv_command(folder: Path, output: Path) -> list[str]:
 # --- Datasets
 
 
-def test_a_dataset_is_not_made_in_the_folder_of_its_own_pictures(pictures, capsys):
+def test_a_dataset_is_not_made_in_the_folder_of_its_pictures(pictures, capsys):
     before = snapshot(pictures)
-    refused(csv_command(pictures, pictures), capsys, "--output", "--csv")
+    assert_refused(csv_command(pictures, pictures), capsys, "--output", "--csv")
     assert snapshot(pictures) == before
 
 
 @pytest.mark.parametrize("spelling", ["link", "relative", "hard linked pictures"])
-def test_a_dataset_is_not_made_over_its_pictures_by_another_name(
+def test_a_dataset_is_not_made_over_its_pictures_under_another_path(
     pictures, tmp_path, capsys, monkeypatch, spelling
 ):
     output = tmp_path / "other"
@@ -93,7 +94,7 @@ def test_a_dataset_is_not_made_over_its_pictures_by_another_name(
     else:
         shutil.copytree(pictures, output, copy_function=os.link)
     before = snapshot(tmp_path)
-    refused(csv_command(pictures, output), capsys, "--output")
+    assert_refused(csv_command(pictures, output), capsys, "--output")
     assert snapshot(tmp_path) == before
 
 
@@ -101,44 +102,44 @@ def test_a_dataset_does_not_delete_through_a_linked_images_folder(pictures, tmp_
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "images").symlink_to(pictures / "images")
     before = snapshot(tmp_path)
-    refused(csv_command(pictures, tmp_path / "out"), capsys, "captioner did not make")
+    assert_refused(csv_command(pictures, tmp_path / "out"), capsys, "captioner did not make")
     assert snapshot(tmp_path) == before
-    # nor where the link replaces a folder of a dataset that captioner made
+    # The same holds if the link replaces a folder of a dataset that captioner made.
     assert main(csv_command(pictures, tmp_path / "made")) == 0
     shutil.rmtree(tmp_path / "made" / "images")
     (tmp_path / "made" / "images").symlink_to(pictures / "images")
     before = snapshot(tmp_path, but=[tmp_path / "made" / outputs.MARKER])
-    refused(csv_command(pictures, tmp_path / "made"), capsys, "'images'", "did not make")
+    assert_refused(csv_command(pictures, tmp_path / "made"), capsys, "'images'", "did not make")
     assert_unchanged(before, snapshot(tmp_path))
 
 
-def test_a_stranger_in_a_dataset_stays_and_one_in_the_way_is_named(pictures, tmp_path, capsys):
-    made = tmp_path / "made"
-    assert main(csv_command(pictures, made)) == 0
-    (made / "images" / "mine.jpg").write_bytes(b"mine")
-    (made / "notes").mkdir()
-    (made / "notes" / "a.txt").write_text("a")
+def test_a_users_file_in_a_dataset_is_kept_or_named_if_it_is_in_the_way(pictures, tmp_path, capsys):
+    dataset = tmp_path / "made"
+    assert main(csv_command(pictures, dataset)) == 0
+    (dataset / "images" / "mine.jpg").write_bytes(b"mine")
+    (dataset / "notes").mkdir()
+    (dataset / "notes" / "a.txt").write_text("a")
     (pictures / "captions.csv").write_text("image_id,caption\n0.jpg,a dog\n")
-    assert main(csv_command(pictures, made)) == 0
-    assert {path.name for path in (made / "images").iterdir()} == {"0.jpg", "mine.jpg"}
-    assert (made / "notes" / "a.txt").read_text() == "a"
-    (made / "images" / "1.jpg").write_bytes(b"mine too")
+    assert main(csv_command(pictures, dataset)) == 0
+    assert {path.name for path in (dataset / "images").iterdir()} == {"0.jpg", "mine.jpg"}
+    assert (dataset / "notes" / "a.txt").read_text() == "a"
+    (dataset / "images" / "1.jpg").write_bytes(b"mine too")
     (pictures / "captions.csv").write_text("image_id,caption\n1.jpg,a cat\n")
-    before = snapshot(made, but=[made / outputs.MARKER])
-    refused(csv_command(pictures, made), capsys, "'images/1.jpg'", "did not make")
-    assert_unchanged(before, snapshot(made))
+    before = snapshot(dataset, but=[dataset / outputs.MARKER])
+    assert_refused(csv_command(pictures, dataset), capsys, "'images/1.jpg'", "did not make")
+    assert_unchanged(before, snapshot(dataset))
 
 
 @pytest.mark.parametrize("fault", ["bad split", "no picture", "unreadable CSV", "disk full"])
-def test_a_dataset_that_fails_leaves_the_one_before_it_whole(
+def test_a_dataset_that_fails_leaves_the_earlier_one_unchanged(
     pictures, tmp_path, capsys, monkeypatch, fault
 ):
-    made = tmp_path / "made"
-    assert main(csv_command(pictures, made)) == 0
-    before = snapshot(made, but=[made / outputs.MARKER])
+    dataset = tmp_path / "made"
+    assert main(csv_command(pictures, dataset)) == 0
+    before = snapshot(dataset, but=[dataset / outputs.MARKER])
     rows = {
         "bad split": "2.jpg,x,nowhere\n",
-        "no picture": "gone.jpg,x,train\n",
+        "no picture": "missing.jpg,x,train\n",
         "disk full": "2.jpg,x,train\n",
     }
     (pictures / "captions.csv").write_bytes(
@@ -153,17 +154,17 @@ def test_a_dataset_that_fails_leaves_the_one_before_it_whole(
         monkeypatch.setattr(
             shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
         )
-    assert main(csv_command(pictures, made)) in (1, 2)
+    assert main(csv_command(pictures, dataset)) in (1, 2)
     monkeypatch.undo()
-    assert snapshot(made, but=[made / outputs.MARKER]) == before
-    assert json.loads((made / "dataset.json").read_text())["captions"] == 2
+    assert snapshot(dataset, but=[dataset / outputs.MARKER]) == before
+    assert json.loads((dataset / "dataset.json").read_text())["captions"] == 2
 
 
 def test_a_first_dataset_that_fails_leaves_no_folder(pictures, tmp_path, monkeypatch):
-    def is_full(*_, **__):
+    def raise_disk_full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", is_full)
+    monkeypatch.setattr(pq, "write_table", raise_disk_full)
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
         assert main(csv_command(pictures, tmp_path / name)) == 1
@@ -171,29 +172,29 @@ def test_a_first_dataset_that_fails_leaves_no_folder(pictures, tmp_path, monkeyp
     assert list((tmp_path / "empty").iterdir()) == []
 
 
-def test_a_dataset_made_again_over_linked_pictures_changes_none_of_them(pictures, tmp_path):
-    made = tmp_path / "made"
+def test_a_dataset_that_replaces_linked_pictures_does_not_change_them(pictures, tmp_path):
+    dataset = tmp_path / "made"
     for name in ("scene-00000.jpg", "scene-00001.jpg"):
         (pictures / "images" / name).write_bytes(JPEG)
     (pictures / "captions.csv").write_text(
         "image_id,caption\nscene-00000.jpg,a\nscene-00001.jpg,b\n"
     )
-    assert main(csv_command(pictures, made)) == 0
+    assert main(csv_command(pictures, dataset)) == 0
     assert os.path.samefile(
-        made / "images" / "scene-00000.jpg", pictures / "images" / "scene-00000.jpg"
+        dataset / "images" / "scene-00000.jpg", pictures / "images" / "scene-00000.jpg"
     )
-    sample.build(made, images=30)
+    sample.build(dataset, images=30)
     assert (pictures / "images" / "scene-00000.jpg").read_bytes() == JPEG
-    assert is_built(made, sample.options(30))
+    assert is_built(dataset, sample.options(30))
 
 
-def test_a_dataset_of_an_earlier_version_is_read_and_not_rewritten(tmp_path, capsys):
+def test_a_dataset_of_an_earlier_version_is_read_but_not_replaced(tmp_path, capsys):
     sample.build(tmp_path / "made", images=30)
     (tmp_path / "made" / outputs.MARKER).unlink()
     assert is_built(tmp_path / "made", sample.options(30))
     before = snapshot(tmp_path)
     command = ["dataset", "sample", "--images", "40", "--output", f"{tmp_path}/made"]
-    refused(command, capsys, "earlier version", "name another folder")
+    assert_refused(command, capsys, "earlier version", "name another folder")
     assert snapshot(tmp_path) == before
 
 
@@ -201,11 +202,11 @@ def test_a_dataset_of_an_earlier_version_is_read_and_not_rewritten(tmp_path, cap
     "damage",
     ["{}\n", "", "nonsense\n", '{"made_by": "captioner", "kind": "model", "format_version": 1}\n'],
 )
-def test_a_marker_that_is_damaged_or_of_another_kind_is_refused(tmp_path, capsys, damage):
+def test_a_damaged_marker_or_one_of_another_kind_is_refused(tmp_path, capsys, damage):
     sample.build(tmp_path / "made", images=30)
     (tmp_path / "made" / outputs.MARKER).write_text(damage)
     before = snapshot(tmp_path)
-    refused(
+    assert_refused(
         ["dataset", "sample", "--images", "40", "--output", f"{tmp_path}/made"],
         capsys,
         "--output",
@@ -223,32 +224,34 @@ def test_a_marker_that_names_files_outside_its_folder_is_refused(tmp_path, capsy
     with (tmp_path / "made" / outputs.MARKER).open("a") as marker:
         marker.write(json.dumps(path) + "\n")
     command = ["dataset", "sample", "--images", "40", "--output", f"{tmp_path}/made"]
-    refused(command, capsys, "damaged")
+    assert_refused(command, capsys, "damaged")
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
-def test_a_listed_file_that_is_now_a_link_is_neither_followed_nor_deleted(tmp_path, capsys):
-    made, precious = tmp_path / "made", tmp_path / "precious.jpg"
+def test_a_link_in_place_of_a_file_of_the_marker_is_kept(tmp_path, capsys):
+    dataset = tmp_path / "made"
+    precious = tmp_path / "precious.jpg"
     precious.write_bytes(b"mine")
-    sample.build(made, images=40)
-    for name in ("scene-00035.jpg", "scene-00003.jpg"):  # one that goes, one that is made anew
-        (made / "images" / name).unlink()
-        (made / "images" / name).symlink_to(precious)
-    refused(
-        ["dataset", "sample", "--images", "30", "--output", str(made)],
+    sample.build(dataset, images=40)
+    # The next dataset has no file for the first, and a new file for the second.
+    for name in ("scene-00035.jpg", "scene-00003.jpg"):
+        (dataset / "images" / name).unlink()
+        (dataset / "images" / name).symlink_to(precious)
+    assert_refused(
+        ["dataset", "sample", "--images", "30", "--output", str(dataset)],
         capsys,
         "'images/scene-00003.jpg'",
     )
-    (made / "images" / "scene-00003.jpg").unlink()
-    sample.build(made, images=30)
-    assert (made / "images" / "scene-00035.jpg").is_symlink()
+    (dataset / "images" / "scene-00003.jpg").unlink()
+    sample.build(dataset, images=30)
+    assert (dataset / "images" / "scene-00035.jpg").is_symlink()
     assert precious.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
-    "place", ["a file", "below a file", "a device", "a dangling link", "a loop"]
+    "kind", ["a file", "below a file", "a device", "a dangling link", "a loop"]
 )
-def test_an_output_folder_that_cannot_be_is_one_line(tmp_path, capsys, place):
+def test_a_path_that_cannot_be_a_folder_is_refused_in_one_line(tmp_path, capsys, kind):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -258,9 +261,9 @@ def test_an_output_folder_that_cannot_be_is_one_line(tmp_path, capsys, place):
         "a device": Path("/dev/null"),
         "a dangling link": tmp_path / "dangling",
         "a loop": tmp_path / "loop" / "out",
-    }[place]
+    }[kind]
     before = snapshot(tmp_path)
-    refused(
+    assert_refused(
         ["dataset", "sample", "--images", "30", "--output", str(output)],
         capsys,
         "--output",
@@ -268,21 +271,27 @@ def test_an_output_folder_that_cannot_be_is_one_line(tmp_path, capsys, place):
     )
     images = tmp_path / "images"
     images.mkdir()
-    refused(["extract", "--images", str(images), "--output", str(output)], capsys, str(output))
+    assert_refused(
+        ["extract", "--images", str(images), "--output", str(output)], capsys, str(output)
+    )
     features = ["--dataset", str(images), "--features", str(images)]
-    refused(["train", *features, "--output", str(output)], capsys, "--output")
-    refused(["train-encoder", *features, "--output", str(output)], capsys, "--output")
-    refused(["export", "--model", "pretrained", "--output", str(output)], capsys, "--output")
-    refused(["run-local", "--out", str(output)], capsys, "--out")
+    assert_refused(["train", *features, "--output", str(output)], capsys, "--output")
+    assert_refused(["train-encoder", *features, "--output", str(output)], capsys, "--output")
+    assert_refused(["export", "--model", "pretrained", "--output", str(output)], capsys, "--output")
+    assert_refused(["run-local", "--out", str(output)], capsys, "--out")
     assert_unchanged(before, snapshot(tmp_path))
 
 
-def test_an_output_folder_that_the_system_refuses_is_one_line(tmp_path, capsys):
-    refused(["dataset", "sample", "--images", "30", "--output", "/proc/out"], capsys, "'/proc/out'")
-    refused(["extract", "--images", str(tmp_path), "--output", "/proc/out"], capsys, "/proc/out")
+def test_a_folder_that_the_system_refuses_is_reported_in_one_line(tmp_path, capsys):
+    assert_refused(
+        ["dataset", "sample", "--images", "30", "--output", "/proc/out"], capsys, "'/proc/out'"
+    )
+    assert_refused(
+        ["extract", "--images", str(tmp_path), "--output", "/proc/out"], capsys, "/proc/out"
+    )
 
 
-def test_a_folder_of_one_split_leaves_the_users_pictures(tmp_path):
+def test_linking_a_split_does_not_replace_a_users_folder(tmp_path):
     sample.build(tmp_path / "dataset", images=30)
     folder = tmp_path / "new_images"
     folder.mkdir()
@@ -302,31 +311,34 @@ def test_training_does_not_replace_a_users_folder(tmp_path, capsys, monkeypatch,
     (tmp_path / "folder" / "thesis.tex").write_text("mine")
     monkeypatch.chdir(tmp_path / "folder" if output == "." else tmp_path)
     before = snapshot(tmp_path)
-    read = ["--dataset", str(tmp_path / "x"), "--features", str(tmp_path / "y")]
-    refused([command, *read, "--output", output], capsys, "such as 'sub'", "did not make")
+    inputs = ["--dataset", str(tmp_path / "x"), "--features", str(tmp_path / "y")]
+    assert_refused([command, *inputs, "--output", output], capsys, "such as 'sub'", "did not make")
     assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["dataset", "features"])
-def test_training_does_not_write_over_what_it_reads(tmp_path, capsys, name):
+def test_training_does_not_replace_its_inputs(tmp_path, capsys, name):
     for folder in ("dataset", "features"):
         (tmp_path / folder).mkdir()
-    read = ["--dataset", f"{tmp_path}/dataset", "--features", f"{tmp_path}/features"]
+    inputs = ["--dataset", f"{tmp_path}/dataset", "--features", f"{tmp_path}/features"]
     for command in ("train", "train-encoder"):
-        refused(
-            [command, *read, "--output", f"{tmp_path}/{name}"], capsys, f"--{name}", "which is read"
+        assert_refused(
+            [command, *inputs, "--output", f"{tmp_path}/{name}"],
+            capsys,
+            f"--{name}",
+            "which is read",
         )
 
 
-def test_training_does_not_use_a_users_folder_for_its_checkpoint(tmp_path, capsys):
+def test_training_does_not_use_a_users_folder_for_checkpoints(tmp_path, capsys):
     (tmp_path / "model.training").mkdir()
     (tmp_path / "model.training" / "checkpoint.npz").write_text("mine")
     command = ["train", "--dataset", "x", "--features", "y", "--output", f"{tmp_path}/model"]
-    refused(command, capsys, "model.training", "did not make")
+    assert_refused(command, capsys, "model.training", "did not make")
     assert (tmp_path / "model.training" / "checkpoint.npz").read_text() == "mine"
 
 
-def test_a_model_is_exported_into_a_folder_of_its_own(model_dir, tmp_path):
+def test_a_model_is_exported_only_into_a_new_or_empty_folder(model_dir, tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "config.json").write_text("mine")
     with pytest.raises(CaptionerError, match="did not make"):
@@ -345,80 +357,84 @@ def test_a_model_is_exported_into_a_folder_of_its_own(model_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "taken",
+    "folder",
     ["model", "model.training", "new_images", "datasets/sample", "runs/new", "runs/dataset"],
 )
-def test_run_local_looks_at_all_its_folders_before_anything_else(
-    tmp_path, capsys, monkeypatch, taken
+def test_run_local_checks_all_its_folders_before_the_work_starts(
+    tmp_path, capsys, monkeypatch, folder
 ):
-    mine = tmp_path / "project" / taken
+    mine = tmp_path / "project" / folder
     mine.mkdir(parents=True)
     (mine / "mine.txt").write_text("mine")
     monkeypatch.setattr(
-        "captioner_core.weights.asset_cache.ensure", lambda asset: pytest.fail("work was begun")
+        "captioner_core.weights.asset_cache.ensure",
+        lambda asset: pytest.fail("the work has started"),
     )
     before = snapshot(tmp_path)
-    refused(["run-local", "--out", f"{tmp_path}/project"], capsys, "'mine.txt'", "did not make")
+    assert_refused(
+        ["run-local", "--out", f"{tmp_path}/project"], capsys, "'mine.txt'", "did not make"
+    )
     assert snapshot(tmp_path) == before
 
 
 # --- Single files
 
 
-def test_a_query_is_not_written_over(tmp_path, capsys):
+def test_the_inputs_of_similar_are_not_replaced(tmp_path, capsys):
     sample.build(tmp_path / "data", images=30)
-    query, index = tmp_path / "q.png", tmp_path / "data" / "captions.parquet"
+    query = tmp_path / "q.png"
+    index = tmp_path / "data" / "captions.parquet"
     query.write_bytes(encoded(picture(), "PNG"))
     os.link(query, tmp_path / "hard.png")
     (tmp_path / "soft.png").symlink_to(query)
     before = snapshot(tmp_path)
     for output in ("q.png", "./q.png", "hard.png", "soft.png"):
         command = ["similar", str(query), "--index", str(index), "--output", f"{tmp_path}/{output}"]
-        refused(command, capsys, "--output", "which is read")
-    refused(
+        assert_refused(command, capsys, "--output", "which is read")
+    assert_refused(
         ["similar", str(query), "--index", str(index), "--output", str(index)], capsys, "--index"
     )
     assert snapshot(tmp_path) == before
 
 
-OWN_FILES = {
-    "similar": lambda there, out: [
+COMMANDS_FOR_FILES = {
+    "similar": lambda inputs, out: [
         "similar",
-        there / "q.png",
+        inputs / "q.png",
         "--index",
-        there / "captions.parquet",
+        inputs / "captions.parquet",
         "--output",
         out,
     ],
-    "thresholds": lambda there, out: [
+    "thresholds": lambda inputs, out: [
         "thresholds",
         "--captions",
-        there / "captions.parquet",
+        inputs / "captions.parquet",
         "--output",
         out,
     ],
-    "calibrate": lambda there, out: [
+    "calibrate": lambda inputs, out: [
         "calibrate",
         "--encoder",
         "tfidf",
         "--dataset",
-        there,
+        inputs,
         "--output",
         out,
     ],
-    "evaluate": lambda there, out: [
+    "evaluate": lambda inputs, out: [
         "evaluate",
         "--model",
         "pretrained",
         "--dataset",
-        there,
+        inputs,
         "--output",
         out,
     ],
 }
 
 
-@pytest.mark.parametrize("command", OWN_FILES)
+@pytest.mark.parametrize("command", COMMANDS_FOR_FILES)
 def test_a_file_that_captioner_did_not_make_is_not_replaced(tmp_path, capsys, command):
     """A folder, a device, a link and a path below a file are refused as well."""
     names = {"similar": "a.png", "thresholds": "a.svg", "calibrate": "a.json", "evaluate": "a.json"}
@@ -430,7 +446,7 @@ def test_a_file_that_captioner_did_not_make_is_not_replaced(tmp_path, capsys, co
     (tmp_path / f"dangling-{name}").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / f"pipe-{name}")
     before = snapshot(tmp_path)
-    for output, said in (
+    for output, expected_part in (
         (mine, "captioner did not make it"),
         (tmp_path / f"folder-{name}", "is a folder"),
         (tmp_path / f"link-{name}", "is a link"),
@@ -438,16 +454,16 @@ def test_a_file_that_captioner_did_not_make_is_not_replaced(tmp_path, capsys, co
         (tmp_path / f"pipe-{name}", "is a device or a special file"),
         (mine / name, "lies below"),
     ):
-        refused(
-            OWN_FILES[command](tmp_path / "there", output),
+        assert_refused(
+            COMMANDS_FOR_FILES[command](tmp_path / "inputs", output),
             capsys,
             "--output",
-            said if output != mine / name else "",
+            expected_part if output != mine / name else "",
         )
     assert snapshot(tmp_path) == before
 
 
-def test_a_picture_of_captioners_is_known_and_replaced(tmp_path):
+def test_a_picture_made_by_captioner_is_replaced(tmp_path):
     query = tmp_path / "q.png"
     query.write_bytes(encoded(picture(), "PNG"))
     assert not outputs.is_own_picture(query.read_bytes()[:200])
@@ -455,8 +471,8 @@ def test_a_picture_of_captioners_is_known_and_replaced(tmp_path):
     write_picture(found, str(tmp_path / "similar.png"))
     first = (tmp_path / "similar.png").read_bytes()
     assert outputs.is_own_picture(first[:200])
-    with Image.open(tmp_path / "similar.png") as made:
-        assert made.text == {"Software": "captioner"}
+    with Image.open(tmp_path / "similar.png") as image:
+        assert image.text == {"Software": "captioner"}
     write_picture(found, str(tmp_path / "similar.png"))
     with pytest.raises(CaptionerError, match="did not make"):
         write_picture(found, str(query))
@@ -464,7 +480,7 @@ def test_a_picture_of_captioners_is_known_and_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["plot.svg", "plot.png", "PLOT.PNG"])
-def test_a_plot_of_captioners_is_known_and_replaced(tmp_path, name):
+def test_a_plot_made_by_captioner_is_replaced(tmp_path, name):
     from captioner_core.analysis.thresholds import ThresholdRow, check_plot, draw_thresholds
 
     target = str(tmp_path / name)
@@ -480,12 +496,13 @@ def test_a_plot_of_captioners_is_known_and_replaced(tmp_path, name):
 
 
 def extract(photos, root, **changes):
+    """Extracts the features of a folder with the fake backbone, and returns the manifest."""
     options = ExtractOptions(images=str(photos), output=str(root), **changes)
     return extract_features.run(options, load=FakeBackbone)
 
 
 def test_a_run_is_not_replaced_by_an_empty_one(photos, tmp_path, capsys, load_models, model_dir):
-    """This happens if the share with the images is not mounted for a moment."""
+    """This happens if the network share with the images is not mounted for a moment."""
     extract(photos, tmp_path, run_id="extracted")
     options = CaptionOptions(images=str(photos), output=str(tmp_path), model=model_dir)
     caption_images.run(options, load=load_models)
@@ -497,8 +514,8 @@ def test_a_run_is_not_replaced_by_an_empty_one(photos, tmp_path, capsys, load_mo
         command = [job, "--images", str(photos), "--output", str(tmp_path), "--run-id", run_id]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(caption_images, "resolve_model", lambda _: model_dir)
-            refused(command, capsys, str(photos), "--allow-empty")
-            refused([*command, "--only-failures"], capsys, "--allow-empty")
+            assert_refused(command, capsys, str(photos), "--allow-empty")
+            assert_refused([*command, "--only-failures"], capsys, "--allow-empty")
     assert snapshot(tmp_path / "runs") == before
     assert verify(f"{tmp_path}/runs/run") == []
     assert (
@@ -506,24 +523,24 @@ def test_a_run_is_not_replaced_by_an_empty_one(photos, tmp_path, capsys, load_mo
     )
 
 
-def test_an_images_folder_that_is_gone_leaves_the_run_as_it_was(photos, tmp_path, capsys):
+def test_a_missing_images_folder_leaves_the_run_unchanged(photos, tmp_path, capsys):
     extract(photos, tmp_path)
     before = snapshot(tmp_path / "runs")
-    refused(
-        ["extract", "--images", f"{tmp_path}/gone", "--output", str(tmp_path)],
+    assert_refused(
+        ["extract", "--images", f"{tmp_path}/missing", "--output", str(tmp_path)],
         capsys,
         "is not a folder",
     )
     assert snapshot(tmp_path / "runs") == before
-    refused(
-        ["extract", "--images", f"{tmp_path}/gone", "--output", f"{tmp_path}/new"],
+    assert_refused(
+        ["extract", "--images", f"{tmp_path}/missing", "--output", f"{tmp_path}/new"],
         capsys,
         "is not a folder",
     )
     assert not (tmp_path / "new" / "runs" / "run").exists()
 
 
-def test_the_root_of_runs_may_be_any_folder_and_the_images_may_hold_it(photos, tmp_path):
+def test_the_output_may_be_a_used_folder_inside_the_images(photos, tmp_path):
     (photos / "out").mkdir()
     (photos / "out" / "letter.txt").write_text("mine")
     before = snapshot(photos)
@@ -532,7 +549,7 @@ def test_the_root_of_runs_may_be_any_folder_and_the_images_may_hold_it(photos, t
     assert_unchanged(before, snapshot(photos))
 
 
-def test_strangers_files_in_a_run_stay(photos, tmp_path):
+def test_a_users_files_in_a_run_are_kept(photos, tmp_path):
     extract(photos, tmp_path)
     run_dir = tmp_path / "runs" / "run"
     write_report(str(run_dir))
@@ -555,17 +572,19 @@ def test_strangers_files_in_a_run_stay(photos, tmp_path):
         "manifest.json.tmp",
     )
     assert {(run_dir / name).read_text() for name in (*names, "failures/x/y.parquet")} == {"mine"}
-    assert not (run_dir / "report" / "index.html").exists(), "a report of rows that are gone"
+    assert not (run_dir / "report" / "index.html").exists(), (
+        "the report shows rows that no longer exist"
+    )
 
 
 @pytest.mark.parametrize("name", ["features/mine.parquet", "captions/part-00000.parquet"])
-def test_a_strangers_file_that_would_be_read_as_rows_is_named(photos, tmp_path, capsys, name):
+def test_a_users_file_that_would_be_read_as_rows_is_named(photos, tmp_path, capsys, name):
     extract(photos, tmp_path)
     mine = tmp_path / "runs" / "run" / name
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
     before = snapshot(tmp_path / "runs")
-    refused(
+    assert_refused(
         ["extract", "--images", str(photos), "--output", str(tmp_path)],
         capsys,
         name,
@@ -584,18 +603,19 @@ def test_a_strangers_file_that_would_be_read_as_rows_is_named(photos, tmp_path, 
         "runs/run/features/part-00000.parquet",
     ],
 )
-def test_a_link_in_the_place_of_a_runs_folder_is_not_followed(photos, tmp_path, capsys, name):
-    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+def test_a_link_in_place_of_a_folder_of_a_run_is_not_followed(photos, tmp_path, capsys, name):
+    root = tmp_path / "root"
+    elsewhere = tmp_path / "elsewhere"
     extract(photos, root)
-    place = root / name
-    if place.exists():
-        place.rename(elsewhere)
+    path = root / name
+    if path.exists():
+        path.rename(elsewhere)
     else:
         elsewhere.mkdir()
         (elsewhere / "mine.txt").write_text("mine")
-    place.symlink_to(elsewhere)
+    path.symlink_to(elsewhere)
     before = snapshot(tmp_path)
-    refused(
+    assert_refused(
         ["extract", "--images", str(photos), "--output", str(root)],
         capsys,
         name.removeprefix("runs/run/"),
@@ -603,7 +623,7 @@ def test_a_link_in_the_place_of_a_runs_folder_is_not_followed(photos, tmp_path, 
     assert snapshot(tmp_path) == before
 
 
-def test_a_run_of_an_earlier_version_is_replaced_by_its_exact_names(photos, tmp_path):
+def test_only_the_known_files_of_an_earlier_version_are_replaced(photos, tmp_path):
     run_dir = tmp_path / "runs" / "run"
     extract(photos, tmp_path)
     write_report(str(run_dir))
@@ -616,19 +636,22 @@ def test_a_run_of_an_earlier_version_is_replaced_by_its_exact_names(photos, tmp_
 
 
 @pytest.mark.parametrize("content", ['{"run_id": "run"}', "[]", "nonsense", "{}"])
-def test_a_manifest_of_another_program_makes_no_run(photos, tmp_path, capsys, content):
+def test_a_manifest_of_another_program_is_not_taken_for_a_run(photos, tmp_path, capsys, content):
     run_dir = tmp_path / "runs" / "run"
     (run_dir / "captions").mkdir(parents=True)
     (run_dir / "manifest.json").write_text(content)
     (run_dir / "captions" / "part-00000.parquet").write_text("mine")
     before = snapshot(tmp_path)
-    refused(["extract", "--images", str(photos), "--output", str(tmp_path)], capsys, "did not make")
+    assert_refused(
+        ["extract", "--images", str(photos), "--output", str(tmp_path)], capsys, "did not make"
+    )
     assert snapshot(tmp_path) == before
 
 
-def test_inputs_may_not_lie_in_the_run_that_is_replaced(
+def test_inputs_inside_the_replaced_run_are_refused(
     photos, tmp_path, capsys, load_models, model_dir
 ):
+    """No input of a stage may be in the run whose files the stage replaces."""
     for run_id in ("one", "two"):
         options = CaptionOptions(
             images=str(photos), output=str(tmp_path), run_id=run_id, model=model_dir
@@ -636,53 +659,25 @@ def test_inputs_may_not_lie_in_the_run_that_is_replaced(
         caption_images.run(options, load=load_models)
     one, two = (RunLayout(str(tmp_path), run_id) for run_id in ("one", "two"))
     before = snapshot(tmp_path / "runs")
-    into_two = ["--output", str(tmp_path), "--run-id", "two", "--encoder", "tfidf"]
-    match = [
-        "match",
-        "--captions",
-        one.table("captions"),
-        "--index",
-        two.table("captions"),
-        *into_two,
-    ]
-    refused(match, capsys, "--index", "would be replaced")
+    into_two = ["--output", str(tmp_path), "--run-id", "two"]
+    match_into_two = [*into_two, "--encoder", "tfidf"]
+    match = ["match", "--captions", one.table("captions"), "--index", two.table("captions")]
+    assert_refused([*match, *match_into_two], capsys, "--index", "would be replaced")
     both = ["--captions", one.table("captions"), "--captions", two.table("captions")]
-    refused(
-        ["match", *both, "--index", one.table("captions"), *into_two],
-        capsys,
-        "--captions",
-        "would be replaced",
-    )
+    match = ["match", *both, "--index", one.table("captions")]
+    assert_refused([*match, *match_into_two], capsys, "--captions", "would be replaced")
     inside = Path(two.run_dir, "more")
     shutil.copytree(photos, inside)
     before |= snapshot(inside)
-    refused(
-        ["extract", "--images", str(inside), "--output", str(tmp_path), "--run-id", "two"],
-        capsys,
-        "--images",
-    )
-    refused(
-        ["run", "--images", str(inside), "--output", str(tmp_path), "--run-id", "two"],
-        capsys,
-        "--images",
-    )
+    for job in ("extract", "run"):
+        assert_refused([job, "--images", str(inside), *into_two], capsys, "--images")
     model = shutil.copytree(model_dir, inside / "model")
-    command = [
-        "caption",
-        "--images",
-        str(photos),
-        "--model",
-        str(model),
-        "--output",
-        str(tmp_path),
-        "--run-id",
-        "two",
-    ]
-    refused(command, capsys, "--model")
+    command = ["caption", "--images", str(photos), "--model", str(model), *into_two]
+    assert_refused(command, capsys, "--model")
     assert_unchanged(before, snapshot(tmp_path / "runs"))
 
 
-def test_a_runs_own_captions_are_matched_in_place_however_they_are_spelled(
+def test_a_run_may_match_its_own_captions_by_any_path(
     photos, tmp_path, load_models, model_dir, monkeypatch
 ):
     caption_images.run(
@@ -698,13 +693,13 @@ def test_a_runs_own_captions_are_matched_in_place_however_they_are_spelled(
     assert verify(run.run_dir) == []
 
 
-def test_a_report_of_somebody_else_is_not_replaced(photos, tmp_path, capsys):
+def test_a_users_report_is_not_replaced(photos, tmp_path, capsys):
     extract(photos, tmp_path)
     page = tmp_path / "runs" / "run" / "report" / "index.html"
     page.parent.mkdir()
     page.write_text("mine")
-    refused(["report", f"{tmp_path}/runs/run"], capsys, "report/index.html")
-    refused(
+    assert_refused(["report", f"{tmp_path}/runs/run"], capsys, "report/index.html")
+    assert_refused(
         ["run", "--images", str(photos), "--output", str(tmp_path)], capsys, "report/index.html"
     )
     assert page.read_text() == "mine"
@@ -726,17 +721,17 @@ def test_a_users_folder_in_the_cache_is_not_replaced(tmp_path, monkeypatch):
     assert (mine / "thesis.tex").read_text() == "mine"
 
 
-def test_a_pointer_of_another_program_is_not_replaced(tmp_path, capsys, model_dir):
+def test_a_current_json_of_another_program_is_not_replaced(tmp_path, capsys, model_dir):
     shutil.copytree(model_dir, tmp_path / "new")
     (tmp_path / "current.json").write_text('{"version": 3}')
-    refused(["promote", "--models", str(tmp_path), "--model", "new"], capsys, "current.json")
+    assert_refused(["promote", "--models", str(tmp_path), "--model", "new"], capsys, "current.json")
     assert (tmp_path / "current.json").read_text() == '{"version": 3}'
 
 
-# --- Killed
+# --- Commands that are killed, and other folders
 
 
-def test_a_last_line_that_was_cut_off_does_not_count(tmp_path):
+def test_an_incomplete_last_line_of_a_marker_is_ignored(tmp_path):
     sample.build(tmp_path / "made", images=40)
     with (tmp_path / "made" / outputs.MARKER).open("a") as marker:
         marker.write('"images/mine')
@@ -746,34 +741,34 @@ def test_a_last_line_that_was_cut_off_does_not_count(tmp_path):
     assert is_built(tmp_path / "made", sample.options(30))
 
 
-def test_csv_captions_of_a_folder_elsewhere_still_work(pictures, tmp_path):
-    """Missing, empty, marked and linked folders may be written, also below the pictures."""
+def test_a_dataset_may_be_made_in_other_folders(pictures, tmp_path):
+    """Missing, empty, marked and linked folders may be written, even inside the pictures."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
-    read = {"csv_file": pictures / "captions.csv", "images": pictures / "images"}
+    source = {"csv_file": pictures / "captions.csv", "images": pictures / "images"}
     for output in (
         tmp_path / "a" / "b",
         tmp_path / "empty",
         tmp_path / "link",
         pictures / "images" / "made",
     ):
-        assert csv_captions.build(output, **read).captions == 2
-        assert csv_captions.build(output, **read).captions == 2
+        assert csv_captions.build(output, **source).captions == 2
+        assert csv_captions.build(output, **source).captions == 2
 
 
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
-def test_a_read_only_part_of_an_output_is_one_line(tmp_path, capsys):
-    made = tmp_path / "made"
-    sample.build(made, images=40)
-    if subprocess.run(["chattr", "+i", made / "images"], capture_output=True).returncode:
+def test_a_read_only_folder_in_an_output_is_reported_in_one_line(tmp_path, capsys):
+    dataset = tmp_path / "made"
+    sample.build(dataset, images=40)
+    if subprocess.run(["chattr", "+i", dataset / "images"], capture_output=True).returncode:
         pytest.skip("this file system has no immutable folders")
     try:
-        before = snapshot(made, but=[made / outputs.MARKER])
-        refused(
-            ["dataset", "sample", "--images", "30", "--output", str(made)],
+        before = snapshot(dataset, but=[dataset / outputs.MARKER])
+        assert_refused(
+            ["dataset", "sample", "--images", "30", "--output", str(dataset)],
             capsys,
             "cannot be written to",
         )
-        assert snapshot(made, but=[made / outputs.MARKER]) == before
+        assert snapshot(dataset, but=[dataset / outputs.MARKER]) == before
     finally:
-        subprocess.run(["chattr", "-i", made / "images"], check=True)
+        subprocess.run(["chattr", "-i", dataset / "images"], check=True)

@@ -1,4 +1,7 @@
-"""`make` finds a Python that works, creates an environment with it, and says in one line why it can't."""
+"""``make`` finds a Python that works and creates an environment with it.
+
+If it cannot, it says why in one line. Stand-ins play all interpreters except in one test.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,7 @@ exit 127
 
 
 def write_program(path: Path, text: str) -> Path:
+    """Writes an executable file and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
@@ -60,6 +64,14 @@ def write_program(path: Path, text: str) -> Path:
 
 
 def fake_python(path: Path, version: str, changes: str = "", pip_exit_code: int = 0) -> Path:
+    """Writes a stand-in for an interpreter and returns its path.
+
+    Args:
+      path: the path.
+      version: the version that it states.
+      changes: Python code that changes what it states of itself.
+      pip_exit_code: the exit code of its pip.
+    """
     text = FAKE_PYTHON.format(
         python=sys.executable,
         version=version.replace(".", ", "),
@@ -70,7 +82,7 @@ def fake_python(path: Path, version: str, changes: str = "", pip_exit_code: int 
 
 
 def tools_path(folder: Path) -> str:
-    """Returns a folder for PATH that holds the tools of a C library and make, but no Python."""
+    """Returns a folder for PATH that holds make and basic tools, but no Python."""
     folder.mkdir()
     names = "sh basename cat cp dirname echo env find make mkdir rm sed test touch awk"
     for name in names.split():
@@ -81,6 +93,7 @@ def tools_path(folder: Path) -> str:
 
 
 def choose(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the script that chooses a Python, with this PATH."""
     environment = {"PATH": path}
     return subprocess.run(
         ["/bin/sh", str(CHOOSE), *arguments], env=environment, capture_output=True, text=True
@@ -88,6 +101,7 @@ def choose(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Asserts that the script ended with exit code 2 and one line with these words."""
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
@@ -97,11 +111,13 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 @pytest.fixture
 def tools(tmp_path):
+    """Returns a folder for PATH that holds make and basic tools, but no Python."""
     return tools_path(tmp_path / "tools")
 
 
 @pytest.fixture
 def bin_folder(tmp_path):
+    """Returns an empty folder for stand-ins."""
     folder = tmp_path / "bin"
     folder.mkdir()
     return folder
@@ -109,7 +125,7 @@ def bin_folder(tmp_path):
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
 @pytest.mark.parametrize("name", ["python{}", "python3", "python"])
-def test_the_only_python_is_taken_whatever_its_name(tools, bin_folder, version, name):
+def test_the_only_python_is_chosen_by_any_name(tools, bin_folder, version, name):
     python = fake_python(bin_folder / name.format(version), version)
     done = choose(f"{bin_folder}:{tools}")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{python}\n", "")
@@ -125,13 +141,13 @@ def test_the_only_python_is_taken_whatever_its_name(tools, bin_folder, version, 
         ({"python3": "3.10", "python": "3.11"}, "python"),
     ],
 )
-def test_the_newest_supported_version_is_taken(tools, bin_folder, installed, chosen):
+def test_the_newest_supported_version_is_chosen(tools, bin_folder, installed, chosen):
     for name, version in installed.items():
         fake_python(bin_folder / name, version)
     assert choose(f"{bin_folder}:{tools}").stdout == f"{bin_folder / chosen}\n"
 
 
-def test_a_shim_that_fails_is_passed_over(tools, tmp_path, bin_folder):
+def test_a_failing_shim_is_skipped(tools, tmp_path, bin_folder):
     for name in ("python3.13", "python3.12", "python3"):
         write_program(tmp_path / "shims" / name, BROKEN_SHIM)
     python = fake_python(bin_folder / "python3.12", "3.12")
@@ -144,37 +160,37 @@ def test_a_shim_that_fails_is_passed_over(tools, tmp_path, bin_folder):
     [NO_GIL, WITHOUT_ENSUREPIP, WITHOUT_VENV, OTHER_IMPLEMENTATION],
     ids=["without the GIL", "without ensurepip", "without venv", "another implementation"],
 )
-def test_a_newer_python_that_does_not_do_is_passed_over(tools, bin_folder, changes):
+def test_an_unsuitable_newer_python_is_skipped(tools, bin_folder, changes):
     fake_python(bin_folder / "python3.13", "3.13", changes)
     python = fake_python(bin_folder / "python3.11", "3.11")
     assert choose(f"{bin_folder}:{tools}").stdout == f"{python}\n"
 
 
-def test_what_is_no_program_is_passed_over(tools, bin_folder):
+def test_a_path_that_is_no_program_is_skipped(tools, bin_folder):
     (bin_folder / "python3.13").mkdir()
     (bin_folder / "python3.12").write_text("not executable")
-    (bin_folder / "python3.11").symlink_to("gone")
+    (bin_folder / "python3.11").symlink_to("missing")
     python = fake_python(bin_folder / "python3", "3.11")
     assert choose(f"{bin_folder}:{tools}").stdout == f"{python}\n"
 
 
-def test_folders_with_spaces_and_empty_entries_of_the_path(tools, tmp_path):
+def test_path_may_contain_spaces_and_empty_entries(tools, tmp_path):
     python = fake_python(tmp_path / "my tools" / "python3.12", "3.12")
     assert choose(f":{python.parent}::{tools}").stdout == f"{python}\n"
 
 
-def test_a_wrapper_that_prints_something_first(tools, bin_folder):
+def test_a_wrapper_may_print_something_first(tools, bin_folder):
     python = fake_python(bin_folder / "real" / "python3.12", "3.12")
     write_program(bin_folder / "python3", f'#!/bin/sh\necho "Loading"\nexec {python} "$@"\n')
     assert choose(f"{bin_folder}:{tools}").stdout == f"{python}\n"
 
 
-def test_no_python_at_all(tools):
+def test_a_missing_python_is_reported_in_one_line(tools):
     assert_refused(choose(tools), "3.11, 3.12 or 3.13", "install one", "PYTHON=")
 
 
 @pytest.mark.parametrize(
-    ("version", "changes", "said"),
+    ("version", "changes", "reason"),
     [
         ("3.14", "", "is Python 3.14"),
         ("3.10", "", "is Python 3.10"),
@@ -184,21 +200,23 @@ def test_no_python_at_all(tools):
         ("3.11", OTHER_IMPLEMENTATION, "is pypy"),
     ],
 )
-def test_the_one_python_that_is_there_does_not_do(tools, bin_folder, version, changes, said):
+def test_an_unsuitable_python_is_refused_with_the_reason(
+    tools, bin_folder, version, changes, reason
+):
     python = fake_python(bin_folder / "python3", version, changes)
-    assert_refused(choose(f"{bin_folder}:{tools}"), f"python3 {said}", "install one")
-    assert_refused(choose(f"{bin_folder}:{tools}", "python3"), f"PYTHON=python3: it {said}")
-    assert_refused(choose(tools, str(python)), f"PYTHON={python}: it {said}")
+    assert_refused(choose(f"{bin_folder}:{tools}"), f"python3 {reason}", "install one")
+    assert_refused(choose(f"{bin_folder}:{tools}", "python3"), f"PYTHON=python3: it {reason}")
+    assert_refused(choose(tools, str(python)), f"PYTHON={python}: it {reason}")
 
 
-def test_only_shims_that_fail(tools, bin_folder):
+def test_failing_shims_alone_are_refused_by_name(tools, bin_folder):
     for name in ("python3.12", "python3"):
         write_program(bin_folder / name, BROKEN_SHIM)
     done = choose(f"{bin_folder}:{tools}")
     assert_refused(done, "python3.12 does not run", "python3 does not run", "install one")
 
 
-def test_a_named_python_is_taken(tools, bin_folder):
+def test_the_named_python_is_chosen(tools, bin_folder):
     fake_python(bin_folder / "python3.13", "3.13")
     older = fake_python(bin_folder / "python3.11", "3.11")
     assert choose(f"{bin_folder}:{tools}", "python3.11").stdout == f"{older}\n"
@@ -208,18 +226,18 @@ def test_a_named_python_is_taken(tools, bin_folder):
 @pytest.mark.parametrize(
     "named", ["python3.12", "/nowhere/python3.12", "cd", "/etc", "--help", "a b"]
 )
-def test_a_named_python_that_is_none(tools, named):
+def test_a_named_program_that_is_no_python_is_refused(tools, named):
     assert_refused(choose(tools, named), f"PYTHON={named}: ", "name a")
 
 
-def test_a_named_shim_that_fails(tools, bin_folder):
+def test_a_named_shim_that_fails_is_refused(tools, bin_folder):
     write_program(bin_folder / "python3.12", BROKEN_SHIM)
     assert_refused(choose(f"{bin_folder}:{tools}", "python3.12"), "it does not run", "name a")
 
 
 @pytest.fixture(params=["checkout", "a checkout's folder"])
 def checkout(tmp_path, request):
-    """The parts of a checkout from which environments are made."""
+    """Returns a folder with the parts of a checkout from which environments are made."""
     folder = tmp_path / request.param
     shutil.copytree(ROOT / "tools", folder / "tools")
     shutil.copytree(ROOT / "dags", folder / "dags")
@@ -256,10 +274,12 @@ class Make:
 
 @pytest.fixture
 def make(checkout, tools, bin_folder):
+    """Returns a function that runs make in the checkout."""
     return Make(checkout, f"{bin_folder}:{tools}")
 
 
 def installations(venv: Path) -> list[str]:
+    """Returns how pip was called to install into an environment."""
     return (venv / "pip.log").read_text().splitlines()
 
 
@@ -281,31 +301,31 @@ def test_make_without_a_python_ends_in_one_line(make):
         assert "install one" in line
 
 
-def test_make_with_a_named_python_that_is_none(make, bin_folder):
+def test_make_with_a_wrong_python_name_ends_in_one_line(make, bin_folder):
     fake_python(bin_folder / "python3.12", "3.12")
     (line,) = make.errors("run-local", "PYTHON=python2.7")
     assert "PYTHON=python2.7" in line
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(make, checkout, bin_folder):
+def test_an_environment_with_a_deleted_python_is_created_again(make, checkout, bin_folder):
     fake_python(bin_folder / "python3.12", "3.12")
     make(".venv/run.stamp")
     python = checkout / ".venv" / "bin" / "python"
     python.unlink()
-    python.symlink_to(bin_folder / "gone")
+    python.symlink_to(bin_folder / "missing")
     assert make(".venv/run.stamp").returncode == 0
     assert python.exists()
     assert len(installations(checkout / ".venv")) >= 1
 
 
-def test_another_version_than_the_environments_is_named(make, checkout, bin_folder):
+def test_naming_another_version_replaces_the_environment(make, checkout, bin_folder):
     fake_python(bin_folder / "python3.12", "3.12")
     fake_python(bin_folder / "python3.11", "3.11")
     make(".venv/run.stamp")
     assert "3, 12" in (checkout / ".venv" / "bin" / "python").read_text()
     make(".venv/run.stamp", "PYTHON=python3.11")
     assert "3, 11" in (checkout / ".venv" / "bin" / "python").read_text()
-    # Without a name an environment that works is kept, though there is a newer Python.
+    # Without a name, an environment that works is kept even if there is a newer Python.
     make(".venv/run.stamp")
     assert "3, 11" in (checkout / ".venv" / "bin" / "python").read_text()
 
@@ -327,7 +347,7 @@ def test_a_failed_installation_ends_in_one_line_and_is_tried_again(make, checkou
     assert not (checkout / ".venv" / "run.stamp").exists()
 
 
-def test_environments_lie_where_venv_says(make, checkout, bin_folder):
+def test_venv_chooses_the_folder_of_the_environment(make, checkout, bin_folder):
     fake_python(bin_folder / "python3.12", "3.12")
     assert make(".venv-3.12/test.stamp", "VENV=.venv-3.12").returncode == 0
     assert (checkout / ".venv-3.12" / "pyvenv.cfg").exists()
@@ -335,14 +355,14 @@ def test_environments_lie_where_venv_says(make, checkout, bin_folder):
 
 
 @pytest.mark.parametrize("venv", ["a b", ""])
-def test_a_folder_that_make_cannot_name_is_refused(make, venv):
+def test_an_empty_venv_or_one_with_spaces_is_refused(make, venv):
     done = make("run-local", f"VENV={venv}")
     assert done.returncode == 2
     assert "must not be empty or contain spaces" in done.stderr
 
 
 @pytest.mark.parametrize("target", [".venv/run.stamp", "clean"])
-def test_a_folder_that_is_no_environment_stays_as_it_is(make, checkout, bin_folder, target):
+def test_a_folder_that_is_no_environment_is_not_changed(make, checkout, bin_folder, target):
     fake_python(bin_folder / "python3.12", "3.12")
     (checkout / "mine").mkdir()
     (checkout / "mine" / "letter.txt").write_text("precious")
@@ -353,15 +373,15 @@ def test_a_folder_that_is_no_environment_stays_as_it_is(make, checkout, bin_fold
         assert "is not a virtual environment" in done.stderr
 
 
-def test_a_link_is_not_followed_to_clear_an_environment(make, checkout, tmp_path, bin_folder):
+def test_a_link_in_place_of_the_environment_is_not_followed(make, checkout, tmp_path, bin_folder):
     fake_python(bin_folder / "python3.12", "3.12")
     other = tmp_path / "other"
     (other / "bin").mkdir(parents=True)
-    (other / "pyvenv.cfg").write_text("home = /gone\n")
+    (other / "pyvenv.cfg").write_text("home = /missing\n")
     (checkout / ".venv").symlink_to(other)
     (line,) = make.errors(".venv/run.stamp")
     assert "is a link" in line
-    assert (other / "pyvenv.cfg").read_text() == "home = /gone\n"
+    assert (other / "pyvenv.cfg").read_text() == "home = /missing\n"
 
 
 def write_wheel(folder: Path) -> None:
@@ -376,7 +396,7 @@ def write_wheel(folder: Path) -> None:
         wheel.writestr(f"{metadata}/RECORD", "".join(f"{name},,\n" for name in names))
 
 
-def test_a_real_environment_is_completed_after_an_interrupted_installation(tmp_path):
+def test_an_interrupted_installation_is_completed(tmp_path):
     write_wheel(tmp_path)
     venv = tmp_path / "environment"
     # What remains of an interruption right after the start: folders, but no file.
@@ -384,7 +404,7 @@ def test_a_real_environment_is_completed_after_an_interrupted_installation(tmp_p
     (venv / "lib64").symlink_to("lib")
     arguments = ["--no-index", "--find-links", str(tmp_path), "thing"]
     command = ["sh", str(INSTALL), str(venv), sys.executable, *arguments]
-    # Neither a user's modules nor a user's settings of pip take part.
+    # The user's modules and settings of pip must have no effect.
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "PIP_USER": "1"}
 
     def install() -> None:
@@ -399,7 +419,7 @@ def test_a_real_environment_is_completed_after_an_interrupted_installation(tmp_p
     assert module.read_text() == "ANSWER = 42\n"
 
 
-def test_the_quick_tests_are_there():
+def test_the_listed_quick_tests_exist():
     names = (ROOT / "tests" / "quick.txt").read_text().split()
     assert len(names) > 10
     assert [name for name in names if not (ROOT / name).exists()] == []
@@ -415,12 +435,12 @@ def test_the_lock_file_pins_all_requirements_of_each_version(version):
             assert requirement.name not in pins
             pins[requirement.name] = requirement
     dags = (ROOT / "dags" / "requirements.txt").read_text()
-    named = re.findall(
+    required = re.findall(
         r'^ {4,8}"([a-z0-9-]+(?:\[\w+\])?(?:==[\w.]+)?)",', (ROOT / "setup.py").read_text(), re.M
     )
-    named += re.findall(r"^[a-z].*$", dags, re.M)
-    assert len(named) > 30
-    for text in named:
+    required += re.findall(r"^[a-z].*$", dags, re.M)
+    assert len(required) > 30
+    for text in required:
         requirement = Requirement(text)
         (pin,) = pins[requirement.name].specifier
         assert pin.operator == "=="

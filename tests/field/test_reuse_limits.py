@@ -1,4 +1,8 @@
-"""A run made again with other limits: what was found stays found, and what is beyond the limits now fails."""
+"""A run that is repeated with other limits reuses all results that the limits do not change.
+
+Images beyond the new limits become failures. Only failed images that the new limits allow are
+decoded again.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +20,22 @@ from tests.fakes import FakeBackbone
 from tests.image_files import encoded, picture
 from tests.same_tables import assert_same_tables
 
-SEEN: list[int] = []
+BATCH_SIZES: list[int] = []
 TABLES = ("features", "failures")
 
 
 class CountingBackbone(FakeBackbone):
+    """A fake backbone that records in ``BATCH_SIZES`` the number of images of each batch."""
+
     def features(self, pixels: Any) -> Any:
-        SEEN.append(len(pixels))
+        """Returns the features of a batch, and records its size."""
+        BATCH_SIZES.append(len(pixels))
         return super().features(pixels)
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Three images of 100, 400 and 10 000 pixels, and a broken one."""
+    """Returns a folder of images of 100, 360, 400 and 10,000 pixels and a broken file."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for side in (10, 20, 100):
@@ -39,16 +46,17 @@ def photos(tmp_path: Path) -> Path:
 
 
 def extract(photos: Path, root: Path, run_id: str = "run", **options: Any) -> dict[str, int]:
-    SEEN.clear()
-    asked = ExtractOptions(
+    """Extracts the features of a folder and returns the counts of the manifest."""
+    BATCH_SIZES.clear()
+    extract_options = ExtractOptions(
         images=str(photos), output=str(root), run_id=run_id, grid=False, **options
     )
-    counts: dict[str, int] = extract_features.run(asked, load=CountingBackbone)["counts"]
+    counts: dict[str, int] = extract_features.run(extract_options, load=CountingBackbone)["counts"]
     return counts
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "seen"),
+    ("before", "after", "image_count"),
     [
         ({"max_pixels": 1000}, {"max_pixels": 20_000}, 1),
         ({"max_pixels": 20_000}, {"max_pixels": 300}, 0),
@@ -58,32 +66,34 @@ def extract(photos: Path, root: Path, run_id: str = "run", **options: Any) -> di
         ({}, {"max_pixels": 300, "max_bytes": 1000}, 0),
     ],
 )
-def test_other_limits_redo_no_image_that_is_within_both(photos, tmp_path, before, after, seen):
+def test_an_image_within_old_and_new_limits_is_not_read_again(
+    photos, tmp_path, before, after, image_count
+):
     extract(photos, tmp_path, **before)
     extract(photos, tmp_path, **after)
-    assert sum(SEEN) == seen
-    extract(photos, tmp_path, "anew", **after)
-    run, anew = (RunLayout(str(tmp_path), run_id).run_dir for run_id in ("run", "anew"))
-    assert_same_tables(run, anew, TABLES)
+    assert sum(BATCH_SIZES) == image_count
+    extract(photos, tmp_path, "fresh", **after)
+    run, fresh = (RunLayout(str(tmp_path), run_id).run_dir for run_id in ("run", "fresh"))
+    assert_same_tables(run, fresh, TABLES)
     assert verify(run) == []
 
 
-def test_a_copy_with_the_pixels_turned_is_held_to_the_limit_too(photos, tmp_path):
-    """A table of features has the sides of the upright image, whose product is that of the file's own sides."""
+def test_the_limit_of_pixels_holds_for_reused_features(photos, tmp_path):
+    """A table of features has the sides of the upright image; their product is that of the file."""
     extract(photos, tmp_path)
     counts = extract(photos, tmp_path, max_pixels=359)
     assert (counts["taken_over"], counts["failures"]) == (1, 4)
-    assert sum(SEEN) == 0
+    assert sum(BATCH_SIZES) == 0
 
 
-def test_failures_alone_are_looked_at_again_with_a_higher_limit(photos, tmp_path):
+def test_failures_alone_are_retried_with_a_higher_limit(photos, tmp_path):
     extract(photos, tmp_path, max_pixels=390)
     counts = extract(photos, tmp_path, max_pixels=20_000, only_failures=True)
-    assert sum(SEEN) == 2
+    assert sum(BATCH_SIZES) == 2
     assert (counts["features"], counts["failures"]) == (4, 1)
-    extract(photos, tmp_path, "anew", max_pixels=20_000)
+    extract(photos, tmp_path, "fresh", max_pixels=20_000)
     assert_same_tables(
-        RunLayout(str(tmp_path), "run").run_dir, RunLayout(str(tmp_path), "anew").run_dir, TABLES
+        RunLayout(str(tmp_path), "run").run_dir, RunLayout(str(tmp_path), "fresh").run_dir, TABLES
     )
 
 
@@ -97,9 +107,7 @@ def test_failures_alone_are_looked_at_again_with_a_higher_limit(photos, tmp_path
         ({"exclude": ("10.bmp",)}, {}),
     ],
 )
-def test_failures_alone_are_refused_where_other_images_would_fare_otherwise(
-    photos, tmp_path, before, after
-):
+def test_only_failures_is_refused_if_other_images_would_change(photos, tmp_path, before, after):
     extract(photos, tmp_path, **before)
     name = next(iter({**before, **after}))
     with pytest.raises(
@@ -108,13 +116,13 @@ def test_failures_alone_are_refused_where_other_images_would_fare_otherwise(
         extract(photos, tmp_path, only_failures=True, **after)
 
 
-def test_failures_alone_are_looked_at_again_with_the_same_exclusions(photos, tmp_path):
+def test_failures_alone_are_retried_with_the_same_exclusions(photos, tmp_path):
     extract(photos, tmp_path, exclude=("10.bmp", "tall*"))
     counts = extract(photos, tmp_path, exclude=("10.bmp", "tall*"), only_failures=True)
     assert (counts["images_found"], counts["excluded_passed_over"]) == (3, 2)
 
 
-def test_an_exclusion_takes_over_what_was_found_for_the_others(photos, tmp_path):
+def test_a_new_exclusion_reuses_the_results_of_the_other_images(photos, tmp_path):
     extract(photos, tmp_path)
     counts = extract(photos, tmp_path, exclude=("10.bmp",))
-    assert (counts["taken_over"], counts["features"], sum(SEEN)) == (3, 3, 0)
+    assert (counts["taken_over"], counts["features"], sum(BATCH_SIZES)) == (3, 3, 0)

@@ -1,4 +1,7 @@
-"""Tables that users' own tools wrote: read where their meaning is clear, else refused in one line."""
+"""Tables that users' own tools wrote.
+
+They are read if their meaning is clear, and refused in one line otherwise.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +50,10 @@ def texts(values, kind):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Returns a function that writes a dataset's table of these columns and returns its folder."""
+    """Returns a function that writes a dataset's table of captions and returns its folder."""
 
     def write(row_group_size=None, **columns):
+        """Writes the table; ``columns`` replace its columns, and None leaves one out."""
         table = {
             "image_id": IDS,
             "caption_index": [0, 0, 1, 0],
@@ -64,7 +68,7 @@ def dataset(tmp_path):
     return write
 
 
-def refusal(folder):
+def read_and_get_error(folder):
     """Returns the one line that says why a dataset's table is refused."""
     with pytest.raises(CaptionerError) as caught:
         read_captions_by_split(folder)
@@ -73,13 +77,13 @@ def refusal(folder):
     return str(caught.value)
 
 
-# --- what is read
+# --- Accepted tables
 
 
 @pytest.mark.parametrize("kind", TEXT_TYPES, ids=str)
 @pytest.mark.parametrize("column", ["image_id", "caption", "split"])
 @pytest.mark.parametrize("row_group_size", [None, 1])
-def test_any_type_that_holds_text_is_read(dataset, column, kind, row_group_size):
+def test_every_type_for_text_is_read(dataset, column, kind, row_group_size):
     values = {"image_id": IDS, "caption": CAPTIONS, "split": SPLITS}[column]
     folder = dataset(row_group_size, **{column: texts(values, kind)})
     assert read_captions_by_split(folder) == EXPECTED
@@ -108,7 +112,7 @@ def test_pandas_categories_are_read(dataset, tmp_path):
 @pytest.mark.parametrize(
     "id_type", [pa.string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
 )
-def test_a_list_holds_several_captions(dataset, kind, id_type):
+def test_a_list_may_hold_several_captions(dataset, kind, id_type):
     inner = kind.value_type
     flat = texts(["a dog", "a hound", "a cat"], inner)
     lists = pa.ListArray.from_arrays(pa.array([0, 2, 2, 3], pa.int32()), flat)
@@ -125,7 +129,7 @@ def test_a_list_holds_several_captions(dataset, kind, id_type):
     }
 
 
-def test_without_an_index_captions_keep_the_order_of_the_rows(dataset):
+def test_captions_without_an_index_keep_the_order_of_the_rows(dataset):
     captions = [f"caption {n}" for n in range(50)]
     folder = dataset(
         image_id=["a.jpg"] * 50, caption=captions, split=["dev"] * 50, caption_index=None
@@ -133,17 +137,17 @@ def test_without_an_index_captions_keep_the_order_of_the_rows(dataset):
     assert read_captions_by_split(folder) == {"dev": {"a.jpg": captions}}
 
 
-def test_captions_follow_their_index(dataset):
+def test_captions_are_sorted_by_their_index(dataset):
     folder = dataset(caption_index=pa.array([1.0, 0.0, 0.0, 0.0]))
     assert read_captions_by_split(folder)["train"] == {"b.jpg": ["a bar", "a caf\u00e9"]}
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Val", " VALIDATION ", "dev"])
-def test_other_names_of_dev_are_dev(dataset, name):
+def test_other_names_of_the_split_dev_are_accepted(dataset, name):
     assert read_captions_by_split(dataset(split=["train", name, "train", "test"])) == EXPECTED
 
 
-def test_karpathys_rest_of_the_validation_images_is_train(dataset):
+def test_the_split_restval_of_karpathy_is_train(dataset):
     assert read_captions_by_split(dataset(split=["restval", "val", "restval", "test"])) == EXPECTED
 
 
@@ -153,7 +157,7 @@ def test_line_separators_within_captions_become_spaces(dataset, separator):
     assert read_captions_by_split(dataset(caption=captions)) == EXPECTED
 
 
-# --- what is refused
+# --- Refused tables
 
 
 @pytest.mark.parametrize("column", ["image_id", "caption", "split"])
@@ -162,27 +166,29 @@ def test_line_separators_within_captions_become_spaces(dataset, separator):
 def test_a_null_is_refused_with_its_row(dataset, column, kind, row_group_size):
     values = {"image_id": IDS, "caption": CAPTIONS, "split": SPLITS}[column]
     folder = dataset(row_group_size, **{column: texts([*values[:2], None, values[3]], kind)})
-    assert f"column '{column}', row 3: it is null" in refusal(folder)
+    assert f"column '{column}', row 3: it is null" in read_and_get_error(folder)
 
 
 @pytest.mark.parametrize("column", ["image_id", "caption", "split"])
-def test_a_column_of_nothing_but_nulls_is_refused(dataset, column):
-    assert f"column '{column}', row 1: it is null" in refusal(dataset(**{column: pa.nulls(4)}))
+def test_a_column_of_nulls_is_refused(dataset, column):
+    assert f"column '{column}', row 1: it is null" in read_and_get_error(
+        dataset(**{column: pa.nulls(4)})
+    )
 
 
 def test_a_null_in_or_for_a_list_of_captions_is_refused(dataset):
     lists = [["a dog"], [], ["a cat", None], ["a bar"]]
-    assert "column 'caption', row 3: it is null" in refusal(dataset(caption=lists))
+    assert "column 'caption', row 3: it is null" in read_and_get_error(dataset(caption=lists))
     lists = [["a dog"], None, ["a cat"], ["a bar"]]
-    assert "column 'caption', row 2: it is null" in refusal(dataset(caption=lists))
+    assert "column 'caption', row 2: it is null" in read_and_get_error(dataset(caption=lists))
 
 
 @pytest.mark.parametrize("column", ["image_id", "caption"])
-def test_bytes_that_are_no_text_are_refused_with_their_row(dataset, column):
+def test_bytes_that_are_not_utf_8_are_refused_with_their_row(dataset, column):
     data = pa.array([b"a", b"b", b"\xff\xfe", b"d"])
-    # A string column of Parquet can hold any bytes too: readers don't check.
+    # A string column of Parquet can hold any bytes too, because readers do not check them.
     for values in (data, data.view(pa.string()), data.cast(pa.binary_view())):
-        assert f"column '{column}', row 3: b'\\xff\\xfe' is not UTF-8" in refusal(
+        assert f"column '{column}', row 3: b'\\xff\\xfe' is not UTF-8" in read_and_get_error(
             dataset(**{column: values})
         )
 
@@ -197,25 +203,25 @@ def test_bytes_that_are_no_text_are_refused_with_their_row(dataset, column):
     ],
 )
 @pytest.mark.parametrize("column", ["image_id", "caption", "split"])
-def test_what_is_no_text_is_refused_with_its_type(dataset, column, values, kind):
-    line = refusal(dataset(**{column: pa.array(values)}))
+def test_a_column_of_another_type_is_refused_with_its_type(dataset, column, values, kind):
+    line = read_and_get_error(dataset(**{column: pa.array(values)}))
     assert f"column '{column}': it holds {kind}" in line
 
 
 @pytest.mark.parametrize("name", ["holdout", "", "training set"])
 def test_an_unknown_split_is_refused_with_its_row(dataset, name):
-    line = refusal(dataset(2, split=["train", "dev", "train", name]))
+    line = read_and_get_error(dataset(2, split=["train", "dev", "train", name]))
     assert f"column 'split', row 4: {name!r} is no split" in line
     assert "train, dev" in line
 
 
 def test_an_image_in_two_splits_is_refused(dataset):
-    line = refusal(dataset(split=["train", "dev", "test", "test"]))
+    line = read_and_get_error(dataset(split=["train", "dev", "test", "test"]))
     assert "'b.jpg' is in the splits 'train' and 'test'" in line
 
 
-def test_an_index_that_is_no_number_is_refused(dataset):
-    assert "column 'caption_index'" in refusal(
+def test_an_index_of_text_is_refused(dataset):
+    assert "column 'caption_index'" in read_and_get_error(
         dataset(caption_index=["first", "first", "second", "first"])
     )
 
@@ -226,14 +232,14 @@ def test_a_damaged_table_is_refused(dataset, tmp_path):
     data = bytearray(path.read_bytes())
     data[4:200] = bytes(196)
     path.write_bytes(data)
-    refusal(folder)
+    read_and_get_error(folder)
 
 
-def test_a_column_that_is_there_twice_is_refused(tmp_path):
+def test_a_repeated_column_is_refused(tmp_path):
     columns = [pa.array(values) for values in (IDS, CAPTIONS, CAPTIONS, SPLITS)]
     table = pa.Table.from_arrays(columns, names=["image_id", "caption", "caption", "split"])
     pq.write_table(table, tmp_path / "captions.parquet")
-    refusal(str(tmp_path))
+    read_and_get_error(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -243,16 +249,16 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
         ["calibrate", "--encoder", "tfidf", "--output", "calibration.json"],
     ],
 )
-def test_commands_say_it_in_one_line(dataset, command, capsys):
+def test_commands_refuse_a_table_in_one_line(dataset, command, capsys):
     folder = dataset(caption=[*CAPTIONS[:3], None])
     assert main([*command, "--dataset", folder]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-# --- the helpers by themselves
+# --- Columns by themselves
 
 
-def test_rows_of_a_batch_are_counted_on():
+def test_rows_are_counted_from_the_first_row_of_a_batch():
     for refuse in (
         lambda: text_column(pa.array(["a", None]), "caption", "t", first_row=101),
         lambda: split_column(pa.array(["dev", "x"]), "t", first_row=101),
@@ -275,12 +281,12 @@ def test_text_in_chunks_is_one_array():
     assert text_column(pa.chunked_array(chunks), "caption", "t").to_pylist() == ["a", "b", "a"]
 
 
-# --- features that another tool wrote again
+# --- Features that another tool has rewritten
 
 
 @pytest.mark.parametrize("kind", TEXT_TYPES, ids=str)
 @pytest.mark.parametrize("vectors", ["fixed", "list", "large list"])
-def test_features_are_read_in_other_types(tmp_path, kind, vectors):
+def test_features_in_other_types_are_read(tmp_path, kind, vectors):
     rows = np.arange(12, dtype=np.float32).reshape(3, 4)
     fixed = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), 4)
     lists = {
@@ -297,8 +303,8 @@ def test_features_are_read_in_other_types(tmp_path, kind, vectors):
         }
     )
     pq.write_table(table, tmp_path / "features.parquet")
-    dataset, found, backbone = open_features(str(tmp_path / "features.parquet"))
-    assert (found, backbone) == ({"a", "b", "c"}, "xception")
+    dataset, image_ids, backbone = open_features(str(tmp_path / "features.parquet"))
+    assert (image_ids, backbone) == ({"a", "b", "c"}, "xception")
     (batch,) = read_grids(dataset, ["a", "c"])
     assert batch[0] == ["a", "c"]
     np.testing.assert_array_equal(batch[1], rows[[0, 2]])
@@ -306,6 +312,6 @@ def test_features_are_read_in_other_types(tmp_path, kind, vectors):
 
 
 @pytest.mark.parametrize("values", [[[1.0], None], [[1.0], [1.0, 2.0]], ["a", "b"]])
-def test_vectors_that_are_none_are_refused(values):
+def test_values_that_are_no_vectors_are_refused(values):
     with pytest.raises(CaptionerError, match="column 'feature'"):
         vector_column(pa.array(values), "feature", "t")

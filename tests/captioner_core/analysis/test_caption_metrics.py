@@ -118,8 +118,8 @@ def test_features_that_do_not_fit_the_model_are_refused(source, tmp_path, capsys
     train(options(source, tmp_path / "model", epochs=1))
     table = pq.read_table(source / "features")
     pq.write_table(table.slice(0, 6), tmp_path / "few.parquet")
-    place = table.schema.get_field_index("backbone")
-    other = table.set_column(place, "backbone", pa.array(["other"] * len(table)))
+    column = table.schema.get_field_index("backbone")
+    other = table.set_column(column, "backbone", pa.array(["other"] * len(table)))
     pq.write_table(other, tmp_path / "other.parquet")
     capsys.readouterr()
     for name, message in (("few", "lack 3 of the split's 4 images"), ("other", "are of 'other'")):

@@ -19,11 +19,14 @@ PRECISION = tuple(np.linspace(0, 0.9, len(CURVE_EDGES) - 1).round(3).tolist())
 
 
 class Calibrated(HashedWords):
+    """An encoder with a calibration whose precision rises with the score."""
+
     calibration = Calibration(0.7, PRECISION)
 
 
 @pytest.fixture
 def table(tmp_path):
+    """Returns the path of a table of captions, and its different image ids and captions."""
     texts = [*(sample.write_captions(number)[0] for number in range(12)), "x", "zz yy"]
     rows = [
         DatasetCaptionRow(f"{n % 9}.jpg", n, text, "train")
@@ -34,7 +37,7 @@ def table(tmp_path):
 
 
 @pytest.mark.parametrize("block", [3, 100])
-def test_equals_counting_by_hand(table, monkeypatch, block):
+def test_the_table_equals_counting_every_pair(table, monkeypatch, block):
     monkeypatch.setattr(thresholds, "_INDEX_BLOCK", block)
     uri, records = table
     encoder = Calibrated()
@@ -56,7 +59,7 @@ def test_equals_counting_by_hand(table, monkeypatch, block):
 
 
 @pytest.mark.assets
-def test_the_command_prints_and_draws(table, tmp_path, capsys):
+def test_the_command_prints_a_table_and_draws_a_plot(table, tmp_path, capsys):
     assert main(["thresholds", "--captions", table[0], "--output", str(tmp_path / "plot.svg")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(thresholds.THRESHOLDS) + 1
@@ -67,7 +70,7 @@ def test_the_command_prints_and_draws(table, tmp_path, capsys):
     )
 
 
-def test_one_image_has_nothing_to_compare(tmp_path):
+def test_a_table_of_one_image_is_refused(tmp_path):
     rows = [DatasetCaptionRow("a.jpg", 0, "a dog", "train")]
     pq.write_table(rows_as_table(rows, "r", DATASET_CAPTIONS_SCHEMA), tmp_path / "one.parquet")
     with pytest.raises(CaptionerError, match="fewer than two images"):

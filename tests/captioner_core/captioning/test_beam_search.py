@@ -17,12 +17,13 @@ MAX_WORDS = 4
 
 @pytest.fixture
 def table():
-    """Log-probabilities [images, last word, next word]: a first-order toy model."""
+    """Returns log-probabilities [images, last word, next word] of a first-order toy model."""
     logits = tf.random.stateless_normal([3, WORDS, WORDS], seed=[1, 2]) * 2
     return tf.nn.log_softmax(logits).numpy()
 
 
 def search(table, width, length_penalty=0.0, images=None):
+    """Searches captions of the toy model; returns words and log-probabilities of all beams."""
     table = tf.constant(table if images is None else table[images])
 
     def step(words, state):
@@ -41,17 +42,19 @@ def search(table, width, length_penalty=0.0, images=None):
 
 
 def log_prob(table, words):
+    """Returns the log-probability of a caption of the toy model."""
     path = [START, *words, END]
     return sum(table[a, b] for a, b in itertools.pairwise(path))
 
 
 def every_caption():
+    """Yields every caption that the toy model can produce."""
     for length in range(1, MAX_WORDS + 1):
         yield from itertools.product((4, 5), repeat=length)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
-def test_a_wide_beam_finds_the_best_there_is(table, length_penalty):
+def test_a_wide_beam_finds_the_best_caption(table, length_penalty):
     words, scores = search(table, 40, length_penalty)
     for image in range(3):
         best = max(
@@ -75,10 +78,11 @@ def test_every_hypothesis_is_a_caption_with_its_own_probability(table, width):
         assert scores[image, beam] == pytest.approx(log_prob(table[image], caption), abs=1e-5)
 
 
-def test_width_one_is_greedy(table):
+def test_a_beam_of_width_1_is_greedy(table):
     words, _ = search(table, 1)
     for image in range(3):
-        greedy, last = [], START
+        greedy = []
+        last = START
         while len(greedy) < MAX_WORDS:
             allowed = [4, 5] if not greedy else [END, 4, 5]
             last = max(allowed, key=lambda word: table[image, last, word])
@@ -88,15 +92,15 @@ def test_width_one_is_greedy(table):
         assert words[image, 0][: len(greedy) + 1].tolist() == [*greedy, END]
 
 
-def test_images_do_not_touch_each_other(table):
+def test_the_captions_of_an_image_do_not_depend_on_other_images(table):
     together, _ = search(table, 3)
     for image in range(3):
-        alone, _ = search(table, 3, images=[image])
-        np.testing.assert_array_equal(alone[0], together[image])
+        separate, _ = search(table, 3, images=[image])
+        np.testing.assert_array_equal(separate[0], together[image])
 
 
-def test_samples_have_the_probability_that_training_gives_them():
-    """Otherwise a bad caption's probability flows to words that are never drawn."""
+def test_words_are_drawn_with_the_probabilities_of_training():
+    """Otherwise the probability of a bad caption would go to words that are never drawn."""
     logits = tf.constant([5.0, 4.0, 1.0, 6.0, 1.5, 0.5, 0.0])
 
     def step(words, state):

@@ -1,3 +1,9 @@
+"""The captioner, and the model folders that store it.
+
+Searching and training compute the same, a folder gives the same model back, exported models caption
+alike, and damaged folders are refused.
+"""
+
 from __future__ import annotations
 
 import dataclasses
@@ -20,10 +26,12 @@ from captioner_core.text.vocabulary import Vocabulary
 
 @pytest.fixture(scope="module")
 def vocabulary():
+    """Returns a small vocabulary."""
     return Vocabulary.from_captions(["a red dog runs on the grass", "two cats sleep"])
 
 
 def make_captioner(vocabulary, **changes):
+    """Returns a small untrained captioner; ``changes`` replace fields of its config."""
     config = CaptionerConfig(
         backbone="fake-299",
         vocabulary_size=len(vocabulary),
@@ -37,13 +45,14 @@ def make_captioner(vocabulary, **changes):
 
 
 def random_state(captioner, images=3):
+    """Returns the state of a captioner for random images."""
     shape = [images, captioner.config.cell_count, 16]
     cells = tf.random.stateless_uniform(shape, seed=[0, 1])
     return captioner.encode(cells)
 
 
 def every_step(captioner, state, words):
-    """Logits [batch, captions, steps, vocabulary] of all steps."""
+    """Returns logits [batch, captions, steps, vocabulary] of all steps."""
     logits = captioner.teacher_forced(state, words, tf.ones_like(words, tf.bool))
     return tf.reshape(logits, [*words.shape, -1])
 
@@ -61,23 +70,28 @@ def test_steps_agree_with_teacher_forcing(vocabulary, attention):
         np.testing.assert_allclose(log_prob, expected[:, :, step], atol=1e-5)
 
 
-def test_only_the_steps_asked_for_get_logits(vocabulary):
+def test_only_the_selected_steps_get_logits(vocabulary):
     """A mask that took the wrong rows would train every word on another word's context."""
     captioner = make_captioner(vocabulary)
     state = random_state(captioner)
     words = np.stack([[vocabulary.encode("two red cats", 4), vocabulary.encode("a dog", 4)]] * 3)
-    wanted = words != 0
-    some = captioner.teacher_forced(state, words, wanted)
-    np.testing.assert_allclose(some, every_step(captioner, state, words)[wanted], atol=1e-6)
+    is_selected = words != 0
+    selected = captioner.teacher_forced(state, words, is_selected)
+    np.testing.assert_allclose(
+        selected, every_step(captioner, state, words)[is_selected], atol=1e-6
+    )
 
 
 def test_attention_looks_at_the_cells(vocabulary):
+    """Changing some cells changes the logits."""
     captioner = make_captioner(vocabulary)
     cells = tf.random.stateless_uniform([1, 25, 16], seed=[0, 1])
     words = vocabulary.encode("a dog", 4)[None, None, :-1]
     changed = tf.concat([-cells[:, :5], cells[:, 5:]], axis=1)
-    one, other = captioner.encode(cells), captioner.encode(changed)
-    other = ImageState(other.keys, other.values, one.hidden, one.cell)  # which see the cells too
+    one = captioner.encode(cells)
+    other = captioner.encode(changed)
+    # The initial hidden states depend on the cells too, so both get the same.
+    other = ImageState(other.keys, other.values, one.hidden, one.cell)
     assert (
         np.abs(every_step(captioner, one, words) - every_step(captioner, other, words)).max() > 1e-4
     )
@@ -100,7 +114,7 @@ def test_half_precision_computes_about_the_same(vocabulary):
 
 @pytest.mark.parametrize("attention", ["grid", "mean"])
 def test_a_table_and_a_backbone_give_the_same_cells(vocabulary, attention):
-    """A grid is flat in a table."""
+    """In a table of features, a grid is flat."""
     grid = np.random.default_rng(0).random((2, 25, 16), np.float32)
     config = make_captioner(vocabulary, attention=attention).config
     cells = attended_cells(grid, config)
@@ -112,6 +126,7 @@ def test_a_table_and_a_backbone_give_the_same_cells(vocabulary, attention):
 
 @pytest.fixture
 def folder(tmp_path, vocabulary):
+    """Returns the folder of a saved captioner."""
     path = tmp_path / "model"
     save_model(str(path), make_captioner(vocabulary), vocabulary, {"history": []})
     return path
@@ -130,15 +145,15 @@ def test_a_folder_gives_the_same_model_back(folder, vocabulary):
     assert json.loads((folder / "metrics.json").read_text())["model_id"] == loaded.model_id
 
 
-def test_captions_depend_on_their_own_image_alone(folder):
+def test_a_caption_depends_on_its_image_alone(folder):
     generator = CaptionGenerator(load_model(str(folder)))
     grid = np.random.default_rng(1).random((5, 25, 16), np.float32)
     mean = grid.mean(axis=1)
     together = generator.generate(mean, grid)
-    alone = [generator.generate(mean[i : i + 1], grid[i : i + 1])[0] for i in range(5)]
-    assert [c.text for c in together] == [c.text for c in alone]
+    separate = [generator.generate(mean[i : i + 1], grid[i : i + 1])[0] for i in range(5)]
+    assert [c.text for c in together] == [c.text for c in separate]
     np.testing.assert_allclose(
-        [c.log_prob for c in together], [c.log_prob for c in alone], atol=1e-4
+        [c.log_prob for c in together], [c.log_prob for c in separate], atol=1e-4
     )
     assert all(c.text and c.n_tokens == len(c.text.split()) and c.log_prob < 0 for c in together)
 
@@ -155,7 +170,7 @@ def test_saving_again_replaces_the_model_and_leaves_other_files(folder, vocabula
 
 def test_an_exported_copy_captions_alike(folder, tmp_path):
     model_id = export_model([str(folder)], str(tmp_path / "small"))
-    assert model_id != load_model(str(folder)).model_id, "other weights, another name"
+    assert model_id != load_model(str(folder)).model_id, "other weights have another id"
     assert model_id in (tmp_path / "small" / "MODEL_CARD.md").read_text()
     with np.load(tmp_path / "small" / "weights.npz") as stored:
         assert {stored[name].dtype for name in stored.files} == {np.dtype(np.float16)}
@@ -186,7 +201,8 @@ def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
         tf.nn.softmax(every_step(one, one.encode(cells), words[:, :, :-1])) for one in singles
     ]
     state = both.encode(cells)
-    hidden, cell = state.hidden[:, None], state.cell[:, None]
+    hidden = state.hidden[:, None]
+    cell = state.cell[:, None]
     for step in range(3):
         log_prob, hidden, cell = both.step(state, words[:, :, step], hidden, cell)
         np.testing.assert_allclose(
@@ -202,8 +218,10 @@ def test_the_joint_space_chooses_among_the_beams(folder, tmp_path, vocabulary):
     save_model(str(tmp_path / "one"), Captioner(config, seed=3), vocabulary, {})
     export_model([str(tmp_path / "one")], str(tmp_path / "joint"), joint_weight=100.0)
     random = np.random.default_rng(1)
-    grid, features = random.random((6, 25, 16), np.float32), random.random((6, 2048), np.float32)
-    model, encoder = load_model(str(tmp_path / "joint")), LearnedEncoder()
+    grid = random.random((6, 25, 16), np.float32)
+    features = random.random((6, 2048), np.float32)
+    model = load_model(str(tmp_path / "joint"))
+    encoder = LearnedEncoder()
     words = CaptionSearch(model.captioner).find(grid).words.numpy()
     images = encoder.encode_images(features)
     chosen = CaptionGenerator(model).generate(features, grid)
@@ -219,7 +237,7 @@ def test_the_joint_space_chooses_among_the_beams(folder, tmp_path, vocabulary):
         export_model([str(folder)], str(tmp_path / "other"), joint_weight=1.0)
 
 
-def test_models_that_do_not_fit_are_not_joined(folder, tmp_path, vocabulary):
+def test_models_of_different_sizes_are_not_joined(folder, tmp_path, vocabulary):
     other = tmp_path / "other"
     save_model(str(other), make_captioner(vocabulary, attention="mean"), vocabulary, {})
     with pytest.raises(CaptionerError, match="other sizes"):

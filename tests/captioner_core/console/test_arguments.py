@@ -69,8 +69,8 @@ def interrupted(program: str) -> tuple[int, str]:
         process.stdout.readline()
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
-    return process.returncode, said
+        _, err = process.communicate(timeout=30)
+    return process.returncode, err
 
 
 LAUNCHED = """

@@ -1,4 +1,4 @@
-"""What a user sees while a job runs."""
+"""The line that shows a job's progress."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from captioner_core.console.progress import advance, hide_progress, progress
 
 @pytest.fixture
 def clock(monkeypatch):
+    """Returns a list whose number is the time that progress sees, in seconds."""
     now = [100.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(progress_module.sys.stderr, "isatty", lambda: False, raising=False)

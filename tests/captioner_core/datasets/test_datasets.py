@@ -165,10 +165,10 @@ def write_flickr8k(folder: Path, *, entries=(), lists=("train", "dev", "test"), 
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{n:03d}.jpg" for n in range(10)]
     lines = [f"{name}#{k}\tA dog number {k} ." for name in names for k in range(5)]
-    lines += ["gone.jpg#0\tA cat .", "a line that is no caption"]
+    lines += ["missing.jpg#0\tA cat .", "a line that is no caption"]
     with zipfile.ZipFile(folder / flickr8k.TEXT_ZIP, "w") as archive:
         archive.writestr("Flickr8k.token.txt", "\n".join(lines))
-        parts = {"train": [*names[:6], "gone.jpg"], "dev": names[6:8], "test": names[8:]}
+        parts = {"train": [*names[:6], "missing.jpg"], "dev": names[6:8], "test": names[8:]}
         for split in lists:
             archive.writestr(f"Flickr_8k.{split}Images.txt", "\n".join(parts[split]))
         archive.writestr("__MACOSX/._Flickr8k.token.txt", "no")

@@ -19,23 +19,25 @@ from captioner_core.weights import assets
 
 @pytest.fixture(scope="module", params=BACKBONES)
 def backbone(request):
+    """Returns a backbone with its real weights."""
     return load_backbone(request.param)
 
 
 @pytest.fixture(scope="module")
 def pixels(backbone):
+    """Returns three random pictures."""
     size = backbone.input_size
     return np.random.default_rng(0).integers(0, 255, (3, size, size, 3), dtype=np.uint8)
 
 
-def test_shapes_and_types(backbone, pixels):
+def test_features_and_grids_have_the_right_shapes_and_types(backbone, pixels):
     mean, grid = backbone.features(pixels)
     assert (mean.shape, mean.dtype) == ((3, FEATURE_DIM), np.float32)
     assert (grid.shape, grid.dtype) == ((3, GRID_CELLS, CELL_DIM), np.float32)
     assert backbone.name
 
 
-def test_an_image_is_the_same_in_any_batch(backbone, pixels):
+def test_an_image_has_the_same_features_in_any_batch(backbone, pixels):
     together, _ = backbone.features(pixels)
     for number in range(len(pixels)):
         alone, _ = backbone.features(pixels[number : number + 1])
@@ -43,7 +45,7 @@ def test_an_image_is_the_same_in_any_batch(backbone, pixels):
     assert np.abs(together[0] - together[1]).max() > 0.1, "and images differ"
 
 
-def test_xception_is_that_of_keras(pixels):
+def test_xception_equals_that_of_keras(pixels):
     """The network, its weights and its scaling, as Keras documents them."""
     network = keras.applications.Xception(
         weights=None, include_top=False, pooling="avg", input_shape=(299, 299, 3)
@@ -55,18 +57,18 @@ def test_xception_is_that_of_keras(pixels):
     assert network.count_params() == assets.XCEPTION_PARAMETERS
 
 
-def test_the_grid_is_the_maps_of_keras_by_squares(pixels):
+def test_the_grid_averages_the_feature_maps_of_keras(pixels):
     """A wrong layer or a wrong cell would still train, only worse."""
     network = keras.applications.Xception(
         weights=None, include_top=False, input_shape=(299, 299, 3)
     )
     network.load_weights(assets.xception_weights())
-    taken = [
+    read_layers = [
         layer
         for layer in network.layers
         if layer.output.shape[1:] in ((19, 19, 728), (10, 10, 1024))
     ]
-    sums = [layer for layer in taken if isinstance(layer, keras.layers.Add)]
+    sums = [layer for layer in read_layers if isinstance(layer, keras.layers.Add)]
     maps = keras.Model(network.input, [network.output, sums[-1].output, sums[0].output])
     scaled = keras.applications.xception.preprocess_input(pixels.astype(np.float32))
     _, grid = load_backbone("xception").features(pixels)
@@ -90,7 +92,7 @@ def test_the_mirrored_backbone_sees_the_mirrored_picture(pixels):
     np.testing.assert_allclose(mirrored_grid, grid, atol=1e-3)
 
 
-def test_an_unknown_name():
+def test_an_unknown_backbone_is_refused():
     with pytest.raises(CaptionerError, match="choose one of xception"):
         load_backbone("vgg")
 
@@ -98,7 +100,7 @@ def test_an_unknown_name():
 @pytest.mark.skipif(
     precisions.best_precision() != "bfloat16", reason="no bfloat16 in this processor"
 )
-def test_bfloat16_stays_near_float32(pixels, tmp_path):
+def test_bfloat16_is_close_to_float32(pixels, tmp_path):
     sample.build(tmp_path, images=30)
     drawn = [
         decoding.decode(file.read_bytes())[0]
@@ -113,7 +115,7 @@ def test_bfloat16_stays_near_float32(pixels, tmp_path):
     assert np.abs(exact - near).max() > 1e-5, "it is another precision"
 
 
-def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch, tmp_path, capsys):
+def test_bfloat16_is_refused_if_the_processor_lacks_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(precisions, "_processor_flags", lambda: {"avx2", "fma"})
     with pytest.raises(CaptionerError, match="AVX512_BF16"):
         load_backbone("xception", "bfloat16")
@@ -134,7 +136,7 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch, tmp_path,
 
 @pytest.mark.parametrize("flags", [{"avx512_bf16"}, set()])
 @pytest.mark.parametrize("is_local", [True, False])
-def test_auto_is_what_the_machine_has_whatever_the_runner(monkeypatch, flags, is_local):
+def test_auto_depends_on_the_machine_and_not_on_the_runner(monkeypatch, flags, is_local):
     """Runners would give other rows otherwise."""
     monkeypatch.setattr(precisions, "_processor_flags", lambda: flags)
     chosen = precisions.choose_precision("auto", is_local=is_local)

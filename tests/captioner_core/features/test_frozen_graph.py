@@ -35,6 +35,7 @@ def network():
 
 
 def normalised(tensor):
+    """Returns a tensor after batch normalization with random statistics."""
     layer = layers.BatchNormalization()
     out = layer(tensor)
     rng = np.random.default_rng(tensor.shape[-1])
@@ -43,6 +44,7 @@ def normalised(tensor):
 
 
 def build(network, bfloat16_from=None, means=None):
+    """Returns the frozen graph of a network, whose layers from this one on use bfloat16."""
     folded = FoldedNetwork(network, bfloat16_from, means)
     return FrozenGraph(
         lambda pixels: folded(keras.ops.cast(pixels, "float32") / 127.5 - 1, [network.output]),
@@ -55,38 +57,41 @@ SHAPE = [None, SIDE, SIDE, 3]
 
 @pytest.fixture(scope="module")
 def pixels():
+    """Returns a batch of random pictures."""
     return np.random.default_rng(1).integers(0, 256, (21, SIDE, SIDE, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def expected(network, pixels):
+    """Returns what Keras computes for these pictures."""
     return network(pixels.astype(np.float32) / 127.5 - 1, training=False).numpy()
 
 
-def test_float32_is_what_keras_computes(network, pixels, expected):
+def test_float32_computes_what_keras_does(network, pixels, expected):
     np.testing.assert_allclose(build(network, None)(pixels)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("first", ["stem", "branch", "first", "second"])
-def test_bfloat16_is_that_to_eight_bits(network, pixels, expected, first):
+def test_bfloat16_is_equal_to_eight_bits(network, pixels, expected, first):
     """A channel scaled for one of its two readers would be far off for the other."""
     (near,) = build(network, first)(pixels)
     error = np.abs(near - expected) / np.abs(expected).max()
     assert 1e-7 < error.max() < 0.02
 
 
-def test_means_take_the_bias_out_of_rounding(network, pixels, expected):
+def test_channel_means_remove_the_bias_of_rounding(network, pixels, expected):
     means = measure_channel_means(network, [pixels.astype(np.float32) / 127.5 - 1])
     errors = [build(network, "branch", given)(pixels)[0] - expected for given in (None, means)]
     without, with_means = (np.abs(error.mean(axis=(0, 1, 2))).mean() for error in errors)
     assert with_means < 0.5 * without
 
 
-def test_a_batch_that_memory_cant_hold_is_halved(network, pixels, expected):
+def test_a_batch_that_exceeds_the_memory_is_halved(network, pixels, expected):
     frozen = build(network, None)
-    session, batch_sizes = frozen._session, []
+    session = frozen._session
+    batch_sizes = []
 
-    class Small:
+    class OutOfMemoryAboveSix:
         def run(self, outputs, feeds):
             (batch,) = feeds.values()
             batch_sizes.append(len(batch))
@@ -94,28 +99,30 @@ def test_a_batch_that_memory_cant_hold_is_halved(network, pixels, expected):
                 raise tf.errors.ResourceExhaustedError(None, None, "no memory")
             return session.run(outputs, feeds)
 
-    frozen._session, frozen._max_rows = Small(), 1 << 40
+    frozen._session = OutOfMemoryAboveSix()
+    frozen._max_rows = 1 << 40
     np.testing.assert_allclose(frozen(pixels)[0], expected, atol=1e-5)
     assert batch_sizes == [21, 10, 5, 5, 5, 5, 1]
     frozen(pixels)
-    assert batch_sizes[7:] == [5, 5, 5, 5, 1], "and the smaller size stays"
+    assert batch_sizes[7:] == [5, 5, 5, 5, 1], "later calls use the smaller size from the start"
 
 
-def test_a_single_picture_that_memory_cant_hold_is_an_error(network, pixels):
-    """Half of one image is none, which would be tried for ever."""
+def test_a_single_picture_that_exceeds_the_memory_is_an_error(network, pixels):
+    """A batch of one image cannot be halved, so trying again would never end."""
     frozen = build(network, None)
 
-    class Full:
+    class OutOfMemory:
         def run(self, outputs, feeds):
             raise tf.errors.ResourceExhaustedError(None, None, "no memory")
 
-    for at_once, batch in ((1 << 40, pixels[:1]), (8, pixels[:1]), (1, pixels)):
-        frozen._session, frozen._max_rows = Full(), at_once
+    for max_rows, batch in ((1 << 40, pixels[:1]), (8, pixels[:1]), (1, pixels)):
+        frozen._session = OutOfMemory()
+        frozen._max_rows = max_rows
         with pytest.raises(tf.errors.ResourceExhaustedError):
             frozen(batch)
 
 
-def test_a_layer_of_another_kind_is_refused():
+def test_a_layer_of_an_unsupported_kind_is_refused():
     picture = keras.Input((SIDE, SIDE, 3))
     other = keras.Model(picture, layers.Activation("tanh")(picture))
     with pytest.raises(TypeError, match="can't be built into a frozen graph"):

@@ -1,4 +1,4 @@
-"""Listing a local folder and reading its files."""
+"""A local folder is listed completely, and its files are read within their limits."""
 
 from __future__ import annotations
 

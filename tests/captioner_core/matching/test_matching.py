@@ -1,4 +1,4 @@
-"""Compares the search with a brute-force reference, pair by pair."""
+"""The search finds what a brute-force reference finds, pair by pair."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ def brute_force(queries, index, threshold, top_k):
 
 
 def as_queries(captions_by_image):
+    """Returns a query for each image, in the order of their ids."""
     return [
         Query(image_id, tuple(sorted(texts)))
         for image_id, texts in sorted(captions_by_image.items())
@@ -80,10 +81,12 @@ def as_queries(captions_by_image):
 
 
 def records(rows, source=HUMAN):
+    """Returns records of pairs of an image id and a caption."""
     return make_records([r[0] for r in rows], [r[1] for r in rows], [source] * len(rows))
 
 
 def make_index(rows, image_vectors=None):
+    """Returns an index of pairs of an image id and a caption."""
     return CaptionIndex(records(rows), HashedWords(), image_vectors)
 
 
@@ -124,6 +127,7 @@ def test_the_search_equals_brute_force(captions_by_image, rows, threshold, top_k
 
 
 def check(found, queries, rows, threshold, top_k):
+    """Asserts that the results are those of the brute-force reference."""
     expected = brute_force(queries, rows, threshold, top_k)
     assert len(found) == len(queries)
     for query, (matches, summary), (best, n_above, first) in zip(
@@ -266,9 +270,10 @@ def test_a_caption_from_two_sources_is_reported_as_generated():
 
 
 def make_image_vectors(joint=None):
+    """Returns vectors of the images q, a and b; q and a have equal features."""
     vectors = np.array([[1, 0], [1, 0], [0.6, 0.8]], np.float32)
     keys = image_keys(pa.array(["q", "a", "b"]), "")
-    # pictures that differ in the joint space are different files
+    # Pictures that differ in the joint space are different files.
     sha256 = pa.array(["s", "s" if joint is None else "r", "t"])
     joint = np.zeros((0, 0), np.float32) if joint is None else joint
     return ImageVectors(keys, sha256, vectors, joint, digest_keys=keys, digests=sha256)

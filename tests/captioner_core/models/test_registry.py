@@ -81,6 +81,7 @@ def models(tmp_path):
 
 
 def pointer_file(models):
+    """Returns the content of current.json."""
     return json.loads((models / "current.json").read_text())
 
 
@@ -88,12 +89,12 @@ def test_promoting_writes_the_pointer(models):
     assert current_model(str(models)) is None
     assert promote(str(models), "a")
     assert promote(str(models), "b")
-    said = pointer_file(models)
-    assert (said["schema_version"], said["current"]) == (1, "b")
-    utc = [one.pop("utc") for one in said["history"]]
+    pointer = pointer_file(models)
+    assert (pointer["schema_version"], pointer["current"]) == (1, "b")
+    utc = [one.pop("utc") for one in pointer["history"]]
     assert utc == sorted(utc)
     a, b = (check_model(str(models / name)) for name in "ab")
-    assert said["history"] == [
+    assert pointer["history"] == [
         {"action": "promote", "model": "a", "model_id": a, "previous": None, "cider": 0.5},
         {"action": "promote", "model": "b", "model_id": b, "previous": "a", "cider": 0.6},
     ]
@@ -122,7 +123,7 @@ def test_undo_walks_back_and_each_undo_is_kept(models):
     with pytest.raises(CaptionerError, match=r"nothing to undo.*'a' is the first model"):
         undo(str(models))
     promote(str(models), "c")
-    assert undo(str(models)) == "a", "not to b, whose promotion was taken back"
+    assert undo(str(models)) == "a", "not to b, whose promotion was undone"
     history = [(one.action, one.model, one.previous) for one in read_pointer(str(models)).history]
     assert history[3:] == [
         ("undo", "b", "a"),
@@ -152,7 +153,7 @@ def test_any_walk_is_that_of_a_stack(tmp_path_factory, steps):
         assert current_model(str(models)) == (stack[-1] if stack else None)
 
 
-def test_there_is_no_way_back_to_what_is_no_longer_there(models):
+def test_undo_to_a_changed_or_deleted_model_is_refused(models):
     promote(str(models), "a")
     promote(str(models), "b")
     make_model(models / "a", seed=9)
@@ -164,7 +165,7 @@ def test_there_is_no_way_back_to_what_is_no_longer_there(models):
     assert current_model(str(models)) == "b"
 
 
-def test_promotions_at_once_lose_no_entry(models, monkeypatch):
+def test_simultaneous_promotions_lose_no_entry(models, monkeypatch):
     """Each reads the pointer, then writes it; without a lock, one would lose another's entry."""
     real = storage.write_json
 
@@ -181,7 +182,7 @@ def test_promotions_at_once_lose_no_entry(models, monkeypatch):
     assert sorted(one.model for one in read_pointer(str(models)).history) == ["a", "b", "c"]
 
 
-def test_a_write_cut_off_leaves_the_old_pointer(models, monkeypatch):
+def test_an_interrupted_write_leaves_the_old_pointer(models, monkeypatch):
     promote(str(models), "a")
 
     def cut_off(uri, text):
@@ -193,7 +194,7 @@ def test_a_write_cut_off_leaves_the_old_pointer(models, monkeypatch):
     assert current_model(str(models)) == "a"
 
 
-def test_a_remote_folder_is_written_in_one_go(models, monkeypatch):
+def test_a_remote_pointer_is_written_in_one_operation(models, monkeypatch):
     """An object store cannot rename: a .tmp would be copied, and stay if that is interrupted."""
     root = pafs.SubTreeFileSystem(str(models.parent), pafs.LocalFileSystem())
     monkeypatch.setattr(storage, "resolve", lambda uri: (root, uri.removeprefix("store://")))
@@ -230,7 +231,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_only_a_whole_model_becomes_the_current_one(models, name):
+def test_only_a_complete_model_can_be_promoted(models, name):
     BREAKS[name](models / "a")
     with pytest.raises(CaptionerError, match=r"'.*/a'.*; ") as caught:
         promote(str(models), "a")
@@ -260,28 +261,28 @@ def test_a_model_may_be_named_as_a_folder(models, monkeypatch):
 
 
 def _edit(**changes):
-    def edit(said):
-        said.update(changes)
-        return json.dumps(said)
+    def edit(pointer):
+        pointer.update(changes)
+        return json.dumps(pointer)
 
     return edit
 
 
 def _edit_last(**changes):
-    def edit(said):
-        said["history"][-1].update(changes)
-        said["current"] = said["history"][-1]["model"]
-        return json.dumps(said)
+    def edit(pointer):
+        pointer["history"][-1].update(changes)
+        pointer["current"] = pointer["history"][-1]["model"]
+        return json.dumps(pointer)
 
     return edit
 
 
 DAMAGE = {
-    "empty": lambda said: "",
-    "cut off": lambda said: json.dumps(said)[:50],
-    "deep": lambda said: "[" * 100_000,
-    "a list": lambda said: "[]",
-    "no UTF-8": lambda said: b"\xff",
+    "empty": lambda pointer: "",
+    "cut off": lambda pointer: json.dumps(pointer)[:50],
+    "deep": lambda pointer: "[" * 100_000,
+    "a list": lambda pointer: "[]",
+    "no UTF-8": lambda pointer: b"\xff",
     "another version": _edit(schema_version=2),
     "another field": _edit(extra=1),
     "another current": _edit(current="a"),
@@ -331,7 +332,7 @@ def test_a_folder_of_models_stands_for_its_current_one(models, monkeypatch):
     )
 
 
-def test_a_current_model_that_leads_elsewhere_is_not_taken(models):
+def test_a_current_model_outside_the_folder_is_refused(models):
     promote(str(models), "a")
     shutil.rmtree(models / "a")
     (models / "a").symlink_to(make_model(models.parent / "other"))
@@ -339,7 +340,7 @@ def test_a_current_model_that_leads_elsewhere_is_not_taken(models):
         resolve_model(str(models))
 
 
-def test_no_current_model_is_said(models):
+def test_a_missing_current_model_is_reported(models):
     (models / "current.json").write_text('{"schema_version": 1, "current": null, "history": []}')
     with pytest.raises(CaptionerError, match="has no current model"):
         resolve_model(str(models))
@@ -359,7 +360,9 @@ def test_no_current_model_is_said(models):
     ],
     ids=" ".join,
 )
-def test_whatever_takes_a_model_takes_the_current_one(models, source, monkeypatch, capsys, argv):
+def test_every_command_with_a_model_accepts_a_folder_of_models(
+    models, source, monkeypatch, capsys, argv
+):
     """The model of this test has no weights that fit, so the error names the folder in use."""
     promote(str(models), "b")
     monkeypatch.chdir(models.parent)
@@ -391,7 +394,7 @@ def test_the_index_of_a_run_is_checked_against_the_current_model(models, monkeyp
     ("margin", "passes"),
     [(0.0, True), (0.1, True), (0.11, False), (-1.0, True), (1.0, False), (0.1 + 1e-6, False)],
 )
-def test_the_gate_asks_for_the_margin(models, margin, passes):
+def test_the_gate_requires_the_margin(models, margin, passes):
     """0.6 passes at 0.1 above 0.5, although 0.5 + 0.1 may exceed 0.6 in floating point."""
     promote(str(models), "a")
     if passes:
@@ -404,7 +407,7 @@ def test_the_gate_asks_for_the_margin(models, margin, passes):
 
 
 @pytest.mark.parametrize("one", range(0, 100, 7))
-def test_no_rounding_closes_the_gate(models, one):
+def test_rounding_does_not_close_the_gate(models, one):
     for name, cider in (("a", one / 100), ("b", (one + 5) / 100)):
         evaluate(models / name, cider)
     promote(str(models), "a")
@@ -429,7 +432,7 @@ def test_the_first_model_and_the_current_one_pass(models):
     assert gate(str(models), f"{models}/a", "dev", 0.5).is_passed
 
 
-def test_a_model_from_elsewhere_can_be_asked_about(models):
+def test_the_gate_accepts_a_model_of_another_folder(models):
     promote(str(models), "a")
     new = make_model(models.parent / "new", 7, cider=0.55)
     assert gate(str(models), str(new)).cider == 0.55
@@ -449,7 +452,7 @@ def test_a_model_from_elsewhere_can_be_asked_about(models):
     ],
     ids=str,
 )
-def test_figures_that_do_not_compare_are_refused(models, figures):
+def test_scores_that_cannot_be_compared_are_refused(models, figures):
     """A higher score on easier images, or of other weights, is no better model."""
     promote(str(models), "a")
     new = make_model(models / "new", 5, cider=0.9, **figures)
@@ -462,14 +465,14 @@ def test_figures_that_do_not_compare_are_refused(models, figures):
     assert gate(str(models), "new").cider == 0.8, "the one that compares is found beside it"
 
 
-def test_the_current_models_figures_are_needed_too(models):
+def test_the_scores_of_the_current_model_are_required_too(models):
     make_model(models / "bare")
     promote(str(models), "bare")
     with pytest.raises(CaptionerError, match="model 'bare' has no dev CIDEr"):
         gate(str(models), "a")
 
 
-def test_the_width_that_a_model_captions_with_is_the_one_that_counts(models):
+def test_the_gate_uses_the_score_at_the_models_own_beam_width(models):
     """A score at another beam width, recorded last out of curiosity, must not decide."""
     promote(str(models), "a")
     evaluate(models / "a", 0.1, beam_width=1)
@@ -481,7 +484,7 @@ def test_the_width_that_a_model_captions_with_is_the_one_that_counts(models):
     assert {one.name: one.cider for one in list_models(str(models))}["a"] == 0.5
 
 
-def test_the_commands_say_what_they_did(models, capsys):
+def test_the_commands_print_what_they_did(models, capsys):
     at = ["--models", str(models)]
     assert main(["gate", *at, "--model", "a"]) == 0
     assert main(["promote", *at, "--model", "a"]) == 0
@@ -494,12 +497,12 @@ def test_the_commands_say_what_they_did(models, capsys):
     ]
     assert main(["gate", *at, "--model", "a", "--margin", "-0.05"]) == 1
     assert main(["gate", *at, "--model", "a", "--margin", "-0.2"]) == 0
-    said = capsys.readouterr()
-    assert said.err == (
+    output = capsys.readouterr()
+    assert output.err == (
         "captioner: error: gate not passed: dev CIDEr 0.5000 of 'a', 0.6000 of the current 'b', "
         "margin -0.05: 'b' stays current\n"
     )
-    assert said.out.startswith("'a' passes: dev CIDEr 0.5000 of 'a'")
+    assert output.out.startswith("'a' passes: dev CIDEr 0.5000 of 'a'")
     assert main(["promote", *at, "--undo"]) == 0
     assert capsys.readouterr().out == "'a' is the current model again\n"
     assert main(["promote", *at, "--undo"]) == 2
@@ -532,7 +535,7 @@ def test_the_table_shows_every_model_and_the_history(models, capsys):
     assert "after 'b'" in history[2]
     shutil.rmtree(models / "a")
     assert main(["models", str(models)]) == 0
-    assert "* a" in capsys.readouterr().out, "a current model that is gone is not passed over"
+    assert "* a" in capsys.readouterr().out, "a current model that no longer exists is still listed"
 
 
 BAD_USAGE = [
@@ -555,7 +558,7 @@ BAD_USAGE = [
 
 
 @pytest.mark.parametrize("argv", BAD_USAGE, ids=" ".join)
-def test_bad_usage_is_one_line(models, monkeypatch, capsys, argv):
+def test_bad_usage_is_refused_in_one_line(models, monkeypatch, capsys, argv):
     monkeypatch.chdir(models.parent)
     try:
         code = main(argv)

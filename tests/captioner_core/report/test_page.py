@@ -52,12 +52,14 @@ def no_plots(monkeypatch):
 
 
 def page_of(run_dir: str, **options: int) -> Page:
+    """Writes a run's report and returns the checked page."""
     page = Page(write_report(run_dir, **options))
     page.check()
     return page
 
 
 def cards_of(page: Page) -> list[str]:
+    """Returns the HTML of each image's card."""
     return page.source.split('<article class="card">')[1:]
 
 
@@ -122,7 +124,7 @@ def test_each_image_has_its_matches_in_rank_order(no_plots, tmp_path):
         assert ("no match" in card) == (not expected)
 
 
-def test_image_that_fell_short_names_its_score_below_the_threshold(no_plots, tmp_path):
+def test_an_image_without_a_match_shows_its_best_score(no_plots, tmp_path):
     page = page_of(make_run(tmp_path, images=4, no_match_every=4))
     (card,) = (card for card in cards_of(page) if "no match" in card)
     assert "<strong>0.899</strong>, short of 0.9" in card  # 0.8996 must not look like 0.900
@@ -159,7 +161,7 @@ def test_visible_text_can_be_written_and_hides_nothing(text):
     )
 
 
-def test_plain_text_in_any_script_is_left_alone():
+def test_plain_text_in_any_script_is_unchanged():
     for text in ("Ein Hund läuft", "שלום", "一只狗", "می‌خواهم", "👩‍👧"):
         assert escape_control_chars(text) == text
 
@@ -196,7 +198,7 @@ def test_missing_and_broken_pictures_show_a_box(no_plots, tmp_path):
     assert sum('class="pic missing"' in card.partition("</div>")[0] for card in cards_of(page)) == 3
 
 
-def test_many_images_are_spread_evenly(no_plots, tmp_path):
+def test_many_images_are_sampled_evenly(no_plots, tmp_path):
     run_dir = make_run(tmp_path, images=20)
     page = page_of(run_dir, max_images=5)
     shown = re.findall(r'<bdi class="mono">folder/img-(\d+)\.png', page.source)
@@ -206,7 +208,7 @@ def test_many_images_are_spread_evenly(no_plots, tmp_path):
 
 
 @given(st.integers(0, 300), st.integers(0, 50))
-def test_spread_is_in_order_and_without_repeats(total, limit):
+def test_samples_are_in_order_and_without_repeats(total, limit):
     ids = [f"{n:04d}" for n in range(total)]
     chosen = sample_evenly(ids, limit)
     assert len(chosen) == min(total, limit)
@@ -215,7 +217,7 @@ def test_spread_is_in_order_and_without_repeats(total, limit):
         assert (chosen[0], chosen[-1]) == (ids[0], ids[-1])
 
 
-def test_empty_run(tmp_path):
+def test_an_empty_run_has_a_report(tmp_path):
     page = page_of(make_run(tmp_path, images=0, failures=0, model=False))
     assert cards_of(page) == []
     for shown in (
@@ -229,7 +231,7 @@ def test_empty_run(tmp_path):
     assert '<div class="plot">' not in page.source
 
 
-def test_run_of_one_stage_only(tmp_path):
+def test_a_run_of_one_stage_has_a_report(tmp_path):
     run_dir = make_run(tmp_path, images=3)
     shutil.rmtree(Path(run_dir, "matches"))
     shutil.rmtree(Path(run_dir, "match_summary"))
@@ -275,7 +277,7 @@ def test_incomplete_run_is_refused(tmp_path, table):
 @pytest.mark.parametrize(
     "content", ["[]", "{", '{"history": 3}', '{"history": [{"epoch": 1}]}', '{"history": []}']
 )
-def test_strange_training_history_is_none(tmp_path, content):
+def test_an_invalid_training_history_is_ignored(tmp_path, content):
     run_dir = make_run(tmp_path, images=1)
     (tmp_path / "model" / "metrics.json").write_text(content)
     assert "Not available: the model" in page_of(run_dir).text
@@ -301,13 +303,13 @@ def test_self_critical_epochs_have_no_training_loss(tmp_path):
     assert "Not available: the model" not in page_of(run_dir).text
 
 
-def test_strange_manifest_is_no_error(no_plots, tmp_path):
+def test_an_unusual_manifest_is_no_error(no_plots, tmp_path):
     run_dir = make_run(tmp_path, images=2)
     change_manifest(run_dir, options=None, versions=[], stages=3, created_utc="noon", model="m")
     assert "at an unknown time" in page_of(run_dir).text
 
 
-def test_more_failures_than_shown(no_plots, tmp_path):
+def test_failures_beyond_the_limit_are_counted(no_plots, tmp_path):
     page = page_of(make_run(tmp_path, images=1, failures=260))
     assert "60 more in the failures table." in page.text
     assert page.text.count("broken/") == 200
@@ -375,7 +377,7 @@ def test_index_tables_of_other_writers_are_read(tmp_path, kind):
     )
     pq.write_table(table, tmp_path / "captions.parquet")
     finder = ImageFinder(
-        [str(tmp_path / "gone"), str(tmp_path / "captions.parquet")], ["a.png"], []
+        [str(tmp_path / "missing"), str(tmp_path / "captions.parquet")], ["a.png"], []
     )
     assert (
         finder.location("a.png", "a dog")
@@ -386,7 +388,7 @@ def test_index_tables_of_other_writers_are_read(tmp_path, kind):
     assert finder.location("b.png") is None
 
 
-def test_remote_pictures_only_from_hosts_of_the_users_own(tmp_path):
+def test_remote_pictures_are_read_only_from_the_users_hosts(tmp_path):
     uris = {
         "mine.jpg": "gs://mine/new/a.jpg",
         "theirs.jpg": "gs://theirs/a.jpg",
@@ -410,7 +412,7 @@ def test_remote_pictures_only_from_hosts_of_the_users_own(tmp_path):
         ("F", "tiff"),
     ],
 )
-def test_thumbnails_of_every_kind_of_picture(tmp_path, mode, suffix):
+def test_every_kind_of_picture_has_a_thumbnail(tmp_path, mode, suffix):
     path = tmp_path / f"picture.{suffix}"
     if mode == "I;16":
         Image.fromarray(np.full((300, 600), 65535, np.uint16)).save(path)
@@ -425,7 +427,7 @@ def test_thumbnails_of_every_kind_of_picture(tmp_path, mode, suffix):
         assert min(light) > 250
 
 
-def test_thumbnail_is_upright_and_bare(tmp_path):
+def test_a_thumbnail_is_upright_and_without_metadata(tmp_path):
     image = Image.new("RGB", (400, 200), "red")
     exif = image.getexif()
     exif[0x0112] = 6
@@ -444,7 +446,7 @@ def test_formats_not_listed_are_not_opened(tmp_path):
     assert thumbnail("a\0b", 100) is None
 
 
-def test_shared_picture_takes_the_largest_size_asked_for(tmp_path):
+def test_a_shared_picture_has_the_largest_requested_size(tmp_path):
     path = str(draw_picture(tmp_path / "a.png", 0))
     gallery = Gallery()
     first = gallery.show(path, 100)
@@ -455,7 +457,7 @@ def test_shared_picture_takes_the_largest_size_asked_for(tmp_path):
     assert not nothing.data_uri
 
 
-def test_plots_hold_nothing_but_shapes_and_numbers():
+def test_plots_contain_only_shapes_and_numbers():
     counts = ScoreCounts()
     counts.add(np.array([0.9, 0.95, 1.0, -1.0, np.nan, np.inf], np.float32))
     assert counts.total == 4
@@ -467,13 +469,13 @@ def test_plots_hold_nothing_but_shapes_and_numbers():
         assert "var(--accent)" in svg
 
 
-def test_score_on_the_threshold_counts_at_it_and_not_below():
+def test_a_score_on_the_threshold_counts_as_reaching_it():
     counts = ScoreCounts()
     counts.add(np.array([0.9], np.float32))
     assert np.flatnonzero(counts.bins).tolist() == [1900]
 
 
-def test_report_command(tmp_path, capsys):
+def test_the_command_writes_a_report(tmp_path, capsys):
     run_dir = make_run(tmp_path, images=2)
     parser = argparse.ArgumentParser()
     command.register(parser.add_subparsers())

@@ -15,11 +15,13 @@ from tests.stages import commit, stage_captions, stage_table
 
 
 def captions(run):
+    """Returns the image ids of a run's captions."""
     return storage.read_table(run.table(layout.CAPTIONS)).column("image_id").to_pylist()
 
 
 @pytest.fixture
 def run(tmp_path):
+    """Returns a run that does not exist yet."""
     return RunLayout(str(tmp_path), "r")
 
 

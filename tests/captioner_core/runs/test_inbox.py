@@ -73,11 +73,13 @@ def test_names_that_are_too_long_or_no_utf_8_have_one_too():
 
 @pytest.fixture
 def inbox(tmp_path):
+    """Returns an empty inbox."""
     (tmp_path / "inbox").mkdir()
     return tmp_path / "inbox"
 
 
 def fill(folder: Path, *files: str) -> Path:
+    """Writes files into a folder, and returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -86,19 +88,22 @@ def fill(folder: Path, *files: str) -> Path:
 
 
 def make_options(inbox, **changes) -> InboxOptions:
+    """Returns options for this inbox; ``changes`` replace some of them."""
     return InboxOptions(
         **{"inbox": str(inbox), "output": str(Path(str(inbox)).parent / "out"), **changes}
     )
 
 
 def states(inbox, later_s=0.0, **changes):
+    """Returns the state of each folder and the reason for it, some seconds later."""
     return {
-        one.folder: (one.state, one.reason)
-        for one in scan_inbox(make_options(inbox, **changes), time.time() + later_s)
+        folder.folder: (folder.state, folder.reason)
+        for folder in scan_inbox(make_options(inbox, **changes), time.time() + later_s)
     }
 
 
 def finish(inbox, name):
+    """Writes the manifest of this folder's run."""
     manifest = Path(RunLayout(str(inbox.parent / "out"), run_id_of(name)).manifest)
     manifest.parent.mkdir(parents=True)
     manifest.write_text("{}")
@@ -324,8 +329,8 @@ def test_the_command_prints_lines_for_people_and_json_for_programs(inbox, capsys
     fill(inbox / "b", "_SUCCESS")
     command = ["inbox", "--inbox", str(inbox), "--output", str(inbox.parent / "out")]
     assert main(command) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in said] == [["ready", "b"], ["waiting", r"two\nlines"]]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["ready", "b"], ["waiting", r"two\nlines"]]
     assert main([*command, "--json", "--quiet-minutes", "0"]) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert first == {

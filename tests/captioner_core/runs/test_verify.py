@@ -1,4 +1,4 @@
-"""A run that is right has no breach; each way of being wrong has its line."""
+"""A correct run has no breach; each kind of damage is reported in its own line."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from tests.runs import make_run
 
 @pytest.fixture
 def run(tmp_path):
+    """Returns the folder of a finished run."""
     return Path(make_run(tmp_path, images=6))
 
 
 def change(run, table, edit, count=True):
-    """Edits a table's rows; adapts the manifest's count unless ``count`` is False."""
+    """Replaces the rows of a table; adapts the manifest's count unless ``count`` is False."""
     rows = storage.read_table(str(run / table)).to_pylist()
     rows = edit(rows) or rows
     for part in (run / table).iterdir():
@@ -38,12 +39,14 @@ def change(run, table, edit, count=True):
 
 
 def change_manifest(run, edit):
+    """Edits a run's manifest."""
     manifest = json.loads((run / "manifest.json").read_text())
     edit(manifest)
     (run / "manifest.json").write_text(json.dumps(manifest))
 
 
 def swap_ranks(rows):
+    """Gives the second match of an image a higher score than the first."""
     first = next(r for r in rows if r["rank"] == 1)
     second = next(
         r for r in rows if r["rank"] == 2 and r["query_image_id"] == first["query_image_id"]
@@ -53,6 +56,7 @@ def swap_ranks(rows):
 
 
 def tie_out_of_order(rows):
+    """Gives two matches of an image equal scores, with their ids in the wrong order."""
     first = next(r for r in rows if r["rank"] == 1)
     second = next(
         r for r in rows if r["rank"] == 2 and r["query_image_id"] == first["query_image_id"]

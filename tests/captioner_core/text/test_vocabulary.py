@@ -1,4 +1,4 @@
-"""Tests tokens and the vocabulary."""
+"""Captions are split into tokens, and a vocabulary encodes and decodes them."""
 
 import json
 

@@ -12,7 +12,7 @@ SIZES = st.tuples(st.integers(1, 200), st.sampled_from([1, 2, 4, 6, 12, 16]), st
 
 
 @given(SIZES, st.integers(1, 4))
-def test_every_image_once_an_epoch(sizes, epoch):
+def test_every_epoch_has_every_image_once(sizes, epoch):
     order = BatchOrder(*sizes)
     batches = order.batches(epoch)
     assert len(batches) == order.steps
@@ -21,20 +21,20 @@ def test_every_image_once_an_epoch(sizes, epoch):
 
 
 @given(SIZES, st.sampled_from([2, 3, 4]))
-def test_workers_together_make_the_batches_of_one(sizes, workers):
+def test_the_batches_of_all_workers_together_are_those_of_one(sizes, workers):
     order = BatchOrder(*sizes)
     if order.batch_size % workers:
         return
     shares = [order.batches(1, worker, workers) for worker in range(workers)]
-    for step, whole in enumerate(order.batches(1)):
-        assert sorted(np.concatenate([share[step] for share in shares])) == sorted(whole)
+    for step, full_batch in enumerate(order.batches(1)):
+        assert sorted(np.concatenate([share[step] for share in shares])) == sorted(full_batch)
     for worker, share in enumerate(shares):
         assert all(row % workers == worker for batch in share for row in batch), (
-            "each needs its own images alone"
+            "a worker needs only its own images"
         )
 
 
-def test_epochs_and_seeds_differ_and_repeat():
+def test_the_order_depends_on_epoch_and_seed_alone():
     order = BatchOrder(100, 4, 0)
 
     def flat(batches):

@@ -27,7 +27,7 @@ from tests.training_runs import THINGS, grid_of, history, options, weights
 
 
 @pytest.mark.parametrize("attention", ["grid", "mean"])
-def test_it_learns_to_name_what_the_features_show(source, tmp_path, attention):
+def test_the_model_learns_to_name_what_the_features_show(source, tmp_path, attention):
     train(options(source, tmp_path / "model", attention=attention, epochs=60))
     losses = [epoch["train_loss"] for epoch in history(tmp_path / "model")]
     assert losses[-1] < losses[0] * 0.6
@@ -41,7 +41,7 @@ def test_it_learns_to_name_what_the_features_show(source, tmp_path, attention):
     assert all(named), [caption.text for caption in captions]
 
 
-def test_it_learns_in_half_precision_too(source, tmp_path):
+def test_the_model_learns_in_half_precision_too(source, tmp_path):
     train(options(source, tmp_path / "model", epochs=10, precision="bfloat16", reinforce_epochs=1))
     losses = [epoch["train_loss"] for epoch in history(tmp_path / "model")[:10]]
     assert losses[-1] < losses[0] * 0.95
@@ -52,7 +52,8 @@ def test_the_weights_of_the_best_epoch_are_kept(source, tmp_path, monkeypatch):
     """If only the second epoch improves on dev, the model has its weights."""
     from captioner_core.training.loop import Trainer
 
-    real, losses = Trainer.evaluate, iter([3.0, 1.0, 2.0, 5.0])
+    real = Trainer.evaluate
+    losses = iter([3.0, 1.0, 2.0, 5.0])
     monkeypatch.setattr(Trainer, "evaluate", lambda self: [next(losses), real(self)][0])
     train(options(source, tmp_path / "long", epochs=4))
     assert json.loads((tmp_path / "long" / "metrics.json").read_text())["best_epoch"] == 2
@@ -70,7 +71,7 @@ def test_the_weights_of_the_best_epoch_are_kept(source, tmp_path, monkeypatch):
         np.testing.assert_array_equal(value, kept[1][name])
 
 
-def test_the_same_seed_gives_the_same_model_and_another_another(source, tmp_path):
+def test_only_the_same_seed_gives_the_same_model(source, tmp_path):
     one, two, other = (
         train(options(source, tmp_path / name, epochs=2, seed=seed))
         for name, seed in (("a", 7), ("b", 7), ("c", 8))
@@ -79,7 +80,7 @@ def test_the_same_seed_gives_the_same_model_and_another_another(source, tmp_path
     assert one != other
 
 
-def test_the_model_folder_is_whole_and_says_what_it_is(source, tmp_path):
+def test_the_model_folder_is_complete_and_describes_the_model(source, tmp_path):
     model_id = train(options(source, tmp_path / "model", epochs=1))
     names = {path.name for path in (tmp_path / "model").iterdir()}
     files = {"weights.npz", "vocabulary.json", "config.json", "metrics.json", "MODEL_CARD.md"}
@@ -95,7 +96,7 @@ def test_the_model_folder_is_whole_and_says_what_it_is(source, tmp_path):
     assert "--samples" not in card, "an option with its default value"
 
 
-def test_a_loss_that_is_no_number_leaves_the_old_model(source, tmp_path, monkeypatch):
+def test_a_loss_that_is_no_number_keeps_the_old_model(source, tmp_path, monkeypatch):
     before = train(options(source, tmp_path / "model", epochs=1))
     monkeypatch.setattr("captioner_core.training.loop.Trainer.evaluate", lambda *args: float("nan"))
     with pytest.raises(CheckFailed, match="lower --learning-rate"):
@@ -103,7 +104,7 @@ def test_a_loss_that_is_no_number_leaves_the_old_model(source, tmp_path, monkeyp
     assert load_model(str(tmp_path / "model")).model_id == before
 
 
-def test_a_dataset_without_dev_lends_some_of_its_training_images(source, tmp_path):
+def test_without_dev_some_training_images_are_used_for_it(source, tmp_path):
     rows = pq.read_table(source / "dataset" / layout.DATASET_CAPTIONS).to_pylist()
     rows = [{**row, "split": "train"} for row in rows]
     (tmp_path / "dataset").mkdir()
@@ -116,7 +117,7 @@ def test_a_dataset_without_dev_lends_some_of_its_training_images(source, tmp_pat
     assert images == {"train": 22, "dev": 2}, "none is in both"
 
 
-def test_images_without_features_are_said(source, tmp_path, capsys):
+def test_images_without_features_are_reported(source, tmp_path, capsys):
     table = pq.read_table(source / "features").slice(0, 18)
     (tmp_path / "features").mkdir()
     pq.write_table(table, tmp_path / "features" / "part-00000.parquet")
@@ -198,7 +199,7 @@ def test_mirrored_features_that_do_not_fit_are_refused(source, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_the_fingerprint_names_what_the_model_came_of(source, tmp_path):
+def test_the_fingerprint_depends_on_the_inputs_of_training(source, tmp_path):
     given = options(source, tmp_path / "model")
     assert training_fingerprint(given) == training_fingerprint(
         dataclasses.replace(given, output="elsewhere")

@@ -31,14 +31,14 @@ def make_source(location, content=CONTENT, name="file.bin"):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache folder."""
+    """Returns an empty cache folder."""
     monkeypatch.setenv("CAPTIONER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def web(monkeypatch):
-    """A web that serves the files of a dictionary, and the list of the URLs that were requested."""
+    """Returns the files that a web serves, by URL, and the list of the URLs that were requested."""
     files = {}
     requests = []
 

@@ -1,4 +1,4 @@
-"""Downloads from a real server on loopback that can be told to misbehave."""
+"""Downloads from a real server on the loopback interface, which can misbehave on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tests what a score of 0.9 means, and which caption pairs are judged right."""
+"""Calibration gives a score of 0.9 the same meaning for every encoder.
+
+It needs pairs of captions of which it is known whether they are right.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs one contract on every encoder, with its real vectors."""
+"""Every encoder fulfils the contract of encoders, with its real vectors."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module", params=ENCODERS)
 def encoder(request):
+    """Returns an encoder with its real vectors."""
     return load_encoder(request.param)
 
 

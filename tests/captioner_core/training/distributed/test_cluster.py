@@ -1,4 +1,4 @@
-"""The cluster as each of three schedulers describes it."""
+"""The cluster of a training, as each of three schedulers describes it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from captioner_core.training.distributed.cluster import Cluster, read_cluster
 HOSTS = ("a:1", "b:1", "c:1")
 
 
-def test_alone():
+def test_without_a_scheduler_there_is_no_cluster():
     assert read_cluster({}) is None
     assert read_cluster({"TF_CONFIG": ""}) is None
     assert read_cluster({"TF_CONFIG": "{}"}) is None
     assert read_cluster({"JOB_COMPLETION_INDEX": "0"}) is None, (
-        "an Indexed Job without a service is not ours"
+        "an Indexed Job without a service does not belong to captioner"
     )
 
 
-def test_tf_config():
+def test_tf_config_describes_the_cluster():
     text = json.dumps({"cluster": {"worker": list(HOSTS)}, "task": {"type": "worker", "index": 2}})
     assert read_cluster({"TF_CONFIG": text}) == Cluster(HOSTS, 2)
     assert json.loads(Cluster(HOSTS, 2).tf_config()) == json.loads(text)
@@ -32,7 +32,7 @@ def test_tf_config():
     assert read_cluster({"TF_CONFIG": json.dumps(chief)}) == Cluster(HOSTS, 2)
 
 
-def test_indexed_job():
+def test_an_indexed_job_describes_the_cluster():
     environ = {
         "JOB_COMPLETION_INDEX": "1",
         "HOSTNAME": "train-1",
@@ -46,7 +46,7 @@ def test_indexed_job():
         read_cluster({**environ, "CAPTIONER_WORKERS": ""})
 
 
-def test_slurm():
+def test_slurm_describes_the_cluster():
     environ = {
         "SLURM_STEP_NUM_TASKS": "3",
         "SLURM_STEP_NODELIST": "gpu[01-02]",
@@ -61,6 +61,6 @@ def test_slurm():
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}']
 )
-def test_no_tf_config(text):
+def test_an_invalid_tf_config_is_refused(text):
     with pytest.raises(CaptionerError):
         read_cluster({"TF_CONFIG": text})

@@ -24,24 +24,33 @@ from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.training.encoder.train_encoder import train_encoder
 
 THINGS = ("dog", "cat", "car", "tree", "boat", "child")
-SAYINGS = ("the {} is here", "one sees some {} there", "there stands a {}")
+SENTENCES = ("the {} is here", "one sees some {} there", "there stands a {}")
 
 
 def write(path: Path, rows, schema) -> None:
+    """Writes rows as a table of one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows_as_table(rows, "r", schema), path)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """Writes a dataset of 60 images of 6 things; the thing decides captions and features."""
-    root, random = tmp_path_factory.mktemp("encoder"), np.random.default_rng(0)
-    captions, features = [], []
+    """Returns the folder of a dataset of 60 images of 6 things, with a table of their features.
+
+    The thing in an image decides its captions and its features.
+    """
+    root = tmp_path_factory.mktemp("encoder")
+    random = np.random.default_rng(0)
+    captions = []
+    features = []
     for number in range(60):
-        image_id, thing = f"{number:02d}.jpg", number % len(THINGS)
+        image_id = f"{number:02d}.jpg"
+        thing = number % len(THINGS)
         split = "dev" if number >= 48 else "train"
-        for index, saying in enumerate(SAYINGS):
-            captions.append(DatasetCaptionRow(image_id, index, saying.format(THINGS[thing]), split))
+        for index, sentence in enumerate(SENTENCES):
+            captions.append(
+                DatasetCaptionRow(image_id, index, sentence.format(THINGS[thing]), split)
+            )
         feature = np.abs(random.normal(0, 0.1, FEATURE_DIM)).astype(np.float32)
         feature[thing * 300 : thing * 300 + 300] += 1
         features.append(FeatureRow(image_id, image_id, "0" * 64, 10, 10, "fake-299", feature))
@@ -51,7 +60,8 @@ def source(tmp_path_factory) -> Path:
 
 
 def options(source: Path, output: Path, **changes) -> TrainEncoderOptions:
-    given = {
+    """Returns options of a small training; ``changes`` replace some of them."""
+    defaults = {
         "dataset": str(source / "dataset"),
         "features": (str(source / "features"),),
         "output": str(output),
@@ -61,18 +71,18 @@ def options(source: Path, output: Path, **changes) -> TrainEncoderOptions:
         "dim": 16,
         "hidden": 32,
     }
-    return TrainEncoderOptions(**{**given, **changes})
+    return TrainEncoderOptions(**{**defaults, **changes})
 
 
-def test_captions_and_images_of_one_thing_lie_together(source, tmp_path):
+def test_captions_and_images_of_one_thing_have_similar_vectors(source, tmp_path):
     train_encoder(options(source, tmp_path / "encoder"))
     encoder = LearnedEncoder(str(tmp_path / "encoder"))
     texts = encoder.encode([f"look at my {thing}" for thing in THINGS])
     others = encoder.encode([f"the {thing} here" for thing in THINGS])
     assert np.array_equal(np.argmax(texts @ others.T, axis=1), np.arange(len(THINGS)))
     table = pq.read_table(source / "features").slice(48)
-    seen = np.stack(table.column("feature").to_pylist()).astype(np.float32)
-    nearest = np.argmax(encoder.encode_images(seen) @ others.T, axis=1)
+    dev_features = np.stack(table.column("feature").to_pylist()).astype(np.float32)
+    nearest = np.argmax(encoder.encode_images(dev_features) @ others.T, axis=1)
     assert np.mean(nearest == np.arange(48, 60) % len(THINGS)) == 1
     assert encoder.backbone == "fake-299"
 
@@ -85,7 +95,7 @@ def test_the_same_seed_gives_the_same_encoder(source, tmp_path):
     assert one != train_encoder(options(source, tmp_path / "three", epochs=2, seed=1))
 
 
-def test_what_cannot_be_calibrated_replaces_nothing(source, tmp_path, monkeypatch):
+def test_an_encoder_that_cannot_be_calibrated_replaces_nothing(source, tmp_path, monkeypatch):
     before = train_encoder(options(source, tmp_path / "encoder", epochs=1))
 
     def refuse(*_):

@@ -23,7 +23,7 @@ CAPTIONS = {
 }
 
 
-def test_a_reference_is_worth_more_than_another_images():
+def test_a_reference_has_a_higher_reward_than_that_of_another_image():
     vocabulary = Vocabulary.from_captions(text for texts in CAPTIONS.values() for text in texts)
     words = np.stack(
         [vocabulary.encode(text, 6)[1:] for text in ("a red dog runs", "two cats sleep")]
@@ -33,20 +33,18 @@ def test_a_reference_is_worth_more_than_another_images():
     assert reward[0, 0] > 2 > reward[0, 1]
 
 
-def test_breaking_off_costs():
+def test_a_caption_that_breaks_off_has_a_lower_reward():
     """If END were no word, a caption that breaks off after a good n-gram would score as well."""
     vocabulary = Vocabulary.from_captions(text for texts in CAPTIONS.values() for text in texts)
-    whole, broken = (
-        vocabulary.encode("two cats sleep", 6)[1:],
-        vocabulary.encode("two cats sleep on a", 6)[1:],
-    )
+    complete = vocabulary.encode("two cats sleep", 6)[1:]
+    broken = vocabulary.encode("two cats sleep on a", 6)[1:]
     reward = CaptionReward(CAPTIONS, vocabulary).score(
-        np.array([1]), np.stack([whole, broken])[np.newaxis]
+        np.array([1]), np.stack([complete, broken])[np.newaxis]
     )
     assert reward[0, 0] > reward[0, 1]
 
 
-def test_words_that_the_model_lacks_still_count_in_the_references():
+def test_unknown_words_of_references_lower_the_reward():
     small = Vocabulary.from_captions(["a dog"])
     words = np.array([[[*small.encode("a dog", 4)[1:3], END, PAD]]])
     with_others = CaptionReward({"one": ["a dog leaps"], "two": ["x"]}, small).score(
@@ -56,13 +54,13 @@ def test_words_that_the_model_lacks_still_count_in_the_references():
     assert with_others < without
 
 
-def test_advantages_are_against_the_other_samples():
+def test_advantages_are_relative_to_the_other_samples():
     np.testing.assert_allclose(compute_advantages(np.array([[1.0, 2.0, 6.0]])), [[-3.0, -1.5, 4.5]])
     assert prepend_start(np.array([[[5, END]]], np.int32)).tolist() == [[[START, 5, END]]]
 
 
 @pytest.mark.timeout(300)
-def test_the_reward_rises(source, tmp_path):
+def test_training_raises_the_reward(source, tmp_path):
     given = options(source, tmp_path / "model", epochs=12)
     train(dataclasses.replace(given, reinforce_epochs=25, reinforce_rate=2e-3))
     epochs = history(tmp_path / "model")[12:]
