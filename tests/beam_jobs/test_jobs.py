@@ -163,9 +163,9 @@ def test_a_promotion_during_a_run_changes_no_caption(photos, run, model_dir, tmp
     assert manifest["model"] == {"path": str(models / "old"), "model_id": old}
     assert manifest["options"]["model"] == str(models / "old")
     assert set(frame(run, "captions").model_id) == {old}
-    again = caption_images.run(options)
-    assert again["model"]["path"] == str(models / "new")
-    assert set(frame(run, "captions").model_id) == {again["model"]["model_id"]} != {old}, (
+    second = caption_images.run(options)
+    assert second["model"]["path"] == str(models / "new")
+    assert set(frame(run, "captions").model_id) == {second["model"]["model_id"]} != {old}, (
         "no caption of the old model is reused"
     )
 

@@ -114,7 +114,7 @@ def assert_same_rows(actual, expected):
 
 
 @pytest.fixture
-def small_parts(monkeypatch):
+def small_partitions(monkeypatch):
     """Makes partitions so small that these tables are searched in several."""
     monkeypatch.setattr(match_captions, "_CAPTIONS_PER_QUERY_PART", 25)
     monkeypatch.setattr(match_captions, "_CAPTIONS_PER_INDEX_PART", 30)
@@ -123,20 +123,21 @@ def small_parts(monkeypatch):
 @pytest.mark.parametrize("top_k", [0, 2, 500])
 def test_searching_in_partitions_gives_the_same_rows(tmp_path, first, second, monkeypatch, top_k):
     options = {"captions": (first, second), "index": (second, first), "top_k": top_k}
-    match(tmp_path, "whole", **options)
+    match(tmp_path, "unpartitioned", **options)
     monkeypatch.setattr(match_captions, "_CAPTIONS_PER_QUERY_PART", 25)
     monkeypatch.setattr(match_captions, "_CAPTIONS_PER_INDEX_PART", 30)
-    match(tmp_path, "parts", **options)
-    whole = rows(tmp_path, "whole")
-    assert_same_rows(rows(tmp_path, "parts"), whole)
-    assert 20 < (whole["match_summary"].n_above_threshold > 2).sum() < 160
-    assert (whole["match_summary"].status == "no_match").sum() > 5
+    match(tmp_path, "partitioned", **options)
+    expected = rows(tmp_path, "unpartitioned")
+    assert_same_rows(rows(tmp_path, "partitioned"), expected)
+    summary = expected["match_summary"]
+    assert 20 < (summary.n_above_threshold > 2).sum() < 160
+    assert (summary.status == "no_match").sum() > 5
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 3, 500])
 @pytest.mark.parametrize("in_place", [True, False])
 def test_an_update_equals_matching_everything(
-    tmp_path, first, second, small_parts, top_k, in_place
+    tmp_path, first, second, small_partitions, top_k, in_place
 ):
     match(tmp_path, "kept", captions=(first,), index=(first,), top_k=top_k)
     earlier = str(tmp_path / "root" / "runs" / "kept")

@@ -57,9 +57,11 @@ def test_files_and_row_groups_have_the_configured_sizes(tmp_path, monkeypatch):
     groups = [file.row_group(n).num_rows for file in metadata for n in range(file.num_row_groups)]
     assert max(groups) == (256 << 10) // row_bytes(FEATURES_SCHEMA)
     written = pa.concat_tables(pq.read_table(part) for part in parts)
-    found = dict(zip(written["image_id"].to_pylist(), written["feature"].to_pylist(), strict=True))
-    assert len(found) == written.num_rows == len(rows), "each row is written once"
-    np.testing.assert_array_equal(found["7.jpg"], rows[7].feature)
+    vectors = dict(
+        zip(written["image_id"].to_pylist(), written["feature"].to_pylist(), strict=True)
+    )
+    assert len(vectors) == written.num_rows == len(rows), "each row is written once"
+    np.testing.assert_array_equal(vectors["7.jpg"], rows[7].feature)
 
 
 def test_a_table_without_rows_is_one_file_with_its_schema(tmp_path):

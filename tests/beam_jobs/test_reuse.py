@@ -31,6 +31,7 @@ class CountingBackbone(FakeBackbone):
     """A fake backbone that records the sizes of its batches."""
 
     def features(self, pixels):
+        """Returns the features of a batch and records its size."""
         BATCH_SIZES.append(len(pixels))
         return super().features(pixels)
 

@@ -1,3 +1,5 @@
+"""A browser page that is logged in to a real Airflow."""
+
 from __future__ import annotations
 
 import os

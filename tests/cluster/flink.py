@@ -142,12 +142,12 @@ class FlinkCluster:
 
     def workers(self, number: int) -> list[int]:
         """Returns the process ids of a TaskManager's Python workers."""
-        found = []
+        pids = []
         for child in children(self.task_managers[number].pid):
             with contextlib.suppress(psutil.Error):
                 if "apache_beam.runners.worker.sdk_worker_main" in child.cmdline():
-                    found.append(child.pid)
-        return found
+                    pids.append(child.pid)
+        return pids
 
     def log(self, name: str) -> str:
         """Returns the log of a process such as ``job-manager`` or ``task-manager-0``."""
@@ -158,12 +158,18 @@ class FlinkCluster:
         return bool(self._overview()["jobs-running"])
 
     def _overview(self) -> dict[str, int]:
+        """Returns the cluster's numbers of jobs and TaskManagers, from its REST API."""
         with urllib.request.urlopen(
             f"http://127.0.0.1:{self._rest}/overview", timeout=10
         ) as answer:
             return json.load(answer)
 
     def _wait_for(self, task_managers: int) -> None:
+        """Waits until this many TaskManagers have registered.
+
+        Raises:
+          Missing: If a process ended or the time is over.
+        """
         end = time.monotonic() + _START_S
         while time.monotonic() < end:
             for process in (*self.task_managers, self._job_manager):
@@ -178,6 +184,7 @@ class FlinkCluster:
         )
 
     def _configure(self) -> None:
+        """Writes the configuration files of Flink and of its logging."""
         folder = self._folder / "conf"
         temporary = self._folder / "tmp"
         for path in (folder, temporary):

@@ -1,3 +1,5 @@
+"""A process that runs ``captioner`` in forks, shared by the tests of a file."""
+
 from __future__ import annotations
 
 import pytest

@@ -99,5 +99,7 @@ def test_a_changed_image_is_found_although_the_times_say_otherwise(
     Image.new("RGB", (60, 40), "purple").save(changed)
     os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))  # as rsync and unzip do
     set_times(root, run_at_s)
-    again = caption_and_match(photos, root, model_dir, load_models)
-    assert_same_tables(again, caption_and_match(photos, tmp_path / "fresh", model_dir, load_models))
+    updated = caption_and_match(photos, root, model_dir, load_models)
+    assert_same_tables(
+        updated, caption_and_match(photos, tmp_path / "fresh", model_dir, load_models)
+    )

@@ -43,9 +43,9 @@ def test_a_killed_worker_fails_the_job_and_the_next_run_completes(tmp_path):
     undisturbed = RunLayout(str(tmp_path / "undisturbed"), "run")
     with extract(images, run.root, *TWO_WORKERS) as job:
         for line in job.stderr:
-            if found := re.search(r"loaded Xception in process (\d+)", line):
+            if match := re.search(r"loaded Xception in process (\d+)", line):
                 time.sleep(1)  # until it works on the first images
-                os.kill(int(found[1]), signal.SIGKILL)
+                os.kill(int(match[1]), signal.SIGKILL)
                 break
         last_line = job.stderr.read().splitlines()[-1]
     assert job.returncode == 1

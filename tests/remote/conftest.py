@@ -1,3 +1,5 @@
+"""An S3 server on this machine, shared by all tests."""
+
 from __future__ import annotations
 
 import pytest

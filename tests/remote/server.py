@@ -127,6 +127,7 @@ class Cable:
         self.cut_after(sys.maxsize)
 
     def _cut(self) -> None:
+        """Closes all open connections."""
         with self._lock:
             broken = self._open
             self._open = []
@@ -136,6 +137,7 @@ class Cable:
             end.close()
 
     def _accept(self) -> None:
+        """Accepts clients until the proxy is closed, and starts two threads for each."""
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
@@ -149,6 +151,13 @@ class Cable:
                 threading.Thread(target=self._carry, args=(far, near, False), daemon=True).start()
 
     def _carry(self, source: socket.socket, target: socket.socket, counts: bool) -> None:
+        """Forwards bytes in one direction.
+
+        Args:
+          source: The socket to read from.
+          target: The socket to write to.
+          counts: Whether the bytes count towards the cut.
+        """
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
                 if counts:
