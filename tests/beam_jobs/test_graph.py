@@ -1,4 +1,8 @@
-"""The jobs' graphs, as any runner gets them: built and looked at, with no runner at work."""
+"""The graphs of the jobs, as every runner receives them.
+
+The tests build each job's graph and inspect it without running it: its size, the coders of its
+keys, its side inputs, and whether it names anything that exists only on this machine.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,8 @@ from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.runs.image_list import write_image_list
 from captioner_core.tables.layout import RunLayout
 
-# Dataflow refuses a job of more than 10 MB, and every engine sends the graph to every worker
-MOST_BYTES = 300_000
+# Dataflow refuses a job of more than 10 MB, and every engine sends the graph to every worker.
+MAX_GRAPH_BYTES = 300_000
 DATAFLOW = [
     "--runner=DataflowRunner",
     "--project=some-project",
@@ -34,21 +38,21 @@ DATAFLOW = [
 
 
 @pytest.fixture
-def listed(tmp_path):
-    """Makes the listing of a folder of so many images."""
+def make_image_list(tmp_path):
+    """Returns a function that lists a folder of the given number of empty image files."""
 
-    def listing(images):
+    def make(images):
         folder = tmp_path / str(images)
         folder.mkdir()
         for number in range(images):
             (folder / f"{number}.jpg").touch()
         return write_image_list(str(folder), RunLayout(str(tmp_path), "run"))[0]
 
-    return listing
+    return make
 
 
-def stage_of(options, files):
-    """A stage whose images are listed, for its graph alone."""
+def make_stage(options, files):
+    """Returns an image stage that suffices to build a graph, but can't run."""
     return ImageStage(
         name="extract",
         options=options,
@@ -62,35 +66,34 @@ def stage_of(options, files):
     )
 
 
-def extract(pipeline, root, listing):
+def extract(pipeline, root, files):
+    """Adds the steps of the extract job to a pipeline."""
     options = ExtractOptions(images="images", output=root)
     load = functools.partial(load_backbone, options.backbone, "float32")
-    extract_features.build(pipeline, options, stage_of(options, listing), load)
+    extract_features.build(pipeline, options, make_stage(options, files), load)
 
 
-def caption(pipeline, root, listing):
+def caption(pipeline, root, files):
+    """Adds the steps of the caption job to a pipeline."""
     options = CaptionOptions(images="images", output=root)
     load = functools.partial(caption_images.load_models, options.backbone, options.model, 3)
-    caption_images.build(pipeline, options, stage_of(options, listing), load)
+    caption_images.build(pipeline, options, make_stage(options, files), load)
 
 
-def match(pipeline, root, _listing):
+def match(pipeline, root, _files):
+    """Adds the steps of the match job to a pipeline."""
     plan = MatchPlan(
-        **{
-            "sets_dir": f"{root}/sets",
-            "image_vectors_dir": f"{root}/image_vectors",
-            "encoder": "learned",
-            "threshold": 0.9,
-            "top_k": 10,
-        },
-        **{
-            "combined": False,
-            "captions": (),
-            "index": (),
-            "collections": {},
-            "index_splits": (),
-            "n_image_partitions": 4,
-        },
+        sets_dir=f"{root}/sets",
+        image_vectors_dir=f"{root}/image_vectors",
+        encoder="learned",
+        threshold=0.9,
+        top_k=10,
+        combined=False,
+        captions=(),
+        index=(),
+        collections={},
+        index_splits=(),
+        n_image_partitions=4,
         n_sets={QUERY: 2, INDEX: 3},
     )
     match_captions.build(pipeline, RunLayout(root, "run"), plan)
@@ -99,48 +102,45 @@ def match(pipeline, root, _listing):
 JOBS = pytest.mark.parametrize("job", [extract, caption, match])
 
 
-def graph(job, root, listing):
-    """The job as a protocol buffer, without its environment, which tells of this machine."""
+def build_graph(job, root, files):
+    """Returns a job as the protocol buffer that is sent to a runner."""
     options = PipelineOptions(DATAFLOW[4:], setup_file=None)
     pipeline = beam.Pipeline(runner="FnApiRunner", options=options)
-    job(pipeline, root, listing)
+    job(pipeline, root, files)
     return pipeline.to_runner_api()
 
 
-def test_dataflow_accepts_the_options():
+def test_dataflow_accepts_the_documented_options():
     options = PipelineOptions([*DATAFLOW, "--gcp_oauth_scopes=none"])
-    complaints = PipelineOptionsValidator(
-        options, DataflowRunner.__new__(DataflowRunner)
-    ).validate()
-    assert [one for one in complaints if "bucket" not in one.lower()] == [], (
-        "buckets are looked up, others are not"
-    )
+    runner = DataflowRunner.__new__(DataflowRunner)
+    errors = PipelineOptionsValidator(options, runner).validate()
+    # The validator looks buckets up, which it can't do here.
+    assert [error for error in errors if "bucket" not in error.lower()] == []
 
 
 @JOBS
-def test_a_graph_does_not_grow_with_the_images(job, listed, tmp_path):
-    few, many = (
-        len(graph(job, "gs://b/out", listed(images)).SerializeToString()) for images in (3, 3000)
-    )
-    assert many == pytest.approx(few, abs=200)
-    assert many < MOST_BYTES
+def test_a_graph_does_not_grow_with_the_number_of_images(job, make_image_list):
+    small = build_graph(job, "gs://b/out", make_image_list(3)).SerializeToString()
+    large = build_graph(job, "gs://b/out", make_image_list(3000)).SerializeToString()
+    assert len(large) == pytest.approx(len(small), abs=200)
+    assert len(large) < MAX_GRAPH_BYTES
 
 
 @JOBS
-def test_keys_are_coded_the_same_everywhere(job, listed):
-    """Equal keys that two workers write as different bytes would not meet."""
-    made = graph(job, "gs://b/out", listed(3))
+def test_every_worker_encodes_equal_keys_as_the_same_bytes(job, make_image_list):
+    """A grouping would otherwise keep equal keys of two workers apart."""
+    graph = build_graph(job, "gs://b/out", make_image_list(3))
     groupings = [
         step
-        for step in made.components.transforms.values()
+        for step in graph.components.transforms.values()
         if step.spec.urn == "beam:transform:group_by_key:v1"
     ]
     assert groupings
     for step in groupings:
         (source,) = step.inputs.values()
-        coder = made.components.coders[made.components.pcollections[source].coder_id]
+        coder = graph.components.coders[graph.components.pcollections[source].coder_id]
         assert coder.spec.urn == "beam:coder:kv:v1", step.unique_name
-        key = made.components.coders[coder.component_coder_ids[0]]
+        key = graph.components.coders[coder.component_coder_ids[0]]
         coded = (
             key.spec.payload
             if key.spec.urn == "beam:coder:pickled_python:v1"
@@ -152,37 +152,37 @@ def test_keys_are_coded_the_same_everywhere(job, listed):
 
 
 @pytest.mark.parametrize("job", [extract, caption])
-def test_rows_go_from_image_to_file_in_one_stage(job, listed):
-    """Clusters cut a job before a step with a side input: rows of features would go through their shuffle."""
-    made = graph(job, "gs://b/out", listed(3))
-    for step in made.components.transforms.values():
+def test_rows_go_from_image_to_file_in_one_stage(job, make_image_list):
+    """A cluster ends a stage before a step with a side input, and shuffles the rows there."""
+    graph = build_graph(job, "gs://b/out", make_image_list(3))
+    for step in graph.components.transforms.values():
         if step.spec.urn == "beam:transform:pardo:v1" and "GatherNames" not in step.unique_name:
             payload = beam_runner_api_pb2.ParDoPayload.FromString(step.spec.payload)
             assert not payload.side_inputs, step.unique_name
 
 
 @JOBS
-def test_nothing_of_this_machine_is_in_a_graph(job, tmp_path):
-    listing = [("gs://b/listing.parquet", 3)]
-    sent = graph(job, "gs://b/out", listing).SerializeToString()
-    for place in (str(tmp_path), "/home/", "/tmp/", "site-packages"):
-        assert place.encode() not in sent, place
+def test_a_graph_contains_no_path_of_this_machine(job, tmp_path):
+    files = [("gs://b/listing.parquet", 3)]
+    sent = build_graph(job, "gs://b/out", files).SerializeToString()
+    for path in (str(tmp_path), "/home/", "/tmp/", "site-packages"):
+        assert path.encode() not in sent, path
 
 
 @pytest.mark.parametrize("name", ["images", "output", "model"])
-def test_a_relative_path_is_refused_where_workers_would_look_elsewhere(name, tmp_path):
-    places = {
+def test_a_relative_path_is_refused_because_workers_have_another_folder(name, tmp_path):
+    paths = {
         "images": str(tmp_path),
         "output": str(tmp_path / "out"),
         "model": "pretrained",
         name: "some/where",
     }
     with pytest.raises(CaptionerError, match=f"--{name} 'some/where' is relative"):
-        caption_images.run(CaptionOptions(**places), ["--runner=FlinkRunner"])
+        caption_images.run(CaptionOptions(**paths), ["--runner=FlinkRunner"])
     assert not (tmp_path / "out").exists()
 
 
-def test_a_relative_table_is_refused_too(tmp_path):
-    asked = MatchOptions(captions=("out/captions",), index=(str(tmp_path),), output=str(tmp_path))
+def test_a_relative_captions_table_is_refused(tmp_path):
+    options = MatchOptions(captions=("out/captions",), index=(str(tmp_path),), output=str(tmp_path))
     with pytest.raises(CaptionerError, match="--captions 'out/captions' is relative"):
-        match_captions.run(asked, ["--runner=SparkRunner"])
+        match_captions.run(options, ["--runner=SparkRunner"])

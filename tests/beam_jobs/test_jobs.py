@@ -1,4 +1,7 @@
-"""The three jobs on Beam's local runner: real files, a light backbone."""
+"""The three jobs on Beam's local runner: their tables, their counts and their errors.
+
+The jobs read and write real files; a small backbone stands in for Xception.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +37,19 @@ from tests.fakes import FakeBackbone
 
 
 def frame(run, name):
+    """Returns a table of a run."""
     return storage.read_table(run.table(name)).to_pandas()
 
 
 @pytest.fixture
 def run(tmp_path):
+    """Returns the layout of a run that does not exist yet."""
     return RunLayout(str(tmp_path / "root"), "run")
 
 
 @pytest.fixture
 def captioned(photos, run, model_dir, load_models):
+    """Captions the photos and returns the manifest of the run."""
     options = CaptionOptions(images=str(photos), output=run.root, model=model_dir, batch_size=5)
     return caption_images.run(options, load=load_models)
 
@@ -52,7 +58,8 @@ def test_extract_writes_features_and_failures(photos, run):
     manifest = extract_features.run(
         ExtractOptions(images=str(photos), output=run.root, batch_size=5), load=FakeBackbone
     )
-    features, failures = frame(run, "features"), frame(run, "failures")
+    features = frame(run, "features")
+    failures = frame(run, "failures")
     assert manifest["counts"]["images_found"] == 14
     assert manifest["counts"]["files_passed_over"] == 1
     assert len(features) == 12
@@ -63,30 +70,28 @@ def test_extract_writes_features_and_failures(photos, run):
     }
     row = features[features.image_id == "red/picture 0.png"].iloc[0]
     assert (row.width, row.height, row.backbone) == (60, 40, "fake-299")
-    assert (
-        row.image_sha256 == hashlib.sha256((photos / "red/picture 0.png").read_bytes()).hexdigest()
-    )
+    sha256 = hashlib.sha256((photos / "red/picture 0.png").read_bytes()).hexdigest()
+    assert row.image_sha256 == sha256
     np.testing.assert_allclose(
         row.grid.reshape(25, 3800)[:, :2048].mean(axis=0), row.feature, rtol=1e-2
     )
     assert verify(run.run_dir) == []
 
 
-def test_extract_without_grid(photos, run):
+def test_extract_without_grid_writes_no_grid_column(photos, run):
     extract_features.run(
         ExtractOptions(images=str(photos), output=run.root, grid=False), load=FakeBackbone
     )
     assert storage.open_table(run.table("features")).schema.equals(TABLE_SCHEMAS["features"])
 
 
-def test_caption_writes_the_contracts_tables(captioned, run):
+def test_caption_writes_tables_with_the_documented_schemas(captioned, run):
     for name in ("captions", "features", "failures"):
         schema = storage.open_table(run.table(name)).schema
         assert schema.equals(TABLE_SCHEMAS[name]), name
         part = storage.list_parts(run.table(name))[0]
-        assert pq.ParquetFile(part).metadata.row_group(0).column(
-            0
-        ).compression == "ZSTD" or not len(frame(run, name))
+        column = pq.ParquetFile(part).metadata.row_group(0).column(0)
+        assert column.compression == "ZSTD" or not len(frame(run, name))
     assert captioned["counts"] == {
         **captioned["counts"],
         "captions": 12,
@@ -98,9 +103,7 @@ def test_caption_writes_the_contracts_tables(captioned, run):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_same_rows_whatever_the_batch_size(
-    photos, run, model_dir, load_models, batch_size, captioned
-):
+def test_the_batch_size_changes_no_row(photos, run, model_dir, load_models, batch_size, captioned):
     before = {name: frame(run, name) for name in ("captions", "features", "failures")}
     options = CaptionOptions(
         images=str(photos), output=run.root, model=model_dir, batch_size=batch_size
@@ -116,7 +119,7 @@ def test_same_rows_whatever_the_batch_size(
         pd.testing.assert_frame_equal(new, old, atol=1e-5)
 
 
-def test_same_rows_on_the_multi_processing_runner(photos, run, model_dir, load_models, captioned):
+def test_two_workers_write_the_same_captions_as_one(photos, run, model_dir, load_models, captioned):
     before = frame(run, "captions").sort_values("image_id", ignore_index=True)
     options = CaptionOptions(images=str(photos), output=run.root, model=model_dir)
     caption_images.run(
@@ -128,12 +131,16 @@ def test_same_rows_on_the_multi_processing_runner(photos, run, model_dir, load_m
     pd.testing.assert_frame_equal(after, before, atol=1e-5)
 
 
-def _load_as_named(backbone_name, model_dir, beam_width, precision):
+def _load_named_model(backbone_name, model_dir, beam_width, precision):
+    """Loads the captioner of a folder beside the fake backbone."""
     return CaptioningModels(FakeBackbone(), CaptionGenerator(load_model(model_dir), beam_width))
 
 
-def test_a_promotion_meanwhile_changes_no_caption(photos, run, model_dir, tmp_path, monkeypatch):
-    """Workers that looked for the current model themselves would caption half a run with each of two models."""
+def test_a_promotion_during_a_run_changes_no_caption(photos, run, model_dir, tmp_path, monkeypatch):
+    """The run resolves the current model once.
+
+    If each worker looked for it, one run could contain captions of two models.
+    """
     models = tmp_path / "models"
     shutil.copytree(model_dir, models / "old")
     save_model(
@@ -144,34 +151,36 @@ def test_a_promotion_meanwhile_changes_no_caption(photos, run, model_dir, tmp_pa
     )
     promote(str(models), "old")
 
-    def promoting(*given):
+    def promote_and_write(*arguments):
         promote(str(models), "new")
-        return write_image_list(*given)
+        return write_image_list(*arguments)
 
-    monkeypatch.setattr(image_list, "write_image_list", promoting)
-    monkeypatch.setattr(caption_images, "load_models", _load_as_named)
+    monkeypatch.setattr(image_list, "write_image_list", promote_and_write)
+    monkeypatch.setattr(caption_images, "load_models", _load_named_model)
     options = CaptionOptions(images=str(photos), output=run.root, model=str(models))
     manifest = caption_images.run(options)
     old = load_model(model_dir).model_id
     assert manifest["model"] == {"path": str(models / "old"), "model_id": old}
     assert manifest["options"]["model"] == str(models / "old")
     assert set(frame(run, "captions").model_id) == {old}
-    again = caption_images.run(options)
-    assert again["model"]["path"] == str(models / "new")
-    assert set(frame(run, "captions").model_id) == {again["model"]["model_id"]} != {old}, (
-        "nor is one taken over"
+    second = caption_images.run(options)
+    assert second["model"]["path"] == str(models / "new")
+    assert set(frame(run, "captions").model_id) == {second["model"]["model_id"]} != {old}, (
+        "no caption of the old model is reused"
     )
 
 
-def test_more_failures_than_allowed(photos, run, model_dir, load_models):
+def test_more_failures_than_allowed_fail_the_job_after_its_tables_are_written(
+    photos, run, model_dir, load_models
+):
     options = CaptionOptions(images=str(photos), output=run.root, model=model_dir, max_failures=1)
     with pytest.raises(CheckFailed, match="2 images failed"):
         caption_images.run(options, load=load_models)
-    assert verify(run.run_dir) == [], "the tables are whole all the same"
+    assert verify(run.run_dir) == [], "the tables are complete nevertheless"
     caption_images.run(dataclasses.replace(options, max_failures=2), load=load_models)
 
 
-def test_an_empty_folder_is_an_empty_run(tmp_path, run, model_dir, load_models):
+def test_an_empty_folder_gives_a_complete_run_without_rows(tmp_path, run, model_dir, load_models):
     (tmp_path / "nothing").mkdir()
     caption_images.run(
         CaptionOptions(images=str(tmp_path / "nothing"), output=run.root, model=model_dir),
@@ -187,6 +196,7 @@ def test_an_empty_folder_is_an_empty_run(tmp_path, run, model_dir, load_models):
 
 @pytest.fixture
 def human_captions(tmp_path):
+    """Writes a table of three human captions of two images and returns its path."""
     rows = [
         DatasetCaptionRow("one.jpg", 0, "a red dog runs on the grass", "train"),
         DatasetCaptionRow("one.jpg", 1, "a dog on grass", "train"),
@@ -198,7 +208,7 @@ def human_captions(tmp_path):
     return str(path)
 
 
-def test_match_adds_to_the_run_of_its_captions(captioned, run, human_captions):
+def test_match_adds_its_tables_to_the_run_of_its_captions(captioned, run, human_captions):
     options = MatchOptions(
         captions=(run.table("captions"),),
         output=run.root,
@@ -211,15 +221,16 @@ def test_match_adds_to_the_run_of_its_captions(captioned, run, human_captions):
     assert manifest["options"]["images"] == captioned["options"]["images"]
     assert manifest["encoder"]["fingerprint"].startswith("learned/")
     assert verify(run.run_dir) == []
-    summary, matches = frame(run, "match_summary"), frame(run, "matches")
+    summary = frame(run, "match_summary")
+    matches = frame(run, "matches")
     assert len(summary) == 12
     assert (matches.query_image_id != matches.match_image_id).all()
-    own = matches[matches.match_source == "generated"]
-    assert own.feature_score.notna().all(), "the run's own features are found beside its captions"
+    generated = matches[matches.match_source == "generated"]
+    assert generated.feature_score.notna().all(), "the run's features lie beside its captions"
     assert matches[matches.match_source == "human"].feature_score.isna().all()
 
 
-def test_splits_of_the_index(captioned, run, human_captions):
+def test_index_splits_restrict_the_matches(captioned, run, human_captions):
     options = MatchOptions(
         captions=(run.table("captions"),),
         output=run.root,
@@ -251,7 +262,7 @@ def test_captions_of_an_unfinished_run_are_refused(captioned, run, human_caption
         match_captions.run(options)
 
 
-def test_not_a_captions_table(captioned, run):
+def test_a_table_without_captions_is_refused(captioned, run):
     options = MatchOptions(
         captions=(run.table("failures"),), output=run.root, index=(run.table("captions"),)
     )
@@ -259,7 +270,7 @@ def test_not_a_captions_table(captioned, run):
         match_captions.run(options)
 
 
-def test_a_model_for_another_backbone(model_dir):
+def test_a_model_for_another_backbone_is_refused(model_dir):
     with pytest.raises(CaptionerError, match="fake-299"):
         caption_images.load_models("xception", model_dir, 3)
 
@@ -275,7 +286,7 @@ def test_a_model_for_another_backbone(model_dir):
         (extract_features, ["--images", "x", "--output", "root", "--batch-size", "0"]),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_2(job, argv, capsys, tmp_path, monkeypatch):
+def test_bad_usage_prints_one_line_and_exits_with_2(job, argv, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     try:
         code = job.main(argv)

@@ -1,4 +1,8 @@
-"""Matching in parts, and bringing an earlier run's matches up to date: the same rows as doing it all at once."""
+"""Matching in partitions and ``match --update`` give the same rows as matching all at once.
+
+The captions are short and use few words, so that many are similar and some are equal. The tests
+compare all match tables of two runs exactly.
+"""
 
 from __future__ import annotations
 
@@ -20,36 +24,23 @@ from captioner_core.runs.verify import verify
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import CAPTIONS_SCHEMA, CaptionRow, rows_as_table
 
+# fmt: off
 WORDS = (
-    "dog",
-    "cat",
-    "man",
-    "woman",
-    "red",
-    "blue",
-    "green",
-    "grass",
-    "water",
-    "street",
-    "runs",
-    "sits",
-    "plays",
+    "dog", "cat", "man", "woman", "red", "blue", "green", "grass", "water", "street", "runs",
+    "sits", "plays", "jumps", "two", "three", "old", "young",
 )
-WORDS += ("jumps", "two", "three", "old", "young")
+# fmt: on
 MODEL = "lstm-1"
 
 
-def captions_of(seed, names):
-    """A caption for each name, of few words, so that many are alike and some the same."""
+def make_captions(seed, names):
+    """Returns a random caption of one to four words for each image name."""
     random = np.random.default_rng(seed)
     return {name: " ".join(random.choice(WORDS, random.integers(1, 5))) for name in names}
 
 
-def sha256(text):
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def write_captions(path, captions, model_id=MODEL):
+    """Writes a captions table from texts by image name, and returns its path."""
     rows = [
         CaptionRow(
             name,
@@ -71,30 +62,34 @@ def write_captions(path, captions, model_id=MODEL):
 
 @pytest.fixture
 def first(tmp_path):
+    """Returns a captions table of 120 images in folder ``a``."""
     return write_captions(
-        tmp_path / "first.parquet", captions_of(0, [f"a/{n:03d}" for n in range(120)])
+        tmp_path / "first.parquet", make_captions(0, [f"a/{n:03d}" for n in range(120)])
     )
 
 
 @pytest.fixture
 def second(tmp_path):
+    """Returns a captions table of 40 images in folder ``b``."""
     return write_captions(
-        tmp_path / "second.parquet", captions_of(1, [f"b/{n:03d}" for n in range(40)])
+        tmp_path / "second.parquet", make_captions(1, [f"b/{n:03d}" for n in range(40)])
     )
 
 
 def match(tmp_path, run_id, **options):
-    asked = {
+    """Runs the match job with the usual options of these tests and some others."""
+    defaults = {
         "output": str(tmp_path / "root"),
         "run_id": run_id,
         "threshold": 0.85,
         "top_k": 3,
         "encoder": "learned",
     }
-    return match_captions.run(MatchOptions(**{**asked, **options}))
+    return match_captions.run(MatchOptions(**{**defaults, **options}))
 
 
 def rows(tmp_path, run_id):
+    """Verifies a run, and returns its match tables in a fixed order, without the run's name."""
     run = RunLayout(str(tmp_path / "root"), run_id)
     assert verify(run.run_dir) == []
     orders = {
@@ -112,108 +107,114 @@ def rows(tmp_path, run_id):
     }
 
 
-def assert_same_rows(one, other):
-    for name, frame in one.items():
-        pd.testing.assert_frame_equal(frame, other[name], check_exact=True, obj=name)
+def assert_same_rows(actual, expected):
+    """Checks that two runs have exactly the same match tables."""
+    for name, frame in actual.items():
+        pd.testing.assert_frame_equal(frame, expected[name], check_exact=True, obj=name)
 
 
 @pytest.fixture
-def small_parts(monkeypatch):
+def small_partitions(monkeypatch):
+    """Makes partitions so small that these tables are searched in several."""
     monkeypatch.setattr(match_captions, "_CAPTIONS_PER_QUERY_PART", 25)
     monkeypatch.setattr(match_captions, "_CAPTIONS_PER_INDEX_PART", 30)
 
 
 @pytest.mark.parametrize("top_k", [0, 2, 500])
-def test_parts_change_nothing(tmp_path, first, second, monkeypatch, top_k):
+def test_searching_in_partitions_gives_the_same_rows(tmp_path, first, second, monkeypatch, top_k):
     options = {"captions": (first, second), "index": (second, first), "top_k": top_k}
-    match(tmp_path, "whole", **options)
+    match(tmp_path, "unpartitioned", **options)
     monkeypatch.setattr(match_captions, "_CAPTIONS_PER_QUERY_PART", 25)
     monkeypatch.setattr(match_captions, "_CAPTIONS_PER_INDEX_PART", 30)
-    match(tmp_path, "parts", **options)
-    whole = rows(tmp_path, "whole")
-    assert_same_rows(rows(tmp_path, "parts"), whole)
-    assert 20 < (whole["match_summary"].n_above_threshold > 2).sum() < 160
-    assert (whole["match_summary"].status == "no_match").sum() > 5
+    match(tmp_path, "partitioned", **options)
+    expected = rows(tmp_path, "unpartitioned")
+    assert_same_rows(rows(tmp_path, "partitioned"), expected)
+    summary = expected["match_summary"]
+    assert 20 < (summary.n_above_threshold > 2).sum() < 160
+    assert (summary.status == "no_match").sum() > 5
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 3, 500])
 @pytest.mark.parametrize("in_place", [True, False])
-def test_an_update_equals_matching_all_anew(tmp_path, first, second, small_parts, top_k, in_place):
+def test_an_update_equals_matching_everything(
+    tmp_path, first, second, small_partitions, top_k, in_place
+):
     match(tmp_path, "kept", captions=(first,), index=(first,), top_k=top_k)
     earlier = str(tmp_path / "root" / "runs" / "kept")
     before = rows(tmp_path, "kept")
 
-    # some images of the first folder are gone, one has moved, some have other captions; the second folder is new
-    left = captions_of(0, [f"a/{n:03d}" for n in range(120)])
+    # In the first folder images are removed, one is renamed, and some get other captions.
+    # The second folder is new.
+    changed = make_captions(0, [f"a/{n:03d}" for n in range(120)])
     for number in range(0, 30, 3):
-        del left[f"a/{number:03d}"]
-    left["a/moved"] = left.pop("a/050")
-    left.update(captions_of(7, [f"a/{n:03d}" for n in range(60, 70)]))
-    write_captions(tmp_path / "first.parquet", left)
+        del changed[f"a/{number:03d}"]
+    changed["a/moved"] = changed.pop("a/050")
+    changed.update(make_captions(7, [f"a/{n:03d}" for n in range(60, 70)]))
+    write_captions(tmp_path / "first.parquet", changed)
 
-    match(tmp_path, "anew", captions=(first, second), index=(first, second), top_k=top_k)
-    where = {"output": None, "run_id": None} if in_place else {"run_id": "updated"}
-    match(
-        tmp_path, **{"run_id": "updated", **where}, captions=(second,), update=earlier, top_k=top_k
-    )
-    assert_same_rows(rows(tmp_path, "kept" if in_place else "updated"), rows(tmp_path, "anew"))
+    match(tmp_path, "complete", captions=(first, second), index=(first, second), top_k=top_k)
+    target = {"output": None, "run_id": None} if in_place else {"run_id": "updated"}
+    match(tmp_path, **target, captions=(second,), update=earlier, top_k=top_k)
+    assert_same_rows(rows(tmp_path, "kept" if in_place else "updated"), rows(tmp_path, "complete"))
     if not in_place:
         assert_same_rows(rows(tmp_path, "kept"), before)
 
 
-def test_updates_go_on_from_updates_and_dropped_tables_are_gone(tmp_path, first, second):
+def test_an_updated_run_can_be_updated_again_and_loses_dropped_tables(tmp_path, first, second):
     match(tmp_path, "run", captions=(first,), index=(first,))
     run = str(tmp_path / "root" / "runs" / "run")
     match(tmp_path, None, output=None, captions=(second,), update=run)
     manifest = match(tmp_path, None, output=None, update=run, drop=(first,))
     assert manifest["options"]["captions"] == (second,)
-    match(tmp_path, "anew", captions=(second,), index=(second,))
-    assert_same_rows(rows(tmp_path, "run"), rows(tmp_path, "anew"))
+    match(tmp_path, "complete", captions=(second,), index=(second,))
+    assert_same_rows(rows(tmp_path, "run"), rows(tmp_path, "complete"))
 
 
-def test_new_images_join_the_index_only_where_those_of_before_did(tmp_path, first, second):
+def test_new_images_join_the_index_only_if_the_earlier_ones_did(tmp_path, first, second):
     match(tmp_path, "run", captions=(first,), index=(second,))
-    third = write_captions(tmp_path / "third.parquet", captions_of(2, ["c/1", "c/2"]))
+    third = write_captions(tmp_path / "third.parquet", make_captions(2, ["c/1", "c/2"]))
     manifest = match(
         tmp_path, None, output=None, captions=(third,), update=str(tmp_path / "root/runs/run")
     )
     assert manifest["options"]["index"] == (second,)
-    match(tmp_path, "anew", captions=(first, third), index=(second,))
-    assert_same_rows(rows(tmp_path, "run"), rows(tmp_path, "anew"))
+    match(tmp_path, "complete", captions=(first, third), index=(second,))
+    assert_same_rows(rows(tmp_path, "run"), rows(tmp_path, "complete"))
 
 
-def searched(monkeypatch):
-    """Counts the pairs of captions that searches look at."""
+def count_searched_pairs(monkeypatch):
+    """Returns a list that receives the number of caption pairs of each search."""
     from beam_jobs.match_transforms import SearchPair
 
-    counted = []
+    pair_counts = []
     process = SearchPair.process
 
-    def counting(self, pair):
-        self._searched.inc = counted.append
+    def count(self, pair):
+        self._searched.inc = pair_counts.append
         return process(self, pair)
 
-    monkeypatch.setattr(SearchPair, "process", counting)
-    return counted
+    monkeypatch.setattr(SearchPair, "process", count)
+    return pair_counts
 
 
 def test_an_update_searches_only_what_is_new(tmp_path, monkeypatch):
-    one = write_captions(
-        tmp_path / "one.parquet", {f"a{n}": f"dog number {WORDS[n % 18]} {n}" for n in range(90)}
+    old = write_captions(
+        tmp_path / "old.parquet", {f"a{n}": f"dog number {WORDS[n % 18]} {n}" for n in range(90)}
     )
-    two = write_captions(
-        tmp_path / "two.parquet", {f"b{n}": f"cat number {WORDS[n % 18]} {n}" for n in range(10)}
+    new = write_captions(
+        tmp_path / "new.parquet", {f"b{n}": f"cat number {WORDS[n % 18]} {n}" for n in range(10)}
     )
-    match(tmp_path, "run", captions=(one,), index=(one,))
-    counted = searched(monkeypatch)
+    match(tmp_path, "run", captions=(old,), index=(old,))
+    pair_counts = count_searched_pairs(monkeypatch)
     match(
-        tmp_path, None, output=None, captions=(two,), update=str(tmp_path / "root" / "runs" / "run")
+        tmp_path, None, output=None, captions=(new,), update=str(tmp_path / "root" / "runs" / "run")
     )
-    assert sum(counted) == 10 * 100 + 90 * 10
+    new_against_all = 10 * 100
+    old_against_new = 90 * 10
+    assert sum(pair_counts) == new_against_all + old_against_new
 
 
 @pytest.mark.parametrize(
-    ("change", "line"),
+    ("change", "message"),
     [
         ({"threshold": 0.9}, "--threshold 0.9 differs from that of"),
         ({"top_k": 4}, "--top-k 4 differs from that of"),
@@ -224,50 +225,50 @@ def test_an_update_searches_only_what_is_new(tmp_path, monkeypatch):
         ({"rank_by": "combined"}, "--rank-by combined"),
     ],
 )
-def test_what_does_not_fit_the_earlier_run_is_refused(tmp_path, first, change, line):
+def test_options_that_contradict_the_earlier_run_are_refused(tmp_path, first, change, message):
     match(tmp_path, "run", captions=(first,), index=(first,))
     before = rows(tmp_path, "run")
     options = {"update": str(tmp_path / "root" / "runs" / "run"), **change}
-    with pytest.raises(CaptionerError, match=line):
+    with pytest.raises(CaptionerError, match=message):
         match(tmp_path, None, output=None, **options)
     assert_same_rows(rows(tmp_path, "run"), before)
 
 
-def test_two_encoders_are_refused_by_their_fingerprints(tmp_path, first):
+def test_an_update_with_another_encoder_names_both_fingerprints(tmp_path, first):
     match(tmp_path, "run", captions=(first,), index=(first,))
     run = RunLayout(str(tmp_path / "root"), "run")
     manifest = commits.read_manifest(run.run_dir)
-    ours = manifest["encoder"]["fingerprint"]
+    fingerprint = manifest["encoder"]["fingerprint"]
     storage.write_json(
         run.manifest, {**manifest, "encoder": {"name": "learned", "fingerprint": "learned/other"}}
     )
-    with pytest.raises(CaptionerError, match=f"(?s)'learned/other'.*{ours!r}"):
+    with pytest.raises(CaptionerError, match=f"(?s)'learned/other'.*{fingerprint!r}"):
         match(tmp_path, None, output=None, update=run.run_dir)
 
 
-def test_two_models_are_refused_by_their_fingerprints(tmp_path, first, second):
-    write_captions(tmp_path / "second.parquet", captions_of(1, ["b"]), "lstm-2")
+def test_captions_of_two_models_are_refused_with_both_model_ids(tmp_path, first, second):
+    write_captions(tmp_path / "second.parquet", make_captions(1, ["b"]), "lstm-2")
     with pytest.raises(CaptionerError, match=r"(?s)'lstm-1'.*'lstm-2'"):
         match(tmp_path, "run", captions=(first,), index=(first, second))
 
 
-def test_a_run_with_captions_of_its_own_is_not_updated_with_others_in_place(tmp_path, second):
+def test_a_run_with_its_own_captions_is_not_updated_in_place_with_others(tmp_path, second):
     run = RunLayout(str(tmp_path / "root"), "run")
-    own = write_captions(
+    write_captions(
         tmp_path / "root" / "runs" / "run" / "captions" / "part-00000.parquet",
-        captions_of(0, ["a"]),
+        make_captions(0, ["a"]),
     )
-    own = run.table("captions")
+    captions = run.table("captions")
     manifest = commits.new_manifest(run)
     storage.write_json(run.manifest, {**manifest, "stages": {"caption": {"wall_time_s": 1}}})
-    match(tmp_path, "run", captions=(own,), index=(own,))
+    match(tmp_path, "run", captions=(captions,), index=(captions,))
     with pytest.raises(CaptionerError, match="captions of its own"):
         match(tmp_path, None, output=None, captions=(second,), update=run.run_dir)
     match(tmp_path, "both", captions=(second,), update=run.run_dir)
     assert len(rows(tmp_path, "both")["match_summary"]) == 41
 
 
-def test_a_run_refuses_captions_of_another_model_before_it_captions_anything(
+def test_a_run_refuses_an_index_of_another_model_before_it_captions_anything(
     tmp_path, first, capsys
 ):
     (tmp_path / "images").mkdir()
@@ -281,7 +282,7 @@ def test_a_run_refuses_captions_of_another_model_before_it_captions_anything(
         first,
     ]
     assert main(command) == 2
-    said = capsys.readouterr().err
-    assert "'lstm-1'" in said
-    assert load_model("pretrained").model_id in said
+    error = capsys.readouterr().err
+    assert "'lstm-1'" in error
+    assert load_model("pretrained").model_id in error
     assert not (tmp_path / "out").exists()

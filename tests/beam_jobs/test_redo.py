@@ -1,4 +1,7 @@
-"""Failed images alone looked at again, and captions of features that are there: nothing twice, nothing lost."""
+"""``--only-failures`` and ``--from-features`` repeat no finished work and lose no row.
+
+A backbone that counts its images shows which of them a job computes features for.
+"""
 
 from __future__ import annotations
 
@@ -15,100 +18,105 @@ from captioner_core.io import storage
 from captioner_core.options import MatchOptions
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.verify import verify
-from tests.beam_jobs.test_reuse import SEEN, assert_same_tables, caption, extract, frame, run
+from tests.beam_jobs.test_reuse import (
+    BATCH_SIZES,
+    assert_same_tables,
+    caption,
+    extract,
+    forget_batches,
+    frame,
+    run,
+)
 
-__all__ = ["run"]
+__all__ = ["forget_batches", "run"]
 
 
-@pytest.fixture(autouse=True)
-def nothing_seen():
-    SEEN.clear()
-
-
-def mend(photos):
-    """Of the two failures one becomes an image; an image comes that no run has seen, which is not asked about."""
+def repair(photos):
+    """Turns one of the two failures into an image, and adds an image that no run has seen."""
     Image.new("RGB", (30, 30), "orange").save(photos / "empty.jpg")
     Image.new("RGB", (30, 30), "purple").save(photos / "new.png")
 
 
 @pytest.mark.parametrize("job", ["extract", "caption"])
-def test_failures_alone_are_looked_at_again(photos, run, model_dir, job):
-    job_of = {"extract": (extract, photos, run), "caption": (caption, photos, run, model_dir)}
-    do = functools.partial(*job_of[job])
-    assert do()["failures"] == 2
-    assert sum(SEEN) == 12
+def test_only_failures_retries_the_failed_images_and_keeps_all_other_rows(
+    photos, run, model_dir, job
+):
+    calls = {"extract": (extract, photos, run), "caption": (caption, photos, run, model_dir)}
+    run_job = functools.partial(*calls[job])
+    assert run_job()["failures"] == 2
+    assert sum(BATCH_SIZES) == 12
     before = frame(run, "features")
-    (photos / "red" / "picture 0.png").unlink()  # not looked at, so not missed
-    mend(photos)
-    counts = do(only_failures=True)
-    assert sum(SEEN) == 13
+    (photos / "red" / "picture 0.png").unlink()  # a retry does not open it
+    repair(photos)
+    counts = run_job(only_failures=True)
+    assert sum(BATCH_SIZES) == 13
     assert (counts["images_found"], counts["features"], counts["failures"]) == (14, 13, 1)
     after = frame(run, "features")
     assert set(after["image_id"]) - set(before["image_id"]) == {"empty.jpg"}
     assert frame(run, "failures")["image_id"].tolist() == ["not an image.jpg"]
     assert not verify(run.run_dir)
-    do(only_failures=True)
-    assert sum(SEEN) == 13
+    run_job(only_failures=True)
+    assert sum(BATCH_SIZES) == 13
 
 
-def test_a_folder_that_could_not_be_listed_is_listed_again(photos, run, monkeypatch):
-    """What is in it was never seen, so it stands in no table."""
+def test_only_failures_lists_an_unreadable_folder_again(photos, run, monkeypatch):
+    """The images in such a folder are in no table yet."""
     from captioner_core.images import listing
 
     scan = listing._scan
 
-    def locked(folder, below):
+    def scan_with_locked_folder(folder, below):
         if below == b"red/":
             yield listing.FailureRow("list", "red", "red", "unreadable", "it is locked")
         else:
             yield from scan(folder, below)
 
     with monkeypatch.context() as patch:
-        patch.setattr(listing, "_scan", locked)
+        patch.setattr(listing, "_scan", scan_with_locked_folder)
         assert extract(photos, run)["features"] == 9
     counts = extract(photos, run, only_failures=True)
     assert (counts["images_found"], counts["features"], counts["failures"]) == (14, 12, 2)
 
 
-def test_a_run_that_is_not_complete_is_made_as_a_whole(photos, run):
-    """A retry after a commit that was cut off must not end red for ever."""
+def test_only_failures_computes_all_images_of_an_incomplete_run(photos, run):
+    """A retry after an interrupted commit must not fail forever."""
     extract(photos, run)
     storage.delete(run.manifest)
     assert extract(photos, run, only_failures=True)["features"] == 12
-    assert sum(SEEN) == 24
+    assert sum(BATCH_SIZES) == 24
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [({"grid": False}, "with grid True"), ({"max_bytes": 100_000}, "with max_bytes 268435456")],
 )
-def test_rows_made_otherwise_are_not_added(photos, run, change, said):
+def test_only_failures_refuses_options_that_differ_from_the_run(photos, run, change, reason):
     extract(photos, run)
-    with pytest.raises(CaptionerError, match=f"was made {said}; run it without --only-failures"):
+    with pytest.raises(CaptionerError, match=f"was made {reason}; run it without --only-failures"):
         extract(photos, run, only_failures=True, **change)
     assert read_manifest(run.run_dir)["counts"]["features"] == 12
 
 
-def test_captions_of_features_are_those_of_images(photos, run, model_dir, tmp_path):
-    whole = type(run)(run.root, "whole")
-    caption(photos, whole, model_dir)
+def test_captions_of_stored_features_equal_those_of_the_images(photos, run, model_dir, tmp_path):
+    from_images = type(run)(run.root, "from-images")
+    caption(photos, from_images, model_dir)
     extract(photos, run)
-    seen = sum(SEEN)
+    computed = sum(BATCH_SIZES)
     counts = caption(photos, run, model_dir, from_features=True)
-    assert sum(SEEN) == seen, "no image goes through the network again"
+    assert sum(BATCH_SIZES) == computed, "no features are computed again"
     assert (counts["images_found"], counts["captions"], counts["failures"]) == (14, 12, 2)
-    assert_same_tables(run, whole, ["captions", "failures"])
+    assert_same_tables(run, from_images, ["captions", "failures"])
     match(run)
     assert not verify(run.run_dir)
-    assert caption(photos, run, model_dir, from_features=True)["captions"] == 12, (
-        "again, in place of the first"
-    )
+    # Captioning again replaces the captions, so the matches no longer apply.
+    assert caption(photos, run, model_dir, from_features=True)["captions"] == 12
     assert "matches" not in read_manifest(run.run_dir)["counts"]
     assert not verify(run.run_dir)
-    assert extract(photos, run)["taken_over"] == 12, "a run made again finds its features"
+    assert extract(photos, run)["taken_over"] == 12, "a repeated extraction reuses the features"
 
 
 def match(run):
+    """Matches a run's captions with each other."""
     captions = (run.table("captions"),)
     match_captions.run(
         MatchOptions(
@@ -117,7 +125,7 @@ def match(run):
     )
 
 
-def test_what_has_no_features_to_caption_is_refused(photos, run, model_dir, tmp_path):
+def test_from_features_refuses_a_run_without_usable_features(photos, run, model_dir, tmp_path):
     with pytest.raises(CaptionerError, match="not complete"):
         caption(photos, run, model_dir, from_features=True)
     extract(photos, run, grid=False)
@@ -131,7 +139,7 @@ def test_what_has_no_features_to_caption_is_refused(photos, run, model_dir, tmp_
     assert read_manifest(run.run_dir)["stages"].keys() == {"extract"}
 
 
-def test_a_model_of_other_features_is_refused(photos, run):
+def test_a_model_for_another_backbone_is_refused(photos, run):
     extract(photos, run)
     with pytest.raises(
         CaptionerError, match=r"trained on features of 'xception.*, and .* has those of 'fake-299'"
@@ -139,7 +147,7 @@ def test_a_model_of_other_features_is_refused(photos, run):
         caption(photos, run, "pretrained", from_features=True)
 
 
-def test_a_folder_of_bad_images_alone_has_a_table_without_captions(photos, run, model_dir):
+def test_a_folder_with_only_bad_images_gives_a_table_without_captions(photos, run, model_dir):
     for image in photos.rglob("*.png"):
         image.unlink()
     extract(photos, run)
@@ -149,21 +157,21 @@ def test_a_folder_of_bad_images_alone_has_a_table_without_captions(photos, run, 
     assert not verify(run.run_dir)
 
 
-def test_the_captioner_is_loaded_in_the_worker(model_dir):
+def test_load_generator_loads_the_captioner_of_a_folder(model_dir):
     generator = caption_features.load_generator(model_dir, 3)
     assert isinstance(generator, CaptionGenerator)
     assert generator.model_id == load_model(model_dir).model_id
 
 
-def test_failures_for_one_reason_alone(photos, run):
-    """Those for other reasons stay as they are, without being looked at."""
+def test_failed_for_retries_only_failures_with_that_reason(photos, run):
+    """Failures with other reasons keep their rows, and their images are not opened."""
     assert extract(photos, run)["failures"] == 2
     before = frame(run, "failures")
-    mend(photos)
+    repair(photos)
     Image.new("RGB", (30, 30), "green").save(photos / "not an image.jpg")
-    SEEN.clear()
+    BATCH_SIZES.clear()
     counts = extract(photos, run, only_failures=True, failed_for=("empty_file",))
-    assert sum(SEEN) == 1
+    assert sum(BATCH_SIZES) == 1
     assert (counts["features"], counts["failures"], counts["images_found"]) == (13, 1, 14)
     assert verify(run.run_dir) == []
     kept = frame(run, "failures")
@@ -173,12 +181,12 @@ def test_failures_for_one_reason_alone(photos, run):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"only_failures": True, "failed_for": ("ugly",)}, "'ugly' is no reason"),
         ({"failed_for": ("truncated",)}, "--only-failures"),
     ],
 )
-def test_reasons_are_checked(photos, run, options, said):
-    with pytest.raises(CaptionerError, match=said):
+def test_unusable_failed_for_options_are_refused(photos, run, options, message):
+    with pytest.raises(CaptionerError, match=message):
         extract(photos, run, **options)

@@ -1,3 +1,5 @@
+"""A browser page that is logged in to a real Airflow."""
+
 from __future__ import annotations
 
 import os
@@ -13,7 +15,8 @@ from tests.live.conftest import live, stopped
 
 __all__ = ["live", "stopped"]
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or ROOT / "out" / "screenshots")
-# without these a browser in a closed network looks for its makers' hosts all the time; a root user has no sandbox
+# Without these flags a browser in a closed network keeps calling its vendor's hosts. Chromium
+# refuses its sandbox to root.
 FLAGS = [
     "--no-first-run",
     "--disable-gpu",
@@ -26,7 +29,10 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def page(live) -> Iterator[object]:
-    """A page of a headless Chromium, logged in: Playwright's own where it was downloaded, else the system's."""
+    """Returns a page of a headless Chromium that is logged in to Airflow.
+
+    The browser is Playwright's own if it was downloaded, else the system's.
+    """
     from playwright.sync_api import Error, expect, sync_playwright
 
     expect.set_options(timeout=20_000)
@@ -36,7 +42,7 @@ def page(live) -> Iterator[object]:
         except Error:
             system = shutil.which("chromium") or shutil.which("google-chrome")
             assert system, (
-                "no browser: 'playwright install chromium', or install the system's package chromium"
+                "no browser; run 'playwright install chromium' or install the package chromium"
             )
             browser = playwright.chromium.launch(executable_path=system, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 860})
@@ -51,6 +57,6 @@ def page(live) -> Iterator[object]:
 
 @pytest.fixture
 def shoot(page):
-    """Keeps a picture of the page."""
+    """Returns a function that saves a screenshot of the page under a name."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     return lambda name: page.screenshot(path=SCREENSHOTS / f"{name}.png")

@@ -1,4 +1,7 @@
-"""caption_folder as its users meet it: Airflow's UI in a browser, from the form to the report."""
+"""The DAG caption_folder in Airflow's UI, from the form to the report.
+
+A headless browser fills in the form, starts a run and opens its report, as a user does.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
+    """Returns a folder of drawn scenes with one broken image."""
     folder = tmp_path_factory.mktemp("sample")
     sample.build(folder, images=40)
     (folder / "images" / "broken.jpg").write_text("no image")
@@ -23,7 +27,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture
 def form(page, live):
-    """The form of caption_folder, open."""
+    """Returns the opened form of caption_folder."""
     page.goto(f"{live.url}/dags/caption_folder")
     page.get_by_role("button", name="Trigger Dag").first.click()
     page.locator("[name=element_images]").wait_for()
@@ -31,10 +35,11 @@ def form(page, live):
 
 
 def trigger_button(form):
+    """Returns the button that starts the run."""
     return form.get_by_role("button", name="Trigger", exact=True)
 
 
-def test_the_form_says_what_each_field_is_for(form, shoot):
+def test_the_form_describes_its_fields(form, shoot):
     shoot("form")
     for text in (
         "Folder of images, searched through all its subfolders.",
@@ -44,13 +49,14 @@ def test_the_form_says_what_each_field_is_for(form, shoot):
 
 
 def fill(form, **values):
+    """Types values into fields of the form, and leaves each field so that the form checks it."""
     for name, text in values.items():
         box = form.locator(f"[name=element_{name}]")
         box.fill(text)
         box.press("Tab")
 
 
-def test_a_field_that_is_needed_is_asked_for(form, shoot):
+def test_a_run_cannot_start_without_the_required_fields(form, shoot):
     from playwright.sync_api import expect
 
     expect(form.get_by_text("This field is required")).to_have_count(2)
@@ -74,14 +80,14 @@ def test_a_field_that_is_needed_is_asked_for(form, shoot):
     ],
 )
 def test_a_number_beyond_its_limits_becomes_the_limit(form, field, value, limit):
-    """That is how this form refuses it: it can't be sent."""
+    """Airflow's form corrects such a number at once, so that it can't be sent."""
     from playwright.sync_api import expect
 
     fill(form, **{field: value})
     expect(form.locator(f"[name=element_{field}]")).to_have_value(limit)
 
 
-def test_a_text_that_is_refused_comes_back_with_the_reason(form, live, images, tmp_path, shoot):
+def test_an_invalid_text_is_refused_with_the_reason(form, live, images, tmp_path, shoot):
     from playwright.sync_api import expect
 
     fill(form, images=str(images), output=str(tmp_path), run_id="../up")
@@ -96,7 +102,7 @@ def test_a_text_that_is_refused_comes_back_with_the_reason(form, live, images, t
     assert not list(tmp_path.iterdir())
 
 
-def test_from_the_form_to_the_report(form, page, live, images, tmp_path, shoot):
+def test_a_run_started_from_the_form_ends_with_a_report(form, page, live, images, tmp_path, shoot):
     from playwright.sync_api import expect
 
     fill(form, images=str(images), output=str(tmp_path / "out"), threshold="0.8", run_id="scenes")
@@ -107,16 +113,16 @@ def test_from_the_form_to_the_report(form, page, live, images, tmp_path, shoot):
     expect(page.get_by_text("Running").first).to_be_visible(timeout=60_000)
     shoot("running")
     assert live.finish("caption_folder", run_id) == "success"
-    expect(page.get_by_test_id("table-list").get_by_text("Success")).to_have_count(
-        5
-    )  # the page follows by itself
+    # The page updates itself without being reloaded.
+    expect(page.get_by_test_id("table-list").get_by_text("Success")).to_have_count(5)
     page.reload()
-    with page.expect_response(lambda answer: "/captioner/report/" in answer.url) as shown:
+    with page.expect_response(lambda answer: "/captioner/report/" in answer.url) as response:
         page.get_by_title("Report", exact=True).first.click()
     expect(page.locator("iframe[title=Report]")).to_be_visible()
-    # the page may run no script, not even a test's, so what the browser was given is looked at, and the picture of it
-    assert shown.value.status == 200
-    report = shown.value.text()
+    # The report may run no script, not even one of a test. So the test reads the response of the
+    # server and saves a screenshot.
+    assert response.value.status == 200
+    report = response.value.text()
     assert "images found" in report
     assert "broken.jpg" in report
     page.wait_for_load_state("networkidle")
@@ -125,14 +131,14 @@ def test_from_the_form_to_the_report(form, page, live, images, tmp_path, shoot):
     assert (conf["threshold"], conf["top_k"], conf["runner"]) == (0.8, 10, "DirectRunner")
 
 
-def test_a_report_is_for_those_who_are_logged_in(live, page):
-    """The page shows pictures of a private folder."""
+def test_a_report_requires_a_login(live, page):
+    """A report shows pictures of a private folder."""
     import requests
 
     run_id = live.runs("caption_folder")[0]["dag_run_id"]
-    address = f"{live.url}/captioner/report/caption_folder/{quote(run_id)}"
-    assert requests.get(address, timeout=30).status_code == 401
-    assert page.request.get(address).status == 200
+    url = f"{live.url}/captioner/report/caption_folder/{quote(run_id)}"
+    assert requests.get(url, timeout=30).status_code == 401
+    assert page.request.get(url).status == 200
     assert page.request.get(f"{live.url}/captioner/report/caption_folder/nothing").status == 404
-    policy = page.request.get(address).headers["content-security-policy"]
+    policy = page.request.get(url).headers["content-security-policy"]
     assert "default-src 'none'" in policy

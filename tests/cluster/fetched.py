@@ -1,4 +1,7 @@
-"""What clusters need and this project does not: fetched once, from the registries of Java and Go, into the cache."""
+"""Programs that only the cluster tests need, such as Beam's job servers.
+
+They are fetched once from the registries of Java and Go, and kept in the cache folder.
+"""
 
 from __future__ import annotations
 
@@ -17,34 +20,26 @@ import psutil
 
 from captioner_core.process.cache_folder import cache_dir
 
-# Where the job server of our Beam is not to be had, it is put together from the newest libraries of its own
-# that are: a job is a protocol buffer, and those of 2.77 are understood by it.
+# The registry may lack the job server of the installed Beam. Then one is assembled from the newest
+# libraries that it has. A job is a protocol buffer, and this release understands those of Beam
+# 2.77.
 OLDER_BEAM = "2.62.0"
 MAVEN_DEPENDENCY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1"
 
-# What Flink's and Spark's own scripts say of Java 17
+# The options that Flink's and Spark's own scripts pass to Java 17.
 JAVA_OPTIONS = (
-    *(
-        f"--add-opens=java.base/{package}=ALL-UNNAMED"
-        for package in (
-            *(
-                "java.lang",
-                "java.lang.reflect",
-                "java.net",
-                "java.io",
-                "java.nio",
-                "java.text",
-                "java.time",
-            ),
-            *(
-                "java.util",
-                "java.util.concurrent",
-                "java.util.concurrent.atomic",
-                "java.util.concurrent.locks",
-            ),
-            "sun.nio.ch",
-        )
-    ),
+    "--add-opens=java.base/java.lang=ALL-UNNAMED",
+    "--add-opens=java.base/java.lang.reflect=ALL-UNNAMED",
+    "--add-opens=java.base/java.net=ALL-UNNAMED",
+    "--add-opens=java.base/java.io=ALL-UNNAMED",
+    "--add-opens=java.base/java.nio=ALL-UNNAMED",
+    "--add-opens=java.base/java.text=ALL-UNNAMED",
+    "--add-opens=java.base/java.time=ALL-UNNAMED",
+    "--add-opens=java.base/java.util=ALL-UNNAMED",
+    "--add-opens=java.base/java.util.concurrent=ALL-UNNAMED",
+    "--add-opens=java.base/java.util.concurrent.atomic=ALL-UNNAMED",
+    "--add-opens=java.base/java.util.concurrent.locks=ALL-UNNAMED",
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
     "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
     "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
     "--add-exports=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
@@ -52,21 +47,21 @@ JAVA_OPTIONS = (
 
 
 class Missing(Exception):
-    """What a cluster needs and this machine or its registries lack."""
+    """Error that says what a cluster needs and neither this machine nor a registry has."""
 
 
 def job_server(name: str, main_class: str, artifacts: Sequence[str], exclude: str = "") -> Path:
-    """A job server put together from its libraries; fetched once.
+    """Returns a job server assembled from its libraries, which are fetched once.
 
     Args:
-      name: under which it is kept.
-      main_class: that starts it.
-      artifacts: GROUP:ARTIFACT:VERSION of what it needs, with all that these need.
-      exclude: GROUP:ARTIFACT that they need and it doesn't.
+      name: The folder in the cache that contains the job server.
+      main_class: The Java class that starts it.
+      artifacts: The libraries as GROUP:ARTIFACT:VERSION; Maven adds their dependencies.
+      exclude: A dependency as GROUP:ARTIFACT that is left out.
     """
 
-    def fetch(made: Path) -> None:
-        (made / "pom.xml").write_text(
+    def fetch(folder: Path) -> None:
+        (folder / "pom.xml").write_text(
             f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>captioner</groupId><artifactId>job-server</artifactId><version>1</version>
@@ -74,7 +69,7 @@ def job_server(name: str, main_class: str, artifacts: Sequence[str], exclude: st
 </project>
 """
         )
-        command = ["mvn", "--quiet", "--batch-mode", "--file", str(made / "pom.xml")]
+        command = ["mvn", "--quiet", "--batch-mode", "--file", str(folder / "pom.xml")]
         call(
             [
                 *command,
@@ -83,67 +78,82 @@ def job_server(name: str, main_class: str, artifacts: Sequence[str], exclude: st
                 "-DoutputDirectory=lib",
             ]
         )
-        # java -jar, as Beam starts it, takes the class path from the manifest, beside which the libraries lie
-        path = " ".join(f"lib/{jar.name}" for jar in sorted((made / "lib").glob("*.jar")))
-        manifest = (
-            f"Manifest-Version: 1.0\nMain-Class: {main_class}\n{_folded(f'Class-Path: {path}')}\n\n"
-        )
-        with zipfile.ZipFile(made / "job-server.jar", "w") as jar:
+        # Beam runs the job server with java -jar, which reads the class path from the manifest.
+        class_path = " ".join(f"lib/{jar.name}" for jar in sorted((folder / "lib").glob("*.jar")))
+        manifest = f"Manifest-Version: 1.0\nMain-Class: {main_class}\n"
+        manifest += f"{_folded(f'Class-Path: {class_path}')}\n\n"
+        with zipfile.ZipFile(folder / "job-server.jar", "w") as jar:
             jar.writestr("META-INF/MANIFEST.MF", manifest)
 
-    return kept(name, fetch) / "job-server.jar"
+    return cached_folder(name, fetch) / "job-server.jar"
 
 
 def _dependency(artifact: str, exclude: str) -> str:
+    """Returns the XML element of a Maven dependency."""
     names = ("groupId", "artifactId", "version")
-    said = "".join(
+    coordinates = "".join(
         f"<{name}>{part}</{name}>" for name, part in zip(names, artifact.split(":"), strict=True)
     )
     group, _, name = exclude.partition(":")
-    left_out = (
+    exclusion = (
         f"<exclusion><groupId>{group}</groupId><artifactId>{name}</artifactId></exclusion>"
         if exclude
         else ""
     )
-    return f"<dependency>{said}<exclusions>{left_out}</exclusions></dependency>"
+    return f"<dependency>{coordinates}<exclusions>{exclusion}</exclusions></dependency>"
 
 
 def _folded(line: str) -> str:
-    """A manifest's lines have 72 bytes at most; what follows starts with a space."""
-    first, rest = line[:70], line[70:]
-    return "\n ".join([first, *(rest[start : start + 69] for start in range(0, len(rest), 69))])
+    """Returns a manifest line broken into lines of at most 72 bytes.
+
+    A continuation starts with a space.
+    """
+    rest = line[70:]
+    continuations = [rest[start : start + 69] for start in range(0, len(rest), 69)]
+    return "\n ".join([line[:70], *continuations])
 
 
 def boot_program() -> Path:
-    """Beam's boot program, which is in its containers: fetches a job's packages and starts a worker."""
+    """Returns the boot program of Beam's containers, which is fetched once.
+
+    It installs the packages of a job and starts a worker.
+    """
     beam = apache_beam.__version__
 
-    def fetch(made: Path) -> None:
-        # the cache of Go's modules is as it is, the program goes where it is kept
-        environment = {**os.environ, "GOBIN": str(made), "GOFLAGS": "-mod=mod"}
+    def fetch(folder: Path) -> None:
+        environment = {**os.environ, "GOBIN": str(folder), "GOFLAGS": "-mod=mod"}
         call(
             ["go", "install", f"github.com/apache/beam/sdks/v2/python/container@v{beam}"],
             environment,
         )
 
-    return kept(f"beam-boot-{beam}", fetch) / "container"
+    return cached_folder(f"beam-boot-{beam}", fetch) / "container"
 
 
-def kept(name: str, fetch: Callable[[Path], None]) -> Path:
-    """A folder of the cache, made by ``fetch`` where it isn't there, whole or not at all."""
+def cached_folder(name: str, fetch: Callable[[Path], None]) -> Path:
+    """Returns a folder of the cache.
+
+    Args:
+      name: The name of the folder.
+      fetch: Fills a new folder. The cache receives that folder only if ``fetch`` succeeds.
+    """
     folder = cache_dir() / "cluster" / name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as scratch:
-            made = Path(scratch) / "made"
-            made.mkdir()
-            fetch(made)
-            made.rename(folder)
+            new_folder = Path(scratch) / "new"
+            new_folder.mkdir()
+            fetch(new_folder)
+            new_folder.rename(folder)
     return folder
 
 
 def call(command: list[str], environment: dict[str, str] | None = None) -> None:
-    """Runs a program that fetches; what it says where it fails is a ``Missing``."""
+    """Runs a program that fetches files.
+
+    Raises:
+      Missing: If the program is not installed or fails; the message has its first line of output.
+    """
     if not shutil.which(command[0]):
         raise Missing(
             f"{command[0]} is not installed; test-cluster needs Java 11 or 17, Maven and Go"
@@ -157,16 +167,20 @@ def call(command: list[str], environment: dict[str, str] | None = None) -> None:
 
 
 def worker_python(folder: Path) -> Path:
-    """Makes a Python with the packages of this one, but without captioner, which is installed here from its source."""
+    """Makes a Python environment with this one's packages, except captioner.
+
+    A worker must import captioner from the package that comes with the job.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     packages = next((folder / "lib").glob("python*/site-packages"))
-    # a folder named in a .pth file is looked into, the .pth files in it are not: so an editable install stays away
+    # Python adds a folder that a .pth file names, but ignores the .pth files in it. So the editable
+    # installation of captioner, which is a .pth file, has no effect.
     (packages / "packages.pth").write_text(f"{Path(apache_beam.__file__).parents[1]}\n")
     return folder / "bin" / "python"
 
 
 def children(pid: int) -> list[psutil.Process]:
-    """A process' own and theirs; none where it is gone."""
+    """Returns all descendants of a process; an empty list if the process has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children(recursive=True)
     return []

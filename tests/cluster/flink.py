@@ -1,8 +1,9 @@
-"""A real Flink cluster on loopback, with Beam's job server: fetched, started and stopped.
+"""A real Flink cluster on the loopback interface, with Beam's job server.
 
-Java, Maven and Go must be there; the rest comes from their registries and PyPI, once, into the
-cache. Each TaskManager starts worker processes of its own by Beam's boot program, in a Python
-that has what captioner needs but not captioner: that comes with the job (``--setup_file``).
+Java, Maven and Go must be installed; everything else is fetched once from their registries and
+from PyPI, and kept in the cache folder. Each TaskManager starts its own worker processes with
+Beam's boot program. Their Python has all that captioner needs except captioner itself, which
+comes with the job (``--setup_file``).
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from tests.cluster.fetched import (
     OLDER_BEAM,
     Missing,
     boot_program,
+    cached_folder,
     call,
     children,
     job_server,
-    kept,
     worker_python,
 )
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 FLINK = "1.19.3"
-_LINE = FLINK.rpartition(".")[0]
+_RELEASE_SERIES = FLINK.rpartition(".")[0]
 _JOB_SERVER_MAIN = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 _SLOTS = 2
 _START_S = 120.0
@@ -52,11 +53,14 @@ appender.console.layout.pattern = %d{HH:mm:ss} %-5p %c{1} %m%n
 
 
 class FlinkCluster:
-    """A JobManager and some TaskManagers.
+    """A JobManager and TaskManagers that run while the context is open.
 
     Args:
-      folder: for configuration, logs and temporary files; it must not exist.
-      task_managers: how many.
+      folder: A new folder for configuration, logs and temporary files.
+      task_managers: The number of TaskManagers.
+
+    Attributes:
+      task_managers: The processes of the TaskManagers, including those that were killed.
     """
 
     def __init__(self, folder: Path, task_managers: int = 2) -> None:
@@ -64,7 +68,8 @@ class FlinkCluster:
         self._wanted = task_managers
         self._job_manager: subprocess.Popen[bytes] | None = None
         self.task_managers: list[subprocess.Popen[bytes]] = []
-        self._rpc, self._rest = free_port(), free_port()
+        self._rpc = free_port()
+        self._rest = free_port()
         self._slots = _SLOTS
 
     def __enter__(self) -> FlinkCluster:
@@ -96,12 +101,16 @@ class FlinkCluster:
             process.wait()
 
     def arguments(self, parallelism: int | None = None) -> list[str]:
-        """Options of Beam's that run a job here."""
+        """Returns the Beam options that run a job on this cluster.
+
+        Args:
+          parallelism: The parallelism of the job; by default the number of TaskManagers.
+        """
         environment = {"command": str(self._boot)}
         return [
             "--runner=FlinkRunner",
             f"--flink_master=127.0.0.1:{self._rest}",
-            f"--flink_version={_LINE}",
+            f"--flink_version={_RELEASE_SERIES}",
             f"--flink_job_server_jar={self._job_server}",
             f"--parallelism={parallelism or self._wanted}",
             "--environment_type=PROCESS",
@@ -110,51 +119,57 @@ class FlinkCluster:
         ]
 
     def start_task_manager(self) -> subprocess.Popen[bytes]:
-        """Starts one more."""
+        """Starts another TaskManager and returns its process."""
         number = len(self.task_managers)
         jvm, dynamic = self._resources()
         python = worker_python(self._folder / f"worker-{number}")
-        # beside a TaskManager stand worker processes, which find their Python by PATH
-        place = {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+        # The worker processes of a TaskManager find their Python by PATH.
+        variables = {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
         entry = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
-        started = self._java(entry, f"task-manager-{number}", jvm, dynamic, place)
+        started = self._java(entry, f"task-manager-{number}", jvm, dynamic, variables)
         self.task_managers.append(started)
         return started
 
     def kill_task_manager(self, number: int) -> None:
-        """Kills one with SIGKILL, and with it, as if its machine were gone, the workers beside it."""
+        """Kills a TaskManager and its workers with SIGKILL, as if their machine were lost."""
         process = self.task_managers[number]
-        beside = children(process.pid)
+        workers = children(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        for child in beside:
+        for child in workers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
 
     def workers(self, number: int) -> list[int]:
-        """The process ids of a TaskManager's Python workers."""
-        found = []
+        """Returns the process ids of a TaskManager's Python workers."""
+        pids = []
         for child in children(self.task_managers[number].pid):
             with contextlib.suppress(psutil.Error):
                 if "apache_beam.runners.worker.sdk_worker_main" in child.cmdline():
-                    found.append(child.pid)
-        return found
+                    pids.append(child.pid)
+        return pids
 
     def log(self, name: str) -> str:
-        """What ``job-manager`` or ``task-manager-0`` has said."""
+        """Returns the log of a process such as ``job-manager`` or ``task-manager-0``."""
         return (self._folder / f"{name}.log").read_text(errors="replace")
 
     def running(self) -> bool:
-        """Whether a job runs."""
+        """Returns whether a job is running."""
         return bool(self._overview()["jobs-running"])
 
     def _overview(self) -> dict[str, int]:
+        """Returns the cluster's numbers of jobs and TaskManagers, from its REST API."""
         with urllib.request.urlopen(
             f"http://127.0.0.1:{self._rest}/overview", timeout=10
         ) as answer:
             return json.load(answer)
 
     def _wait_for(self, task_managers: int) -> None:
+        """Waits until this many TaskManagers have registered.
+
+        Raises:
+          Missing: If a process ended or the time is over.
+        """
         end = time.monotonic() + _START_S
         while time.monotonic() < end:
             for process in (*self.task_managers, self._job_manager):
@@ -169,6 +184,7 @@ class FlinkCluster:
         )
 
     def _configure(self) -> None:
+        """Writes the configuration files of Flink and of its logging."""
         folder = self._folder / "conf"
         temporary = self._folder / "tmp"
         for path in (folder, temporary):
@@ -184,14 +200,16 @@ class FlinkCluster:
             "taskmanager.host": "127.0.0.1",
             "taskmanager.bind-host": "127.0.0.1",
             "taskmanager.memory.process.size": "1536m",
-            "taskmanager.memory.network.min": "256m",  # a job's shuffles need 512 buffers at a parallelism of 4
+            # The shuffles of a job need 512 buffers at a parallelism of 4.
+            "taskmanager.memory.network.min": "256m",
             "taskmanager.memory.network.max": "256m",
             "taskmanager.memory.managed.size": "128m",
             "taskmanager.numberOfTaskSlots": self._slots,
             "cluster.evenly-spread-out-slots": "true",
-            # Beam keeps workers between stages only where its classes are Flink's own, in one class loader
+            # Beam reuses workers between stages only if Flink's class loader loads its classes.
             "classloader.resolve-order": "parent-first",
-            # a job outlives a lost TaskManager, which is found lost within seconds; each task of it is an attempt
+            # A job survives the loss of a TaskManager, which Flink detects within seconds. Each
+            # lost task counts as an attempt.
             "restart-strategy.type": "fixed-delay",
             "restart-strategy.fixed-delay.attempts": 100,
             "restart-strategy.fixed-delay.delay": "1 s",
@@ -205,7 +223,10 @@ class FlinkCluster:
         (folder / "log4j.properties").write_text(_LOGGING)
 
     def _resources(self) -> tuple[list[str], list[str]]:
-        """What a TaskManager's JVM gets, and its options, as Flink's own scripts have them computed."""
+        """Returns the JVM options and the dynamic options of a TaskManager.
+
+        Flink's own scripts compute them with the same Java class.
+        """
         classes = [
             *(self._distribution / "lib").glob("flink-dist-*.jar"),
             *(self._distribution / "bin").glob("*.jar"),
@@ -214,13 +235,13 @@ class FlinkCluster:
         command = ["java", "-cp", os.pathsep.join(map(str, classes))]
         command += ["org.apache.flink.runtime.util.bash.BashJavaUtils", "GET_TM_RESOURCE_PARAMS"]
         command += ["--configDir", str(self._folder / "conf")]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        marked = [
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        jvm, dynamic = [
             line.split(":", 1)[1].split()
-            for line in said.splitlines()
+            for line in output.splitlines()
             if line.startswith("BASH_JAVA_UTILS_EXEC")
-        ]
-        return marked[0], marked[1]
+        ][:2]
+        return jvm, dynamic
 
     def _java(
         self,
@@ -228,8 +249,9 @@ class FlinkCluster:
         name: str,
         jvm: list[str],
         arguments: list[str],
-        place: dict[str, str] | None = None,
+        variables: dict[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
+        """Starts a Java class of Flink's, with a log and a working folder of that name."""
         conf = self._folder / "conf"
         command = [
             "java",
@@ -237,24 +259,29 @@ class FlinkCluster:
             *JAVA_OPTIONS,
             f"-Dlog4j.configurationFile={conf / 'log4j.properties'}",
         ]
-        # Beam's classes after Flink's, whose distribution has a part of them too
+        # Flink's classes come first, because the job server contains some of them too.
         classes = [f"{self._distribution / 'lib'}/*", str(self._job_server)]
         command += ["-cp", os.pathsep.join(classes), entry, "--configDir", str(conf), *arguments]
-        # in a default environment, or boot would make one without what the worker's Python has
-        environment = {**os.environ, **(place or {}), "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1"}
-        environment.pop("PYTHONPATH", None)  # captioner comes with the job alone
-        working = self._folder / name  # each its own: boot writes a job's options to a file in it
-        working.mkdir()
+        environment = {
+            **os.environ,
+            **(variables or {}),
+            # Otherwise the boot program makes an environment without the packages of the worker.
+            "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1",
+        }
+        environment.pop("PYTHONPATH", None)  # workers must import captioner from the job's package
+        # The boot program writes the options of a job to a file in its working folder.
+        working_folder = self._folder / name
+        working_folder.mkdir()
         with (self._folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                command, cwd=working, env=environment, stdout=log, stderr=subprocess.STDOUT
+                command, cwd=working_folder, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
 
 
 def flink_distribution() -> Path:
-    """The folder of Flink's ``bin`` and ``lib``; fetched once."""
+    """Returns the folder with Flink's ``bin`` and ``lib``, which is fetched once."""
 
-    def fetch(made: Path) -> None:
+    def fetch(folder: Path) -> None:
         command = [
             sys.executable,
             "-m",
@@ -265,45 +292,52 @@ def flink_distribution() -> Path:
             "--no-binary",
             ":all:",
         ]
-        # an sdist whose setup.py wants to be run for its metadata; pip download does, and it needs nothing
+        # PyPI has Flink as a source distribution. pip runs its setup.py, which needs no packages.
         call(
             [
                 *command,
                 "--no-build-isolation",
                 "--dest",
-                str(made),
+                str(folder),
                 f"apache-flink-libraries=={FLINK}",
             ]
         )
-        (archive,) = made.glob("*.tar.gz")
+        (archive,) = folder.glob("*.tar.gz")
         with tarfile.open(archive) as packed:
-            packed.extractall(made, filter="data")
+            packed.extractall(folder, filter="data")
         archive.unlink()
 
-    (found,) = kept(f"flink-{FLINK}", fetch).glob("*/deps")
-    return found
+    (distribution,) = cached_folder(f"flink-{FLINK}", fetch).glob("*/deps")
+    return distribution
 
 
 def job_server_jar() -> Path:
-    """Beam's job server for Flink: the release of our Beam, or else what it consists of, at an older release."""
+    """Returns Beam's job server for Flink, which is fetched once.
+
+    If the registry lacks that of the installed Beam, an older one is assembled from its libraries.
+    """
     beam = apache_beam.__version__
     with contextlib.suppress(Missing):
-        return (
-            kept(f"flink-{_LINE}-job-server-{beam}", lambda made: _fetch_job_server(made, beam))
-            / "job-server.jar"
-        )
-    print(f"test-cluster: job server {OLDER_BEAM}, since that of Beam {beam} is not to be had")
-    artifact = f"org.apache.beam:beam-runners-flink-{_LINE}:{OLDER_BEAM}"
-    return job_server(f"flink-{_LINE}-job-server-{OLDER_BEAM}", _JOB_SERVER_MAIN, [artifact])
+        name = f"flink-{_RELEASE_SERIES}-job-server-{beam}"
+        folder = cached_folder(name, lambda new_folder: _fetch_job_server(new_folder, beam))
+        return folder / "job-server.jar"
+    print(
+        f"test-cluster: using job server {OLDER_BEAM}, since that of Beam {beam} is not available"
+    )
+    artifact = f"org.apache.beam:beam-runners-flink-{_RELEASE_SERIES}:{OLDER_BEAM}"
+    return job_server(
+        f"flink-{_RELEASE_SERIES}-job-server-{OLDER_BEAM}", _JOB_SERVER_MAIN, [artifact]
+    )
 
 
-def _fetch_job_server(made: Path, beam: str) -> None:
-    name = f"beam-runners-flink-{_LINE}-job-server"
+def _fetch_job_server(folder: Path, beam: str) -> None:
+    """Downloads the job server of a Beam release into a folder."""
+    name = f"beam-runners-flink-{_RELEASE_SERIES}-job-server"
     call(
         [
             *("mvn", "--quiet", "--batch-mode", f"{MAVEN_DEPENDENCY}:copy"),
             f"-Dartifact=org.apache.beam:{name}:{beam}",
-            f"-DoutputDirectory={made}",
+            f"-DoutputDirectory={folder}",
         ]
     )
-    (made / f"{name}-{beam}.jar").rename(made / "job-server.jar")
+    (folder / f"{name}-{beam}.jar").rename(folder / "job-server.jar")

@@ -1,4 +1,7 @@
-"""Beam on Spark: its job server with Spark's libraries in it, which run the job themselves, as ``local[2]``."""
+"""Options and environment for Beam jobs on Spark.
+
+Beam's job server is assembled with Spark's libraries and runs the job itself, as ``local[2]``.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,16 @@ from tests.cluster.fetched import JAVA_OPTIONS, OLDER_BEAM, boot_program, job_se
 
 SPARK = "3.5.0"
 _MAIN = "org.apache.beam.runners.spark.SparkJobServerDriver"
-# a second way of logging, into which Spark's own leads back
+# It sends messages to java.util.logging, which Spark sends back to SLF4J: an endless loop.
 _EXCLUDED = "org.slf4j:slf4j-jdk14"
 
 
 def spark_arguments(setup_file: Path) -> list[str]:
-    """Options of Beam's that run a job on Spark."""
+    """Returns the Beam options that run a job on Spark.
+
+    Args:
+      setup_file: The setup.py from which captioner's package is built for the workers.
+    """
     artifacts = [
         f"org.apache.beam:beam-runners-spark-3:{OLDER_BEAM}",
         f"org.apache.spark:spark-streaming_2.12:{SPARK}",
@@ -33,7 +40,13 @@ def spark_arguments(setup_file: Path) -> list[str]:
 
 
 def spark_environment(folder: Path) -> dict[str, str]:
-    """The environment of a process that starts jobs there: the job server and the workers are its children."""
+    """Returns the environment variables of a process that starts jobs on Spark.
+
+    The job server and the workers are children of that process and inherit them.
+
+    Args:
+      folder: A folder for the Python environment of the workers.
+    """
     python = worker_python(folder / "worker")
     environment = {
         **os.environ,
@@ -42,5 +55,5 @@ def spark_environment(folder: Path) -> dict[str, str]:
         "SPARK_LOCAL_IP": "127.0.0.1",
         "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1",
     }
-    environment.pop("PYTHONPATH", None)  # captioner comes with the job alone
+    environment.pop("PYTHONPATH", None)  # workers must import captioner from the job's package
     return environment

@@ -1,7 +1,11 @@
-"""The three jobs on a real Flink cluster give what they give on one machine, even if a part of it is lost."""
+"""The three jobs on a real Flink cluster write the same tables as on one machine.
+
+The cluster has two TaskManagers on this machine. One test kills one of them during a job.
+"""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import subprocess
@@ -20,13 +24,16 @@ from tests.cluster.flink import REPOSITORY, FlinkCluster, Missing
 from tests.same_tables import assert_same_tables
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
-# a piece of work is 256 images: two for each of two TaskManagers, and a bit
+# A worker takes 256 images at a time, so each of the two TaskManagers gets two or three portions.
 IMAGES = int(os.environ.get("CLUSTER_IMAGES") or 1030)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder of photographs where Flickr8k is there, else of drawn scenes, and two broken files."""
+    """Returns a folder of images and two broken files.
+
+    The images are photographs if FLICKR8K_DIR is set, else drawn scenes.
+    """
     folder = tmp_path_factory.mktemp("dataset") / "dataset"
     if source := os.environ.get("FLICKR8K_DIR"):
         flickr8k.build(folder, source=Path(source), cache=folder.parent, limit=IMAGES)
@@ -39,7 +46,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def local(images, tmp_path_factory):
-    """The root of the same runs made on this machine."""
+    """Returns the root folder of the same runs on this machine, without a cluster."""
     root = str(tmp_path_factory.mktemp("local"))
     extract_features.run(ExtractOptions(images=str(images), output=root, run_id="features"))
     caption_images.run(CaptionOptions(images=str(images), output=root, run_id="captions"))
@@ -48,6 +55,7 @@ def local(images, tmp_path_factory):
 
 
 def match(root):
+    """Matches the captions of a root's run with each other on this machine."""
     captions = f"{root}/runs/captions/captions"
     return match_captions.run(
         MatchOptions(captions=(captions,), index=(captions,), output=root, run_id="matches")
@@ -56,6 +64,7 @@ def match(root):
 
 @pytest.fixture(scope="module")
 def flink(tmp_path_factory):
+    """Returns a running cluster; fails if a program that it needs is missing."""
     try:
         with FlinkCluster(tmp_path_factory.mktemp("cluster") / "flink") as cluster:
             yield cluster
@@ -65,7 +74,7 @@ def flink(tmp_path_factory):
 
 @contextlib.contextmanager
 def started(flink: FlinkCluster, job: str, *arguments: str):
-    """A job as a user starts it, from the folder of the sources, which come with it."""
+    """Starts a job on the cluster as a user does, from the folder of the repository."""
     command = [sys.executable, "-m", f"beam_jobs.{job}", *arguments, *flink.arguments()]
     process = subprocess.Popen(
         command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -77,23 +86,23 @@ def started(flink: FlinkCluster, job: str, *arguments: str):
 
 
 def finish(process):
-    printed, said = process.communicate(timeout=2400)
-    assert process.returncode == 0, said[-4000:]
-    return printed
+    """Waits until a job has succeeded."""
+    _, log = process.communicate(timeout=2400)
+    assert process.returncode == 0, log[-4000:]
 
 
-def loads(flink, of):
-    """How often each worker process has said that it loaded a model."""
+def count_loads(flink, model):
+    """Returns how often each worker process has loaded a model, according to its log."""
     logs = "".join(
         flink.log(f"task-manager-{number}") for number in range(len(flink.task_managers))
     )
-    said = [
-        line.rsplit(" ", 1)[1] for line in logs.splitlines() if f"loaded {of} in process" in line
+    processes = [
+        line.rsplit(" ", 1)[1] for line in logs.splitlines() if f"loaded {model} in process" in line
     ]
-    return {process: said.count(process) for process in said}
+    return collections.Counter(processes)
 
 
-def test_the_three_jobs_give_the_same_tables(flink, images, local, tmp_path):
+def test_the_three_jobs_write_the_same_tables_as_on_one_machine(flink, images, local, tmp_path):
     root = str(tmp_path)
     with started(
         flink, "extract_features", f"--images={images}", f"--output={root}", "--run-id=features"
@@ -107,7 +116,10 @@ def test_the_three_jobs_give_the_same_tables(flink, images, local, tmp_path):
     with started(
         flink,
         "match_captions",
-        *(f"--captions={captions}", f"--index={captions}", f"--output={root}", "--run-id=matches"),
+        f"--captions={captions}",
+        f"--index={captions}",
+        f"--output={root}",
+        "--run-id=matches",
     ) as job:
         finish(job)
     for run, tables in {
@@ -123,18 +135,20 @@ def test_the_three_jobs_give_the_same_tables(flink, images, local, tmp_path):
         assert verify(f"{root}/runs/{run}") == []
         assert_same_tables(f"{root}/runs/{run}", f"{local}/runs/{run}", tables)
     for model in ("Xception", "CaptioningModels"):
-        assert sorted(loads(flink, model).values()) == [1, 1], (
+        assert sorted(count_loads(flink, model).values()) == [1, 1], (
             f"{model} once in each of two processes"
         )
 
 
-def test_a_task_manager_killed_at_work_changes_nothing(flink, images, local, tmp_path):
+def test_a_task_manager_killed_during_a_job_changes_no_row(flink, images, local, tmp_path):
     root = str(tmp_path)
-    before = len(loads(flink, "CaptioningModels"))
+    before = len(count_loads(flink, "CaptioningModels"))
     with started(
         flink, "caption_images", f"--images={images}", f"--output={root}", "--run-id=captions"
     ) as job:
-        while len(loads(flink, "CaptioningModels")) < before + 2:  # both are about to caption
+        while (
+            len(count_loads(flink, "CaptioningModels")) < before + 2
+        ):  # until both start to caption
             assert job.poll() is None, job.communicate()[1][-4000:]
             time.sleep(0.2)
         time.sleep(3)
@@ -149,8 +163,10 @@ def test_a_task_manager_killed_at_work_changes_nothing(flink, images, local, tmp
     )
 
 
-def test_a_cluster_that_is_not_there_is_one_line(flink, images, tmp_path):
-    arguments = [one for one in flink.arguments() if not one.startswith("--flink_master")]
+def test_an_unreachable_cluster_is_an_error_of_one_line(flink, images, tmp_path):
+    arguments = [
+        argument for argument in flink.arguments() if not argument.startswith("--flink_master")
+    ]
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""Captions and matches made on Spark are what they are on one machine."""
+"""The caption and match jobs on Spark write the same tables as on one machine."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 IMAGES = 40
 
 
-def test_the_same_tables(tmp_path):
-    images, local, root = tmp_path / "dataset" / "images", tmp_path / "local", tmp_path / "spark"
+def test_spark_writes_the_same_tables_as_one_machine(tmp_path):
+    images = tmp_path / "dataset" / "images"
+    local = tmp_path / "local"
+    root = tmp_path / "spark"
     sample.build(images.parent, images=IMAGES)
     (images / "no image.jpg").write_text("hello")
     caption_images.run(CaptionOptions(images=str(images), output=str(local)))
     captions = f"{local}/runs/run/captions"
     match_captions.run(MatchOptions(captions=(captions,), index=(captions,), output=str(local)))
     try:
-        arguments, environment = (
-            spark_arguments(REPOSITORY / "setup.py"),
-            spark_environment(tmp_path),
-        )
+        arguments = spark_arguments(REPOSITORY / "setup.py")
+        environment = spark_environment(tmp_path)
     except Missing as missing:
         pytest.fail(str(missing), pytrace=False)
     captions = f"{root}/runs/run/captions"
-    for job, asked in (
+    for job, inputs in (
         ("caption_images", [f"--images={images}"]),
         ("match_captions", [f"--captions={captions}", f"--index={captions}"]),
     ):
-        command = [sys.executable, "-m", f"beam_jobs.{job}", *asked, f"--output={root}", *arguments]
-        done = subprocess.run(  # not in the sources: a worker's boot program writes a file where it is started
-            command,
-            cwd=tmp_path,
+        command = [sys.executable, "-m", f"beam_jobs.{job}", *inputs, f"--output={root}"]
+        done = subprocess.run(
+            [*command, *arguments],
+            cwd=tmp_path,  # not the repository, since the boot program writes a file there
             env=environment,
             capture_output=True,
             text=True,

@@ -1,3 +1,5 @@
+"""A real Airflow with its own database, whose jobs are replaced by a recorder."""
+
 from __future__ import annotations
 
 import json

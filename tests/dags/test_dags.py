@@ -1,4 +1,7 @@
-"""Real Airflow parses the DAGs quickly, finds their tasks, and refuses bad parameters."""
+"""Airflow parses the DAGs quickly, finds their tasks, and refuses bad parameters.
+
+The tests run a real Airflow with its own database in processes of their own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Programs that a task starts: their output, their exit codes and their end."""
+"""Programs that a task starts: their output, their exit codes and their end.
+
+Small Python programs stand in for the interpreter of the jobs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The programs that the tasks start, in real Airflow with a recorder as interpreter of the jobs."""
+"""The programs that the tasks of each DAG start, and their arguments.
+
+The DAGs run in a real Airflow. A recorder stands in for the interpreter of the jobs: it notes the
+arguments of each call and prints prepared answers.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +52,7 @@ TRAIN = {
     "dropout": 0.4,
     "seed": 0,
 }
-# settings for the runners that require some
+# Settings of the runners that require some.
 SETTINGS = RunnerSettings(
     {
         "FlinkRunner": {

@@ -1,13 +1,13 @@
-"""``captioner run`` in forks of one process, each killed at a write of its choice: ``python -m tests.faults.killed``.
+"""Runs ``captioner`` in forks of this process and kills each at a chosen write.
 
-A line of JSON on stdin starts a fork: ``arguments`` of captioner, ``root`` whose writes count,
-``log`` in which each write is named before it is done, and ``kill_at``, the number of the write
-at which SIGKILL strikes, 0 for none. A write of bytes is half done by then. A line on stdout
-says how the fork ended.
+``python -m tests.faults.killed`` reads a line of JSON from stdin for each fork: the ``arguments``
+of captioner; the ``root`` folder whose writes are counted; the ``log`` file that names each write
+before it is done; and ``kill_at``, the number of the write at which the fork kills itself with
+SIGKILL, or 0. If that write writes bytes, half of them are written first. A line on stdout says
+how the fork ended, and the file ``log`` with the suffix ``.output`` contains what it printed.
 
-Everything is real but the networks. What counts as a write is what the file systems are
-asked for: by Python's own calls, which its audit events tell, and by pyarrow's, which
-``storage.resolve`` hands out.
+Everything is real except the networks. Every change of the file system counts as a write, whether
+Python makes it, which its audit events report, or a pyarrow file system of ``storage.resolve``.
 """
 
 from __future__ import annotations
@@ -45,32 +45,53 @@ _CHANGES = {
 }
 
 
-class Kill:
-    """Counts writes below a folder, and kills this process at one of them."""
+class Killer:
+    """Counts the writes below a folder, and kills this process at one of them.
+
+    Args:
+      root: The folder whose writes are counted.
+      log: The file that names each write before it is done.
+      kill_at: The number of the write at which the process is killed, or 0.
+    """
 
     def __init__(self, root: str, log: str, kill_at: int) -> None:
-        self._root, self._kill_at, self.count = os.path.realpath(root), kill_at, 0
+        self._root = os.path.realpath(root)
+        self._kill_at = kill_at
+        self._count = 0
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
-    def before(self, what: str, path: Any) -> bool:
-        """Counts a write; True where it is the last one, and only half of it is to be done."""
-        if not isinstance(path, str | bytes) or not os.path.realpath(os.fsdecode(path)).startswith(
-            self._root
-        ):
+    def before(self, operation: str, path: Any) -> bool:
+        """Counts a write that is about to happen, and kills the process if it is the chosen one.
+
+        If that is a write of bytes, the process still lives, and the caller must write half of
+        them and then kill it.
+
+        Args:
+          operation: The name of the operation.
+          path: The path that it changes; anything but a path below the root is ignored.
+
+        Returns:
+          Whether this is the chosen write.
+        """
+        if not isinstance(path, str | bytes):
             return False
-        self.count += 1
-        os.write(self._log, f"{what} {os.path.relpath(os.fsdecode(path), self._root)}\n".encode())
-        if self.count != self._kill_at:
+        path = os.fsdecode(path)
+        if not os.path.realpath(path).startswith(self._root):
             return False
-        if what != "write":
-            self.now()
+        self._count += 1
+        os.write(self._log, f"{operation} {os.path.relpath(path, self._root)}\n".encode())
+        if self._count != self._kill_at:
+            return False
+        if operation != "write":
+            self.kill()
         return True
 
-    def now(self) -> None:
+    def kill(self) -> None:
+        """Kills this process."""
         os.kill(os.getpid(), signal.SIGKILL)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """A hook for Python's own calls."""
+        """Counts the writes of Python's own functions, as a hook of ``sys.addaudithook``."""
         if event in _CHANGES:
             self.before(event, arguments[0])
         elif (
@@ -82,19 +103,31 @@ class Kill:
 
 
 class _Stream:
-    def __init__(self, stream: Any, path: str, kill: Kill) -> None:
-        self._stream, self._path, self._kill = stream, path, kill
+    """An output stream of pyarrow's whose writes are counted.
+
+    Args:
+      stream: The stream that writes.
+      path: Its file.
+      killer: Counts the writes.
+    """
+
+    def __init__(self, stream: Any, path: str, killer: Killer) -> None:
+        self._stream = stream
+        self._path = path
+        self._killer = killer
 
     def write(self, data: Any) -> int:
-        if self._kill.before("write", self._path):
+        """Writes bytes, or half of them if the process is killed here."""
+        if self._killer.before("write", self._path):
             self._stream.write(memoryview(data)[: len(data) // 2])
             self._stream.flush()
-            self._kill.now()
+            self._killer.kill()
         return self._stream.write(data)
 
     def close(self) -> None:
+        """Closes the stream, which counts as a write."""
         if not self._stream.closed:
-            self._kill.before("close", self._path)
+            self._killer.before("close", self._path)
             self._stream.close()
 
     def __enter__(self) -> _Stream:
@@ -108,38 +141,46 @@ class _Stream:
 
 
 class _FileSystem:
-    """pyarrow's local file system, whose changes are counted."""
+    """pyarrow's local file system, whose changes are counted.
 
-    def __init__(self, kill: Kill) -> None:
-        self._inner, self._kill = pafs.LocalFileSystem(), kill
+    Args:
+      killer: Counts the changes.
+    """
+
+    def __init__(self, killer: Killer) -> None:
+        self._file_system = pafs.LocalFileSystem()
+        self._killer = killer
 
     def open_output_stream(self, path: str) -> _Stream:
-        self._kill.before("create", path)
-        return _Stream(self._inner.open_output_stream(path), path, self._kill)
+        """Creates a file, which counts as a write."""
+        self._killer.before("create", path)
+        return _Stream(self._file_system.open_output_stream(path), path, self._killer)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
+        attribute = getattr(self._file_system, name)
         if name not in ("move", "delete_dir", "delete_file", "create_dir"):
-            return found
+            return attribute
 
-        def counted(path: str, *others: Any, **named: Any) -> Any:
-            self._kill.before(name, path)
-            return found(path, *others, **named)
+        def count_and_call(path: str, *arguments: Any, **keywords: Any) -> Any:
+            self._killer.before(name, path)
+            return attribute(path, *arguments, **keywords)
 
-        return counted
+        return count_and_call
 
 
 class _Generator:
-    """Captions by the features alone."""
+    """A stand-in for a captioner that derives each caption from the features."""
 
     model_id = MODEL_ID
 
     def generate(self, features: np.ndarray, grids: np.ndarray) -> list[GeneratedCaption]:
+        """Returns a caption for each row of the features."""
         digests = [hashlib.sha256(np.round(row, 3).tobytes()).digest()[0] for row in features]
         return [GeneratedCaption(caption_of(digest), -float(digest), 5) for digest in digests]
 
 
 def _use_stand_ins() -> None:
+    """Replaces the backbone and the captioner by stand-ins."""
     config = types.SimpleNamespace(beam_width=3)
     caption_images.load_model = lambda folder: types.SimpleNamespace(
         config=config, model_id=MODEL_ID
@@ -147,42 +188,44 @@ def _use_stand_ins() -> None:
     caption_images.load_models = lambda *arguments: CaptioningModels(FakeBackbone(), _Generator())
 
 
-def _count_writes(kill: Kill) -> None:
+def _count_writes(killer: Killer) -> None:
+    """Makes ``storage`` and Python report their writes."""
     resolve = storage.resolve
 
-    def counted(uri: str) -> tuple[Any, str]:
+    def resolve_and_count(uri: str) -> tuple[Any, str]:
         file_system, path = resolve(uri)
-        return (
-            _FileSystem(kill) if isinstance(file_system, pafs.LocalFileSystem) else file_system
-        ), path
+        if isinstance(file_system, pafs.LocalFileSystem):
+            return _FileSystem(killer), path
+        return file_system, path
 
-    # only where it is written: readers want pyarrow's own
+    # Only functions that write get this file system, because reading needs one of pyarrow's own.
     for name in ("write_text", "delete", "move", "output_stream"):
         function = getattr(storage, name)
         changed = types.FunctionType(
             function.__code__,
-            {**vars(storage), "resolve": counted},
+            {**vars(storage), "resolve": resolve_and_count},
             name,
             function.__defaults__,
             function.__closure__,
         )
         setattr(storage, name, changed)
-    sys.addaudithook(kill.audit)
+    sys.addaudithook(killer.audit)
 
 
-def _fork(asked: dict[str, Any]) -> dict[str, Any]:
+def _fork(request: dict[str, Any]) -> dict[str, Any]:
+    """Runs captioner in a fork as a request says, and returns its exit code."""
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
         return {"code": os.waitstatus_to_exitcode(status)}
     code = 1
     try:
-        said = os.open(asked["log"] + ".said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+        output = os.open(request["log"] + ".output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         _use_stand_ins()
-        _count_writes(Kill(asked["root"], asked["log"], asked["kill_at"]))
-        code = captioner_cli.main.main(asked["arguments"])
+        _count_writes(Killer(request["root"], request["log"], request["kill_at"]))
+        code = captioner_cli.main.main(request["arguments"])
     except BaseException:
         traceback.print_exc()
     finally:
@@ -192,9 +235,9 @@ def _fork(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Forks until stdin ends."""
-    assert match_captions, "loaded here, once for all forks"
-    assert captioner_core.report, "likewise"
+    """Answers requests until stdin ends."""
+    assert match_captions, "it is imported here, once for all forks"
+    assert captioner_core.report, "it is imported here, once for all forks"
     for line in sys.stdin:
         print(json.dumps(_fork(json.loads(line))), flush=True)
     return 0

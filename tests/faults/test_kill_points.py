@@ -1,4 +1,8 @@
-"""SIGKILL at any write of a run: nothing incomplete is ever read as complete, and a rerun completes it, row for row."""
+"""A run that is killed at any write never looks complete, and the next run completes it.
+
+Each run is killed with SIGKILL at several of its writes: half of them random, half of them in
+commits. The completed run must equal an undisturbed one, row by row.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from tests.faults.forks import IMAGES, make_images
 from tests.same_tables import assert_same_tables
 
 SEED = int(os.environ.get("FAULTS_SEED") or 20_261)
-KILL_POINTS = 14  # of each of two runs
+KILL_POINTS = 14  # for each of the two runs
 REPORT = "report/index.html"
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -26,9 +30,10 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def first(forks, tmp_path_factory):
-    """A folder, its undisturbed run, and the writes of that."""
+    """Returns a folder of images, an undisturbed run over it, and the writes of that run."""
     folder = tmp_path_factory.mktemp("first")
-    images, root = make_images(folder / "images", IMAGES, 1), folder / "root"
+    images = make_images(folder / "images", IMAGES, 1)
+    root = folder / "root"
     code, writes = forks.run(images, root)
     assert code == 0
     return images, RunLayout(str(root), "run"), writes
@@ -36,9 +41,10 @@ def first(forks, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def second(forks, first, tmp_path_factory):
-    """The same folder with other images in it, whose run replaces the first one's."""
+    """Returns the same after images of the folder have changed; this run replaces the first."""
     folder = tmp_path_factory.mktemp("second")
-    images, root = folder / "images", folder / "root"
+    images = folder / "images"
+    root = folder / "root"
     shutil.copytree(first[0], images)
     make_images(images, IMAGES // 2, 2)
     (images / "003.png").unlink()
@@ -48,8 +54,12 @@ def second(forks, first, tmp_path_factory):
     return images, RunLayout(str(root), "run"), writes
 
 
-def points(writes, seed):
-    """Half of them anywhere, half of them in commits, where most is at stake; of many writes to a file the first."""
+def choose_kill_points(writes, seed):
+    """Returns the numbers of the writes at which runs are killed.
+
+    Half of them are random, and half of them belong to commits, where a mistake costs most. Of
+    consecutive equal writes to a file only the first is considered.
+    """
     rng = random.Random(seed)
     numbers = [
         number
@@ -68,14 +78,16 @@ def points(writes, seed):
 
 
 def state(run):
-    """``None`` where readers see no complete run, else its manifest; whatever else would be a breach."""
+    """Returns the manifest of a complete run, or None if readers see no complete run.
+
+    Anything between the two fails the test.
+    """
     if not os.path.exists(run.manifest):
         with pytest.raises(CaptionerError, match="is missing or not complete"):
             commits.read_manifest(run.run_dir)
         return None
-    assert [
-        breach for breach in verify(run.run_dir) if "left over from interrupted work" not in breach
-    ] == []
+    errors = verify(run.run_dir)
+    assert [error for error in errors if "left over from interrupted work" not in error] == []
     return commits.read_manifest(run.run_dir)
 
 
@@ -84,22 +96,22 @@ def test_a_run_killed_at_any_write_is_completed_by_the_next(
     forks, first, second, replaces, tmp_path
 ):
     images, undisturbed, writes = second if replaces else first
-    killed = 0
+    kills = 0
     print(f"FAULTS_SEED={SEED}; {len(writes)} writes")
-    for number in points(writes, SEED + replaces):
+    for number in choose_kill_points(writes, SEED + replaces):
         root = tmp_path / str(number)
         if replaces:
             shutil.copytree(first[1].root, root)
         run = RunLayout(str(root), "run")
         before = state(run) if replaces else None
-        code, done = forks.run(images, root, kill_at=number)
-        print(f"killed at write {number}: {done[-1]}")
-        killed += code == -signal.SIGKILL
-        seen = state(run)
-        # complete means wholly the old run or wholly the new one
-        assert seen is None or seen == before or counts(seen) == counts(state(undisturbed)), done[
-            -1
-        ]
+        code, begun_writes = forks.run(images, root, kill_at=number)
+        last_write = begun_writes[-1]
+        print(f"killed at write {number}: {last_write}")
+        kills += code == -signal.SIGKILL
+        after = state(run)
+        # A complete run is either the old one or the new one, and never a mixture.
+        is_new = after is not None and counts(after) == counts(state(undisturbed))
+        assert after is None or after == before or is_new, last_write
         assert forks.run(images, root)[0] == 0
         assert verify(run.run_dir) == []
         assert_same_tables(run.run_dir, undisturbed.run_dir)
@@ -107,8 +119,9 @@ def test_a_run_killed_at_any_write_is_completed_by_the_next(
             "nothing is left over"
         )
         assert (root / "runs" / "run" / REPORT).exists()
-    assert killed >= 10
+    assert kills >= 10
 
 
 def counts(manifest):
+    """Returns the numbers of rows and images of a manifest."""
     return {name: manifest["counts"][name] for name in (*layout.TABLES, "images_found")}

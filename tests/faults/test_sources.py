@@ -1,4 +1,9 @@
-"""Images that vanish, change or turn into something else under a run: each the right row, and all others theirs."""
+"""Images that vanish, change or turn into something else during a run.
+
+One image is disturbed after it was listed, when it is opened, or when half of it is read. It must
+get the right row or failure, all other images must keep their rows, and no file outside of the
+images folder may be read. A run after the repair must equal an undisturbed one.
+"""
 
 from __future__ import annotations
 
@@ -24,72 +29,83 @@ from tests.fakes import FakeBackbone
 from tests.same_tables import assert_same_tables, rows
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
-TARGET = "below/target.bmp"  # not compressed, so that half of it is half a picture
+# The image that is disturbed. It is not compressed, so that half of the file is half a picture.
+TARGET = "below/target.bmp"
+# An image beside the images folder, which no run may read.
 SECRET = "outside.bmp"
 
 
-def picture(path: Path, colour: str, size=(60, 40)) -> None:
+def write_image(path: Path, colour: str, size=(60, 40)) -> None:
+    """Writes an image of one colour."""
     Image.new("RGB", size, colour).save(path, format="bmp")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Five images, the target among them, and one beside the folder that no run may read."""
+    """Returns a folder of five images, with the target among them and the secret beside it."""
     (tmp_path / "images" / "below").mkdir(parents=True)
     for number in range(4):
-        picture(tmp_path / "images" / f"{number}.bmp", "red", (60 + number, 40))
-    picture(tmp_path / "images" / TARGET, "green")
-    picture(tmp_path / SECRET, "blue")
+        write_image(tmp_path / "images" / f"{number}.bmp", "red", (60 + number, 40))
+    write_image(tmp_path / "images" / TARGET, "green")
+    write_image(tmp_path / SECRET, "blue")
     return tmp_path / "images"
 
 
 def vanish(path):
+    """Deletes an image."""
     path.unlink()
 
 
 def truncate(path):
+    """Cuts off the second half of an image."""
     os.truncate(path, path.stat().st_size // 2)
 
 
 def grow(path):
+    """Appends bytes to an image."""
     with path.open("ab") as stream:
         stream.write(b"more")
 
 
 def overwrite(path):
-    """As a program does that saves a picture in place."""
+    """Writes another image of the same size into the file, as some programs save a picture."""
     size = path.stat().st_size
-    picture(path, "yellow")
+    write_image(path, "yellow")
     assert path.stat().st_size == size
 
 
 def replace(path):
-    """As a program does that writes beside and renames."""
-    picture(path.with_suffix(".new"), "yellow")
+    """Renames another image to the file, as other programs save a picture."""
+    write_image(path.with_suffix(".new"), "yellow")
     path.with_suffix(".new").replace(path)
 
 
 def become_a_folder(path):
+    """Replaces an image by a folder."""
     path.unlink()
     path.mkdir()
 
 
 def become_a_pipe(path):
+    """Replaces an image by a named pipe."""
     path.unlink()
     os.mkfifo(path)
 
 
 def become_a_link_out(path):
+    """Replaces an image by a link to the secret image."""
     path.unlink()
     path.symlink_to(path.parents[2] / SECRET)
 
 
 def become_a_link_within(path):
+    """Replaces an image by a link to another image of the folder."""
     path.unlink()
     path.symlink_to(path.parents[1] / "0.bmp")
 
 
 def folder_becomes_a_link_out(path):
+    """Replaces the image's folder by a link to a folder with a copy of the secret image."""
     outside = path.parents[2] / "elsewhere"
     outside.mkdir()
     shutil.copy(path.parents[2] / SECRET, outside / path.name)
@@ -97,8 +113,12 @@ def folder_becomes_a_link_out(path):
     path.parent.symlink_to(outside)
 
 
-LISTED, OPENED, HALF_READ = "listed", "opened", "half read"
-READ = "read"  # no failure: what was read is what one file held
+# The moments at which an image is disturbed.
+LISTED = "listed"
+OPENED = "opened"
+HALF_READ = "half read"
+# The expected outcome of an image that is no failure, since its bytes are those of one file.
+READ = "read"
 CASES = [
     (LISTED, vanish, "unreadable"),
     (LISTED, truncate, "truncated"),
@@ -123,10 +143,16 @@ CASES = [
 
 
 class Reader:
-    """A file that is read in two halves, and changed between them."""
+    """A stream that is read in two halves, with a call between them.
+
+    Args:
+      stream: The stream.
+      between: The function to call.
+    """
 
     def __init__(self, stream, between):
-        self._stream, self._between = stream, between
+        self._stream = stream
+        self._between = between
 
     def __enter__(self):
         return self
@@ -135,50 +161,53 @@ class Reader:
         self._stream.close()
 
     def read(self, size):
+        """Returns the next bytes."""
         half = self._stream.read(os.fstat(self._stream.fileno()).st_size // 2)
         self._between()
         return half + self._stream.read(size - len(half))
 
 
 def disturb(monkeypatch, moment, fault, target):
-    """Lets the fault happen once, at its moment."""
+    """Lets a fault happen to the target once, at its moment."""
     pending = [fault]
 
-    def strike():
+    def disturb_once():
         if pending:
             pending.pop()(target)
 
     if moment == LISTED:
         write_image_list = image_list.write_image_list
 
-        def listed(*arguments):
-            found = write_image_list(*arguments)
-            strike()
-            return found
+        def list_and_disturb(*arguments):
+            files = write_image_list(*arguments)
+            disturb_once()
+            return files
 
-        monkeypatch.setattr(image_list, "write_image_list", listed)
+        monkeypatch.setattr(image_list, "write_image_list", list_and_disturb)
     elif moment == OPENED:
         check_below = listing._check_below
 
-        def opened(descriptor, path, folder):
+        def disturb_and_check(descriptor, path, folder):
             if path == os.fsencode(target):
-                strike()
+                disturb_once()
             check_below(descriptor, path, folder)
 
-        monkeypatch.setattr(listing, "_check_below", opened)
+        monkeypatch.setattr(listing, "_check_below", disturb_and_check)
     else:
 
-        def half_read(descriptor, *arguments, **named):
+        def open_reader(descriptor, *arguments, **keywords):
             is_target = target.exists() and os.path.samestat(os.fstat(descriptor), target.stat())
-            stream = open(descriptor, *arguments, **named, buffering=0)  # noqa: SIM115  whoever calls closes it
-            return Reader(stream, strike) if is_target else stream
+            # The caller closes the stream.
+            stream = open(descriptor, *arguments, **keywords, buffering=0)  # noqa: SIM115
+            return Reader(stream, disturb_once) if is_target else stream
 
-        monkeypatch.setattr(listing, "open", half_read, raising=False)
+        monkeypatch.setattr(listing, "open", open_reader, raising=False)
 
 
-def extract(folder, root, **options):
-    asked = ExtractOptions(images=str(folder), output=str(root), **options)
-    extract_features.run(asked, load=FakeBackbone)
+def extract(folder, root, **changes):
+    """Runs the extract job and returns the layout of its run."""
+    options = ExtractOptions(images=str(folder), output=str(root), **changes)
+    extract_features.run(options, load=FakeBackbone)
     return RunLayout(str(root), "run")
 
 
@@ -187,7 +216,9 @@ def extract(folder, root, **options):
     CASES,
     ids=[f"{moment}-{fault.__name__}" for moment, fault, _ in CASES],
 )
-def test_an_image_that_changes_under_a_run(folder, tmp_path, monkeypatch, moment, fault, expected):
+def test_an_image_that_changes_during_a_run_gets_the_right_row(
+    folder, tmp_path, monkeypatch, moment, fault, expected
+):
     undisturbed = extract(folder, tmp_path / "undisturbed")
     original = (folder / TARGET).read_bytes()
     with monkeypatch.context() as patch:
@@ -197,9 +228,9 @@ def test_an_image_that_changes_under_a_run(folder, tmp_path, monkeypatch, moment
     failed = {
         row["image_id"]: row for row in storage.read_table(run.table(layout.FAILURES)).to_pylist()
     }
-    others = rows(undisturbed.run_dir, layout.FEATURES)
-    made = rows(run.run_dir, layout.FEATURES)
-    assert made["image_id"].tolist() == [name for name in others["image_id"] if name not in failed]
+    all_images = rows(undisturbed.run_dir, layout.FEATURES)["image_id"]
+    features = rows(run.run_dir, layout.FEATURES)
+    assert features["image_id"].tolist() == [name for name in all_images if name not in failed]
     if expected == READ:
         assert failed == {}
     else:
@@ -208,15 +239,16 @@ def test_an_image_that_changes_under_a_run(folder, tmp_path, monkeypatch, moment
             "link_out" in fault.__name__
         )
     secret = hashlib.sha256((tmp_path / SECRET).read_bytes()).hexdigest()
-    assert secret not in set(made["image_sha256"])
+    assert secret not in set(features["image_sha256"])
 
-    mend(folder, original)
+    repair(folder, original)
     extract(folder, tmp_path / "out", only_failures=expected != READ)
     assert verify(run.run_dir) == []
     assert_same_tables(run.run_dir, undisturbed.run_dir, (layout.FEATURES, layout.FAILURES))
 
 
-def mend(folder, original):
+def repair(folder, original):
+    """Writes the original bytes to the target, whatever has replaced it or its folder."""
     target = folder / TARGET
     if target.parent.is_symlink():
         target.parent.unlink()
@@ -228,16 +260,16 @@ def mend(folder, original):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_permissions_lost_are_the_image_s_failure(folder):
-    with tempfile.TemporaryDirectory() as place:
-        os.chmod(place, 0o755)
-        path = Path(place, "mine.bmp")
-        picture(path, "red")
+def test_an_image_without_read_permission_is_a_failure(folder):
+    with tempfile.TemporaryDirectory() as other_folder:
+        os.chmod(other_folder, 0o755)
+        path = Path(other_folder, "private.bmp")
+        write_image(path, "red")
         path.chmod(0o600)
         os.seteuid(65534)
         try:
             with pytest.raises(ImageError, match="Permission denied") as caught:
-                listing.read_bytes(str(path), 1 << 20, place)
+                listing.read_bytes(str(path), 1 << 20, other_folder)
         finally:
             os.seteuid(0)
     assert caught.value.error_type == "unreadable"

@@ -1,4 +1,8 @@
-"""Two processes on one root: runs of two names don't touch each other, of two with one name the last begun has it."""
+"""Two processes that write to one root folder at the same time.
+
+Runs with different names must not affect each other. Of two runs with the same name the one that
+started last owns the folder, and the other one must stop.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
-    """Forks of a process of their own."""
+    """Returns a second process that runs ``captioner`` in forks of itself."""
     forks = Forks(tmp_path_factory.mktemp("others"))
     yield forks
     forks.close()
@@ -26,43 +30,44 @@ def others(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(forks, others, tmp_path_factory):
-    """Two folders of images and a run of each, each done alone."""
-    place = tmp_path_factory.mktemp("undisturbed")
-    done = []
-    for seed, starter in ((1, forks), (2, others)):
-        images, root = make_images(place / f"images{seed}", IMAGES, seed), place / f"root{seed}"
-        assert starter.run(images, root)[0] == 0
-        done.append((images, RunLayout(str(root), "run").run_dir))
-    return done
+    """Returns two folders of images, each with the folder of a run that was made alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    runs = []
+    for seed, process in ((1, forks), (2, others)):
+        images = make_images(folder / f"images{seed}", IMAGES, seed)
+        root = folder / f"root{seed}"
+        assert process.run(images, root)[0] == 0
+        runs.append((images, RunLayout(str(root), "run").run_dir))
+    return runs
 
 
-def test_two_names_on_one_root(forks, others, undisturbed, tmp_path):
+def test_runs_with_two_names_do_not_affect_each_other(forks, others, undisturbed, tmp_path):
     (images, _), (other_images, _) = undisturbed
     with ThreadPoolExecutor() as pool:
-        one = pool.submit(forks.try_run, images, tmp_path, options=["--run-id=one"])
-        two = pool.submit(others.try_run, other_images, tmp_path, options=["--run-id=two"])
-    assert (one.result()[0], two.result()[0]) == (0, 0)
+        first = pool.submit(forks.try_run, images, tmp_path, options=["--run-id=one"])
+        second = pool.submit(others.try_run, other_images, tmp_path, options=["--run-id=two"])
+    assert (first.result()[0], second.result()[0]) == (0, 0)
     for name, (_, run_dir) in zip(("one", "two"), undisturbed, strict=True):
-        made = RunLayout(str(tmp_path), name).run_dir
-        assert verify(made) == []
-        assert_same_tables(made, run_dir)
+        actual = RunLayout(str(tmp_path), name).run_dir
+        assert verify(actual) == []
+        assert_same_tables(actual, run_dir)
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.3, 0.6, 1.2, 2.0])
-def test_one_name_for_two(forks, others, undisturbed, tmp_path, wait_s):
-    """Whoever gives way says so in one line; what readers find is one of the two, whole."""
+def test_of_two_runs_with_one_name_one_completes(forks, others, undisturbed, tmp_path, wait_s):
+    """The other one says in one line that it was replaced, and readers see one complete run."""
     (images, _), (other_images, _) = undisturbed
     with ThreadPoolExecutor() as pool:
-        one = pool.submit(forks.try_run, images, tmp_path)
+        first = pool.submit(forks.try_run, images, tmp_path)
         time.sleep(wait_s)
-        two = pool.submit(others.try_run, other_images, tmp_path)
-    outcomes = [one.result(), two.result()]
+        second = pool.submit(others.try_run, other_images, tmp_path)
+    outcomes = [first.result(), second.result()]
     assert 0 in [code for code, _ in outcomes]
-    for code, said in outcomes:
-        assert "Traceback" not in said
+    for code, output in outcomes:
+        assert "Traceback" not in output
         if code:
             assert code == 2
-            assert "was taken over by process" in said.splitlines()[-1]
+            assert "was taken over by process" in output.splitlines()[-1]
     run = RunLayout(str(tmp_path), "run").run_dir
     assert verify(run) == []
     winner = [str(folder) for folder, _ in undisturbed].index(

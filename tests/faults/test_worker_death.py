@@ -1,4 +1,7 @@
-"""A worker process killed in the middle of a job on one machine: one line, nothing committed, and a rerun completes."""
+"""A worker process is killed in the middle of a job on one machine.
+
+The job must end with one line and without a commit, and the next run must equal an undisturbed one.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2
 
 
 def extract(images, root, *options):
-    """The job in a process of its own, whose stderr is to be read."""
+    """Starts the extract job and returns its process, whose stderr is a pipe."""
     command = [
         sys.executable,
         "-m",
@@ -34,17 +37,15 @@ def extract(images, root, *options):
     return subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
 
 
-def test_a_worker_killed(tmp_path):
+def test_a_killed_worker_fails_the_job_and_the_next_run_completes(tmp_path):
     images = make_images(tmp_path / "images", 400, 1)
-    run, undisturbed = (
-        RunLayout(str(tmp_path / "out"), "run"),
-        RunLayout(str(tmp_path / "undisturbed"), "run"),
-    )
+    run = RunLayout(str(tmp_path / "out"), "run")
+    undisturbed = RunLayout(str(tmp_path / "undisturbed"), "run")
     with extract(images, run.root, *TWO_WORKERS) as job:
         for line in job.stderr:
-            if found := re.search(r"loaded Xception in process (\d+)", line):
-                time.sleep(1)  # into the first images
-                os.kill(int(found[1]), signal.SIGKILL)
+            if match := re.search(r"loaded Xception in process (\d+)", line):
+                time.sleep(1)  # until it works on the first images
+                os.kill(int(match[1]), signal.SIGKILL)
                 break
         last_line = job.stderr.read().splitlines()[-1]
     assert job.returncode == 1
@@ -53,7 +54,7 @@ def test_a_worker_killed(tmp_path):
     assert not os.path.exists(run.manifest)
     for root, options in ((run.root, TWO_WORKERS), (undisturbed.root, ())):
         with extract(images, root, *options) as job:
-            said = job.stderr.read()
-        assert job.returncode == 0, said[-2000:]
+            log = job.stderr.read()
+        assert job.returncode == 0, log[-2000:]
     assert verify(run.run_dir) == []
     assert_same_tables(run.run_dir, undisturbed.run_dir, (layout.FEATURES, layout.FAILURES))

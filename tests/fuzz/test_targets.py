@@ -1,4 +1,8 @@
-"""The fuzzer's targets without the fuzzer: what it begins with, what it once found, and that it can find something."""
+"""The targets of the fuzzer, without the fuzzer itself.
+
+The targets must accept the seeds and all earlier findings, and must report an error that is not
+allowed, so that the fuzzer can find one.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ from fuzz.seeds import FOUND, found, seeds
 from fuzz.targets import TARGETS
 
 
-def _give_all(target):
-    """Gives a target all that it begins with; how many that were."""
+def _run_seeds(target):
+    """Passes all seeds to a target and returns their number."""
     inputs = seeds(target)
     for data in inputs:
         TARGETS[target](data)
@@ -20,8 +24,8 @@ def _give_all(target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_it_begins_with_breaks_nothing(target):
-    assert _give_all(target) > 1
+def test_the_seeds_break_no_target(target):
+    assert _run_seeds(target) > 1
 
 
 @pytest.mark.parametrize(
@@ -32,7 +36,7 @@ def test_what_it_begins_with_breaks_nothing(target):
         for path in sorted(folder.iterdir())
     ],
 )
-def test_what_was_found_stays_mended(target, path):
+def test_earlier_findings_stay_fixed(target, path):
     assert path.read_bytes() in found(target)
     TARGETS[target](path.read_bytes())
 
@@ -45,16 +49,16 @@ def test_what_was_found_stays_mended(target, path):
         ("models", saved_model, "_check_weights"),
     ],
 )
-def test_an_error_that_no_documentation_names_is_a_finding(target, module, name, monkeypatch):
-    def broken(*args, **kwargs):
+def test_an_undocumented_error_is_a_finding(target, module, name, monkeypatch):
+    def raise_index_error(*args, **kwargs):
         raise IndexError("found")
 
-    monkeypatch.setattr(module, name, broken)
+    monkeypatch.setattr(module, name, raise_index_error)
     with pytest.raises(IndexError, match="found"):
-        _give_all(target)
+        _run_seeds(target)
 
 
-def test_a_failure_that_no_row_can_hold_is_a_finding(monkeypatch):
+def test_a_failure_message_of_two_lines_is_a_finding(monkeypatch):
     monkeypatch.setattr(decoding, "kind_of", lambda data: "two\nlines")
     with pytest.raises(AssertionError):
         TARGETS["images"](b"hello")

@@ -1,8 +1,8 @@
-"""Files as an enemy or a bad disk would make them: several hundred, the same ones for a seed.
+"""Several hundred damaged and malicious image files, the same ones for the same seed.
 
-Each is made from a small good picture of every format that is read, or from nothing: cut off
-at many points, with bits turned, with sizes that lie, with bombs, as two formats at once, as
-formats that are never opened, and under names that are meant to be run, shown or parsed.
+Most are made from a small valid image of each supported format: cut off at many points, with
+flipped bits, or with wrong sizes in the header. Others expand to huge images, are valid in two
+formats at once, have an unsupported format, or have names that attack shells, pages or parsers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 from tests.image_files import encoded, huge_png, picture, png_chunk
 
 SEED = 7
-# what Pillow calls them, and a suffix that is looked at
+# Pillow's names of the supported formats, with a file name suffix of each.
 FORMATS = {
     "JPEG": "jpg",
     "PNG": "png",
@@ -32,7 +32,7 @@ FORMATS = {
     "JPEG2000": "jp2",
     "PPM": "ppm",
 }
-# formats that Pillow writes and that are never opened
+# Unsupported formats that Pillow can write.
 _OTHERS = (
     "DDS",
     "EPS",
@@ -54,13 +54,12 @@ _FLIPS = 14
 
 
 def hostile_files(seed: int = SEED) -> dict[str, bytes]:
-    """File name to bytes."""
+    """Returns the contents of the files by file name."""
     rng = random.Random(seed)
     files: dict[str, bytes] = {}
     for kind, suffix in FORMATS.items():
-        for number, data in enumerate(
-            (*_cut(kind), *_flipped(kind, rng), *_lying(kind), *_spliced(kind, rng))
-        ):
+        damaged = [*_cut(kind), *_flipped(kind, rng), *_lying(kind), *_spliced(kind, rng)]
+        for number, data in enumerate(damaged):
             files[f"{kind.lower()}-{number:03d}.{suffix}"] = data
     files |= {f"other-{kind.lower()}.jpg": _other(kind) for kind in _OTHERS}
     files |= dict(_written_by_hand())
@@ -71,52 +70,55 @@ def hostile_files(seed: int = SEED) -> dict[str, bytes]:
 
 
 def _good(kind: str) -> bytes:
+    """Returns a valid image of 53 x 37 random pixels."""
     noise = np.random.default_rng(1).integers(0, 255, (37, 53, 3), np.uint8)
     image = Image.fromarray(noise)
     return encoded(image.convert("P") if kind == "GIF" else image, kind)
 
 
 def _cut(kind: str) -> Iterator[bytes]:
+    """Yields the beginning of a valid image, in several lengths."""
     data = _good(kind)
     for number in range(_CUTS):
         yield data[: 1 + (len(data) - 2) * number // (_CUTS - 1)]
 
 
 def _flipped(kind: str, rng: random.Random) -> Iterator[bytes]:
-    """A few bits turned, near the header in every second one."""
+    """Yields a valid image with one to four flipped bits, in every second one near the header."""
     data = _good(kind)
     for number in range(_FLIPS):
         damaged = bytearray(data)
         for _ in range(1 + number % 4):
-            place = rng.randrange(min(len(data), 96 if number % 2 else len(data)))
-            damaged[place] ^= 1 << rng.randrange(8)
+            offset = rng.randrange(min(len(data), 96 if number % 2 else len(data)))
+            damaged[offset] ^= 1 << rng.randrange(8)
         yield bytes(damaged)
 
 
 def _spliced(kind: str, rng: random.Random) -> Iterator[bytes]:
-    """Parts left out, doubled, and filled with zeros and ones."""
+    """Yields a valid image with a random part removed, doubled, overwritten or moved."""
     data = _good(kind)
     for number in range(6):
         start, end = sorted((rng.randrange(8, len(data)), rng.randrange(8, len(data))))
         part = data[start:end]
-        yield (
-            data[:start]
-            + (b"", part * 2, bytes(len(part)), b"\xff" * len(part), part[::-1], b"\0" + part)[
-                number
-            ]
-            + data[end:]
+        replacements = (
+            b"",
+            part * 2,
+            bytes(len(part)),
+            b"\xff" * len(part),
+            part[::-1],
+            b"\0" + part,
         )
+        yield data[:start] + replacements[number] + data[end:]
 
 
 def _lying(kind: str) -> Iterator[bytes]:
-    """Wherever the header says 53 or 37, in any width of number, it says something else."""
+    """Yields a valid image whose header has another value in place of the width."""
     data = _good(kind)
     for code in ("<H", ">H", "<I", ">I"):
         for value in (0, 1, (1 << 8 * struct.calcsize(code)) - 1):
-            place = data.find(struct.pack(code, 53), 0, 400)
-            if place >= 0:
-                width = struct.calcsize(code)
-                yield data[:place] + struct.pack(code, value) + data[place + width :]
+            offset = data.find(struct.pack(code, 53), 0, 400)
+            if offset >= 0:
+                yield _replaced(data, offset, struct.pack(code, value))
     if kind == "PPM":
         for header in (
             b"P6 -1 37 255\n",
@@ -129,12 +131,14 @@ def _lying(kind: str) -> Iterator[bytes]:
 
 
 def _other(kind: str) -> bytes:
+    """Returns an image in an unsupported format."""
     image = picture(size=(64, 64))
     mode = {"MSP": "1", "XBM": "1", "SPIDER": "F", "BLP": "P"}.get(kind)
     return encoded(image.convert(mode) if mode else image, kind)
 
 
 def _written_by_hand() -> Iterator[tuple[str, bytes]]:
+    """Yields files that are no images, although their names say so."""
     yield "fits.jpg", b"SIMPLE  =                    T".ljust(80) + b"END".ljust(2800)
     yield "wmf.jpg", b"\xd7\xcd\xc6\x9a" + bytes(200)
     yield "emf.png", b"\x01\0\0\0" + bytes(36) + b" EMF" + bytes(200)
@@ -152,7 +156,8 @@ def _written_by_hand() -> Iterator[tuple[str, bytes]]:
     yield "script.jpg", b"#!/bin/sh\ntouch /tmp/owned\n"
     yield (
         "pickle.png",
-        b"\x80\x04\x95\x1e\0\0\0\0\0\0\0\x8c\x02os\x94\x8c\x06system\x94\x93\x94\x8c\x04true\x94\x85\x94R\x94.",
+        b"\x80\x04\x95\x1e\0\0\0\0\0\0\0"
+        b"\x8c\x02os\x94\x8c\x06system\x94\x93\x94\x8c\x04true\x94\x85\x94R\x94.",
     )
     yield "elf.jpg", b"\x7fELF\x02\x01\x01" + bytes(300)
     yield "hdf.jp2", b"\x89HDF\r\n\x1a\n" + bytes(300)
@@ -165,13 +170,14 @@ def _written_by_hand() -> Iterator[tuple[str, bytes]]:
 
 
 def _png(*chunks: bytes, width: int = 8, height: int = 8) -> bytes:
+    """Returns a PNG with further chunks, whose header may claim another size than 8 x 8."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     pixels = png_chunk(b"IDAT", zlib.compress(bytes((1 + 3 * 8) * 8)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + png_chunk(b"IEND", b"")
 
 
 def _bombs() -> Iterator[tuple[str, bytes]]:
-    """Small files that unpack to much."""
+    """Yields small files that would expand to much memory or work."""
     yield "bomb.png", huge_png()
     for side in (2**16, 2**31 - 1, 2**32 - 1):
         yield f"bomb-{side}.png", _png(width=side, height=side)
@@ -215,39 +221,44 @@ def _bombs() -> Iterator[tuple[str, bytes]]:
     yield "many-tiles.jp2", _jpeg2000_of(9_000, 9_000, tile=1)
 
 
-def _replaced(data: bytes, place: int, by: bytes) -> bytes:
-    return data[:place] + by + data[place + len(by) :]
+def _replaced(data: bytes, offset: int, value: bytes) -> bytes:
+    """Returns the data with the bytes at an offset overwritten."""
+    return data[:offset] + value + data[offset + len(value) :]
 
 
 def _with_size(jpeg: bytes, width: int, height: int) -> bytes:
-    """A JPEG whose frame header says another size."""
-    place = next(at for at in range(len(jpeg)) if jpeg[at : at + 2] in (b"\xff\xc0", b"\xff\xc2"))
-    return _replaced(jpeg, place + 5, struct.pack(">HH", height, width))
+    """Returns a JPEG whose frame header claims another size."""
+    frame_markers = (b"\xff\xc0", b"\xff\xc2")
+    frame = next(start for start in range(len(jpeg)) if jpeg[start : start + 2] in frame_markers)
+    return _replaced(jpeg, frame + 5, struct.pack(">HH", height, width))
 
 
 def _many_scans() -> bytes:
-    """A progressive JPEG whose last scan is there a thousand times; each goes over the whole picture."""
+    """Returns a progressive JPEG with a thousand copies of its last scan.
+
+    A decoder goes over the whole image for each scan.
+    """
     data = _with_size(encoded(picture(), "JPEG", progressive=True), 4_000, 4_000)
     scan = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + scan * 1_000 + data[-2:]
 
 
 def _jpeg2000_of(width: int, height: int, tile: int | None = None) -> bytes:
-    """A JPEG 2000 code stream whose SIZ marker says another size, and how large its tiles are."""
+    """Returns a JPEG 2000 code stream whose SIZ marker claims another size and tile size."""
     data = encoded(picture(), "JPEG2000", no_jp2=True)
-    place = data.index(b"\xff\x51") + 6
-    data = _replaced(data, place, struct.pack(">II", width, height))
-    return _replaced(data, place + 16, struct.pack(">II", tile or width, tile or height))
+    offset = data.index(b"\xff\x51") + 6
+    data = _replaced(data, offset, struct.pack(">II", width, height))
+    return _replaced(data, offset + 16, struct.pack(">II", tile or width, tile or height))
 
 
 def _polyglots() -> Iterator[tuple[str, bytes]]:
-    """Two formats in one."""
-    jpeg, png, gif = (
-        encoded(picture("P" if kind == "GIF" else "RGB"), kind) for kind in ("JPEG", "PNG", "GIF")
-    )
+    """Yields files that are valid in two formats."""
+    jpeg = encoded(picture("RGB"), "JPEG")
+    png = encoded(picture("RGB"), "PNG")
+    gif = encoded(picture("P"), "GIF")
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as made:
-        made.writestr("../../escaped.txt", "out")
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("../../escaped.txt", "out")
     yield "zip-behind.jpg", jpeg + archive.getvalue()
     yield "zip-before.jpg", archive.getvalue() + jpeg
     yield "html-behind.gif", gif + b"<script>alert(1)</script>"

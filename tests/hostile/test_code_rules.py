@@ -1,4 +1,8 @@
-"""Nothing that runs code out of data is ever called: rules over the source, as a parser sees it."""
+"""No source file calls anything that could execute data, such as pickle, eval or a shell.
+
+The rules are checked on the syntax tree of every source file, and a second test shows that each
+rule finds what it forbids.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +55,7 @@ CALLS = {
     "tempfile.mktemp",
 }
 NUMPY = {"np.load", "numpy.load", "np.save", "np.savez", "np.savez_compressed"}
-# modules whose names stand in tables of the file itself
+# These files import modules by names from their own tables only.
 MAY_IMPORT_BY_NAME = {
     "captioner_cli/main.py",
     "captioner_core/features/base.py",
@@ -59,41 +63,49 @@ MAY_IMPORT_BY_NAME = {
 }
 
 
-def breaches(source: str, name: str = "") -> Iterator[str]:
-    """What a source file does against the rules, a line for each."""
+def violations(source: str, name: str = "") -> Iterator[str]:
+    """Yields a line for each violation of the rules in a source file.
+
+    Args:
+      source: The source code.
+      name: The path of the file relative to the repository.
+    """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
+            modules = [node.module or ""]
         else:
-            names = []
-        yield from (f"imports {found}" for found in names if found.split(".")[0] in MODULES)
+            modules = []
+        yield from (f"imports {module}" for module in modules if module.split(".")[0] in MODULES)
         if isinstance(node, ast.Call):
-            yield from (f"line {node.lineno}: {what}" for what in _call_breaches(node, name))
+            yield from (f"line {node.lineno}: {text}" for text in _call_violations(node, name))
 
 
-def _call_breaches(node: ast.Call, name: str) -> Iterator[str]:
-    called = ast.unparse(node.func)
-    given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-    method = called.rpartition(".")[2]
-    if called in FUNCTIONS | CALLS or called.startswith(("os.exec", "os.spawn")):
-        yield called
-    if given.get("shell", "False") != "False":
-        yield f"{called} with a shell"
-    if called in NUMPY and given.get("allow_pickle") != "False":
-        yield f"{called} without allow_pickle=False"
+def _call_violations(node: ast.Call, name: str) -> Iterator[str]:
+    """Yields a text for each violation of the rules in a call."""
+    function = ast.unparse(node.func)
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+    method = function.rpartition(".")[2]
+    if function in FUNCTIONS | CALLS or function.startswith(("os.exec", "os.spawn")):
+        yield function
+    if keywords.get("shell", "False") != "False":
+        yield f"{function} with a shell"
+    if function in NUMPY and keywords.get("allow_pickle") != "False":
+        yield f"{function} without allow_pickle=False"
     if method in ("extractall", "import_string", "to_csv"):
-        yield called
+        yield function
     if method == "import_module" and name not in MAY_IMPORT_BY_NAME:
-        yield f"{called} of a name that may be anybody's"
-    if called == "jinja2.Environment" and given.get("autoescape") != "True":
+        yield f"{function} of a name that may come from data"
+    if function == "jinja2.Environment" and keywords.get("autoescape") != "True":
         yield "jinja2 without autoescape"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_source_runs_data(path):
-    assert list(breaches(path.read_text(encoding="utf-8"), path.relative_to(ROOT).as_posix())) == []
+    assert (
+        list(violations(path.read_text(encoding="utf-8"), path.relative_to(ROOT).as_posix())) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,16 +132,16 @@ def test_no_source_runs_data(path):
         "frame.to_csv(path)",
     ],
 )
-def test_the_rules_find_what_they_forbid(source):
-    assert len(list(breaches(source))) == 1
+def test_each_rule_finds_what_it_forbids(source):
+    assert len(list(violations(source))) == 1
 
 
-def test_the_rules_look_at_all_of_the_project():
+def test_the_rules_are_applied_to_all_packages():
     assert len(SOURCES) > 140
 
 
 @pytest.mark.parametrize("load", [load_backbone, load_encoder])
 @pytest.mark.parametrize("name", ["os", "os.path", "../x", "captioner_core.options", ""])
-def test_a_name_out_of_a_model_folder_imports_nothing_but_the_table(load, name):
+def test_a_name_in_a_model_folder_imports_only_modules_of_the_table(load, name):
     with pytest.raises(CaptionerError, match="is not known"):
         load(name)

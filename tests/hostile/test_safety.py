@@ -1,4 +1,9 @@
-"""What comes from strangers stays data: model folders, archives, tables, names."""
+"""Data of unknown origin does no harm: model folders, archives, datasets, tables, names, secrets.
+
+The tests pass malicious data to the commands and functions that read such data. These must refuse
+it with one line, without using much memory or leaving their folders. What is printed, shown in a
+report or logged must contain neither active content nor secrets.
+"""
 
 from __future__ import annotations
 
@@ -57,14 +62,15 @@ ESCAPES = "a\x1b]0;title\x07\x1b[31m\r\n\x9b2J\u202egpj.png"
 
 
 def npy(array: np.ndarray, **header: object) -> bytes:
-    """A member of an .npz, with a header that may lie."""
+    """Returns an array as a member of an .npz file, with header fields that may be wrong."""
     stream = io.BytesIO()
-    said = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape, **header}
-    np.lib.format.write_array_header_1_0(stream, said)
+    fields = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape, **header}
+    np.lib.format.write_array_header_1_0(stream, fields)
     return stream.getvalue() + array.tobytes()
 
 
 def npz(**members: bytes) -> io.BytesIO:
+    """Returns an .npz file with members of these names and contents."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
@@ -73,6 +79,7 @@ def npz(**members: bytes) -> io.BytesIO:
 
 
 ONE = np.ones((2, 3), np.float32)
+# Files of tensors, each with a pattern of the error that refuses it.
 HOSTILE_TENSORS = {
     "objects": (npz(a=npy(np.zeros(6), descr="|O")), "float32 or float16"),
     "Fortran order": (npz(a=npy(ONE, fortran_order=True)), "in Fortran order"),
@@ -104,7 +111,7 @@ def test_hostile_tensors_are_refused(name):
         StoredTensors(stream)
 
 
-def test_tensors_come_back_as_they_were():
+def test_valid_tensors_are_read_unchanged():
     stream = io.BytesIO()
     half = np.arange(5, dtype=np.float16)
     np.savez(stream, allow_pickle=False, **{"a/b": ONE, "half": half, "scalar": np.float32(3)})
@@ -115,17 +122,19 @@ def test_tensors_come_back_as_they_were():
         assert b"".join(tensors.chunks("half")) == half.tobytes()
 
 
-def test_a_member_that_holds_more_than_it_claims_is_not_inflated_beyond_it():
+def test_a_member_is_not_inflated_beyond_the_size_that_it_claims():
     stream = npz(a=npy(np.zeros(1_000_000, np.float32)))
     data = stream.getvalue()
-    size, claimed = struct.pack("<I", 4_000_128), npy(ONE)
+    size = struct.pack("<I", 4_000_128)
+    claimed_size = struct.pack("<I", len(npy(ONE)))
     assert data.count(size) == 2
     with pytest.raises(zipfile.BadZipFile, match="CRC"):
-        StoredTensors(io.BytesIO(data.replace(size, struct.pack("<I", len(claimed)))))
+        StoredTensors(io.BytesIO(data.replace(size, claimed_size)))
 
 
 @pytest.fixture(scope="module")
 def good_model(tmp_path_factory):
+    """Returns the folder of a small valid model."""
     vocabulary = Vocabulary.from_captions(["a red dog"])
     config = CaptionerConfig(
         backbone="fake-299",
@@ -142,11 +151,15 @@ def good_model(tmp_path_factory):
 
 @pytest.fixture
 def model(good_model, tmp_path):
+    """Returns a copy of the valid model, which a test may change."""
     return Path(shutil.copytree(good_model, tmp_path / "model"))
 
 
-def bomb(folder: Path) -> None:
-    """256 MiB of zeros in 260 kB, in the right form and under the name of one of the network's tensors."""
+def write_bomb(folder: Path) -> None:
+    """Replaces a model's weights by 260 kB that inflate to 256 MiB.
+
+    The file contains a well-formed tensor with the name of one of the network's tensors.
+    """
     archive = zipfile.ZipFile(folder / "weights.npz", "w", zipfile.ZIP_DEFLATED)
     with archive, archive.open("queries/bias.npy", "w") as member:
         member.write(npy(np.zeros(0, np.float32), shape=(1 << 26,)))
@@ -155,12 +168,14 @@ def bomb(folder: Path) -> None:
 
 
 def change_config(folder: Path, **values: object) -> None:
+    """Changes values in the configuration of a model."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **values}))
 
 
+# Functions that make a valid model folder malicious.
 HOSTILE_MODELS = {
-    "bomb": bomb,
+    "bomb": write_bomb,
     "objects": lambda f: (f / "weights.npz").write_bytes(HOSTILE_TENSORS["objects"][0].getvalue()),
     "a huge network": lambda f: change_config(f, units=4096, embedding_dim=4096),
     "a huge ensemble": lambda f: change_config(f, members=64, units=4096),
@@ -185,19 +200,19 @@ HOSTILE_MODELS = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_MODELS)
-@pytest.mark.parametrize("look", [load_model, check_model, read_model_id])
-def test_a_hostile_model_folder_is_one_line_and_little_memory(model, name, look):
+@pytest.mark.parametrize("read", [load_model, check_model, read_model_id])
+def test_a_hostile_model_folder_is_refused_in_one_line_with_little_memory(model, name, read):
     HOSTILE_MODELS[name](model)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CaptionerError, match="model folder") as caught:
-        look(str(model))
+        read(str(model))
     assert "\n" not in str(caught.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kB"
 
 
 @pytest.mark.parametrize("attention", ["grid", "mean"])
 @pytest.mark.parametrize("members", [1, 3])
-def test_the_number_of_weights_is_known_before_the_network(attention, members):
+def test_the_number_of_weights_is_computed_without_the_network(attention, members):
     config = CaptionerConfig(
         backbone="b",
         vocabulary_size=11,
@@ -212,10 +227,10 @@ def test_the_number_of_weights_is_known_before_the_network(attention, members):
     assert config.parameter_count == sum(int(np.prod(weight.shape)) for weight in weights)
 
 
-def test_json_is_data_or_a_value_error():
+def test_malformed_json_is_a_value_error():
     assert parse_json('{"a": [1]}') == {"a": [1]}
     for text in ("[" * 100_000, '{"a":' * 100_000, "no", b"\xff", ""):
-        with pytest.raises(ValueError):  # noqa: PT011  every kind of it
+        with pytest.raises(ValueError):  # noqa: PT011  the messages differ
             parse_json(text)
 
 
@@ -223,13 +238,20 @@ def test_json_is_data_or_a_value_error():
 
 
 def archive_of(*names: str, link: bool = False, flags: int = 0) -> zipfile.ZipFile:
+    """Returns an opened zip archive.
+
+    Args:
+      names: The names of the entries.
+      link: Whether the entries are symbolic links.
+      flags: Flag bits of all entries.
+    """
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as made:
+    with zipfile.ZipFile(stream, "w") as writer:
         for name in names:
             info = zipfile.ZipInfo("placeholder")
-            info.filename = name  # the constructor would cut it at a NUL
+            info.filename = name  # the constructor would cut the name at a NUL
             info.external_attr = ((stat.S_IFLNK if link else stat.S_IFREG) | 0o777) << 16
-            made.writestr(info, b"/etc/passwd")
+            writer.writestr(info, b"/etc/passwd")
     archive = zipfile.ZipFile(stream)
     for info in archive.infolist():
         info.flag_bits |= flags
@@ -239,12 +261,12 @@ def archive_of(*names: str, link: bool = False, flags: int = 0) -> zipfile.ZipFi
 @pytest.mark.parametrize(
     "name", ["../x", "a/../../x", "/x", "C:/x", "C:x", "..\\x", "\\\\host\\x", "a/.."]
 )
-def test_entries_that_would_lie_outside(name):
+def test_archive_entries_outside_of_the_folder_are_refused(name):
     with pytest.raises(ValueError, match="outside its folder"):
         check_members(archive_of("good", name), max_members=9, max_bytes=99)
 
 
-def test_other_entries_that_are_refused():
+def test_unusual_archive_entries_are_refused():
     with pytest.raises(ValueError, match="is a link"):
         check_members(archive_of("x", link=True), max_members=9, max_bytes=99)
     with pytest.raises(ValueError, match="is encrypted"):
@@ -254,7 +276,9 @@ def test_other_entries_that_are_refused():
     with pytest.raises(ValueError, match="'y' is packed by method 14"):
         check_members(odd, max_members=9, max_bytes=99)
     shifted = archive_of("x")
-    shifted.infolist()[0].header_offset = -1  # where a directory lies about its own place
+    shifted.infolist()[
+        0
+    ].header_offset = -1  # as in an archive whose directory claims a wrong offset
     with pytest.raises(ValueError, match="begins before"):
         check_members(shifted, max_members=9, max_bytes=99)
     with pytest.raises(ValueError, match="more than 2"):
@@ -277,9 +301,9 @@ def test_a_wheel_with_an_entry_outside_is_not_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "claimed", [9 << 30, None], ids=["claims much", "holds more than it claims"]
+    "claimed", [9 << 30, None], ids=["claims much", "contains more than it claims"]
 )
-def test_a_bomb_in_place_of_flickr8k(tmp_path, claimed):
+def test_an_archive_bomb_instead_of_flickr8k_is_refused(tmp_path, claimed):
     with zipfile.ZipFile(tmp_path / flickr8k.TEXT_ZIP, "w") as archive:
         archive.writestr("Flickr8k.token.txt", "\n".join(f"{n}.jpg#0\tA dog ." for n in range(3)))
         for split, n in (("train", 0), ("dev", 1), ("test", 2)):
@@ -292,8 +316,8 @@ def test_a_bomb_in_place_of_flickr8k(tmp_path, claimed):
     (tmp_path / flickr8k.IMAGES_ZIP).write_bytes(stream.getvalue().replace(*sizes))
     with pytest.raises(CaptionerError, match="would inflate to" if claimed else "damaged"):
         flickr8k.build(tmp_path / "out", source=tmp_path, cache=tmp_path)
-    left = [path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert sum(left) < 10_000
+    sizes_left = [path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert sum(sizes_left) < 10_000
 
 
 # --- Ids and paths in datasets and tables
@@ -302,7 +326,7 @@ BAD_IDS = ["../../etc/x.jpg", "/etc/x.jpg", "a/../../x.jpg", "..\\x.jpg", "C:\\x
 
 
 @pytest.mark.parametrize("image_id", BAD_IDS)
-def test_no_dataset_takes_an_id_that_leads_out(tmp_path, image_id):
+def test_datasets_refuse_image_ids_outside_of_their_folder(tmp_path, image_id):
     draw_picture(tmp_path / "images" / "good.jpg", 1)
     table = tmp_path / "captions.csv"
     table.write_text(f"image_id,caption\ngood.jpg,a dog\n{image_id},a cat\n")
@@ -322,7 +346,7 @@ def test_no_dataset_takes_an_id_that_leads_out(tmp_path, image_id):
         link_split(tmp_path, tmp_path / "new", [image_id])
 
 
-def test_no_link_leads_out_of_a_dataset(tmp_path):
+def test_links_out_of_a_dataset_are_ignored(tmp_path):
     secret = draw_picture(tmp_path / "secret.jpg", 1)
     draw_picture(tmp_path / "images" / "good.jpg", 1)
     (tmp_path / "images" / "link.jpg").symlink_to(secret)
@@ -338,7 +362,7 @@ def test_no_link_leads_out_of_a_dataset(tmp_path):
     ]
 
 
-def test_nested_coco_is_one_line(tmp_path):
+def test_deeply_nested_coco_json_is_refused_in_one_line(tmp_path):
     draw_picture(tmp_path / "images" / "good.jpg", 1)
     (tmp_path / "coco.json").write_text('{"images":' + "[" * 100_000)
     with pytest.raises(CaptionerError, match="is no COCO captions JSON") as caught:
@@ -352,7 +376,7 @@ def test_nested_coco_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("image_id", ["../secret.jpg", "link.jpg", "a\0.jpg", "", "ABSOLUTE"])
 def test_evaluation_opens_nothing_outside_of_the_dataset(tmp_path, image_id):
-    """The ids come out of the dataset's own table, which may be a stranger's."""
+    """The ids are read from the table of the dataset, whose origin may be unknown."""
     secret = draw_picture(tmp_path / "dataset" / "secret.jpg", 1)
     (tmp_path / "dataset" / "images").mkdir()
     (tmp_path / "dataset" / "images" / "link.jpg").symlink_to(secret)
@@ -361,14 +385,14 @@ def test_evaluation_opens_nothing_outside_of_the_dataset(tmp_path, image_id):
         list(caption_split(str(tmp_path / "dataset"), [image_id], FakeBackbone(), None))
 
 
-def test_an_image_of_a_dataset_that_is_none_is_one_line(tmp_path):
+def test_evaluation_names_a_dataset_image_that_cannot_be_decoded(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(b"hello")
     with pytest.raises(CaptionerError, match=r"'a\.jpg' of .* can't be used"):
         list(caption_split(str(tmp_path), ["a.jpg"], FakeBackbone(), None))
 
 
-def test_ids_of_a_listing_lead_nowhere_else(tmp_path):
+def test_listed_image_ids_stay_within_the_images_folder(tmp_path):
     names = [
         "..jpg",
         "...jpg",
@@ -396,13 +420,16 @@ def test_ids_of_a_listing_lead_nowhere_else(tmp_path):
         assert entry.image_uri == str(tmp_path / "images" / entry.image_id)
 
 
-def test_an_index_of_strangers_has_a_report_show_images_and_nothing_else(tmp_path):
-    """Their image_uri may name any file: only what an image decoder makes of it can get into the page."""
+def test_a_report_shows_only_decoded_images_of_an_unknown_index(tmp_path):
+    """An image_uri of such an index may name any file.
+
+    The page may contain nothing of a file except the image that a decoder made from it.
+    """
     run_dir = make_run(tmp_path, images=3, failures=0, no_match_every=0)
     secret = tmp_path / "secret.txt"
     secret.write_text("hunter2 " * 100)
     os.mkfifo(tmp_path / "pipe")
-    found = storage.read_table(f"{run_dir}/captions").to_pylist()
+    captions = storage.read_table(f"{run_dir}/captions").to_pylist()
     uris = [
         str(secret),
         f"file://{secret}",
@@ -413,7 +440,7 @@ def test_an_index_of_strangers_has_a_report_show_images_and_nothing_else(tmp_pat
         "/",
     ]
     index = [
-        {**found[0], "image_id": f"{n:03d}.jpg", "image_uri": uri} for n, uri in enumerate(uris)
+        {**captions[0], "image_id": f"{n:03d}.jpg", "image_uri": uri} for n, uri in enumerate(uris)
     ]
     pq.write_table(pa.Table.from_pylist(index, schemas.CAPTIONS_SCHEMA), tmp_path / "index.parquet")
     manifest = json.loads(Path(run_dir, "manifest.json").read_text())
@@ -440,25 +467,26 @@ def test_an_index_of_strangers_has_a_report_show_images_and_nothing_else(tmp_pat
         "=cmd|' /C calc'!A0",
     ],
 )
-def test_text_in_a_report_neither_acts_nor_leaves_its_attribute(tmp_path, text):
-    """With the plots, which are SVG of our own and take in numbers alone."""
+def test_text_in_a_report_stays_text(tmp_path, text):
+    """The plots, which the report embeds as SVG, contain no such text at all."""
     name = text.replace("/", "_")
     run_dir = make_run(tmp_path, ids=[f"{name}.png", "b.png"], captions=[text, text], failures=0)
     assert main(["report", run_dir]) == 0
     page = Path(run_dir, "report", "index.html").read_text()
-    read = Page(str(Path(run_dir, "report", "index.html")))
-    read.check()
-    assert escape_control_chars(text) in read.text
+    parsed = Page(str(Path(run_dir, "report", "index.html")))
+    parsed.check()
+    assert escape_control_chars(text) in parsed.text
     plots = re.findall(r"<svg aria-hidden.*?</svg>", page, re.DOTALL)
     assert plots
     assert not any("alert" in plot or "calc" in plot for plot in plots)
 
 
-def controls(text: str) -> list[str]:
+def control_characters(text: str) -> list[str]:
+    """Returns the control characters of a text, except line feeds, and its direction marks."""
     return re.findall("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
 
 
-def test_no_control_character_of_a_name_reaches_a_terminal(tmp_path, capsys, monkeypatch):
+def test_no_control_character_of_a_name_is_printed(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_dir = make_run(tmp_path, ids=[ESCAPES, "b.png"], captions=[ESCAPES, ESCAPES], failures=0)
     shutil.rmtree(Path(run_dir, "failures"))
@@ -489,12 +517,12 @@ def test_no_control_character_of_a_name_reaches_a_terminal(tmp_path, capsys, mon
     for command in commands:
         with contextlib.suppress(SystemExit):
             main(command)
-        said = "".join(capsys.readouterr())
-        assert said, command
-        assert controls(said) == [], (command, said)
+        output = "".join(capsys.readouterr())
+        assert output, command
+        assert control_characters(output) == [], (command, output)
 
 
-def test_similar_shows_names_of_strangers_visibly(tmp_path, capsys, monkeypatch):
+def test_similar_escapes_control_characters_of_the_index(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sample.build(tmp_path / "data", images=30)
     image = next((tmp_path / "data" / "images").iterdir())
@@ -502,15 +530,15 @@ def test_similar_shows_names_of_strangers_visibly(tmp_path, capsys, monkeypatch)
     index = str(tmp_path / "index" / "captions.parquet")
     for threshold in ("-1", "1"):
         assert main(["similar", str(image), "--index", index, "--threshold", threshold]) == 0
-        said = capsys.readouterr().out
-        assert r"\x1b[31m" in said
-        assert controls(said) == []
+        output = capsys.readouterr().out
+        assert r"\x1b[31m" in output
+        assert control_characters(output) == []
 
 
-# --- Secrets in what is kept
+# --- Secrets in outputs and logs
 
 
-def test_credentials_given_to_beam_are_in_no_output(tmp_path, capfd):
+def test_credentials_in_beam_options_are_in_no_output(tmp_path, capfd):
     draw_picture(tmp_path / "images" / "a.png", 1)
     options = ExtractOptions(images=str(tmp_path / "images"), output=str(tmp_path / "out"))
     secret = "hunter2-" + "x" * 20
@@ -527,16 +555,17 @@ def test_credentials_given_to_beam_are_in_no_output(tmp_path, capfd):
         )
     finally:
         del os.environ["HUNTER"]
-    kept = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert any(path.name == "manifest.json" for path in kept)
-    assert not [path for path in kept if secret.encode() in path.read_bytes()]
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert any(path.name == "manifest.json" for path in files)
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
     assert secret not in "".join(capfd.readouterr())
 
 
-def test_a_task_logs_no_secret_and_gives_jobs_none_of_airflows(tmp_path, monkeypatch, capfd):
+def test_a_task_neither_logs_secrets_nor_passes_those_of_airflow_on(tmp_path, monkeypatch, capfd):
     program = tmp_path / "python"
     program.write_text(
-        f"#!{sys.executable}\nimport os\nprint('has', sorted(n for n in os.environ if 'IRFLOW' in n))\n"
+        f"#!{sys.executable}\nimport os\n"
+        "print('has', sorted(n for n in os.environ if 'IRFLOW' in n))\n"
     )
     program.chmod(0o755)
     monkeypatch.setenv("CAPTIONER_PYTHON", str(program))
@@ -549,49 +578,49 @@ def test_a_task_logs_no_secret_and_gives_jobs_none_of_airflows(tmp_path, monkeyp
         "--kms-token",
         "hunter2",
     )
-    said = capfd.readouterr().out
+    log = capfd.readouterr().out
     assert (
-        "running beam_jobs.x --images=\\x1b[31m --s3_secret_access_key=*** --kms-token ***" in said
+        "running beam_jobs.x --images=\\x1b[31m --s3_secret_access_key=*** --kms-token ***" in log
     )
-    assert "has []" in said or "has ['AIRFLOW_HOME']" in said
-    assert "hunter2" not in said
+    assert "has []" in log or "has ['AIRFLOW_HOME']" in log
+    assert "hunter2" not in log
 
 
 def test_the_password_of_airflows_database_is_neither_printed_nor_an_argument(
     tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setenv("AIRFLOW_DB", "postgresql+psycopg2://user:hunter2@host/x")
-    seen = []
+    databases = []
 
     def run_airflow(airflow, log, port):
-        seen.append(airflow.database)
+        databases.append(airflow.database)
         raise RuntimeError(f"airflow ended with exit code 1; {log} says why")
 
     monkeypatch.setattr(local, "run_airflow", run_airflow)
     monkeypatch.setattr(local.signal, "signal", lambda *_: None)
     assert local.main(["--home", str(tmp_path)]) == 1
-    assert seen == ["postgresql+psycopg2://user:hunter2@host/x"]
+    assert databases == ["postgresql+psycopg2://user:hunter2@host/x"]
     assert "hunter2" not in "".join(capfd.readouterr())
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
-    assert "--database" not in makefile, "every user of the machine sees a program's arguments"
+    assert "--database" not in makefile, "every user of the machine can read a program's arguments"
 
 
 @pytest.mark.parametrize("recipe", ["docker/Dockerfile", "docker/Dockerfile.gpu"])
-def test_an_image_runs_as_nobody_and_keeps_no_secret(recipe):
+def test_a_container_image_has_a_numeric_user_and_no_secret(recipe):
     lines = (Path(__file__).parents[2] / recipe).read_text().splitlines()
     (*_, last_user) = (line.split()[1] for line in lines if line.startswith("USER"))
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last_user), (
-        "by number, or Kubernetes can't tell that it is not root"
+        "Kubernetes can tell only from a number that the user is not root"
     )
-    set_in_it = [line for line in lines if line.lstrip().startswith(("ARG", "ENV", "ADD"))]
-    assert not [line for line in set_in_it if SECRET_NAME.search(line)]
-    copied = [
+    settings = [line for line in lines if line.lstrip().startswith(("ARG", "ENV", "ADD"))]
+    assert not [line for line in settings if SECRET_NAME.search(line)]
+    copied_paths = [
         name
         for line in lines
         if line.startswith("COPY") and "--from" not in line
         for name in line.split()[1:-1]
     ]
-    assert copied
-    assert not {".", "./", "*", ".git"} & set(copied), (
-        "what is copied is named, so that no file of keys comes along"
+    assert copied_paths
+    assert not {".", "./", "*", ".git"} & set(copied_paths), (
+        "each path is named, so that no file with keys is copied by accident"
     )

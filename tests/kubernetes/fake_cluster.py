@@ -110,6 +110,7 @@ class FakeCluster:
         return 200, existing
 
     def _collect(self, name, uid):
+        """Removes a Job, its pods and its Services, as garbage collection does."""
         del self.jobs[name]
         self.pods.pop(uid, None)
         owned = [key for key, value in self.services.items() if _owner_uid(value) == uid]
@@ -118,6 +119,7 @@ class FakeCluster:
 
     @staticmethod
     def _pod(job, index):
+        """Returns the running pod of one index of a Job."""
         template = job["spec"]["template"]
         name = job["metadata"]["name"]
         metadata = {
@@ -133,6 +135,7 @@ class FakeCluster:
         return "".join(lines)
 
     def _end(self, job):
+        """Ends the pods of a Job as its fate says, and sets the condition of the Job."""
         complete = job["fate"] == "complete"
         for index, pod in enumerate(self.pods[job["metadata"]["uid"]]):
             code = 0 if complete or index != 1 else job["fate"]
@@ -218,6 +221,7 @@ class FakeCluster:
 
 
 def _owner_uid(service):
+    """Returns the uid of the Job that owns a Service, or None."""
     references = service["metadata"].get("ownerReferences") or [{}]
     return references[0].get("uid")
 

@@ -1,4 +1,8 @@
-"""Training on Kubernetes: the manifests, and how the launcher follows the Job."""
+"""Training on Kubernetes: the manifests, and how the launcher follows the Job.
+
+The manifests are validated against the schemas of Kubernetes. The launcher talks over HTTP to a
+fake cluster, which lets Jobs fail, end and vanish as a test wants.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +121,8 @@ def test_workers_find_each_other(workers, output):
     job, service = launcher().make_manifests(
         options(output=output, workers=workers, batch_size=192), "t"
     )
-    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
+    name = job["metadata"]["name"]
+    namespace = job["metadata"]["namespace"]
     environment = {item["name"]: item["value"] for item in container(job)["env"]}
     hosts = [f"{name}-{index}" for index in range(workers)]
     assert all(re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", host) for host in hosts)
@@ -410,7 +415,7 @@ def test_a_kill_while_the_task_waits_deletes_the_job(cluster):
     """Airflow calls ``cancel`` from a signal handler; ``launch`` continues and must not restart."""
     from airflow.sdk.exceptions import AirflowException
 
-    here = launcher(backoff_limit=5)
+    task_launcher = launcher(backoff_limit=5)
     cluster.fates = ["run"]
     looks = []
 
@@ -418,11 +423,11 @@ def test_a_kill_while_the_task_waits_deletes_the_job(cluster):
         looks.append(name)
         if len(looks) == 4:
             # in a thread, because the cluster holds its lock while this function runs
-            threading.Thread(target=here.cancel).start()
+            threading.Thread(target=task_launcher.cancel).start()
 
     cluster.on_look = kill
     with pytest.raises(AirflowException):
-        here.launch(options(), context())
+        task_launcher.launch(options(), context())
     name = cluster.created[0]["metadata"]["name"]
     assert ("jobs", name, "Foreground") in cluster.deleted
     assert len(cluster.created) == 2
@@ -438,18 +443,18 @@ def test_a_kill_during_the_start_deletes_the_job(cluster):
 
     from captioner_airflow.launchers.kubernetes_job import TrainingJobOperator
 
-    here = launcher()
+    task_launcher = launcher()
     cluster.fates = ["run"]
     with pytest.MonkeyPatch.context() as patch:
         create = TrainingJobOperator._create_service
 
         def create_and_kill(self):
             create(self)
-            here.cancel()
+            task_launcher.cancel()
 
         patch.setattr(TrainingJobOperator, "_create_service", create_and_kill)
         with pytest.raises(AirflowException, match="killed"):
-            here.launch(options(), context())
+            task_launcher.launch(options(), context())
     assert [kind for kind, *_ in cluster.deleted][:1] == ["jobs"]
 
 
@@ -457,19 +462,19 @@ def test_a_kill_before_the_answer_deletes_the_job(cluster):
     """The Job exists, but the process ends before it receives the answer."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
-    here = launcher()
+    task_launcher = launcher()
     cluster.fates = ["run"]
     with pytest.MonkeyPatch.context() as patch:
         create = KubernetesHook.create_job
 
         def create_and_kill(self, job):
             create(self, job)
-            here.cancel()
+            task_launcher.cancel()
             raise SystemExit
 
         patch.setattr(KubernetesHook, "create_job", create_and_kill)
         with pytest.raises(SystemExit):
-            here.launch(options(), context())
+            task_launcher.launch(options(), context())
     assert [kind for kind, *_ in cluster.deleted] == ["jobs"]
 
 
@@ -477,10 +482,11 @@ def test_an_old_process_does_not_delete_the_job_that_replaced_its_own(cluster):
     from airflow.sdk.exceptions import TaskDeferred
 
     cluster.fates = ["run", "run"]
-    old, new = launcher(deferrable=True), launcher(deferrable=True)
-    for here, number in ((old, 1), (new, 2)):
+    old = launcher(deferrable=True)
+    new = launcher(deferrable=True)
+    for process, try_number in ((old, 1), (new, 2)):
         with pytest.raises(TaskDeferred):
-            here.launch(options(), context(try_number=number))
+            process.launch(options(), context(try_number=try_number))
     deleted = len(cluster.deleted)
     old.cancel()
     assert len(cluster.deleted) == deleted
@@ -489,7 +495,7 @@ def test_an_old_process_does_not_delete_the_job_that_replaced_its_own(cluster):
 
 
 def test_a_timeout_of_the_task_deletes_the_job(cluster):
-    here = launcher()
+    task_launcher = launcher()
     cluster.fates = ["run"]
 
     class Timeout(BaseException):
@@ -503,7 +509,7 @@ def test_a_timeout_of_the_task_deletes_the_job(cluster):
 
         patch.setattr(WorkerLogs, "copy_new_lines", raise_timeout)
         with pytest.raises(Timeout):
-            here.launch(options(), context())
+            task_launcher.launch(options(), context())
     assert [kind for kind, *_ in cluster.deleted] == ["jobs"]
 
 
@@ -529,8 +535,8 @@ def test_a_service_that_outlived_its_job_is_replaced(cluster):
     from captioner_airflow.launchers.kubernetes_manifests import make_service
 
     job, _ = launcher().make_manifests(options(), "t")
-    service = make_service(job, 23456, "jobs-gone")
-    service["metadata"]["uid"] = "services-gone"
+    service = make_service(job, 23456, "jobs-removed")
+    service["metadata"]["uid"] = "services-removed"
     cluster.services[job["metadata"]["name"]] = service
     cluster.fates = ["complete"]
     launcher().launch(options(), context())
@@ -623,11 +629,11 @@ def test_starts_are_counted_across_deferrals(cluster):
     from airflow.sdk.exceptions import AirflowException
 
     cluster.fates = [1, 1, "complete"]
-    here = launcher(deferrable=True, backoff_limit=1)
-    event = wait_for_event(defer(lambda: here.launch(options(), context())))
-    event = wait_for_event(defer(lambda: here.resume(context(), event)))
+    task_launcher = launcher(deferrable=True, backoff_limit=1)
+    event = wait_for_event(defer(lambda: task_launcher.launch(options(), context())))
+    event = wait_for_event(defer(lambda: task_launcher.resume(context(), event)))
     with pytest.raises(AirflowException, match="the last of 2 starts"):
-        here.resume(context(), event)
+        task_launcher.resume(context(), event)
 
 
 def test_a_kill_of_a_deferred_task_deletes_its_own_job_only(cluster):

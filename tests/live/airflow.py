@@ -51,6 +51,7 @@ class LiveAirflow:
 
     @property
     def _log(self) -> Path:
+        """The log file of all of Airflow's processes."""
         return self.config.home / "standalone.log"
 
     @contextlib.contextmanager

@@ -1,3 +1,5 @@
+"""A real Airflow for the tests of a file, and images for its runs."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

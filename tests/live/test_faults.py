@@ -1,4 +1,8 @@
-"""A run succeeds, with each row once, although a job, its task or a part of Airflow is killed."""
+"""A run succeeds, with each row once, although a job, its task or a part of Airflow is killed.
+
+The tests run real jobs in a real Airflow, kill a process during the extraction, and check the
+tables after Airflow's retry.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""watch_inbox in a real Airflow, with folders that arrive while it runs and while it restarts."""
+"""The DAG watch_inbox in a real Airflow starts one run for each folder, once it is complete.
+
+Folders arrive while Airflow runs and while it restarts; one of them is written slowly, and one
+contains only files that are no images.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,10 @@ from tests.live.airflow import wait_until
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(1500)]
 FOLDERS = int(os.environ.get("INBOX_FOLDERS") or 20)
-HALF_WRITTEN, ONLY_BAD = "folder 02", "folder 04"
+HALF_WRITTEN = "folder 02"
+ONLY_BAD = "folder 04"
 QUIET_S = 15.0
-EACH_S = 4.0
+ARRIVAL_INTERVAL_S = 4.0
 
 
 class Arrivals(threading.Thread):
@@ -42,11 +47,12 @@ class Arrivals(threading.Thread):
         for number in range(FOLDERS):
             name = f"folder {number:02}"
             if name != HALF_WRITTEN:
-                self._arrive(name, number)
-                time.sleep(EACH_S)
+                self._create(name, number)
+                time.sleep(ARRIVAL_INTERVAL_S)
         slow.join()
 
-    def _arrive(self, name, number):
+    def _create(self, name, number):
+        """Creates one folder with two files and, for some folders, the marker file."""
         folder = self.inbox / name
         folder.mkdir()
         self.image_counts[name] = 2
@@ -65,7 +71,7 @@ class Arrivals(threading.Thread):
         folder = self.inbox / HALF_WRITTEN / "below"
         folder.mkdir(parents=True)
         count = 0
-        end = time.time() + EACH_S * FOLDERS + 2 * QUIET_S
+        end = time.time() + ARRIVAL_INTERVAL_S * FOLDERS + 2 * QUIET_S
         while time.time() < end:
             Image.new("RGB", (64, 48), (count, 0, 0)).save(folder / f"{count}.png")
             count += 1

@@ -1,4 +1,4 @@
-"""A real server that speaks S3, on loopback, in a process of its own, and a cable to it that can be cut."""
+"""A real S3 server on the loopback interface, and a connection to it that tests can cut."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUCKET = "some-bucket"
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[int]:
-    """The port of a server with an empty bucket."""
+    """Runs an S3 server with an empty bucket while the block runs; yields its port."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
@@ -36,7 +36,7 @@ def s3_server() -> Iterator[int]:
 
 
 def client(port: int) -> object:
-    """A client that is not ours."""
+    """Returns an S3 client that does not depend on captioner's code."""
     return boto3.client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{port}",
@@ -47,7 +47,7 @@ def client(port: int) -> object:
 
 
 def upload(port: int, folder: Path, prefix: str) -> None:
-    """Puts all files of a folder below a prefix."""
+    """Uploads all files of a folder; their keys are a prefix, a slash and the relative path."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             client(port).put_object(
@@ -58,23 +58,23 @@ def upload(port: int, folder: Path, prefix: str) -> None:
 
 
 def keys(port: int, prefix: str) -> list[str]:
-    """What lies below a prefix."""
-    found = client(port).get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-    return [item["Key"] for page in found for item in page.get("Contents", ())]
+    """Returns all keys that start with a prefix."""
+    pages = client(port).get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return [item["Key"] for page in pages for item in page.get("Contents", ())]
 
 
 @contextlib.contextmanager
 def reached_at(port: int) -> Iterator[None]:
-    """captioner finds S3 at a port, by AWS's own environment variables."""
-    wanted = {
+    """Sets the AWS environment variables that lead captioner to a port while the block runs."""
+    variables = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     storage._s3.cache_clear()
     try:
         yield
@@ -85,14 +85,22 @@ def reached_at(port: int) -> Iterator[None]:
 
 
 class Cable:
-    """Carries bytes to a port, until it is cut after so many of those that go there; also a context manager.
+    """A proxy for a server whose connections can be cut.
+
+    It forwards bytes while the context is open.
 
     Args:
-      port: of the server.
+      port: The port of the server.
+
+    Attributes:
+      port: The port of the proxy.
+      sent: The number of bytes that went to the server.
     """
 
     def __init__(self, port: int) -> None:
-        self._server_port, self._left, self.sent = port, sys.maxsize, 0
+        self._server_port = port
+        self._left = sys.maxsize
+        self.sent = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
@@ -107,26 +115,29 @@ class Cable:
         self._listener.close()
 
     def cut_after(self, count: int) -> None:
-        """From so many bytes on nothing goes through, and whoever connects is sent away."""
+        """Cuts the connection after this many bytes from the client, and refuses new ones."""
         with self._lock:
             self._left = count
         if count <= 0:
             self._cut()
 
-    def mend(self) -> None:
-        """Everything goes through again."""
+    def repair(self) -> None:
+        """Lets all bytes pass again, and counts them from 0."""
         self.sent = 0
         self.cut_after(sys.maxsize)
 
     def _cut(self) -> None:
+        """Closes all open connections."""
         with self._lock:
-            broken, self._open = self._open, []
+            broken = self._open
+            self._open = []
         for end in broken:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
     def _accept(self) -> None:
+        """Accepts clients until the proxy is closed, and starts two threads for each."""
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
@@ -140,12 +151,20 @@ class Cable:
                 threading.Thread(target=self._carry, args=(far, near, False), daemon=True).start()
 
     def _carry(self, source: socket.socket, target: socket.socket, counts: bool) -> None:
+        """Forwards bytes in one direction.
+
+        Args:
+          source: The socket to read from.
+          target: The socket to write to.
+          counts: Whether the bytes count towards the cut.
+        """
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
                 if counts:
                     with self._lock:
-                        data, whole = data[: max(0, self._left)], len(data)
-                        self._left -= whole
+                        received = len(data)
+                        data = data[: max(0, self._left)]
+                        self._left -= received
                         self.sent += len(data)
                 target.sendall(data)
                 if counts and self._left <= 0:
@@ -156,6 +175,7 @@ class Cable:
 
 
 def _wait_for(port: int) -> None:
+    """Waits until the server answers."""
     for _ in range(300):
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=5).close()

@@ -1,4 +1,8 @@
-"""Images, tables, models and reports in an object store: the same rows as in folders, from a real server."""
+"""Runs whose images, tables, models and reports are in an object store.
+
+The store is a real S3 server on this machine. Runs must have the same rows as in local folders,
+and unusual keys, vanished images and unreachable stores must give failures or one-line errors.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +29,21 @@ from tests.same_tables import assert_same_tables, rows
 ROOT = f"s3://{BUCKET}/out"
 
 
-def caption(images, root, model, load, run_id="run", **options):
-    where = {"images": str(images), "collection": "photos", "output": str(root), "run_id": run_id}
-    asked = CaptionOptions(**where, model=model, **options)
-    return caption_images.run(asked, load=load)["counts"]
+def caption(images, root, model, load, run_id="run", **changes):
+    """Runs the caption job and returns its counts."""
+    options = CaptionOptions(
+        images=str(images),
+        collection="photos",
+        output=str(root),
+        run_id=run_id,
+        model=model,
+        **changes,
+    )
+    return caption_images.run(options, load=load)["counts"]
 
 
 def match(root, run_id="run"):
+    """Matches the captions of a run with each other."""
     captions = f"{root}/runs/{run_id}/captions"
     match_captions.run(
         MatchOptions(captions=(captions,), index=(captions,), output=str(root), run_id=run_id)
@@ -40,33 +52,33 @@ def match(root, run_id="run"):
 
 @pytest.fixture
 def prefix(s3, photos, request):
-    """The URI of the photos in the store, of which each test has its own."""
+    """Uploads the photos for a test and returns the URI of their folder."""
     name = f"photos-{request.node.name}"
     upload(s3, photos, name)
     return f"s3://{BUCKET}/{name}"
 
 
-def test_a_run_in_a_store_has_the_rows_of_one_in_folders(
+def test_a_run_in_a_store_has_the_same_rows_as_in_folders(
     prefix, photos, tmp_path, model_dir, load_models, s3
 ):
     for images, root in ((photos, tmp_path), (prefix, ROOT)):
         caption(images, root, model_dir, load_models)
         match(root)
-    run, local = RunLayout(ROOT, "run"), RunLayout(str(tmp_path), "run")
+    run = RunLayout(ROOT, "run")
+    local = RunLayout(str(tmp_path), "run")
     assert verify(run.run_dir) == []
     assert_same_tables(run.run_dir, local.run_dir)
     assert (
         commits.read_manifest(run.run_dir)["counts"]
         == commits.read_manifest(local.run_dir)["counts"]
     )
-    found = storage.read_table(run.table(layout.CAPTIONS)).to_pylist()
-    assert {row["image_uri"] for row in found} == {f"{prefix}/{row['image_id']}" for row in found}
-    assert not [key for key in keys(s3, "out/runs/run/_staging") if not key.endswith("/")], (
-        "nothing is left over"
-    )
+    captions = storage.read_table(run.table(layout.CAPTIONS)).to_pylist()
+    assert all(row["image_uri"] == f"{prefix}/{row['image_id']}" for row in captions)
+    staged_files = [key for key in keys(s3, "out/runs/run/_staging") if not key.endswith("/")]
+    assert not staged_files
 
 
-def test_the_report_shows_the_pictures(prefix, model_dir, load_models):
+def test_a_report_in_a_store_shows_the_images(prefix, model_dir, load_models):
     caption(prefix, ROOT, model_dir, load_models, "report")
     match(ROOT, "report")
     uri = write_report(f"{ROOT}/runs/report")
@@ -75,27 +87,29 @@ def test_the_report_shows_the_pictures(prefix, model_dir, load_models):
     assert page.count("data:image/jpeg;base64,") >= 12
 
 
-def test_features_and_a_second_run(prefix):
-    asked = ExtractOptions(images=prefix, output=ROOT, run_id="features")
-    assert extract_features.run(asked, load=FakeBackbone)["counts"]["taken_over"] == 0
-    counts = extract_features.run(asked, load=FakeBackbone)["counts"]
+def test_a_second_extraction_reuses_the_features_in_the_store(prefix):
+    options = ExtractOptions(images=prefix, output=ROOT, run_id="features")
+    assert extract_features.run(options, load=FakeBackbone)["counts"]["taken_over"] == 0
+    counts = extract_features.run(options, load=FakeBackbone)["counts"]
     assert counts["taken_over"] == counts["features"] == 12
     assert verify(f"{ROOT}/runs/features") == []
 
 
-def test_failures_alone_are_looked_at_again(prefix, s3, photos, model_dir, load_models):
-    assert caption(prefix, ROOT, model_dir, load_models, "again")["failures"] == 2
+def test_only_failures_retries_the_failed_images_of_a_store(
+    prefix, s3, photos, model_dir, load_models
+):
+    assert caption(prefix, ROOT, model_dir, load_models, "retried")["failures"] == 2
     client(s3).put_object(
         Bucket=BUCKET,
         Key=f"{prefix.removeprefix(f's3://{BUCKET}/')}/empty.jpg",
         Body=(photos / "red" / "picture 0.png").read_bytes(),
     )
-    counts = caption(prefix, ROOT, model_dir, load_models, "again", only_failures=True)
+    counts = caption(prefix, ROOT, model_dir, load_models, "retried", only_failures=True)
     assert (counts["captions"], counts["failures"], counts["taken_over"]) == (13, 1, 12)
-    assert verify(f"{ROOT}/runs/again") == []
+    assert verify(f"{ROOT}/runs/retried") == []
 
 
-def test_a_model_in_a_store(prefix, s3, tmp_path, model_dir, load_models):
+def test_a_model_in_a_store_writes_the_same_captions(prefix, s3, tmp_path, model_dir, load_models):
     upload(s3, Path(model_dir), "models/one")
     uri = f"s3://{BUCKET}/models/one"
     assert load_model(uri).model_id == load_model(model_dir).model_id == read_model_id(uri)
@@ -104,7 +118,9 @@ def test_a_model_in_a_store(prefix, s3, tmp_path, model_dir, load_models):
     assert_same_tables(f"{ROOT}/runs/model", f"{tmp_path}/runs/model", [layout.CAPTIONS])
 
 
-def test_odd_names_and_neighbours(s3, photos, tmp_path, model_dir, load_models):
+def test_unusual_keys_are_found_and_similar_prefixes_are_not(
+    s3, photos, tmp_path, model_dir, load_models
+):
     picture = (photos / "red" / "picture 0.png").read_bytes()
     names = [
         "a b.png",
@@ -127,8 +143,8 @@ def test_odd_names_and_neighbours(s3, photos, tmp_path, model_dir, load_models):
         assert rows(f"{ROOT}/runs/odd", layout.CAPTIONS)["image_id"].tolist() == sorted(names)
 
 
-def test_keys_that_are_no_paths_are_failures(s3, photos, model_dir, load_models):
-    """What an id such as ../x.png would name differs from reader to reader, and leaves the folder for some."""
+def test_keys_that_are_no_valid_paths_are_failures(s3, photos, model_dir, load_models):
+    """Readers disagree about what a key such as ../x.png names; some would leave the folder."""
     picture = (photos / "red" / "picture 0.png").read_bytes()
     for name in (
         "good.png",
@@ -157,13 +173,13 @@ def test_an_image_that_vanishes_after_it_was_listed_is_one_failure(
 ):
     write_image_list = image_list.write_image_list
 
-    def listing(*given):
-        listed = write_image_list(*given)
+    def list_and_delete(*arguments):
+        files = write_image_list(*arguments)
         key = f"{prefix.removeprefix(f's3://{BUCKET}/')}/red/picture 0.png"
         client(s3).delete_object(Bucket=BUCKET, Key=key)
-        return listed
+        return files
 
-    monkeypatch.setattr(image_list, "write_image_list", listing)
+    monkeypatch.setattr(image_list, "write_image_list", list_and_delete)
     counts = caption(prefix, ROOT, model_dir, load_models, "vanished")
     assert (counts["captions"], counts["failures"]) == (11, 3)
     failed = rows(f"{ROOT}/runs/vanished", "failures").set_index("image_id").error_type
@@ -171,7 +187,7 @@ def test_an_image_that_vanishes_after_it_was_listed_is_one_failure(
     assert verify(f"{ROOT}/runs/vanished") == []
 
 
-def test_the_one_that_began_last_owns_a_run(s3):
+def test_the_attempt_that_started_last_owns_a_run(s3):
     first = commits.begin_attempt(RunLayout(ROOT, "two"))
     second = commits.begin_attempt(RunLayout(ROOT, "two"))
     commits.check_owner(second)
@@ -179,7 +195,7 @@ def test_the_one_that_began_last_owns_a_run(s3):
         commits.check_owner(first)
 
 
-def test_folders_that_are_not_there_are_one_line(s3, model_dir, load_models):
+def test_missing_folders_and_unknown_stores_are_refused(s3, model_dir, load_models):
     for images in (f"s3://{BUCKET}/nothing-here", "s3://no-such-bucket/photos"):
         with pytest.raises(CaptionerError, match=r"is not a folder|can't be listed"):
             caption(images, ROOT, model_dir, load_models, "none")
@@ -190,7 +206,9 @@ def test_folders_that_are_not_there_are_one_line(s3, model_dir, load_models):
 
 
 @pytest.mark.parametrize("command", ["verify", "report", "manifest"])
-def test_commands_read_a_store_by_the_environment_alone(prefix, model_dir, load_models, command):
+def test_commands_reach_a_store_by_environment_variables_only(
+    prefix, model_dir, load_models, command
+):
     caption(prefix, ROOT, model_dir, load_models, "command")
     match(ROOT, "command")
     done = subprocess.run(
@@ -201,7 +219,7 @@ def test_commands_read_a_store_by_the_environment_alone(prefix, model_dir, load_
     assert done.returncode == 0, done.stderr
 
 
-def test_a_store_that_is_not_there_is_one_line(port):
+def test_an_unreachable_store_is_an_error_of_one_line(port):
     with reached_at(1):
         done = subprocess.run(
             [sys.executable, "-m", "captioner_cli", "verify", f"{ROOT}/runs/run"],
