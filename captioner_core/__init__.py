@@ -31,6 +31,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from captioner_core.errors import CaptionerError
+from captioner_core.version import VERSION
 
 if TYPE_CHECKING:  # For mypy, editors and the API reference, which do not run __getattr__.
     from captioner_core.api.captions import (
@@ -61,7 +62,7 @@ __all__ = [
     "verify_run",
 ]
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 # Name -> the module that it is imported from when it is first used.
 _LAZY_NAMES = {
