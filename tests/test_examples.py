@@ -54,14 +54,8 @@ def test_an_example_uses_the_public_names_alone(path):
     assert used <= set(captioner_core.__all__)
 
 
-def test_the_notebook_was_executed_and_is_small():
+def test_the_notebook_is_small():
     assert NOTEBOOK.stat().st_size < 300_000
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    counts = [cell["execution_count"] for cell in cells if cell["cell_type"] == "code"]
-    assert counts == list(range(1, len(counts) + 1))
-    outputs = [output for cell in cells for output in cell.get("outputs", ())]
-    assert outputs
-    assert "error" not in {output["output_type"] for output in outputs}
 
 
 @pytest.mark.assets
