@@ -13,7 +13,7 @@ TESTS ?= @tests/quick.txt
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := captioner_core beam_jobs captioner_cli captioner_airflow dags tests bench fuzz tools setup.py
+SOURCES := captioner_core beam_jobs captioner_cli captioner_airflow dags tests bench fuzz tools examples setup.py
 # Airflow as its users have it: without TensorFlow and Beam, which the jobs' interpreter has
 AIRFLOW_VENV ?= .venv-airflow
 AIRFLOW_BIN := $(AIRFLOW_VENV)/bin

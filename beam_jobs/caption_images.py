@@ -15,13 +15,12 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import caption_features, launch
-from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
+from beam_jobs.handlers import CaptionedImage, CaptionHandler
 from beam_jobs.image_stage import ImageStage, begin_image_stage, print_counts
 from beam_jobs.transforms import DecodeImages, ReadCached, ReadImageList, WriteTable
-from captioner_core.captioning.generator import CaptionGenerator
+from captioner_core.captioning.captioning_models import CaptioningModels, load_models
 from captioner_core.captioning.saved_model import load_model
-from captioner_core.errors import CaptionerError
-from captioner_core.features.base import INPUT_SIZE, load_backbone
+from captioner_core.features.base import INPUT_SIZE
 from captioner_core.features.precision import choose_precision
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import CaptionOptions
@@ -32,25 +31,6 @@ from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FeatureRow
 from captioner_core.weights import preconditions
-
-
-def load_models(
-    backbone_name: str, model_dir: str, beam_width: int | None, precision: str = "float32"
-) -> CaptioningModels:
-    """Loads a backbone and a captioner. Workers call it once.
-
-    Raises:
-      CaptionerError: The model folder is missing or damaged, or the captioner was trained on the
-        features of another backbone.
-    """
-    model = load_model(model_dir)
-    backbone = load_backbone(backbone_name, precision)
-    if model.config.backbone != backbone.name:
-        raise CaptionerError(
-            f"model {model_dir!r} was trained on features of {model.config.backbone!r}, not "
-            f"{backbone.name!r}; choose the --backbone that it was trained with"
-        )
-    return CaptioningModels(backbone, CaptionGenerator(model, beam_width))
 
 
 def build(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
+from captioner_core.captioning.captioning_models import CaptioningModels
 from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 from captioner_core.console.progress import advance
 from captioner_core.features.base import Backbone
@@ -28,14 +29,6 @@ class CaptionedImage:
 
     features: FeatureRow
     caption: CaptionRow
-
-
-@dataclass(frozen=True)
-class CaptioningModels:
-    """A backbone and the captioner that reads its features."""
-
-    backbone: Backbone
-    generator: CaptionGenerator
 
 
 class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
@@ -95,10 +88,7 @@ class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[CaptionedImage]:
         """Returns the features and the caption of each image."""
-        features, grids = model.backbone.features(_stack_pixels(batch))
-        # Features tables hold the grid as float16. The captioner reads the same numbers here, so
-        # that captions made from a table are the same.
-        captions = model.generator.generate(features, grids.astype(np.float16))
+        features, captions = model.caption(_stack_pixels(batch))
         advance(len(batch))
         rows = []
         for image, feature, caption in zip(batch, features, captions, strict=True):

@@ -29,6 +29,7 @@ import tensorflow as tf  # noqa: E402
 
 from beam_jobs import caption_images  # noqa: E402
 from beam_jobs.handlers import CaptionedImage, CaptionHandler  # noqa: E402
+from captioner_core.captioning.captioning_models import load_models  # noqa: E402
 from captioner_core.captioning.generator import CaptionSearch  # noqa: E402
 from captioner_core.captioning.grid import attended_cells  # noqa: E402
 from captioner_core.captioning.saved_model import load_model  # noqa: E402
@@ -131,7 +132,7 @@ def _profile(folder: Path, output: Path) -> None:
 
 
 def _load() -> Any:
-    return caption_images.load_models("xception", PRETRAINED, None, best_precision())
+    return load_models("xception", PRETRAINED, None, best_precision())
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:

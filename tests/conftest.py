@@ -90,3 +90,19 @@ def model_dir(tmp_path_factory):
 def load_models(model_dir):
     """Returns the function with which handlers load the captioner and the fake backbone."""
     return functools.partial(load_captioning_models, model_dir)
+
+
+@pytest.fixture(scope="session")
+def sample_run(tmp_path_factory):
+    """A folder in which ``captioner run`` has captioned the sample dataset with the packaged model.
+
+    The images are in ``data/images``, the run is ``out/runs/run``.
+    """
+    from captioner_cli.main import main
+    from captioner_core.datasets import sample
+
+    root = tmp_path_factory.mktemp("sample-run")
+    sample.build(root / "data", images=30)
+    command = ["run", "--images", str(root / "data" / "images"), "--output", str(root / "out")]
+    assert main(command) == 0
+    return root

@@ -13,7 +13,7 @@ from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.vocabulary import tokenize
 
 if TYPE_CHECKING:
-    from beam_jobs.handlers import CaptioningModels
+    from captioner_core.captioning.captioning_models import CaptioningModels
 
 
 class FakeBackbone:
@@ -65,7 +65,7 @@ class HashedWords:
 def load_captioning_models(model_dir: str) -> CaptioningModels:
     """Returns a saved captioner with the fake backbone, as the jobs' handlers load them."""
     # Few tests need TensorFlow, and importing it takes seconds.
-    from beam_jobs.handlers import CaptioningModels
+    from captioner_core.captioning.captioning_models import CaptioningModels
     from captioner_core.captioning.generator import CaptionGenerator
     from captioner_core.captioning.saved_model import load_model
 

@@ -11,7 +11,13 @@ import sys
 import pytest
 
 RULES = [
-    ("captioner_core", {"tensorflow", "apache_beam", "airflow", "spacy", "numpy", "PIL"}),
+    (
+        "captioner_core",
+        {"tensorflow", "apache_beam", "airflow", "spacy", "numpy", "PIL", "pyarrow"},
+    ),
+    ("captioner_core.api.images", {"tensorflow", "apache_beam", "airflow", "spacy", "pandas"}),
+    ("captioner_core.api.runs", {"tensorflow", "apache_beam", "airflow", "spacy"}),
+    ("captioner_core.api.search", {"tensorflow", "apache_beam", "airflow", "spacy", "matplotlib"}),
     ("captioner_core.options", {"tensorflow", "apache_beam", "airflow", "numpy", "pyarrow"}),
     ("captioner_core.tables.layout", {"tensorflow", "apache_beam", "airflow", "numpy", "pyarrow"}),
     ("captioner_core.matching", {"tensorflow", "apache_beam", "airflow", "spacy"}),

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from beam_jobs import match_captions
-from beam_jobs.caption_images import load_models
-from beam_jobs.handlers import CaptionedImage, CaptionHandler, CaptioningModels
+from beam_jobs.handlers import CaptionedImage, CaptionHandler
+from captioner_core.captioning.captioning_models import CaptioningModels, load_models
 from captioner_core.console.progress import hide_progress
 from captioner_core.errors import ImageError
 from captioner_core.features.base import INPUT_SIZE

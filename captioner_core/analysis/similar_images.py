@@ -14,10 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from captioner_core.captioning.generator import CaptionGenerator
-from captioner_core.captioning.saved_model import load_model
+from captioner_core.captioning.captioning_models import load_models
 from captioner_core.errors import CaptionerError, ImageError
-from captioner_core.features.base import load_backbone
+from captioner_core.features.base import INPUT_SIZE
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import read_bytes
 from captioner_core.io import outputs
@@ -71,15 +70,7 @@ class SimilarImageFinder:
     """
 
     def __init__(self, model: str, index: Sequence[str], encoder: str) -> None:
-        model = resolve_model(model)
-        loaded = load_model(model)
-        self._backbone = load_backbone("xception")
-        if loaded.config.backbone != self._backbone.name:
-            raise CaptionerError(
-                f"model {model!r} was trained on features of {loaded.config.backbone!r}, not "
-                f"{self._backbone.name!r}; train it again on features of {self._backbone.name!r}"
-            )
-        self._generator = CaptionGenerator(loaded)
+        self._models = load_models("xception", resolve_model(model), beam_width=None)
         self._tables = tuple(index)
         self._index: CaptionIndex = load_index(index, encoder)
 
@@ -96,10 +87,10 @@ class SimilarImageFinder:
         """
         try:
             data = read_bytes(path, decoding.DEFAULT_MAX_BYTES)
-            pixels, _, _ = decoder_pool.decode(data, size=self._backbone.input_size)
+            pixels, _, _ = decoder_pool.decode(data, size=INPUT_SIZE)
         except ImageError as error:
             raise CaptionerError(f"image {path!r} can't be used: {error.message}") from error
-        (caption,) = self._generator.generate(*self._backbone.features(pixels[np.newaxis]))
+        (caption,) = self._models.caption(pixels[np.newaxis]).captions
         query = Query(path, (caption.text,))
         # One more than asked for, because the index may contain the image itself.
         matches, _ = self._index.search([query], threshold=-1.0, top_k=top_k + 1)

@@ -50,13 +50,14 @@ def list_entries(folder: str, exclude: Sequence[str] = ()) -> Iterator[Entry]:
     return list_images(folder, exclude)
 
 
-def read_bytes(uri: str, max_bytes: int, folder: str) -> bytes:
-    """Reads an image file below a folder, local or in a store.
+def read_bytes(uri: str, max_bytes: int, folder: str | None = None) -> bytes:
+    """Reads an image file, local or in a store.
 
     Args:
       uri: The image's path or URI.
       max_bytes: The size above which an image is a failure.
-      folder: The images folder. A local image must not lie outside it.
+      folder: The images folder. A local image must not lie outside it. None accepts a file
+        anywhere.
 
     Raises:
       ImageError: The file cannot be read, or is larger than ``max_bytes``.

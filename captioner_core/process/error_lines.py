@@ -19,11 +19,11 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-import captioner_core
 from captioner_core.errors import CaptionerError
 from captioner_core.process import temporary_folder
 from captioner_core.process.cache_folder import cache_dir
 from captioner_core.security.redaction import escape_control_chars, redact_arguments
+from captioner_core.version import VERSION
 
 DEBUG = "CAPTIONER_DEBUG"
 """Environment variable; if it is set, tracebacks are printed and not saved."""
@@ -149,7 +149,7 @@ def save_traceback(error: BaseException) -> str | None:
       The path of the file, or None if neither folder can be written.
     """
     now = datetime.datetime.now(datetime.UTC)
-    version = f"captioner {captioner_core.__version__}"
+    version = f"captioner {VERSION}"
     text = (
         f"{version}, Python {platform.python_version()}, {platform.platform()}\n"
         f"{now.isoformat(timespec='seconds')}\n"

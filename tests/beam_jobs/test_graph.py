@@ -18,6 +18,7 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 from beam_jobs import caption_images, extract_features, match_captions
 from beam_jobs.image_stage import ImageStage
 from beam_jobs.match_transforms import INDEX, QUERY, MatchPlan
+from captioner_core.captioning.captioning_models import load_models
 from captioner_core.errors import CaptionerError
 from captioner_core.features.base import load_backbone
 from captioner_core.images.listing import ListingCounts
@@ -76,7 +77,7 @@ def extract(pipeline, root, files):
 def caption(pipeline, root, files):
     """Adds the steps of the caption job to a pipeline."""
     options = CaptionOptions(images="images", output=root)
-    load = functools.partial(caption_images.load_models, options.backbone, options.model, 3)
+    load = functools.partial(load_models, options.backbone, options.model, 3)
     caption_images.build(pipeline, options, make_stage(options, files), load)
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import caption_images, extract_features, match_captions
-from beam_jobs.handlers import CaptioningModels
+from captioner_core.captioning.captioning_models import CaptioningModels, load_models
 from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.network import Captioner
 from captioner_core.captioning.saved_model import load_model, save_model
@@ -272,7 +272,7 @@ def test_a_table_without_captions_is_refused(captioned, run):
 
 def test_a_model_for_another_backbone_is_refused(model_dir):
     with pytest.raises(CaptionerError, match="fake-299"):
-        caption_images.load_models("xception", model_dir, 3)
+        load_models("xception", model_dir, 3)
 
 
 @pytest.mark.parametrize(

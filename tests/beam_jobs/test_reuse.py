@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from beam_jobs import caption_images, extract_features
-from beam_jobs.handlers import CaptioningModels
+from captioner_core.captioning.captioning_models import CaptioningModels
 from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.io import storage

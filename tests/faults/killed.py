@@ -27,7 +27,7 @@ from pyarrow import fs as pafs
 import captioner_cli.main
 import captioner_core.report
 from beam_jobs import caption_images, match_captions
-from beam_jobs.handlers import CaptioningModels
+from captioner_core.captioning.captioning_models import CaptioningModels
 from captioner_core.captioning.generator import GeneratedCaption
 from captioner_core.io import storage
 from tests.fakes import FakeBackbone

@@ -25,8 +25,8 @@ import pytest
 from PIL import Image
 
 from beam_jobs import caption_images
-from beam_jobs.handlers import CaptioningModels
 from captioner_cli.main import main
+from captioner_core.captioning.captioning_models import CaptioningModels
 from captioner_core.captioning.generator import GeneratedCaption
 from captioner_core.captioning.saved_model import read_model_id
 from captioner_core.io import storage

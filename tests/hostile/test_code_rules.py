@@ -57,6 +57,7 @@ CALLS = {
 NUMPY = {"np.load", "numpy.load", "np.save", "np.savez", "np.savez_compressed"}
 # These files import modules by names from their own tables only.
 MAY_IMPORT_BY_NAME = {
+    "captioner_core/__init__.py",
     "captioner_cli/main.py",
     "captioner_core/features/base.py",
     "captioner_core/text/encoders/base.py",
