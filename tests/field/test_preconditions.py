@@ -20,7 +20,7 @@ def images(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--rank-by", "combined", "--encoder", "tfidf"), "'tfidf' has not"),
+        (("--rank-by", "combined", "--encoder", "tfidf"), "'tfidf' encodes captions only"),
         (("--index-splits", "trian"), "'trian' is no split"),
         (("--features", "nowhere"), "features table 'nowhere'"),
         (("--index", "nowhere"), "captions table 'nowhere'"),
