@@ -13,7 +13,7 @@ import pytest
 from captioner_cli.main import COMMANDS, main
 from tests.runs import make_run
 
-SUBCOMMANDS = [[name.replace("_", "-")] for name in COMMANDS]
+SUBCOMMANDS = [[name.rpartition(".")[2].replace("_", "-")] for name in COMMANDS]
 DATASETS = [["dataset", kind] for kind in ("sample", "flickr8k", "coco", "csv")]
 
 
