@@ -15,7 +15,7 @@ RULES = [
         "captioner_core",
         {"tensorflow", "apache_beam", "airflow", "spacy", "numpy", "PIL", "pyarrow"},
     ),
-    ("captioner_core.api.images", {"tensorflow", "apache_beam", "airflow", "spacy", "pandas"}),
+    ("captioner_core.api.images", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.api.runs", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.api.search", {"tensorflow", "apache_beam", "airflow", "spacy", "matplotlib"}),
     ("captioner_core.options", {"tensorflow", "apache_beam", "airflow", "numpy", "pyarrow"}),

@@ -233,7 +233,7 @@ def test_an_answer_of_meteor_that_is_no_number_is_an_error(fake_java):
 def test_evaluate_checks_java_before_the_model(tmp_path, fake_java, capsys, monkeypatch):
     """The model does not exist either: the error about Java comes first."""
     monkeypatch.setattr(
-        "captioner_core.training.dataset.read_captions_by_split",
+        "captioner_core.analysis.evaluation.read_captions_by_split",
         lambda dataset: {"dev": {"a.jpg": ["a dog"]}},
     )
     fake_java(BROKEN["fails"][0])

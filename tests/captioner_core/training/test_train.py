@@ -138,7 +138,7 @@ def test_features_that_do_not_fit_are_refused(source, tmp_path):
         ("no_grid", "--grid"),
         ("others", "hold none of"),
         ("mixed", "mixes backbones"),
-        ("x", "holds no"),
+        ("x", "contains no Parquet file"),
     ):
         with pytest.raises(CaptionerError, match=message):
             train(options(source, tmp_path / "model", features=str(tmp_path / f"{name}.parquet")))
