@@ -166,7 +166,11 @@ def feature_row(
       image_uri: the path or URI of the other image's file.
       sha256: SHA-256 of the file's bytes.
     """
-    cached = {name: _cell_value(table.column(name)[row]) for name in table.column_names}
+    cached = {
+        name: _cell_value(table.column(name)[row])
+        for name in _reused_columns(FeatureRow)
+        if name in table.column_names
+    }
     return FeatureRow(image_id=image_id, image_uri=image_uri, image_sha256=sha256, **cached)
 
 
