@@ -72,24 +72,20 @@ class CaptionRun(FilledForm):
         """
         return RunOptions(
             run_id=self.run_id,
-            index=tuple(self.params["index"]),
-            **self.select("images", "output", "model", "beam_width"),
-            **self.select("threshold", "top_k", "encoder"),
+            **self.select_for(RunOptions, "run_id", "only_failures"),
             **changes,
         )
 
     def extract_options(self) -> ExtractOptions:
         """Returns the options of the job that extracts features and the grid for captions."""
-        return ExtractOptions(
-            run_id=self.run_id, **self.select("images", "output", "only_failures")
-        )
+        return ExtractOptions(run_id=self.run_id, **self.select_for(ExtractOptions, "run_id"))
 
     def caption_options(self) -> CaptionOptions:
         """Returns the options of the job that captions these features."""
         return CaptionOptions(
             run_id=self.run_id,
             from_features=True,
-            **self.select("images", "output", "model", "beam_width"),
+            **self.select_for(CaptionOptions, "run_id", "only_failures"),
         )
 
     def match_options(self) -> MatchOptions:

@@ -45,6 +45,20 @@ class FilledForm:
         """Returns the values of some fields, as keyword arguments of an options class."""
         return {name: self.params[name] for name in names}
 
+    def select_for(self, options_class: type, *without: str) -> Mapping[str, Any]:
+        """Returns the values of all fields that an options class has, as its keyword arguments.
+
+        Args:
+          options_class: a dataclass of options, such as ``RunOptions``.
+          without: fields to leave out.
+        """
+        names = {field.name for field in dataclasses.fields(options_class)} - set(without)
+        values = self.select(*(name for name in self.params if name in names))
+        return {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+
     def beam_arguments(self) -> list[str]:
         """Returns the command-line arguments that select and configure the chosen Beam runner.
 

@@ -6,6 +6,7 @@ tables and the manifest of a run over them. Its rows keep every invariant of a r
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -86,6 +87,28 @@ def write_table(
     for part in range(parts):
         table = schemas.rows_as_table(all_rows[part::parts], run_id, schema)
         pq.write_table(table, folder / f"part-{part:05d}.parquet", compression="zstd")
+
+
+def make_caption_row(image_id: str, caption: str, **changes: Any) -> CaptionRow:
+    """Returns a row of captions of an image that need not exist.
+
+    Args:
+      image_id: the image.
+      caption: its caption.
+      changes: other values of fields.
+    """
+    row = CaptionRow(
+        image_id=image_id,
+        image_uri=image_id,
+        image_sha256=hashlib.sha256(image_id.encode()).hexdigest(),
+        caption=caption,
+        source=GENERATED,
+        model_id=MODEL_ID,
+        log_prob=-1.0,
+        n_tokens=len(caption.split()),
+        unk_fraction=0.0,
+    )
+    return dataclasses.replace(row, **changes)
 
 
 def write_dataset(
@@ -267,16 +290,12 @@ class MatchedImage(NamedTuple):
 
 def _caption_row(folder: Path, number: int, image_id: str, caption: str) -> CaptionRow:
     path = draw_picture(folder / image_id, number)
-    return CaptionRow(
-        image_id=image_id,
+    return make_caption_row(
+        image_id,
+        caption,
         image_uri=str(path),
         image_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        caption=caption,
-        source=GENERATED,
-        model_id=MODEL_ID,
         log_prob=-4.5 - number / 7,
-        n_tokens=len(caption.split()),
-        unk_fraction=0.0,
     )
 
 

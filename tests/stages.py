@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -9,6 +11,7 @@ from captioner_core.io import storage
 from captioner_core.runs import commits
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import CAPTIONS_SCHEMA, FAILURES_SCHEMA, FEATURES_SCHEMA
+from tests.runs import make_caption_row
 
 SCHEMAS = {
     layout.CAPTIONS: CAPTIONS_SCHEMA,
@@ -42,21 +45,12 @@ def stage_captions(run, ids, parts=1):
 
 def stage_table(run, name, ids, file_name="part.parquet"):
     """Stages a part file with a row for each image id, and lists it in the owner's record."""
-    record = {
-        "source": "generated",
-        "caption": "a dog",
-        "log_prob": -1.0,
-        "n_tokens": 2,
-        "unk_fraction": 0.0,
-    }
-    record |= {
-        "image_uri": "u",
-        "image_sha256": "s",
-        "model_id": "m",
-        "run_id": "r",
-        "schema_version": 1,
-    }
-    table = pa.Table.from_pylist([{"image_id": i, **record} for i in ids], SCHEMAS[name])
+    common = {"run_id": "r", "schema_version": 1}
+    rows = [
+        make_caption_row(i, "a dog", image_uri="u", image_sha256="s", model_id="m") for i in ids
+    ]
+    records = [{**dataclasses.asdict(row), **common} for row in rows]
+    table = pa.Table.from_pylist(records, SCHEMAS[name])
     file_system, folder = storage.resolve(run.staged_table(name))
     file_system.create_dir(folder)
     part = layout.join(run.staged_table(name), file_name)

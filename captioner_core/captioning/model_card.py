@@ -9,6 +9,7 @@ from typing import Any
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.options import TrainOptions, given_options
 
+# The order of the columns. Scores with other names follow.
 _METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
 # Line breaks are part of the card, so that a card written again does not change.
@@ -97,7 +98,8 @@ def _evaluation_parts(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the scores of each evaluation as a heading and a table; nothing without any."""
     if not evaluations:
         return []
-    names = [name for name in _METRICS if any(name in one["scores"] for one in evaluations)]
+    found = dict.fromkeys(name for one in evaluations for name in one["scores"])
+    names = [name for name in dict.fromkeys((*_METRICS, *found)) if name in found]
     lines = [f"| split | images | beam | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     for one in evaluations:
         scores = (f"{one['scores'][name]:.3f}" if name in one["scores"] else "" for name in names)

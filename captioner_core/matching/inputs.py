@@ -30,8 +30,14 @@ from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.text.encoders.base import TextEncoder
 
-_FIXED_OPTIONS = ("threshold", "top_k", "encoder", "rank_by", "index_splits")
-"""Options that an update cannot change, since earlier scores and ranks depend on them."""
+_TABLE_OPTIONS = ("index", "features")
+_FIXED_OPTIONS = {
+    field.name: field.default
+    for field in dataclasses.fields(SimilarityOptions)
+    if field.name not in _TABLE_OPTIONS
+}
+"""Options that an update cannot change, since earlier scores and ranks depend on them; and their
+defaults, which stand for options that the run's version did not have."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +201,9 @@ def _check_same_options(
         raise CaptionerError(
             f"--update {run_dir!r} is a run without matches to update; match without --update"
         )
-    for name in _FIXED_OPTIONS:
+    for name, default in _FIXED_OPTIONS.items():
         current = getattr(options, name)
-        previous = manifest["options"].get(name)
+        previous = manifest["options"].get(name, default)
         if isinstance(previous, list):
             previous = tuple(previous)
         if current != previous:

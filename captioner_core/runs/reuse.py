@@ -40,7 +40,8 @@ _FEATURE_OPTIONS = ("backbone", "precision")
 # The limits and the failures of images that exceed them. An image within two limits has the same
 # result with either.
 _LIMITS = {"max_pixels": "too_many_pixels", "max_bytes": "too_large"}
-_CAPTION_COLUMNS = ("caption", "source", "model_id", "log_prob", "n_tokens", "unk_fraction")
+# What identifies an image. Its other columns follow from its bytes, so they are reused.
+_IMAGE_COLUMNS = ("image_id", "image_uri", SHA256)
 
 Group = tuple[int, int]
 """A row group: the number of its Parquet file, and its number within the file."""
@@ -99,7 +100,7 @@ class FeatureCache:
 
     def rows(self, group: Group) -> pa.Table:
         """Returns the rows of a row group of the features table."""
-        columns = ["width", "height", "backbone", "feature", *(["grid"] if self.grid else [])]
+        columns = [name for name in _reused_columns(FeatureRow) if name != "grid" or self.grid]
         return storage.read_row_group(self.features[group[0]], group[1], columns)
 
     def caption(self, sha256: str) -> Mapping[str, Any]:
@@ -134,7 +135,7 @@ class FeatureCache:
             return None
         captions: dict[str, Mapping[str, Any]] = {}
         for part in self.captions:
-            table = storage.read_table(part, (SHA256, *_CAPTION_COLUMNS))
+            table = storage.read_table(part, (SHA256, *_reused_columns(CaptionRow)))
             for row in table.to_pylist():
                 captions[row.pop(SHA256)] = row
         return captions
@@ -145,6 +146,12 @@ class FeatureCache:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+
+
+def _reused_columns(row_class: type) -> list[str]:
+    """Returns the columns of a table that do not identify the image."""
+    names = (field.name for field in dataclasses.fields(row_class))
+    return [name for name in names if name not in _IMAGE_COLUMNS]
 
 
 def feature_row(
@@ -159,18 +166,14 @@ def feature_row(
       image_uri: the path or URI of the other image's file.
       sha256: SHA-256 of the file's bytes.
     """
-    cell = {name: table.column(name)[row] for name in table.column_names}
-    vectors = {name: cell[name].values.to_numpy() for name in ("feature", "grid") if name in cell}
-    return FeatureRow(
-        image_id=image_id,
-        image_uri=image_uri,
-        image_sha256=sha256,
-        width=cell["width"].as_py(),
-        height=cell["height"].as_py(),
-        backbone=cell["backbone"].as_py(),
-        feature=vectors["feature"],
-        grid=vectors.get("grid"),
-    )
+    cached = {name: _cell_value(table.column(name)[row]) for name in table.column_names}
+    return FeatureRow(image_id=image_id, image_uri=image_uri, image_sha256=sha256, **cached)
+
+
+def _cell_value(cell: pa.Scalar) -> Any:
+    """Returns a cell as rows hold it: a vector as a numpy array."""
+    is_vector = isinstance(cell, pa.FixedSizeListScalar)
+    return cell.values.to_numpy() if is_vector else cell.as_py()
 
 
 def caption_row(

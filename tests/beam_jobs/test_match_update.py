@@ -6,8 +6,6 @@ compare all match tables of two runs exactly.
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -22,7 +20,8 @@ from captioner_core.options import MatchOptions
 from captioner_core.runs import commits
 from captioner_core.runs.verify import verify
 from captioner_core.tables.layout import RunLayout
-from captioner_core.tables.schemas import CAPTIONS_SCHEMA, CaptionRow, rows_as_table
+from captioner_core.tables.schemas import CAPTIONS_SCHEMA, rows_as_table
+from tests.runs import make_caption_row
 
 # fmt: off
 WORDS = (
@@ -41,20 +40,7 @@ def make_captions(seed, names):
 
 def write_captions(path, captions, model_id=MODEL):
     """Writes a captions table from texts by image name, and returns its path."""
-    rows = [
-        CaptionRow(
-            name,
-            name,
-            hashlib.sha256(name.encode()).hexdigest(),
-            text,
-            "generated",
-            model_id,
-            -1.0,
-            len(text),
-            0.0,
-        )
-        for name, text in captions.items()
-    ]
+    rows = [make_caption_row(name, text, model_id=model_id) for name, text in captions.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows_as_table(rows, "r", CAPTIONS_SCHEMA), path)
     return str(path)

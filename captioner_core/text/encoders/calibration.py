@@ -156,7 +156,11 @@ def is_calibrations(data: bytes) -> bool:
 def shipped_calibration(encoder: str) -> Calibration:
     """Returns the calibration of an encoder that has no folder of its own.
 
-    ``captioner calibrate`` fitted it; it comes with the package.
+    ``captioner calibrate`` fitted it; it comes with the package. A new encoder has none until then,
+    and its scores are its cosines.
     """
     path = resources.files("captioner_core.text.encoders") / "calibrations.json"
-    return Calibration.from_json(json.loads(path.read_text(encoding="utf-8"))[encoder])
+    calibrations = json.loads(path.read_text(encoding="utf-8"))
+    if encoder not in calibrations:
+        return Calibration()
+    return Calibration.from_json(calibrations[encoder])

@@ -16,6 +16,7 @@ from captioner_core.text.encoders.calibration import (
     CURVE_EDGES,
     Calibration,
     fit_calibration,
+    shipped_calibration,
 )
 from captioner_core.text.encoders.judging import judge_pairs
 from tests.fakes import HashedWords
@@ -85,3 +86,8 @@ def test_pairs_of_images_of_one_kind_are_judged_right():
 def test_too_few_captions_cannot_be_judged():
     with pytest.raises(CaptionerError, match="three captions"):
         judge_pairs({"a": ["x y"], "b": ["x"]}, HashedWords(), HashedWords())
+
+
+def test_the_scores_of_an_encoder_that_is_not_calibrated_yet_are_its_cosines():
+    cosines = np.linspace(-1, 1, 9)
+    np.testing.assert_allclose(shipped_calibration("new").scores(cosines), cosines)
