@@ -27,7 +27,7 @@ BENCH = [
     "daft==0.7.26",
     "ray[data]==2.60.0",
 ]  # peers of extraction; too large for every developer's machine
-MINILM = ["safetensors", "tokenizers"]  # reads all-MiniLM-L6-v2 without torch
+MINILM = ["tokenizers"]  # with safetensors, reads all-MiniLM-L6-v2 without torch
 TEST = [
     "hypothesis",
     "psutil",
@@ -108,6 +108,7 @@ setup(
         "pyarrow",
         "pycocoevalcap",  # the field's BLEU, METEOR, ROUGE-L and CIDEr
         "requests",  # resumable downloads
+        "safetensors",  # the weights of models and encoders
         "spacy==3.8.18",
         "tensorboard",  # writes training's event files
         "tqdm",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from captioner_core.captioning.config import CaptionerConfig
-from captioner_core.captioning.saved_model import CONFIG, METRICS, VOCABULARY, WEIGHTS, save_model
+from captioner_core.captioning.saved_model import CONFIG, METRICS, VOCABULARY, save_model
+from captioner_core.io.tensors import WEIGHTS, format_tensors, parse_tensors
 from captioner_core.text.vocabulary import Vocabulary
 from fuzz.targets import SEPARATOR, archive, flickr8k_text
 from tests.image_files import bad_files, encoded, good_files, picture
@@ -81,11 +81,6 @@ def _models() -> Iterator[bytes]:
         save_model(str(folder), Captioner(config, seed=1), vocabulary, {})
         json_files = [(folder / file).read_bytes() for file in (CONFIG, VOCABULARY, METRICS)]
         yield SEPARATOR.join([*json_files, (folder / WEIGHTS).read_bytes()])
-        halves = io.BytesIO()
-        with np.load(folder / WEIGHTS, allow_pickle=False) as tensors:
-            np.savez_compressed(
-                halves,
-                allow_pickle=False,
-                **{file: tensors[file].astype(np.float16) for file in tensors.files},
-            )
-        yield SEPARATOR.join([*json_files, halves.getvalue()])
+        tensors = parse_tensors((folder / WEIGHTS).read_bytes())
+        halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+        yield SEPARATOR.join([*json_files, format_tensors(halves)])

@@ -19,13 +19,13 @@ from captioner_core.captioning.saved_model import (
     CONFIG,
     METRICS,
     VOCABULARY,
-    WEIGHTS,
     check_model,
     read_model_id,
 )
 from captioner_core.datasets import coco, csv_captions, flickr8k
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import decoding
+from captioner_core.io.tensors import WEIGHTS
 from tests.image_files import encoded, picture
 
 _SIDE = 16  # pixels, of the decoded images and thumbnails

@@ -52,10 +52,10 @@ def test_a_changed_vocabulary_is_refused(tmp_path, monkeypatch):
 def test_damaged_weights_are_refused(tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(check_pretrained()[0], copy)
-    weights = bytearray((copy / "weights.npz").read_bytes())
-    # These bytes are in the compressed stream of the first tensor.
+    weights = bytearray((copy / "weights.safetensors").read_bytes())
+    # These bytes are in the header.
     weights[200:220] = bytes(20)
-    (copy / "weights.npz").write_bytes(weights)
+    (copy / "weights.safetensors").write_bytes(weights)
     with pytest.raises(CaptionerError, match="is damaged"):
         load_model(str(copy))
 

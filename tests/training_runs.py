@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from captioner_core.io.tensors import parse_tensors
 from captioner_core.options import TrainOptions
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import (
@@ -88,8 +89,7 @@ def options(source, output, **changes) -> TrainOptions:
 
 def weights(folder):
     """Returns the tensors of a model folder, by name."""
-    with np.load(folder / "weights.npz", allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    return parse_tensors((folder / "weights.safetensors").read_bytes())
 
 
 def history(folder):

@@ -1,8 +1,8 @@
-"""A model as a folder of plain data: the weights in .npz, the rest in JSON and Markdown.
+"""A model as a folder of plain data: the weights as safetensors, the rest in JSON and Markdown.
 
 Nothing in the folder is unpickled or executed. A folder may come from a stranger, so no file is
-read beyond a limit. The number of weights is compared with the configuration before the network is
-built, and their names, shapes and types before a tensor is decompressed.
+read beyond a limit; that of the weights follows from the configuration. The number of weights is
+compared with the configuration before the network is built.
 """
 
 from __future__ import annotations
@@ -10,26 +10,34 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import io
 import json
-import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pyarrow import fs as pafs
+from safetensors import SafetensorError
 
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.model_card import model_card
 from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import outputs, storage
 from captioner_core.io.json_text import JsonObject, parse_json
-from captioner_core.io.tensors import MAX_TENSOR_BYTES, StoredTensors
+from captioner_core.io.tensors import (
+    CONVERT,
+    EARLIER_WEIGHTS,
+    MAX_HEADER_BYTES,
+    WEIGHTS,
+    Tensors,
+    format_tensors,
+    parse_tensors,
+)
 from captioner_core.options import PRETRAINED
 from captioner_core.security.uris import local_path_of
 from captioner_core.tables import layout
@@ -40,19 +48,13 @@ if TYPE_CHECKING:  # These modules load TensorFlow, which most functions here do
     from captioner_core.captioning.ensemble import Ensemble
     from captioner_core.captioning.network import Captioner
 
-WEIGHTS = "weights.npz"
 VOCABULARY = "vocabulary.json"
 CONFIG = "config.json"
 METRICS = "metrics.json"
 MODEL_CARD = "MODEL_CARD.md"
 FILES = (WEIGHTS, VOCABULARY, METRICS, MODEL_CARD, CONFIG)
 KIND = "model"
-MAX_BYTES = {
-    CONFIG: 1 << 16,
-    VOCABULARY: 1 << 24,
-    METRICS: 1 << 26,
-    WEIGHTS: MAX_TENSOR_BYTES + (1 << 24),
-}
+MAX_BYTES = {CONFIG: 1 << 16, VOCABULARY: 1 << 24, METRICS: 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,12 @@ def claim_model_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder:
 
 def _files_of_earlier_model(folder: Path) -> set[str] | None:
     """Returns the files of a model that an earlier version wrote; None for any other folder."""
-    return set(FILES) if is_earlier_folder(folder, FILES, METRICS, ("model_id",)) else None
+    files = {*FILES, EARLIER_WEIGHTS} - {WEIGHTS}
+    return files if is_earlier_folder(folder, files, METRICS, ("model_id",)) else None
 
 
 def is_earlier_folder(
-    folder: Path, files: Sequence[str], described_by: str, keys: Sequence[str]
+    folder: Path, files: Collection[str], described_by: str, keys: Sequence[str]
 ) -> bool:
     """Returns whether a folder holds exactly the files that an earlier version wrote.
 
@@ -159,7 +162,7 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
         for name, weight in captioner.named_weights().items()
     }
     output = claim_model_folder(folder)
-    np.savez(output.stage(WEIGHTS), allow_pickle=False, **tensors)
+    output.stage(WEIGHTS).write_bytes(format_tensors(tensors))
     output.stage(VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
     _write_json(output.stage(CONFIG), captioner.config.to_json())
     model_id = compute_model_id(output.staging_folder)
@@ -227,11 +230,10 @@ def load_model(folder: str) -> LoadedModel:
     """
     from captioner_core.captioning.ensemble import make_captioner
 
-    path = model_path(folder)
-    config, vocabulary = _read_local_model(folder, path)
-    captioner = make_captioner(config)
-    _load_weights(captioner, path / WEIGHTS, folder)
-    return LoadedModel(captioner, vocabulary, compute_model_id(path))
+    files = _read_model(folder, str(model_path(folder)))
+    captioner = make_captioner(files.config)
+    _assign_weights(captioner, files.tensors, folder)
+    return LoadedModel(captioner, files.vocabulary, files.model_id)
 
 
 def read_model_id(folder: str) -> str:
@@ -243,12 +245,7 @@ def read_model_id(folder: str) -> str:
     Raises:
       CaptionerError: A file is missing or damaged.
     """
-    path = model_path(folder)
-    _read_local_model(folder, path)
-    try:
-        return compute_model_id(path)
-    except Exception as error:  # See _load_weights.
-        raise _damaged_weights(folder, error) from error
+    return _read_model(folder, str(model_path(folder))).model_id
 
 
 def check_model(folder: str) -> str:
@@ -263,15 +260,10 @@ def check_model(folder: str) -> str:
     Raises:
       CaptionerError: A file is missing or damaged, or the metrics belong to another model.
     """
-    files = {name: _read_file(folder, name) for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS)}
-    config, _ = _parse_config_and_vocabulary(folder, files[CONFIG], files[VOCABULARY])
-    _check_weight_count(folder, config, io.BytesIO(files[WEIGHTS]))
+    model_id = _read_model(folder, folder).model_id
+    metrics = _read_file(folder, folder, METRICS, MAX_BYTES[METRICS])
     try:
-        model_id = _hash_model(files[CONFIG], files[VOCABULARY], io.BytesIO(files[WEIGHTS]))
-    except Exception as error:  # See _load_weights.
-        raise _damaged_weights(folder, error) from error
-    try:
-        recorded_id = parse_json(files[METRICS])["model_id"]
+        recorded_id = parse_json(metrics)["model_id"]
     except (ValueError, KeyError, TypeError) as error:
         raise CaptionerError(
             f"model folder {folder!r}: {METRICS} names no model_id; train the model or copy its "
@@ -294,8 +286,8 @@ def check_pretrained() -> tuple[Path, str]:
     path = model_path(PRETRAINED)
     try:
         recorded_id = json.loads((path / METRICS).read_text(encoding="utf-8"))["model_id"]
-        is_whole = compute_model_id(path) == recorded_id
-    except Exception:  # See _load_weights.
+        is_whole = _read_model(PRETRAINED, str(path)).model_id == recorded_id
+    except (OSError, ValueError, KeyError, TypeError, CaptionerError):
         is_whole = False
     if not is_whole:
         raise CaptionerError(
@@ -324,71 +316,102 @@ def model_path(folder: str) -> Path:
 @functools.cache
 def _copy_remote_model(folder: str) -> Path:
     copy = Path(storage.scratch_folder(), f"model-{hashlib.sha256(folder.encode()).hexdigest()}")
+    metrics = _read_file(folder, folder, METRICS, MAX_BYTES[METRICS])
+    files = {**_read_model(folder, folder).files, METRICS: metrics}
     copy.mkdir()
-    for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS):
-        (copy / name).write_bytes(_read_file(folder, name))
+    for name, data in files.items():
+        (copy / name).write_bytes(data)
     return copy
+
+
+class _ModelFiles(NamedTuple):
+    """The files of a model, read and checked.
+
+    Args:
+      files: The bytes of configuration, vocabulary and weights by their name.
+      config: The configuration.
+      vocabulary: The vocabulary.
+      tensors: The weights, as many as the configuration asks for.
+    """
+
+    files: Mapping[str, bytes]
+    config: CaptionerConfig
+    vocabulary: Vocabulary
+    tensors: Tensors
+
+    @property
+    def model_id(self) -> str:
+        """The id that the files have together."""
+        digest = hashlib.sha256(self.files[CONFIG] + self.files[VOCABULARY])
+        # The tensors are hashed and not their file, so that the id does not depend on its format.
+        for name in sorted(self.tensors):
+            digest.update(name.encode("utf-8") + self.tensors[name].tobytes())
+        return f"lstm-{digest.hexdigest()[:16]}"
 
 
 def compute_model_id(folder: Path) -> str:
     """Returns the id that the files of a local model folder have together."""
-    with (folder / WEIGHTS).open("rb") as weights:
-        config = (folder / CONFIG).read_bytes()
-        return _hash_model(config, (folder / VOCABULARY).read_bytes(), weights)
+    return _read_model(str(folder), str(folder)).model_id
 
 
-def _hash_model(config: bytes, vocabulary: bytes, weights: IO[bytes]) -> str:
-    digest = hashlib.sha256(config)
-    digest.update(vocabulary)
-    # The tensors are hashed and not the archive, because the archive's own bytes contain dates.
-    with StoredTensors(weights) as tensors:
-        for name in sorted(tensors.shapes):
-            digest.update(name.encode("utf-8"))
-            for chunk in tensors.chunks(name):
-                digest.update(chunk)
-    return f"lstm-{digest.hexdigest()[:16]}"
+def _read_model(folder: str, path: str) -> _ModelFiles:
+    """Reads and checks the configuration, the vocabulary and the weights of a model.
 
+    Args:
+      folder: The folder as the user named it, for messages.
+      path: The path or URI to read from.
 
-def _read_local_model(folder: str, path: Path) -> tuple[CaptionerConfig, Vocabulary]:
-    """Returns the configuration and vocabulary of a local model; its weights fit their number."""
-    for name in (WEIGHTS, VOCABULARY, CONFIG):
-        if not (path / name).is_file():
-            raise _missing_file(folder, name)
-    config, vocabulary = _parse_config_and_vocabulary(
-        folder,
-        _read_limited(folder, CONFIG, (path / CONFIG).open("rb")),
-        _read_limited(folder, VOCABULARY, (path / VOCABULARY).open("rb")),
-    )
-    _check_weight_count(folder, config, path / WEIGHTS)
-    return config, vocabulary
-
-
-def _read_file(folder: str, name: str) -> bytes:
-    """Returns the content of a file of a model, local or at a URI."""
+    Raises:
+      CaptionerError: A file is missing, too large or damaged, or the files do not fit each other.
+    """
+    files = {name: _read_file(folder, path, name, MAX_BYTES[name]) for name in (CONFIG, VOCABULARY)}
+    config, vocabulary = _parse_config_and_vocabulary(folder, files[CONFIG], files[VOCABULARY])
+    max_bytes = 4 * config.parameter_count + 2 * MAX_HEADER_BYTES
+    files[WEIGHTS] = _read_file(folder, path, WEIGHTS, max_bytes)
     try:
-        file_system, path = storage.resolve(layout.join(folder, name))
-        return _read_limited(folder, name, file_system.open_input_stream(path))
+        tensors = parse_tensors(files[WEIGHTS])
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise CaptionerError(
+            f"model folder {folder!r}: {WEIGHTS} is damaged ({first_line(error)}); train or copy "
+            "it again"
+        ) from error
+    stored = sum(tensor.size for tensor in tensors.values())
+    if stored != config.parameter_count:
+        raise CaptionerError(
+            f"model folder {folder!r}: {WEIGHTS} holds {stored} numbers where {CONFIG} asks for "
+            f"{config.parameter_count}; take all files from one training"
+        )
+    return _ModelFiles(files, config, vocabulary, tensors)
+
+
+def _read_file(folder: str, path: str, name: str, max_bytes: int) -> bytes:
+    """Returns the content of a file of a model, unless it exceeds its limit.
+
+    Args:
+      folder: The folder as the user named it, for messages.
+      path: The path or URI of the folder.
+      name: The name of the file.
+      max_bytes: The largest size of the file.
+    """
+    try:
+        file_system, file = storage.resolve(layout.join(path, name))
+        info = file_system.get_file_info(file)
+        if info.type != pafs.FileType.File:
+            raise _missing_file(folder, path, name)
+        if info.size > max_bytes:
+            raise CaptionerError(
+                f"model folder {folder!r}: {name} holds more than {max_bytes} bytes; train the "
+                "model again"
+            )
+        with file_system.open_input_stream(file) as stream:
+            return bytes(stream.read(info.size))
     except CaptionerError:
         raise
-    except FileNotFoundError as error:
-        raise _missing_file(folder, name) from error
     except (OSError, ValueError) as error:  # ValueError: pyarrow does not know the file system.
         raise CaptionerError(
             f"model folder {folder!r}: {name} can't be read ({first_line(error)}); mend "
             "its permissions or copy it again"
         ) from error
-
-
-def _read_limited(folder: str, name: str, stream: Any) -> bytes:
-    """Returns the content of a file of a model, unless it exceeds its limit; closes the stream."""
-    with stream:
-        data = bytes(stream.read(MAX_BYTES[name] + 1))
-    if len(data) > MAX_BYTES[name]:
-        raise CaptionerError(
-            f"model folder {folder!r}: {name} holds more than {MAX_BYTES[name]} bytes; train the "
-            "model again"
-        )
-    return data
 
 
 def _parse_config_and_vocabulary(
@@ -412,39 +435,17 @@ def _parse_config_and_vocabulary(
     return config, vocabulary
 
 
-def _check_weight_count(folder: str, config: CaptionerConfig, weights: Path | IO[bytes]) -> None:
-    """Refuses weights whose number does not fit the sizes, before any of them is read."""
-    try:
-        with StoredTensors(weights) as tensors:
-            stored = sum(map(math.prod, tensors.shapes.values()))
-    except Exception as error:  # See _load_weights.
-        raise _damaged_weights(folder, error) from error
-    if stored != config.parameter_count:
-        raise CaptionerError(
-            f"model folder {folder!r}: {WEIGHTS} holds {stored} numbers where {CONFIG} asks for "
-            f"{config.parameter_count}; take all files from one training"
-        )
-
-
-def _load_weights(captioner: Captioner | Ensemble, weights: Path, folder: str) -> None:
+def _assign_weights(captioner: Captioner | Ensemble, tensors: Tensors, folder: str) -> None:
     """Assigns the stored weights to a network, after checking names, shapes and values."""
     wanted = captioner.named_weights()
-    try:
-        with StoredTensors(weights) as stored:
-            _check_shapes(folder, stored.shapes, wanted)
-            for name, weight in wanted.items():
-                tensor = stored.read(name)
-                if not np.isfinite(tensor).all():
-                    raise CaptionerError(
-                        f"model folder {folder!r}: tensor {name!r} holds values that are not "
-                        "finite; train it again"
-                    )
-                weight.assign(tensor.astype(np.float32))
-    except CaptionerError:
-        raise
-    # zipfile, zlib and NumPy's parser raise errors of many types when a file is damaged.
-    except Exception as error:
-        raise _damaged_weights(folder, error) from error
+    _check_shapes(folder, {name: tensor.shape for name, tensor in tensors.items()}, wanted)
+    for name, weight in wanted.items():
+        if not np.isfinite(tensors[name]).all():
+            raise CaptionerError(
+                f"model folder {folder!r}: tensor {name!r} holds values that are not finite; "
+                "train it again"
+            )
+        weight.assign(tensors[name].astype(np.float32))
 
 
 def _check_shapes(
@@ -464,15 +465,10 @@ def _check_shapes(
             )
 
 
-def _missing_file(folder: str, name: str) -> CaptionerError:
-    return CaptionerError(f"model folder {folder!r} has no {name}; make one with 'captioner train'")
-
-
-def _damaged_weights(folder: str, error: Exception) -> CaptionerError:
-    reason = first_line(error)
-    return CaptionerError(
-        f"model folder {folder!r}: {WEIGHTS} is damaged ({reason}); train or copy it again"
-    )
+def _missing_file(folder: str, path: str, name: str) -> CaptionerError:
+    is_earlier = name == WEIGHTS and storage.exists(layout.join(path, EARLIER_WEIGHTS))
+    remedy = CONVERT if is_earlier else "make one with 'captioner train'"
+    return CaptionerError(f"model folder {folder!r} has no {name}; {remedy}")
 
 
 # --- Exporting
@@ -528,7 +524,7 @@ def export_model(
         json.loads((model_path(folder) / METRICS).read_text(encoding="utf-8")) for folder in folders
     ]
     output = claim_model_folder(target)
-    np.savez_compressed(output.stage(WEIGHTS), allow_pickle=False, **_half_weights(models))
+    output.stage(WEIGHTS).write_bytes(format_tensors(_half_weights(models)))
     shutil.copyfile(model_path(folders[0]) / VOCABULARY, output.stage(VOCABULARY))
     _write_json(output.stage(CONFIG), config.to_json())
     model_id = load_model(str(output.staging_folder)).model_id

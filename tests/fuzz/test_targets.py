@@ -46,7 +46,7 @@ def test_earlier_findings_stay_fixed(target, path):
     [
         ("images", decoding, "decode"),
         ("datasets", csv_captions, "read_records"),
-        ("models", saved_model, "_check_weight_count"),
+        ("models", saved_model, "parse_tensors"),
     ],
 )
 def test_an_undocumented_error_is_a_finding(target, module, name, monkeypatch):

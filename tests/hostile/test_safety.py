@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors import SafetensorError
 
 from beam_jobs import extract_features
 from captioner_airflow import jobs, local
@@ -44,7 +45,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.images.listing import list_images
 from captioner_core.io import storage
 from captioner_core.io.json_text import parse_json
-from captioner_core.io.tensors import StoredTensors
+from captioner_core.io.tensors import format_tensors, parse_tensors
 from captioner_core.options import ExtractOptions
 from captioner_core.security.archives import check_members
 from captioner_core.security.redaction import SECRET_NAME, escape_control_chars
@@ -61,75 +62,67 @@ ESCAPES = "a\x1b]0;title\x07\x1b[31m\r\n\x9b2J\u202egpj.png"
 # --- Model folders
 
 
-def npy(array: np.ndarray, **header: object) -> bytes:
-    """Returns an array as a member of an .npz file, with header fields that may be wrong."""
-    stream = io.BytesIO()
-    fields = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape, **header}
-    np.lib.format.write_array_header_1_0(stream, fields)
-    return stream.getvalue() + array.tobytes()
+def tensor_file(header: object, data: bytes = b"") -> bytes:
+    """Returns a safetensors file with this header, which may be wrong, and this data."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
 
 
-def npz(**members: bytes) -> io.BytesIO:
-    """Returns an .npz file with members of these names and contents."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(f"{name}.npy", data)
-    return stream
+def tensor(size: int, dtype: str = "F32", shape: tuple[int, ...] = (2, 3)) -> dict[str, object]:
+    """Returns the header of one tensor."""
+    return {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
 
 
-ONE = np.ones((2, 3), np.float32)
 # Files of tensors, each with a pattern of the error that refuses it.
 HOSTILE_TENSORS = {
-    "objects": (npz(a=npy(np.zeros(6), descr="|O")), "float32 or float16"),
-    "Fortran order": (npz(a=npy(ONE, fortran_order=True)), "in Fortran order"),
-    "big-endian": (npz(a=npy(ONE.astype(">f4"))), "a tensor is >f4"),
-    "doubles": (npz(a=npy(ONE.astype(np.float64))), "a tensor is <f8"),
-    "structured": (npz(a=npy(np.zeros(2, "<f4,<f2"))), "float32 or float16"),
-    "more values than its shape": (npz(a=npy(ONE, shape=(2, 2))), "do not match float32"),
-    "fewer values than its shape": (npz(a=npy(ONE, shape=(2**40, 3))), "do not match float32"),
-    "negative shape": (npz(a=npy(ONE, shape=(-2, -3))), "is not a tensor"),
-    "code in its header": (npz(a=npy(ONE).replace(b"(2, 3)", b"exit()")), "malformed"),
-    "nested header": (
-        npz(a=b"\x93NUMPY\x01\x00" + struct.pack("<H", 60_000) + b"(" * 60_000),
-        "(?i)header",
+    "objects": (tensor_file({"a": tensor(6, "O")}, bytes(6)), "unknown variant"),
+    "doubles": (tensor_file({"a": tensor(48, "F64")}, bytes(48)), "'a' is float64"),
+    "a type that NumPy lacks": (tensor_file({"a": tensor(12, "BF16")}, bytes(12)), "BF16"),
+    "more values than its shape": (tensor_file({"a": tensor(28)}, bytes(28)), "invalid shape"),
+    "fewer values than its shape": (
+        tensor_file({"a": tensor(24, shape=(2**40, 3))}, bytes(24)),
+        "invalid shape",
     ),
-    "no tensor": (npz(a=b"hello, world"), "magic"),
-    "another version": (npz(a=npy(ONE).replace(b"\x01\x00", b"\x03\x00", 1)), "unknown version"),
-    "outside": (npz(**{"../a": npy(ONE)}), "outside its folder"),
-    "absolute": (npz(**{"/tmp/a": npy(ONE)}), "outside its folder"),
-    "a drive": (npz(**{"C:\\a": npy(ONE)}), "outside its folder"),
-    "too many": (npz(**{f"{n}": npy(ONE[:0]) for n in range(5000)}), "5000 entries"),
-    "no zip": (io.BytesIO(b"hello"), "not a zip"),
+    "more values than memory has addresses": (
+        tensor_file({"a": tensor(24, shape=(2**40, 2**40))}, bytes(24)),
+        "overflow",
+    ),
+    "negative shape": (tensor_file({"a": tensor(24, shape=(-2, -3))}, bytes(24)), "invalid value"),
+    "tensors that overlap": (
+        tensor_file({"a": tensor(24), "b": tensor(24)}, bytes(24)),
+        "invalid offset",
+    ),
+    "hidden bytes": (tensor_file({"a": tensor(24)}, bytes(100)), "not fully covered"),
+    "cut": (tensor_file({"a": tensor(24)}, bytes(10)), "incomplete|not fully covered|too"),
+    "nested header": (tensor_file(b"[" * 60_000), "invalid JSON"),
+    "nested metadata": (tensor_file(b'{"a":' * 60_000), "recursion"),
+    "a large header": (tensor_file(b" " * (1 << 21)), "its header has"),
+    "a header of exabytes": (struct.pack("<Q", 2**62) + b"{}", "its header has"),
+    "no tensors": (b"hello", "header"),
+    "nothing": (b"", "header too small"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE_TENSORS)
 def test_hostile_tensors_are_refused(name):
-    stream, rule = HOSTILE_TENSORS[name]
-    with pytest.raises((ValueError, zipfile.BadZipFile), match=rule):
-        StoredTensors(stream)
+    data, rule = HOSTILE_TENSORS[name]
+    with pytest.raises((ValueError, KeyError, SafetensorError), match=rule):
+        parse_tensors(data)
 
 
 def test_valid_tensors_are_read_unchanged():
-    stream = io.BytesIO()
-    half = np.arange(5, dtype=np.float16)
-    np.savez(stream, allow_pickle=False, **{"a/b": ONE, "half": half, "scalar": np.float32(3)})
-    with StoredTensors(stream) as tensors:
-        assert tensors.shapes == {"a/b": (2, 3), "half": (5,), "scalar": ()}
-        np.testing.assert_array_equal(tensors.read("a/b"), ONE)
-        assert tensors.read("half").dtype == np.float16
-        assert b"".join(tensors.chunks("half")) == half.tobytes()
-
-
-def test_a_member_is_not_inflated_beyond_the_size_that_it_claims():
-    stream = npz(a=npy(np.zeros(1_000_000, np.float32)))
-    data = stream.getvalue()
-    size = struct.pack("<I", 4_000_128)
-    claimed_size = struct.pack("<I", len(npy(ONE)))
-    assert data.count(size) == 2
-    with pytest.raises(zipfile.BadZipFile, match="CRC"):
-        StoredTensors(io.BytesIO(data.replace(size, claimed_size)))
+    tensors = {
+        "a/b": np.ones((2, 3), np.float32),
+        "half": np.arange(5, dtype=np.float16),
+        "scalar": np.array(3, np.float32),
+        "columns first": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+        "every other": np.arange(10, dtype=np.float32)[::2],
+        "repeated": np.broadcast_to(np.float16(2), (3,)),
+    }
+    read = parse_tensors(format_tensors(tensors))
+    assert read.keys() == tensors.keys()
+    for name, expected in tensors.items():
+        np.testing.assert_array_equal(read[name], expected, strict=True)
 
 
 @pytest.fixture(scope="module")
@@ -155,16 +148,10 @@ def model(good_model, tmp_path):
     return Path(shutil.copytree(good_model, tmp_path / "model"))
 
 
-def write_bomb(folder: Path) -> None:
-    """Replaces a model's weights by 260 kB that inflate to 256 MiB.
-
-    The file contains a well-formed tensor with the name of one of the network's tensors.
-    """
-    archive = zipfile.ZipFile(folder / "weights.npz", "w", zipfile.ZIP_DEFLATED)
-    with archive, archive.open("queries/bias.npy", "w") as member:
-        member.write(npy(np.zeros(0, np.float32), shape=(1 << 26,)))
-        for _ in range(256):
-            member.write(bytes(1 << 20))
+def write_large_weights(folder: Path) -> None:
+    """Replaces a model's weights by a file of 256 MiB, which occupies no space on the disk."""
+    with (folder / "weights.safetensors").open("wb") as file:
+        file.truncate(256 << 20)
 
 
 def change_config(folder: Path, **values: object) -> None:
@@ -175,8 +162,12 @@ def change_config(folder: Path, **values: object) -> None:
 
 # Functions that make a valid model folder malicious.
 HOSTILE_MODELS = {
-    "bomb": write_bomb,
-    "objects": lambda f: (f / "weights.npz").write_bytes(HOSTILE_TENSORS["objects"][0].getvalue()),
+    "large weights": write_large_weights,
+    "a pipe": lambda f: (
+        (f / "weights.safetensors").unlink(),
+        os.mkfifo(f / "weights.safetensors"),
+    ),
+    "objects": lambda f: (f / "weights.safetensors").write_bytes(HOSTILE_TENSORS["objects"][0]),
     "a huge network": lambda f: change_config(f, units=4096, embedding_dim=4096),
     "a huge ensemble": lambda f: change_config(f, members=64, units=4096),
     "absurd sizes": lambda f: change_config(f, units=2**62),

@@ -19,11 +19,10 @@ import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io.json_text import JsonObject, parse_json
-from captioner_core.io.tensors import StoredTensors
+from captioner_core.io.tensors import CONVERT, EARLIER_WEIGHTS, WEIGHTS, parse_tensors
 from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.encoders.word_tables import sum_words
 
-WEIGHTS = "weights.npz"
 WORDS = "words.json"
 CONFIG = "config.json"
 MODEL_CARD = "MODEL_CARD.md"
@@ -129,22 +128,21 @@ def _read_files(path: Path) -> _EncoderFiles:
     Raises:
       CaptionerError: a file is missing or damaged, or the sizes of tensors do not fit each other.
     """
+    is_earlier = (path / EARLIER_WEIGHTS).is_file()
+    remedy = CONVERT if is_earlier else "make one with 'captioner train-encoder'"
     for name in (WEIGHTS, WORDS, CONFIG):
         if not (path / name).is_file():
-            raise CaptionerError(
-                f"encoder folder {str(path)!r} has no {name}; make one with 'captioner "
-                "train-encoder'"
-            )
+            raise CaptionerError(f"encoder folder {str(path)!r} has no {name}; {remedy}")
     try:
         config = parse_json((path / CONFIG).read_bytes())
         words = list(parse_json((path / WORDS).read_bytes())["words"])
-        with StoredTensors(path / WEIGHTS) as stored:
-            tensors = {name: stored.read(name).astype(np.float32) for name in _TENSORS}
+        stored = parse_tensors((path / WEIGHTS).read_bytes())
+        tensors = {name: stored[name].astype(np.float32) for name in _TENSORS}
         hidden = tensors["image_hidden"].shape[1]
         dim = config["dim"]
         is_valid = config["format_version"] == FORMAT_VERSION
         is_valid &= isinstance(config["backbone"], str)
-    # JSON, zlib, zipfile and NumPy raise errors of many types for damaged files.
+    # JSON, safetensors and NumPy raise errors of many types for damaged files.
     except Exception as error:
         raise CaptionerError(
             f"encoder folder {str(path)!r} is damaged ({error!r}); train or copy it again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy.typing as npt
 
 from captioner_core.captioning.saved_model import is_earlier_folder
 from captioner_core.io import outputs
+from captioner_core.io.tensors import EARLIER_WEIGHTS, WEIGHTS, format_tensors
 from captioner_core.text.encoders.calibration import Calibration
-from captioner_core.text.encoders.learned import CONFIG, FORMAT_VERSION, MODEL_CARD, WEIGHTS, WORDS
+from captioner_core.text.encoders.learned import CONFIG, FORMAT_VERSION, MODEL_CARD, WORDS
 
 FILES = (WEIGHTS, WORDS, MODEL_CARD, CONFIG)
 KIND = "encoder"
@@ -49,6 +51,15 @@ def check_encoder_output(folder: str, inputs: outputs.Inputs | None = None) -> N
     outputs.check_output_folder(folder, kind=KIND, inputs=inputs, adopt=_files_of_earlier_encoder)
 
 
+def claim_encoder_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder:
+    """Returns an encoder folder that is ready to be written to.
+
+    Raises:
+      CaptionerError: See ``outputs.check_output_folder``.
+    """
+    return outputs.OutputFolder.claim(folder, kind=KIND, adopt=_files_of_earlier_encoder)
+
+
 def save_encoder(folder: str, contents: EncoderContents) -> None:
     """Writes a whole encoder folder, replacing an encoder that is there.
 
@@ -65,8 +76,8 @@ def save_encoder(folder: str, contents: EncoderContents) -> None:
         "calibration": contents.calibration.to_json(),
     }
     words = {"captions": contents.captions, "words": contents.counts}
-    output = outputs.OutputFolder.claim(folder, kind=KIND, adopt=_files_of_earlier_encoder)
-    np.savez_compressed(output.stage(WEIGHTS), allow_pickle=False, **contents.tensors)
+    output = claim_encoder_folder(folder)
+    output.stage(WEIGHTS).write_bytes(format_tensors(contents.tensors))
     output.stage(WORDS).write_text(
         json.dumps(words, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
     )
@@ -78,4 +89,5 @@ def save_encoder(folder: str, contents: EncoderContents) -> None:
 def _files_of_earlier_encoder(folder: Path) -> set[str] | None:
     """Returns the files of an encoder that an earlier version wrote; None for any other folder."""
     keys = ("format_version", "dim", "backbone", "calibration")
-    return set(FILES) if is_earlier_folder(folder, FILES, CONFIG, keys) else None
+    files = {*FILES, EARLIER_WEIGHTS} - {WEIGHTS}
+    return files if is_earlier_folder(folder, files, CONFIG, keys) else None

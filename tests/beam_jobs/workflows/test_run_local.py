@@ -109,14 +109,14 @@ def test_matched_captions_share_an_object_more_often_than_random_pairs(finished)
 
 def test_a_second_call_reuses_the_model_and_writes_the_same_rows(finished):
     root, _ = finished
-    written_at = (root / "model" / "weights.npz").stat().st_mtime_ns
+    written_at = (root / "model" / "weights.safetensors").stat().st_mtime_ns
     before = {table: rows(root / "runs" / "new", table) for table in layout.TABLES}
     done = subprocess.run(
         [*RUN_LOCAL, "--out", str(root)], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "this training is done" in done.stderr
-    assert (root / "model" / "weights.npz").stat().st_mtime_ns == written_at
+    assert (root / "model" / "weights.safetensors").stat().st_mtime_ns == written_at
     for table, old in before.items():
         new = rows(root / "runs" / "new", table)
         if table == "features":

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs as pafs
+from safetensors.numpy import save
 
 from beam_jobs.workflows import run as run_workflow
 from captioner_cli.main import main
@@ -41,6 +42,11 @@ REFERENCES = "0" * 64
 COLUMNS = ("image_id", "caption_index", "caption", "split")
 
 
+def write_weights(folder, weight):
+    """Writes one array as the weights of a model folder."""
+    (folder / "weights.safetensors").write_bytes(save({"weight": weight}))
+
+
 def make_model(folder, seed=0, **evaluation):
     """Writes a model folder without a network. Its files fit each other, which is enough here."""
     vocabulary = Vocabulary.from_captions(["a dog runs"])
@@ -50,7 +56,7 @@ def make_model(folder, seed=0, **evaluation):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.to_json()))
     (folder / "vocabulary.json").write_text(vocabulary.to_json())
-    np.savez(folder / "weights.npz", weight=np.full(config.parameter_count, seed, np.float32))
+    write_weights(folder, np.full(config.parameter_count, seed, np.float32))
     (folder / "metrics.json").write_text(
         json.dumps({"model_id": compute_model_id(folder), "evaluations": []})
     )
@@ -160,7 +166,7 @@ def test_undo_to_a_changed_or_deleted_model_is_refused(models):
     with pytest.raises(CaptionerError, match="was 'lstm-"):
         undo(str(models))
     shutil.rmtree(models / "a")
-    with pytest.raises(CaptionerError, match="has no weights"):
+    with pytest.raises(CaptionerError, match="has no config"):
         undo(str(models))
     assert current_model(str(models)) == "b"
 
@@ -209,20 +215,21 @@ def test_a_remote_pointer_is_written_in_one_operation(models, monkeypatch):
 
 
 BREAKS = {
-    "no weights": lambda f: (f / "weights.npz").unlink(),
+    "no weights": lambda f: (f / "weights.safetensors").unlink(),
+    "weights of an earlier version": lambda f: (f / "weights.safetensors").rename(
+        f / "weights.npz"
+    ),
     "no metrics": lambda f: (f / "metrics.json").unlink(),
     "not JSON": lambda f: (f / "config.json").write_text("{"),
     "another format": lambda f: (f / "config.json").write_text('{"format_version": 99}'),
     "too few words": lambda f: (f / "vocabulary.json").write_text(
         Vocabulary.from_captions(["b"]).to_json()
     ),
-    "cut weights": lambda f: (f / "weights.npz").write_bytes(
-        (f / "weights.npz").read_bytes()[:100]
+    "cut weights": lambda f: (f / "weights.safetensors").write_bytes(
+        (f / "weights.safetensors").read_bytes()[:100]
     ),
-    "other weights": lambda f: np.savez(f / "weights.npz", weight=np.zeros(4, np.float32)),
-    "pickled weights": lambda f: np.savez(
-        f / "weights.npz", weight=np.array([print], dtype=object)
-    ),
+    "other weights": lambda f: write_weights(f, np.zeros(4, np.float32)),
+    "weights of another type": lambda f: write_weights(f, np.zeros(4, np.int32)),
     "metrics of nothing": lambda f: (f / "metrics.json").write_text("[]"),
     "no UTF-8": lambda f: (f / "config.json").write_bytes(b"\xff"),
     "a folder for a file": lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()),
@@ -370,7 +377,8 @@ def test_every_command_with_a_model_accepts_a_folder_of_models(
     (models.parent / "in").mkdir()
     assert main([*argv, "--model", "models"]) == 2
     assert (
-        "model folder 'models/b': weights.npz and config.json disagree" in capsys.readouterr().err
+        "model folder 'models/b': weights.safetensors and config.json disagree"
+        in capsys.readouterr().err
     )
 
 

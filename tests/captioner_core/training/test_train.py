@@ -83,7 +83,13 @@ def test_only_the_same_seed_gives_the_same_model(source, tmp_path):
 def test_the_model_folder_is_complete_and_describes_the_model(source, tmp_path):
     model_id = train(options(source, tmp_path / "model", epochs=1))
     names = {path.name for path in (tmp_path / "model").iterdir()}
-    files = {"weights.npz", "vocabulary.json", "config.json", "metrics.json", "MODEL_CARD.md"}
+    files = {
+        "weights.safetensors",
+        "vocabulary.json",
+        "config.json",
+        "metrics.json",
+        "MODEL_CARD.md",
+    }
     assert names == {*files, ".captioner-files"}
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert metrics["images"] == {"train": 20, "dev": 4}

@@ -106,7 +106,7 @@ def test_learned_encodes_images_as_unit_rows_in_any_batch():
     np.testing.assert_allclose(encoder.encode_images(3 * features[:1])[0], images[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("broken", ["weights.npz", "words.json", "config.json"])
+@pytest.mark.parametrize("broken", ["weights.safetensors", "words.json", "config.json"])
 def test_a_damaged_encoder_is_refused_in_one_line(tmp_path, broken):
     folder = tmp_path / "encoder"
     shutil.copytree(resources.files("captioner_core") / SHIPPED, folder)
