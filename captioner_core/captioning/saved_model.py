@@ -7,22 +7,20 @@ built, and their names, shapes and types before a tensor is decompressed.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import functools
 import hashlib
 import io
 import json
 import math
 import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.model_card import model_card
@@ -33,7 +31,6 @@ from captioner_core.io.tensors import MAX_TENSOR_BYTES, StoredTensors
 from captioner_core.options import PRETRAINED
 from captioner_core.security.uris import local_path_of
 from captioner_core.tables import layout
-from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # These modules load TensorFlow, which most functions here do not need.
@@ -47,6 +44,9 @@ METRICS = "metrics.json"
 MODEL_CARD = "MODEL_CARD.md"
 FILES = (WEIGHTS, VOCABULARY, METRICS, MODEL_CARD, CONFIG)
 KIND = "model"
+_find_earlier_files = functools.partial(
+    outputs.earlier_files, files=FILES, described_by=METRICS, keys=("model_id",)
+)
 MAX_BYTES = {
     CONFIG: 1 << 16,
     VOCABULARY: 1 << 24,
@@ -75,65 +75,116 @@ class LoadedModel:
         return self.captioner.config
 
 
-def check_model_output(
-    folder: str | os.PathLike[str],
-    *,
-    option: str = "--output",
-    inputs: outputs.Inputs | None = None,
-) -> None:
-    """Checks, before any work, that a model may be written to a folder; changes nothing.
+def load_model(folder: str) -> LoadedModel:
+    """Returns the model in a folder.
 
     Args:
-      folder: The folder.
-      option: The option that names the folder, for the error message.
-      inputs: What the command reads, by option. The folder may not be one of these.
+      folder: A local path, a URI, or ``pretrained``.
 
     Raises:
-      CaptionerError: See ``outputs.check_output_folder``.
+      CaptionerError: A file is missing or damaged, or the weights, the vocabulary and the
+        configuration do not fit each other.
     """
-    outputs.check_output_folder(
-        folder, kind=KIND, option=option, inputs=inputs, adopt=_files_of_earlier_model
-    )
+    from captioner_core.captioning.ensemble import make_captioner
+
+    path = model_path(folder)
+    config, vocabulary = _read_local_model(folder, path)
+    captioner = make_captioner(config)
+    _load_weights(captioner, path / WEIGHTS, folder)
+    return LoadedModel(captioner, vocabulary, compute_model_id(path))
 
 
-def claim_model_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder:
-    """Returns a model folder that is ready to be written to.
+def read_model_id(folder: str) -> str:
+    """Returns the id of the model in a folder, without loading TensorFlow.
 
-    Raises:
-      CaptionerError: See ``outputs.check_output_folder``.
-    """
-    return outputs.OutputFolder.claim(
-        folder, kind=KIND, option="model folder", adopt=_files_of_earlier_model
-    )
-
-
-def _files_of_earlier_model(folder: Path) -> set[str] | None:
-    """Returns the files of a model that an earlier version wrote; None for any other folder."""
-    return set(FILES) if is_earlier_folder(folder, FILES, METRICS, ("model_id",)) else None
-
-
-def is_earlier_folder(
-    folder: Path, files: Sequence[str], described_by: str, keys: Sequence[str]
-) -> bool:
-    """Returns whether a folder holds exactly the files that an earlier version wrote.
-
-    Earlier versions did not list their files in a marker, so the names and one content must do.
+    >>> read_model_id("pretrained")[:5]
+    'lstm-'
 
     Args:
-      folder: The folder to look at.
-      files: The names that the folder must hold, as regular files, and no others.
-      described_by: The name of the file that holds a JSON object.
-      keys: The keys that this object must have.
+      folder: A local path, a URI, or ``pretrained``.
+
+    Raises:
+      CaptionerError: A file is missing or damaged.
     """
-    if sorted(os.listdir(folder)) != sorted(files):
-        return False
-    if not all((folder / name).is_file() and not (folder / name).is_symlink() for name in files):
-        return False
-    described = outputs.parse_object((folder / described_by).read_bytes())
-    return described is not None and all(key in described for key in keys)
+    path = model_path(folder)
+    _read_local_model(folder, path)
+    with _reading_weights(folder):
+        return compute_model_id(path)
 
 
-# --- Writing
+def check_model(folder: str) -> str:
+    """Checks that the files of a model are whole, and returns the model id.
+
+    TensorFlow is not needed, because no network is built: weights whose id agrees with the
+    recorded one are those that training wrote, and so fit the network.
+
+    Args:
+      folder: A local path or a URI.
+
+    Raises:
+      CaptionerError: A file is missing or damaged, or the metrics belong to another model.
+    """
+    files = {name: _read_file(folder, name) for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS)}
+    config, _ = _parse_config_and_vocabulary(folder, files[CONFIG], files[VOCABULARY])
+    _check_weight_count(folder, config, io.BytesIO(files[WEIGHTS]))
+    with _reading_weights(folder):
+        model_id = _hash_model(files[CONFIG], files[VOCABULARY], io.BytesIO(files[WEIGHTS]))
+    try:
+        recorded_id = parse_json(files[METRICS])["model_id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _error(
+            folder, f"{METRICS} names no model_id; train the model or copy its folder again"
+        ) from error
+    if recorded_id != model_id:
+        raise _error(
+            folder,
+            f"its files are of model {model_id!r}, {METRICS} is of "
+            f"{recorded_id!r}; take all files from one training",
+        )
+    return model_id
+
+
+def check_pretrained() -> tuple[Path, str]:
+    """Returns the folder and the id of the packaged model, after checking that it is whole.
+
+    Raises:
+      CaptionerError: The model is missing or damaged.
+    """
+    path = model_path(PRETRAINED)
+    try:
+        recorded_id = json.loads((path / METRICS).read_text(encoding="utf-8"))["model_id"]
+        is_whole = compute_model_id(path) == recorded_id
+    except Exception:  # See _reading_weights.
+        is_whole = False
+    if not is_whole:
+        raise CaptionerError(
+            f"the package's own model in {str(path)!r} is missing or damaged; install captioner "
+            "again"
+        )
+    return path, recorded_id
+
+
+def model_path(folder: str) -> Path:
+    """Returns the local path of a model folder.
+
+    The files of a model at a URI are copied to this machine, once per process.
+
+    Args:
+      folder: A local path, a URI, or ``pretrained`` for the packaged model.
+
+    Raises:
+      CaptionerError: The model is at a URI and cannot be read.
+    """
+    if folder == PRETRAINED:
+        return Path(str(resources.files("captioner_core") / PRETRAINED))
+    return _copy_remote_model(folder) if storage.is_remote(folder) else Path(local_path_of(folder))
+
+
+def compute_model_id(folder: Path) -> str:
+    """Returns the id that the files of a local model folder have together."""
+    with (folder / WEIGHTS).open("rb") as weights:
+        config = (folder / CONFIG).read_bytes()
+        return _hash_model(config, (folder / VOCABULARY).read_bytes(), weights)
 
 
 def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metrics: Any) -> str:
@@ -161,23 +212,10 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
     output = claim_model_folder(folder)
     np.savez(output.stage(WEIGHTS), allow_pickle=False, **tensors)
     output.stage(VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
-    _write_json(output.stage(CONFIG), captioner.config.to_json())
+    write_json(output.stage(CONFIG), captioner.config.to_json())
     model_id = compute_model_id(output.staging_folder)
-    _publish_model(output, captioner.config, {"model_id": model_id, **metrics})
+    publish_model(output, captioner.config, {"model_id": model_id, **metrics})
     return model_id
-
-
-def _publish_model(
-    output: outputs.OutputFolder, config: CaptionerConfig, metrics: Mapping[str, Any]
-) -> None:
-    """Adds metrics and model card to the staged files, and moves all files into place."""
-    _write_json(output.stage(METRICS), metrics)
-    output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
-    output.publish(FILES, completion_file=CONFIG)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def record_metrics(folder: str, change: Callable[[JsonObject], JsonObject]) -> None:
@@ -196,129 +234,69 @@ def record_metrics(folder: str, change: Callable[[JsonObject], JsonObject]) -> N
     path = output.path / METRICS
     metrics = outputs.parse_object(path.read_bytes()) if path.exists() else {}
     if metrics is None:
-        raise CaptionerError(
-            f"model folder {folder!r}: {METRICS} is damaged; train the model or copy its folder "
-            "again"
-        )
+        raise _error(folder, f"{METRICS} is damaged; train the model or copy its folder again")
     output.check_no_conflicts((METRICS, MODEL_CARD))
     metrics = change(metrics)
     config = CaptionerConfig.from_json(
         json.loads((output.path / CONFIG).read_text(encoding="utf-8"))
     )
-    _write_json(output.stage(METRICS), metrics)
+    write_json(output.stage(METRICS), metrics)
     output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
     output.publish_file(METRICS)
     output.publish_file(MODEL_CARD)
     output.finish()
 
 
-# --- Reading
-
-
-def load_model(folder: str) -> LoadedModel:
-    """Returns the model in a folder.
-
-    Args:
-      folder: A local path, a URI, or ``pretrained``.
-
-    Raises:
-      CaptionerError: A file is missing or damaged, or the weights, the vocabulary and the
-        configuration do not fit each other.
-    """
-    from captioner_core.captioning.ensemble import make_captioner
-
-    path = model_path(folder)
-    config, vocabulary = _read_local_model(folder, path)
-    captioner = make_captioner(config)
-    _load_weights(captioner, path / WEIGHTS, folder)
-    return LoadedModel(captioner, vocabulary, compute_model_id(path))
-
-
-def read_model_id(folder: str) -> str:
-    """Returns the id of the model in a folder, without loading TensorFlow.
+def check_model_output(
+    folder: str | os.PathLike[str],
+    *,
+    option: str = "--output",
+    inputs: outputs.Inputs | None = None,
+) -> None:
+    """Checks, before any work, that a model may be written to a folder; changes nothing.
 
     Args:
-      folder: A local path, a URI, or ``pretrained``.
+      folder: The folder.
+      option: The option that names the folder, for the error message.
+      inputs: What the command reads, by option. The folder may not be one of these.
 
     Raises:
-      CaptionerError: A file is missing or damaged.
+      CaptionerError: See ``outputs.check_output_folder``.
     """
-    path = model_path(folder)
-    _read_local_model(folder, path)
-    try:
-        return compute_model_id(path)
-    except Exception as error:  # See _load_weights.
-        raise _damaged_weights(folder, error) from error
+    outputs.check_output_folder(
+        folder, kind=KIND, option=option, inputs=inputs, adopt=_find_earlier_files
+    )
 
 
-def check_model(folder: str) -> str:
-    """Checks that the files of a model are whole, and returns the model id.
+def claim_model_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder:
+    """Returns a model folder that is ready to be written to.
 
-    TensorFlow is not needed, because no network is built: weights whose id agrees with the
-    recorded one are those that training wrote, and so fit the network.
+    Raises:
+      CaptionerError: See ``outputs.check_output_folder``.
+    """
+    return outputs.OutputFolder.claim(
+        folder, kind=KIND, option="model folder", adopt=_find_earlier_files
+    )
+
+
+def publish_model(
+    output: outputs.OutputFolder, config: CaptionerConfig, metrics: Mapping[str, Any]
+) -> None:
+    """Adds metrics and model card to the staged files, and moves all files into place.
 
     Args:
-      folder: A local path or a URI.
-
-    Raises:
-      CaptionerError: A file is missing or damaged, or the metrics belong to another model.
+      output: The claimed folder, with the other files staged.
+      config: The configuration of the model.
+      metrics: The content of metrics.json, with the model id.
     """
-    files = {name: _read_file(folder, name) for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS)}
-    config, _ = _parse_config_and_vocabulary(folder, files[CONFIG], files[VOCABULARY])
-    _check_weight_count(folder, config, io.BytesIO(files[WEIGHTS]))
-    try:
-        model_id = _hash_model(files[CONFIG], files[VOCABULARY], io.BytesIO(files[WEIGHTS]))
-    except Exception as error:  # See _load_weights.
-        raise _damaged_weights(folder, error) from error
-    try:
-        recorded_id = parse_json(files[METRICS])["model_id"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CaptionerError(
-            f"model folder {folder!r}: {METRICS} names no model_id; train the model or copy its "
-            "folder again"
-        ) from error
-    if recorded_id != model_id:
-        raise CaptionerError(
-            f"model folder {folder!r}: its files are of model {model_id!r}, {METRICS} is of "
-            f"{recorded_id!r}; take all files from one training"
-        )
-    return model_id
+    write_json(output.stage(METRICS), metrics)
+    output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
+    output.publish(FILES, completion_file=CONFIG)
 
 
-def check_pretrained() -> tuple[Path, str]:
-    """Returns the folder and the id of the packaged model, after checking that it is whole.
-
-    Raises:
-      CaptionerError: The model is missing or damaged.
-    """
-    path = model_path(PRETRAINED)
-    try:
-        recorded_id = json.loads((path / METRICS).read_text(encoding="utf-8"))["model_id"]
-        is_whole = compute_model_id(path) == recorded_id
-    except Exception:  # See _load_weights.
-        is_whole = False
-    if not is_whole:
-        raise CaptionerError(
-            f"the package's own model in {str(path)!r} is missing or damaged; install captioner "
-            "again"
-        )
-    return path, recorded_id
-
-
-def model_path(folder: str) -> Path:
-    """Returns the local path of a model folder.
-
-    The files of a model at a URI are copied to this machine, once per process.
-
-    Args:
-      folder: A local path, a URI, or ``pretrained`` for the packaged model.
-
-    Raises:
-      CaptionerError: The model is at a URI and cannot be read.
-    """
-    if folder == PRETRAINED:
-        return Path(str(resources.files("captioner_core") / PRETRAINED))
-    return _copy_remote_model(folder) if storage.is_remote(folder) else Path(local_path_of(folder))
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as a JSON file that people can read."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 @functools.cache
@@ -328,25 +306,6 @@ def _copy_remote_model(folder: str) -> Path:
     for name in (WEIGHTS, VOCABULARY, CONFIG, METRICS):
         (copy / name).write_bytes(_read_file(folder, name))
     return copy
-
-
-def compute_model_id(folder: Path) -> str:
-    """Returns the id that the files of a local model folder have together."""
-    with (folder / WEIGHTS).open("rb") as weights:
-        config = (folder / CONFIG).read_bytes()
-        return _hash_model(config, (folder / VOCABULARY).read_bytes(), weights)
-
-
-def _hash_model(config: bytes, vocabulary: bytes, weights: IO[bytes]) -> str:
-    digest = hashlib.sha256(config)
-    digest.update(vocabulary)
-    # The tensors are hashed and not the archive, because the archive's own bytes contain dates.
-    with StoredTensors(weights) as tensors:
-        for name in sorted(tensors.shapes):
-            digest.update(name.encode("utf-8"))
-            for chunk in tensors.chunks(name):
-                digest.update(chunk)
-    return f"lstm-{digest.hexdigest()[:16]}"
 
 
 def _read_local_model(folder: str, path: Path) -> tuple[CaptionerConfig, Vocabulary]:
@@ -373,9 +332,9 @@ def _read_file(folder: str, name: str) -> bytes:
     except FileNotFoundError as error:
         raise _missing_file(folder, name) from error
     except (OSError, ValueError) as error:  # ValueError: pyarrow does not know the file system.
-        raise CaptionerError(
-            f"model folder {folder!r}: {name} can't be read ({first_line(error)}); mend "
-            "its permissions or copy it again"
+        raise _error(
+            folder,
+            f"{name} can't be read ({first_line(error)}); mend its permissions or copy it again",
         ) from error
 
 
@@ -384,9 +343,8 @@ def _read_limited(folder: str, name: str, stream: Any) -> bytes:
     with stream:
         data = bytes(stream.read(MAX_BYTES[name] + 1))
     if len(data) > MAX_BYTES[name]:
-        raise CaptionerError(
-            f"model folder {folder!r}: {name} holds more than {MAX_BYTES[name]} bytes; train the "
-            "model again"
+        raise _error(
+            folder, f"{name} holds more than {MAX_BYTES[name]} bytes; train the model again"
         )
     return data
 
@@ -398,53 +356,56 @@ def _parse_config_and_vocabulary(
         config = CaptionerConfig.from_json(parse_json(config_json))
         vocabulary = Vocabulary.from_json(vocabulary_json.decode("utf-8"))
     except CaptionerError as error:
-        raise CaptionerError(f"model folder {folder!r}: {error}") from error
+        raise _error(folder, str(error)) from error
     except ValueError as error:  # The text is not UTF-8 or not JSON.
-        raise CaptionerError(
-            f"model folder {folder!r}: {CONFIG} or {VOCABULARY} is damaged ({error}); train or "
-            "copy it again"
+        raise _error(
+            folder, f"{CONFIG} or {VOCABULARY} is damaged ({error}); train or copy it again"
         ) from error
     if len(vocabulary) != config.vocabulary_size:
-        raise CaptionerError(
-            f"model folder {folder!r}: {len(vocabulary)} words where the weights have "
-            f"{config.vocabulary_size}; take all files from one training"
+        raise _error(
+            folder,
+            f"{len(vocabulary)} words where the weights have "
+            f"{config.vocabulary_size}; take all files from one training",
         )
     return config, vocabulary
 
 
+def _hash_model(config: bytes, vocabulary: bytes, weights: IO[bytes]) -> str:
+    digest = hashlib.sha256(config)
+    digest.update(vocabulary)
+    # The tensors are hashed and not the archive, because the archive's own bytes contain dates.
+    with StoredTensors(weights) as tensors:
+        for name in sorted(tensors.shapes):
+            digest.update(name.encode("utf-8"))
+            for chunk in tensors.chunks(name):
+                digest.update(chunk)
+    return f"lstm-{digest.hexdigest()[:16]}"
+
+
 def _check_weight_count(folder: str, config: CaptionerConfig, weights: Path | IO[bytes]) -> None:
     """Refuses weights whose number does not fit the sizes, before any of them is read."""
-    try:
-        with StoredTensors(weights) as tensors:
-            stored = sum(map(math.prod, tensors.shapes.values()))
-    except Exception as error:  # See _load_weights.
-        raise _damaged_weights(folder, error) from error
+    with _reading_weights(folder), StoredTensors(weights) as tensors:
+        stored = sum(map(math.prod, tensors.shapes.values()))
     if stored != config.parameter_count:
-        raise CaptionerError(
-            f"model folder {folder!r}: {WEIGHTS} holds {stored} numbers where {CONFIG} asks for "
-            f"{config.parameter_count}; take all files from one training"
+        raise _error(
+            folder,
+            f"{WEIGHTS} holds {stored} numbers where {CONFIG} asks for "
+            f"{config.parameter_count}; take all files from one training",
         )
 
 
 def _load_weights(captioner: Captioner | Ensemble, weights: Path, folder: str) -> None:
     """Assigns the stored weights to a network, after checking names, shapes and values."""
     wanted = captioner.named_weights()
-    try:
-        with StoredTensors(weights) as stored:
-            _check_shapes(folder, stored.shapes, wanted)
-            for name, weight in wanted.items():
-                tensor = stored.read(name)
-                if not np.isfinite(tensor).all():
-                    raise CaptionerError(
-                        f"model folder {folder!r}: tensor {name!r} holds values that are not "
-                        "finite; train it again"
-                    )
-                weight.assign(tensor.astype(np.float32))
-    except CaptionerError:
-        raise
-    # zipfile, zlib and NumPy's parser raise errors of many types when a file is damaged.
-    except Exception as error:
-        raise _damaged_weights(folder, error) from error
+    with _reading_weights(folder), StoredTensors(weights) as stored:
+        _check_shapes(folder, stored.shapes, wanted)
+        for name, weight in wanted.items():
+            tensor = stored.read(name)
+            if not np.isfinite(tensor).all():
+                raise _error(
+                    folder, f"tensor {name!r} holds values that are not finite; train it again"
+                )
+            weight.assign(tensor.astype(np.float32))
 
 
 def _check_shapes(
@@ -452,119 +413,32 @@ def _check_shapes(
 ) -> None:
     """Refuses stored tensors whose names or shapes differ from those of the network's weights."""
     for name in sorted(set(wanted) ^ set(stored)):
-        raise CaptionerError(
-            f"model folder {folder!r}: {WEIGHTS} and {CONFIG} disagree on {name!r}; train it again"
-        )
+        raise _error(folder, f"{WEIGHTS} and {CONFIG} disagree on {name!r}; train it again")
     for name, weight in wanted.items():
         shape = tuple(weight.shape)
         if stored[name] != shape:
-            raise CaptionerError(
-                f"model folder {folder!r}: tensor {name!r} is {stored[name]} where {shape} is "
-                "needed; train it again"
+            raise _error(
+                folder, f"tensor {name!r} is {stored[name]} where {shape} is needed; train it again"
             )
+
+
+@contextlib.contextmanager
+def _reading_weights(folder: str) -> Iterator[None]:
+    """Turns every error that damaged weights cause into one that names the model folder."""
+    try:
+        yield
+    except CaptionerError:
+        raise
+    # zipfile, zlib and NumPy's parser raise errors of many types when a file is damaged.
+    except Exception as error:
+        raise _error(
+            folder, f"{WEIGHTS} is damaged ({first_line(error)}); train or copy it again"
+        ) from error
 
 
 def _missing_file(folder: str, name: str) -> CaptionerError:
     return CaptionerError(f"model folder {folder!r} has no {name}; make one with 'captioner train'")
 
 
-def _damaged_weights(folder: str, error: Exception) -> CaptionerError:
-    reason = first_line(error)
-    return CaptionerError(
-        f"model folder {folder!r}: {WEIGHTS} is damaged ({reason}); train or copy it again"
-    )
-
-
-# --- Exporting
-
-
-def export_model(
-    folders: Sequence[str],
-    target: str,
-    beam_width: int | None = None,
-    length_penalty: float | None = None,
-    joint_weight: float | None = None,
-) -> str:
-    """Writes one or several models as a single model with float16 weights, ready to be shipped.
-
-    Several models become an ensemble. The metrics of the new model hold the training histories of
-    its members, but no evaluation: the scores of the members are not those of the ensemble.
-
-    Args:
-      folders: Folders of models with the same configuration and vocabulary.
-      target: The folder to write. It may not hold a model.
-      beam_width: The new model's beam width. None keeps that of the first model.
-      length_penalty: The new model's length penalty. None keeps that of the first model.
-      joint_weight: The new model's joint weight; see ``CaptionerConfig``. None keeps that of the
-        first model.
-
-    Returns:
-      The id of the new model.
-
-    Raises:
-      CaptionerError: A folder holds no whole model, the models do not fit each other, or the
-        target may not be written to.
-    """
-    check_model_output(
-        target, inputs={"--model": [folder for folder in folders if folder != PRETRAINED]}
-    )
-    if (Path(target) / CONFIG).exists():
-        raise CaptionerError(
-            f"--output {target!r} exists and holds a model; name a folder that does not exist"
-        )
-    models = [load_model(folder) for folder in folders]
-    _check_same_kind(folders, models)
-    first = models[0].config
-    joint_weight = first.joint_weight if joint_weight is None else joint_weight
-    config = dataclasses.replace(
-        first,
-        members=len(models),
-        beam_width=first.beam_width if beam_width is None else beam_width,
-        length_penalty=first.length_penalty if length_penalty is None else length_penalty,
-        joint_weight=joint_weight,
-        joint_encoder=_joint_fingerprint(first.backbone) if joint_weight else "",
-    )
-    metrics = [
-        json.loads((model_path(folder) / METRICS).read_text(encoding="utf-8")) for folder in folders
-    ]
-    output = claim_model_folder(target)
-    np.savez_compressed(output.stage(WEIGHTS), allow_pickle=False, **_half_weights(models))
-    shutil.copyfile(model_path(folders[0]) / VOCABULARY, output.stage(VOCABULARY))
-    _write_json(output.stage(CONFIG), config.to_json())
-    model_id = load_model(str(output.staging_folder)).model_id
-    _publish_model(output, config, {"model_id": model_id, "exported_from": metrics})
-    return model_id
-
-
-def _check_same_kind(folders: Sequence[str], models: Sequence[LoadedModel]) -> None:
-    """Refuses models that cannot be members of one ensemble."""
-    for folder, model in zip(folders, models, strict=True):
-        if (
-            model.config != models[0].config
-            or model.vocabulary != models[0].vocabulary
-            or model.config.members > 1
-        ):
-            raise CaptionerError(
-                f"model folder {folder!r} has other sizes or words than {folders[0]!r}, or is an "
-                "ensemble; join models trained with the same options but the seed"
-            )
-
-
-def _half_weights(models: Sequence[LoadedModel]) -> dict[str, npt.NDArray[np.float16]]:
-    """Returns the float16 weights of the models by their name in the exported model."""
-    return {
-        f"{number}/{name}" if len(models) > 1 else name: weight.numpy().astype(np.float16)
-        for number, model in enumerate(models)
-        for name, weight in model.captioner.named_weights().items()
-    }
-
-
-def _joint_fingerprint(backbone: str) -> str:
-    """Returns the fingerprint of the packaged encoder, which must read the same features."""
-    encoder = LearnedEncoder()
-    if encoder.backbone != backbone:
-        raise CaptionerError(
-            f"--joint-weight needs features of {encoder.backbone!r}, the models read "
-            f"{backbone!r}; leave it out"
-        )
-    return encoder.fingerprint
+def _error(folder: str, message: str) -> CaptionerError:
+    return CaptionerError(f"model folder {folder!r}: {message}")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning.saved_model import is_earlier_folder
 from captioner_core.io import outputs
 from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.encoders.learned import CONFIG, FORMAT_VERSION, MODEL_CARD, WEIGHTS, WORDS
 
 FILES = (WEIGHTS, WORDS, MODEL_CARD, CONFIG)
 KIND = "encoder"
+_find_earlier_files = functools.partial(
+    outputs.earlier_files,
+    files=FILES,
+    described_by=CONFIG,
+    keys=("format_version", "dim", "backbone", "calibration"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def check_encoder_output(folder: str, inputs: outputs.Inputs | None = None) -> N
     Raises:
       CaptionerError: See ``outputs.check_output_folder``.
     """
-    outputs.check_output_folder(folder, kind=KIND, inputs=inputs, adopt=_files_of_earlier_encoder)
+    outputs.check_output_folder(folder, kind=KIND, inputs=inputs, adopt=_find_earlier_files)
 
 
 def save_encoder(folder: str, contents: EncoderContents) -> None:
@@ -65,7 +70,7 @@ def save_encoder(folder: str, contents: EncoderContents) -> None:
         "calibration": contents.calibration.to_json(),
     }
     words = {"captions": contents.captions, "words": contents.counts}
-    output = outputs.OutputFolder.claim(folder, kind=KIND, adopt=_files_of_earlier_encoder)
+    output = outputs.OutputFolder.claim(folder, kind=KIND, adopt=_find_earlier_files)
     np.savez_compressed(output.stage(WEIGHTS), allow_pickle=False, **contents.tensors)
     output.stage(WORDS).write_text(
         json.dumps(words, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
@@ -73,9 +78,3 @@ def save_encoder(folder: str, contents: EncoderContents) -> None:
     output.stage(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     output.stage(MODEL_CARD).write_text(contents.card, encoding="utf-8")
     output.publish(FILES, completion_file=CONFIG)
-
-
-def _files_of_earlier_encoder(folder: Path) -> set[str] | None:
-    """Returns the files of an encoder that an earlier version wrote; None for any other folder."""
-    keys = ("format_version", "dim", "backbone", "calibration")
-    return set(FILES) if is_earlier_folder(folder, FILES, CONFIG, keys) else None
