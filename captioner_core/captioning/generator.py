@@ -65,7 +65,8 @@ class CaptionSearch:
         config = self._captioner.config
         state = self._captioner.encode(cells)
         return beam_search(
-            functools.partial(self._captioner.step, state),
+            # A network takes the state that it has made itself, which mypy cannot see.
+            functools.partial(self._captioner.step, state),  # type: ignore[arg-type]
             _initial_state(state, self._beam_width),
             batch=tf.shape(cells)[0],
             beam_width=self._beam_width,
