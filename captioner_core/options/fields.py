@@ -3,13 +3,10 @@
 Each field carries its help text and its limits, so that the command line, the Airflow form and the
 manifest describe the same options.
 
->>> @dataclasses.dataclass(frozen=True)
-... class Options:
+>>> @dataclass(frozen=True, kw_only=True)
+... class SearchOptions(Options):
 ...     top_k: int = option(10, help="matches for each image", limits=(1, None))
-...
-...     def __post_init__(self):
-...         check_fields(self)
->>> Options(top_k=0)
+>>> SearchOptions(top_k=0)
 Traceback (most recent call last):
 captioner_core.errors.CaptionerError: --top-k 0 must be 1 or more; 10 is the default
 """
@@ -20,12 +17,34 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options.choices import MAX_COLLECTION_LENGTH
 from captioner_core.security.allowed_roots import check_uri
 from captioner_core.tables.layout import RunLayout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a command, which check themselves when they are made.
+
+    Raises:
+      CaptionerError: A value breaks a rule. The line names value, rule and remedy.
+    """
+
+    def __post_init__(self) -> None:
+        """Checks each field: its choices, its limits, and its paths. None is within all limits."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if choices := field.metadata["choices"]:
+                remedy = f"choose one of {', '.join(choices)}"
+                check(value in choices, field.name, value, "is not known", remedy)
+            if field.metadata["limits"] and value is not None:
+                _check_limits(field, value)
+            for uri in uris_of(field, value):
+                check_uri(f"--{field.name.replace('_', '-')}", uri)
 
 
 def option(
@@ -100,26 +119,7 @@ def threshold_option(default: float | None, *, help: str) -> Any:
     )
 
 
-def check_fields(options: Any) -> None:
-    """Checks each field of an options dataclass: its choices, its limits, and its paths.
-
-    None is within all limits.
-
-    Raises:
-      CaptionerError: A value breaks a rule. The line names value, rule and remedy.
-    """
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if choices := field.metadata["choices"]:
-            remedy = f"choose one of {', '.join(choices)}"
-            check(value in choices, field.name, value, "is not known", remedy)
-        if field.metadata["limits"] and value is not None:
-            _check_limits(field, value)
-        for uri in uris_of(field, value):
-            check_uri(f"--{field.name.replace('_', '-')}", uri)
-
-
-def check_absolute(options: Any) -> None:
+def check_absolute(options: Options) -> None:
     """Refuses relative paths, which processes in other folders would look for elsewhere.
 
     Raises:
