@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
@@ -16,7 +16,6 @@ from apache_beam.ml.inference.base import RunInference
 from beam_jobs import launch
 from beam_jobs.handlers import FeatureCaptionHandler
 from beam_jobs.transforms import WriteTable
-from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.console.progress import progress
 from captioner_core.io import storage
@@ -28,6 +27,9 @@ from captioner_core.runs.reuse import feature_row
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FeatureRow
+
+if TYPE_CHECKING:  # This module loads TensorFlow.
+    from captioner_core.captioning.generator import CaptionGenerator
 
 
 class RowGroupRef(NamedTuple):
@@ -44,6 +46,8 @@ class RowGroupRef(NamedTuple):
 
 def load_generator(model_dir: str, beam_width: int) -> CaptionGenerator:
     """Loads a captioner. Workers call it once."""
+    from captioner_core.captioning.generator import CaptionGenerator
+
     return CaptionGenerator(load_model(model_dir), beam_width)
 
 
