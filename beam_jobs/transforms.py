@@ -1,4 +1,15 @@
-"""The steps from which the jobs compose their pipelines."""
+"""The steps from which the jobs compose their pipelines.
+
+A job reads its list of images, decodes them and writes what it makes of them:
+
+>>> from apache_beam.options.pipeline_options import PipelineOptions
+>>> limits = ImageLimits(max_pixels=10**8, max_bytes=10**8, max_seconds=60)
+>>> run = RunLayout("out", "run")
+>>> pipeline = beam.Pipeline(options=PipelineOptions([]))  # It is only built here, never run.
+>>> refs, unlisted = pipeline | "ReadList" >> ReadImageList([])
+>>> decoded, cached, failed = refs | "DecodeImages" >> DecodeImages("photos", 299, limits)
+>>> counts = failed | "WriteFailures" >> WriteTable(run, "failures")
+"""
 
 from __future__ import annotations
 
@@ -116,6 +127,11 @@ class DecodeImages(beam.PTransform):
     limits: ImageLimits
     cache: FeatureCache | None = None
 
+    def __post_init__(self) -> None:
+        if not storage.is_remote(self.folder):
+            # Workers may run in another working directory.
+            self.folder = os.path.abspath(local_path_of(self.folder))
+
     def expand(
         self, refs: beam.PCollection[list[ImageRef]]
     ) -> tuple[
@@ -124,59 +140,40 @@ class DecodeImages(beam.PTransform):
         beam.PCollection[FailureRow],
     ]:
         """Adds the step that decodes, and splits its three outcomes."""
-        folder = self.folder
-        if not storage.is_remote(folder):
-            # Workers may run in another working directory.
-            folder = os.path.abspath(local_path_of(folder))
-        decode = _DecodeImages(folder, self.size, self.limits, self.cache)
-        outcomes = refs | "Decode" >> beam.ParDo(decode).with_outputs(
+        outcomes = refs | "Decode" >> beam.FlatMap(self._decode_in_order).with_outputs(
             FAILED, CACHED, main="decoded"
         )
         return outcomes.decoded, outcomes[CACHED], outcomes[FAILED]
 
+    def _decode_in_order(self, refs: Sequence[ImageRef]) -> Iterator[Any]:
+        """Yields the pixels of each image, a reference to its known features, or a failure.
 
-class _DecodeImages(beam.DoFn):
-    """Turns each image into pixels, a reference to its known features, or a failure.
-
-    The network consumes a decoded image before this step is asked for the next one. Meanwhile
-    threads read the images that follow, and processes decode them.
-    """
-
-    def __init__(
-        self, folder: str, size: int, limits: ImageLimits, cache: FeatureCache | None
-    ) -> None:
-        self._folder = folder
-        self._size = size
-        self._limits = limits
-        self._cache = cache
-        self._failed_count = Metrics.counter("images", "failed")
-        self._decoded_count = Metrics.counter("images", "decoded")
-
-    def process(self, refs: Sequence[ImageRef]) -> Iterable[Any]:
-        """Yields the outcome of each image, in order."""
+        The network consumes a decoded image before this step is asked for the next one. Meanwhile
+        threads read the images that follow, and processes decode them.
+        """
         for outcome in ordered_map(self._decode, refs, prefetch=_PREFETCHED_IMAGES):
             if isinstance(outcome, DecodedImage):
-                self._decoded_count.inc()
+                _count_image("decoded")
                 yield outcome
             elif isinstance(outcome, FailureRow):
-                self._failed_count.inc()
+                _count_image("failed")
                 advance(1)
                 yield beam.pvalue.TaggedOutput(FAILED, outcome)
             else:
                 yield beam.pvalue.TaggedOutput(CACHED, outcome)
 
     def _decode(self, ref: ImageRef) -> DecodedImage | tuple[Group, CachedImage] | FailureRow:
-        limits = self._limits
+        limits = self.limits
         try:
-            data = read_bytes(ref.image_uri, limits.max_bytes, self._folder)
+            data = read_bytes(ref.image_uri, limits.max_bytes, self.folder)
             sha256 = hashlib.sha256(data).hexdigest()
-            found = self._cache.find(sha256, limits.max_pixels) if self._cache else None
+            found = self.cache.find(sha256, limits.max_pixels) if self.cache else None
             if found is not None:
                 group, row = found
                 return group, CachedImage(row, ref, sha256)
             pixels, width, height = decoder_pool.decode(
                 data,
-                size=self._size,
+                size=self.size,
                 max_pixels=limits.max_pixels,
                 max_seconds=limits.max_seconds,
             )
@@ -206,28 +203,17 @@ class ReadCached(beam.PTransform):
         """Adds the steps that read each row group once."""
         return (
             cached
-            # Each row group is read once.
             | "GroupByRowGroup" >> beam.GroupByKey()
-            | "ReadRows" >> beam.ParDo(_ReadCached(self.cache, self.make_result))
+            | "ReadRows" >> beam.FlatMapTuple(self._read_rows)
         )
 
-
-class _ReadCached(beam.DoFn):
-    def __init__(
-        self, cache: FeatureCache, make_result: Callable[[FeatureRow, FeatureCache], Any]
-    ) -> None:
-        self._cache = cache
-        self._make_result = make_result
-        self._reused_count = Metrics.counter("images", TAKEN_OVER)
-
-    def process(self, grouped: tuple[Group, Iterable[CachedImage]]) -> Iterable[Any]:
-        """Yields the results of the images of one row group."""
-        group, images = grouped
-        table = self._cache.rows(group)
+    def _read_rows(self, group: Group, images: Iterable[CachedImage]) -> Iterator[Any]:
+        """Yields the results of the images of one row group, which is read once."""
+        table = self.cache.rows(group)
         for row, ref, sha256 in images:
             features = feature_row(table, row, ref.image_id, ref.image_uri, sha256)
-            yield self._make_result(features, self._cache)
-            self._reused_count.inc()
+            yield self.make_result(features, self.cache)
+            _count_image(TAKEN_OVER)
             advance(1)
 
 
@@ -271,3 +257,8 @@ class WriteRows(beam.PTransform):
         """Adds the steps that stamp the tables with the run id and write them."""
         stamped = tables | "AddRunId" >> beam.Map(as_table, self.run.run_id, self.name)
         return stamped | "Write" >> WriteParquet(self.run, self.name, TABLE_SCHEMAS[self.name])
+
+
+def _count_image(outcome: str) -> None:
+    """Adds one image to a counter of the job."""
+    Metrics.counter("images", outcome).inc()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from captioner_core.process.tensorflow_setup import tf
 from captioner_core.text.vocabulary import END, PAD, START, UNKNOWN
 
-# Step(last_words [batch, beams], state) returns log-probabilities [batch, beams, vocabulary] and
-# the next state. Every tensor of the state has the shape [batch, beams, ...].
-Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any]]
+Step = Callable[..., Sequence[tf.Tensor]]
+"""``step(last_words, *state)`` advances all hypotheses by one word.
+
+It takes the last words [batch, beams] and the tensors [batch, beams, ...] of the state. It returns
+the log-probabilities [batch, beams, vocabulary] and, after them, the tensors of the next state.
+"""
 
 # Added to a logit or used as a log-probability, it rules a word out. It is finite so that sums
 # and differences of such scores never become NaN.
@@ -32,7 +35,7 @@ class Hypotheses(NamedTuple):
 
 def beam_search(
     step: Step,
-    state: Any,
+    state: tuple[tf.Tensor, ...],
     *,
     batch: tf.Tensor,
     beam_width: int,
@@ -51,57 +54,56 @@ def beam_search(
     The search stops when every hypothesis has ended. A hypothesis that reaches ``max_words`` words
     is ended there and pays the log-probability that the model gives to END.
 
+    >>> likely = [[START, 4], [4, 5], [5, END]]  # Word 4 comes first, then word 5.
+    >>> table = tf.tensor_scatter_nd_update(tf.fill([6, 6], 0.02), likely, [0.9, 0.9, 0.9])
+    >>> def step(last_words):
+    ...     return [tf.math.log(tf.gather(table, last_words))]
+    >>> found = beam_search(step, (), batch=1, beam_width=2, max_words=4)
+    >>> found.words[0, 0].numpy().tolist() == [4, 5, END, PAD, PAD]
+    True
+
     Args:
       step: The function that advances every hypothesis by one word.
-      state: The initial state, a structure of tensors [batch, beam_width, ...].
+      state: The initial state, tensors [batch, beam_width, ...].
       batch: The number of images.
       beam_width: The number of hypotheses kept for each image.
       max_words: The length of the longest caption, in words.
       length_penalty: The exponent of the length. 0 ranks by probability alone; higher values
         favour longer captions.
     """
-    words = tf.fill([batch, beam_width, max_words + 1], PAD)
-    # Only the first hypothesis is alive at first; otherwise all beams would grow the same words.
-    log_prob = tf.tile([[0.0] + [_IMPOSSIBLE] * (beam_width - 1)], [batch, 1])
-    last_words = tf.fill([batch, beam_width], START)
-    has_ended = tf.zeros([batch, beam_width], tf.bool)
 
-    def grow(
-        position: tf.Tensor,
-        words: tf.Tensor,
-        log_prob: tf.Tensor,
-        last_words: tf.Tensor,
-        has_ended: tf.Tensor,
-        state: Any,
-    ) -> Any:
-        """Extends every hypothesis by one word and keeps the best ``beam_width`` of each image."""
-        next_log_prob, state = step(last_words, state)
-        next_log_prob = _mask_forbidden_words(next_log_prob, has_ended, position, max_words)
-        scores = log_prob[:, :, tf.newaxis] + next_log_prob
+    def keep_best(grown: _Growing, next_log_prob: tf.Tensor) -> _Growing:
+        """Keeps the best ``beam_width`` of all extended hypotheses of each image."""
+        scores = grown.log_prob[:, :, tf.newaxis] + next_log_prob
         vocabulary_size = tf.shape(scores)[2]
         log_prob, chosen = tf.math.top_k(tf.reshape(scores, [batch, -1]), k=beam_width)
         parent = chosen // vocabulary_size
-        last_words = chosen % vocabulary_size
         words, has_ended, state = tf.nest.map_structure(
             lambda tensor: tf.gather(tensor, parent, axis=1, batch_dims=1),
-            (words, has_ended, state),
+            (grown.words, grown.has_ended, grown.state),
         )
-        words = _write_words(words, last_words, position, max_words)
-        has_ended |= tf.equal(last_words, END)
-        return position + 1, words, log_prob, last_words, has_ended, state
+        return grown._replace(
+            words=words,
+            log_prob=log_prob,
+            last_words=chosen % vocabulary_size,
+            has_ended=has_ended,
+            state=state,
+        )
 
-    _, words, log_prob, *_ = tf.while_loop(
-        lambda position, words, log_prob, last_words, has_ended, state: (
-            (position <= max_words) & ~tf.reduce_all(has_ended)
-        ),
-        grow,
-        (tf.constant(0), words, log_prob, last_words, has_ended, state),
-    )
-    return _rank(words, log_prob, length_penalty)
+    # Only the first hypothesis is alive at first; otherwise all beams would grow the same words.
+    log_prob = tf.tile([[0.0] + [_IMPOSSIBLE] * (beam_width - 1)], [batch, 1])
+    found = _grow(step, keep_best, state, log_prob, max_words)
+    return _rank(found.words, found.log_prob, length_penalty)
 
 
 def sample_words(
-    step: Step, state: Any, *, batch: tf.Tensor, samples: int, max_words: int, seed: tf.Tensor
+    step: Step,
+    state: tuple[tf.Tensor, ...],
+    *,
+    batch: tf.Tensor,
+    samples: int,
+    max_words: int,
+    seed: tf.Tensor,
 ) -> tf.Tensor:
     """Draws captions word by word from the model's own probabilities.
 
@@ -109,7 +111,7 @@ def sample_words(
 
     Args:
       step: The function that advances every sample by one word.
-      state: The initial state, a structure of tensors [batch, samples, ...].
+      state: The initial state, tensors [batch, samples, ...].
       batch: The number of images.
       samples: The number of captions drawn for each image.
       max_words: The length of the longest caption, in words.
@@ -118,35 +120,15 @@ def sample_words(
     Returns:
       int32 [batch, samples, max_words + 1], each caption followed by END and then PAD.
     """
-    words = tf.fill([batch, samples, max_words + 1], PAD)
-    last_words = tf.fill([batch, samples], START)
-    has_ended = tf.zeros([batch, samples], tf.bool)
 
-    def grow(
-        position: tf.Tensor,
-        words: tf.Tensor,
-        last_words: tf.Tensor,
-        has_ended: tf.Tensor,
-        state: Any,
-    ) -> Any:
-        """Extends every sample by one word."""
-        log_prob, state = step(last_words, state)
-        log_prob = _mask_forbidden_words(log_prob, has_ended, position, max_words)
+    def draw(grown: _Growing, log_prob: tf.Tensor) -> _Growing:
+        """Draws the next word of every sample."""
         flat = tf.reshape(log_prob, [batch * samples, tf.shape(log_prob)[2]])
-        step_seed = tf.random.experimental.stateless_fold_in(seed, position)
+        step_seed = tf.random.experimental.stateless_fold_in(seed, grown.position)
         drawn = tf.random.stateless_categorical(flat, 1, step_seed, tf.int32)
-        last_words = tf.reshape(drawn, [batch, samples])
-        words = _write_words(words, last_words, position, max_words)
-        return position + 1, words, last_words, has_ended | tf.equal(last_words, END), state
+        return grown._replace(last_words=tf.reshape(drawn, [batch, samples]))
 
-    _, words, *_ = tf.while_loop(
-        lambda position, words, last_words, has_ended, state: (
-            (position <= max_words) & ~tf.reduce_all(has_ended)
-        ),
-        grow,
-        (tf.constant(0), words, last_words, has_ended, state),
-    )
-    return words
+    return _grow(step, draw, state, tf.zeros([batch, samples]), max_words).words
 
 
 def forbidden_token_mask(vocabulary_size: tf.Tensor) -> tf.Tensor:
@@ -156,6 +138,72 @@ def forbidden_token_mask(vocabulary_size: tf.Tensor) -> tf.Tensor:
     """
     word = tf.range(vocabulary_size)
     return tf.where((word == PAD) | (word == START) | (word == UNKNOWN), _IMPOSSIBLE, 0.0)
+
+
+class _Growing(NamedTuple):
+    """The hypotheses of each image while they grow.
+
+    Args:
+      position: int32, the number of words so far.
+      words: int32 [batch, beams, max_words + 1].
+      log_prob: float32 [batch, beams].
+      last_words: int32 [batch, beams].
+      has_ended: bool [batch, beams].
+      state: The state of the step.
+    """
+
+    position: tf.Tensor
+    words: tf.Tensor
+    log_prob: tf.Tensor
+    last_words: tf.Tensor
+    has_ended: tf.Tensor
+    state: tuple[tf.Tensor, ...]
+
+
+def _grow(
+    step: Step,
+    choose: Callable[[_Growing, tf.Tensor], _Growing],
+    state: tuple[tf.Tensor, ...],
+    log_prob: tf.Tensor,
+    max_words: int,
+) -> _Growing:
+    """Grows hypotheses word by word until all have ended.
+
+    Args:
+      step: The function that advances every hypothesis by one word.
+      choose: Sets ``last_words`` to the next words, given the log-probabilities of all words that
+        may come next. It may reorder the hypotheses.
+      state: The initial state of the step.
+      log_prob: float32 [batch, beams], the log-probability of each hypothesis at first.
+      max_words: The length of the longest caption, in words.
+    """
+
+    def extend(grown: _Growing) -> tuple[_Growing]:
+        """Extends every hypothesis by one word."""
+        next_log_prob, *state = step(grown.last_words, *grown.state)
+        allowed = _mask_forbidden_words(next_log_prob, grown.has_ended, grown.position, max_words)
+        chosen = choose(grown._replace(state=tuple(state)), allowed)
+        extended = chosen._replace(
+            position=chosen.position + 1,
+            words=_write_words(chosen.words, chosen.last_words, chosen.position, max_words),
+            has_ended=chosen.has_ended | tf.equal(chosen.last_words, END),
+        )
+        return (extended,)
+
+    first = _Growing(
+        position=tf.constant(0),
+        words=tf.fill(tf.concat([tf.shape(log_prob), [max_words + 1]], axis=0), PAD),
+        log_prob=log_prob,
+        last_words=tf.fill(tf.shape(log_prob), START),
+        has_ended=tf.zeros_like(log_prob, tf.bool),
+        state=state,
+    )
+    (last,) = tf.while_loop(
+        lambda grown: (grown.position <= max_words) & ~tf.reduce_all(grown.has_ended),
+        extend,
+        (first,),
+    )
+    return last
 
 
 def _mask_forbidden_words(

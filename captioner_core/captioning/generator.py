@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning.beam_search import Hypotheses, Step, beam_search, sample_words
+from captioner_core.captioning.beam_search import Hypotheses, beam_search, sample_words
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.ensemble import Ensemble, EnsembleState
 from captioner_core.captioning.grid import attended_cells
@@ -64,7 +65,8 @@ class CaptionSearch:
         config = self._captioner.config
         state = self._captioner.encode(cells)
         return beam_search(
-            _make_step(self._captioner, state),
+            # A network takes the state that it has made itself, which mypy cannot see.
+            functools.partial(self._captioner.step, state),  # type: ignore[arg-type]
             _initial_state(state, self._beam_width),
             batch=tf.shape(cells)[0],
             beam_width=self._beam_width,
@@ -90,33 +92,13 @@ def draw_captions(
     """
     state = captioner.encode(tf.cast(cells, tf.float32), seed)
     return sample_words(
-        _make_step(captioner, state),
+        functools.partial(captioner.step, state),
         _initial_state(state, samples),
         batch=tf.shape(cells)[0],
         samples=samples,
         max_words=captioner.config.max_words,
         seed=seed,
     )
-
-
-def _initial_state(state: ImageState | EnsembleState, copies: int) -> tuple[tf.Tensor, ...]:
-    """Returns the first LSTM state, repeated for each hypothesis of an image."""
-    return tuple(
-        tf.repeat(tensor[:, tf.newaxis], copies, axis=1) for tensor in (state.hidden, state.cell)
-    )
-
-
-def _make_step(captioner: Any, image_state: ImageState | EnsembleState) -> Step:
-    """Returns the function by which a search advances the hypotheses of some images."""
-
-    def step(
-        words: tf.Tensor, lstm_state: tuple[tf.Tensor, tf.Tensor]
-    ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
-        """Returns the log-probabilities of the next word and the next LSTM state."""
-        log_prob, hidden, cell = captioner.step(image_state, words, *lstm_state)
-        return log_prob, (hidden, cell)
-
-    return step
 
 
 class CaptionGenerator:
@@ -189,6 +171,13 @@ class CaptionGenerator:
         """Returns the caption of one hypothesis."""
         n_tokens = int((words != PAD).sum()) - 1
         return GeneratedCaption(self._model.vocabulary.decode(words), float(log_prob), n_tokens)
+
+
+def _initial_state(state: ImageState | EnsembleState, copies: int) -> tuple[tf.Tensor, ...]:
+    """Returns the first LSTM state, repeated for each hypothesis of an image."""
+    return tuple(
+        tf.repeat(tensor[:, tf.newaxis], copies, axis=1) for tensor in (state.hidden, state.cell)
+    )
 
 
 def _load_joint_encoder(config: CaptionerConfig) -> JointEncoder:

@@ -7,20 +7,17 @@ compared with the configuration before the network is built.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pyarrow import fs as pafs
 from safetensors import SafetensorError
 
@@ -35,13 +32,13 @@ from captioner_core.io.tensors import (
     MAX_HEADER_BYTES,
     WEIGHTS,
     Tensors,
+    content,
     format_tensors,
     parse_tensors,
 )
 from captioner_core.options import PRETRAINED
 from captioner_core.security.uris import local_path_of
 from captioner_core.tables import layout
-from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # These modules load TensorFlow, which most functions here do not need.
@@ -55,6 +52,12 @@ MODEL_CARD = "MODEL_CARD.md"
 FILES = (WEIGHTS, VOCABULARY, METRICS, MODEL_CARD, CONFIG)
 KIND = "model"
 MAX_BYTES = {CONFIG: 1 << 16, VOCABULARY: 1 << 24, METRICS: 1 << 26}
+_find_earlier_files = functools.partial(
+    outputs.earlier_files,
+    files=(EARLIER_WEIGHTS, VOCABULARY, METRICS, MODEL_CARD, CONFIG),
+    described_by=METRICS,
+    keys=("model_id",),
+)
 
 
 @dataclass(frozen=True)
@@ -77,147 +80,6 @@ class LoadedModel:
         return self.captioner.config
 
 
-def check_model_output(
-    folder: str | os.PathLike[str],
-    *,
-    option: str = "--output",
-    inputs: outputs.Inputs | None = None,
-) -> None:
-    """Checks, before any work, that a model may be written to a folder; changes nothing.
-
-    Args:
-      folder: The folder.
-      option: The option that names the folder, for the error message.
-      inputs: What the command reads, by option. The folder may not be one of these.
-
-    Raises:
-      CaptionerError: See ``outputs.check_output_folder``.
-    """
-    outputs.check_output_folder(
-        folder, kind=KIND, option=option, inputs=inputs, adopt=_files_of_earlier_model
-    )
-
-
-def claim_model_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder:
-    """Returns a model folder that is ready to be written to.
-
-    Raises:
-      CaptionerError: See ``outputs.check_output_folder``.
-    """
-    return outputs.OutputFolder.claim(
-        folder, kind=KIND, option="model folder", adopt=_files_of_earlier_model
-    )
-
-
-def _files_of_earlier_model(folder: Path) -> set[str] | None:
-    """Returns the files of a model that an earlier version wrote; None for any other folder."""
-    files = {*FILES, EARLIER_WEIGHTS} - {WEIGHTS}
-    return files if is_earlier_folder(folder, files, METRICS, ("model_id",)) else None
-
-
-def is_earlier_folder(
-    folder: Path, files: Collection[str], described_by: str, keys: Sequence[str]
-) -> bool:
-    """Returns whether a folder holds exactly the files that an earlier version wrote.
-
-    Earlier versions did not list their files in a marker, so the names and one content must do.
-
-    Args:
-      folder: The folder to look at.
-      files: The names that the folder must hold, as regular files, and no others.
-      described_by: The name of the file that holds a JSON object.
-      keys: The keys that this object must have.
-    """
-    if sorted(os.listdir(folder)) != sorted(files):
-        return False
-    if not all((folder / name).is_file() and not (folder / name).is_symlink() for name in files):
-        return False
-    described = outputs.parse_object((folder / described_by).read_bytes())
-    return described is not None and all(key in described for key in keys)
-
-
-# --- Writing
-
-
-def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metrics: Any) -> str:
-    """Writes a whole model folder, replacing a model that is there.
-
-    If the process is killed meanwhile, the old model stays, or the folder has no config.json and
-    is therefore not a model.
-
-    Args:
-      folder: The local path of the folder.
-      captioner: The network.
-      vocabulary: The words of the network.
-      metrics: What training measured, as a JSON object.
-
-    Returns:
-      The model id.
-
-    Raises:
-      CaptionerError: The folder holds files that captioner did not make.
-    """
-    tensors = {
-        name: np.asarray(weight.numpy(), np.float32)
-        for name, weight in captioner.named_weights().items()
-    }
-    output = claim_model_folder(folder)
-    output.stage(WEIGHTS).write_bytes(format_tensors(tensors))
-    output.stage(VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
-    _write_json(output.stage(CONFIG), captioner.config.to_json())
-    model_id = compute_model_id(output.staging_folder)
-    _publish_model(output, captioner.config, {"model_id": model_id, **metrics})
-    return model_id
-
-
-def _publish_model(
-    output: outputs.OutputFolder, config: CaptionerConfig, metrics: Mapping[str, Any]
-) -> None:
-    """Adds metrics and model card to the staged files, and moves all files into place."""
-    _write_json(output.stage(METRICS), metrics)
-    output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
-    output.publish(FILES, completion_file=CONFIG)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def record_metrics(folder: str, change: Callable[[JsonObject], JsonObject]) -> None:
-    """Changes the metrics of a model, and writes its model card again.
-
-    Args:
-      folder: The model folder.
-      change: The function that turns the present content of metrics.json into the new content.
-        The present content is empty if there is no metrics.json.
-
-    Raises:
-      CaptionerError: Captioner did not make the folder, the folder cannot be written to, or
-        metrics.json is damaged.
-    """
-    output = claim_model_folder(folder)
-    path = output.path / METRICS
-    metrics = outputs.parse_object(path.read_bytes()) if path.exists() else {}
-    if metrics is None:
-        raise CaptionerError(
-            f"model folder {folder!r}: {METRICS} is damaged; train the model or copy its folder "
-            "again"
-        )
-    output.check_no_conflicts((METRICS, MODEL_CARD))
-    metrics = change(metrics)
-    config = CaptionerConfig.from_json(
-        json.loads((output.path / CONFIG).read_text(encoding="utf-8"))
-    )
-    _write_json(output.stage(METRICS), metrics)
-    output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
-    output.publish_file(METRICS)
-    output.publish_file(MODEL_CARD)
-    output.finish()
-
-
-# --- Reading
-
-
 def load_model(folder: str) -> LoadedModel:
     """Returns the model in a folder.
 
@@ -238,6 +100,9 @@ def load_model(folder: str) -> LoadedModel:
 
 def read_model_id(folder: str) -> str:
     """Returns the id of the model in a folder, without loading TensorFlow.
+
+    >>> read_model_id("pretrained")[:5]
+    'lstm-'
 
     Args:
       folder: A local path, a URI, or ``pretrained``.
@@ -265,14 +130,14 @@ def check_model(folder: str) -> str:
     try:
         recorded_id = parse_json(metrics)["model_id"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CaptionerError(
-            f"model folder {folder!r}: {METRICS} names no model_id; train the model or copy its "
-            "folder again"
+        raise _error(
+            folder, f"{METRICS} names no model_id; train the model or copy its folder again"
         ) from error
     if recorded_id != model_id:
-        raise CaptionerError(
-            f"model folder {folder!r}: its files are of model {model_id!r}, {METRICS} is of "
-            f"{recorded_id!r}; take all files from one training"
+        raise _error(
+            folder,
+            f"its files are of model {model_id!r}, {METRICS} is of "
+            f"{recorded_id!r}; take all files from one training",
         )
     return model_id
 
@@ -313,6 +178,123 @@ def model_path(folder: str) -> Path:
     return _copy_remote_model(folder) if storage.is_remote(folder) else Path(local_path_of(folder))
 
 
+def compute_model_id(folder: Path) -> str:
+    """Returns the id that the files of a local model folder have together."""
+    return _read_model(str(folder), str(folder)).model_id
+
+
+def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metrics: Any) -> str:
+    """Writes a whole model folder, replacing a model that is there.
+
+    If the process is killed meanwhile, the old model stays, or the folder has no config.json and
+    is therefore not a model.
+
+    Args:
+      folder: The local path of the folder.
+      captioner: The network.
+      vocabulary: The words of the network.
+      metrics: What training measured, as a JSON object.
+
+    Returns:
+      The model id.
+
+    Raises:
+      CaptionerError: The folder holds files that captioner did not make.
+    """
+    tensors = {
+        name: np.asarray(weight.numpy(), np.float32)
+        for name, weight in captioner.named_weights().items()
+    }
+    output = claim_model_folder(folder)
+    output.stage(WEIGHTS).write_bytes(format_tensors(tensors))
+    output.stage(VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
+    write_json(output.stage(CONFIG), captioner.config.to_json())
+    model_id = compute_model_id(output.staging_folder)
+    publish_model(output, captioner.config, {"model_id": model_id, **metrics})
+    return model_id
+
+
+def record_metrics(folder: str, change: Callable[[JsonObject], JsonObject]) -> None:
+    """Changes the metrics of a model, and writes its model card again.
+
+    Args:
+      folder: The model folder.
+      change: The function that turns the present content of metrics.json into the new content.
+        The present content is empty if there is no metrics.json.
+
+    Raises:
+      CaptionerError: Captioner did not make the folder, the folder cannot be written to, or
+        metrics.json is damaged.
+    """
+    output = claim_model_folder(folder)
+    path = output.path / METRICS
+    metrics = outputs.parse_object(path.read_bytes()) if path.exists() else {}
+    if metrics is None:
+        raise _error(folder, f"{METRICS} is damaged; train the model or copy its folder again")
+    output.check_no_conflicts((METRICS, MODEL_CARD))
+    metrics = change(metrics)
+    config = CaptionerConfig.from_json(
+        json.loads((output.path / CONFIG).read_text(encoding="utf-8"))
+    )
+    write_json(output.stage(METRICS), metrics)
+    output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
+    output.publish_file(METRICS)
+    output.publish_file(MODEL_CARD)
+    output.finish()
+
+
+def check_model_output(
+    folder: str | os.PathLike[str],
+    *,
+    option: str = "--output",
+    inputs: outputs.Inputs | None = None,
+) -> None:
+    """Checks, before any work, that a model may be written to a folder; changes nothing.
+
+    Args:
+      folder: The folder.
+      option: The option that names the folder, for the error message.
+      inputs: What the command reads, by option. The folder may not be one of these.
+
+    Raises:
+      CaptionerError: See ``outputs.check_output_folder``.
+    """
+    outputs.check_output_folder(
+        folder, kind=KIND, option=option, inputs=inputs, adopt=_find_earlier_files
+    )
+
+
+def claim_model_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder:
+    """Returns a model folder that is ready to be written to.
+
+    Raises:
+      CaptionerError: See ``outputs.check_output_folder``.
+    """
+    return outputs.OutputFolder.claim(
+        folder, kind=KIND, option="model folder", adopt=_find_earlier_files
+    )
+
+
+def publish_model(
+    output: outputs.OutputFolder, config: CaptionerConfig, metrics: Mapping[str, Any]
+) -> None:
+    """Adds metrics and model card to the staged files, and moves all files into place.
+
+    Args:
+      output: The claimed folder, with the other files staged.
+      config: The configuration of the model.
+      metrics: The content of metrics.json, with the model id.
+    """
+    write_json(output.stage(METRICS), metrics)
+    output.stage(MODEL_CARD).write_text(model_card(config, metrics), encoding="utf-8")
+    output.publish(FILES, completion_file=CONFIG)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as a JSON file that people can read."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
 @functools.cache
 def _copy_remote_model(folder: str) -> Path:
     copy = Path(storage.scratch_folder(), f"model-{hashlib.sha256(folder.encode()).hexdigest()}")
@@ -344,14 +326,9 @@ class _ModelFiles(NamedTuple):
         """The id that the files have together."""
         digest = hashlib.sha256(self.files[CONFIG] + self.files[VOCABULARY])
         # The tensors are hashed and not their file, so that the id does not depend on its format.
-        for name in sorted(self.tensors):
-            digest.update(name.encode("utf-8") + self.tensors[name].tobytes())
+        for part in content(self.tensors):
+            digest.update(part)
         return f"lstm-{digest.hexdigest()[:16]}"
-
-
-def compute_model_id(folder: Path) -> str:
-    """Returns the id that the files of a local model folder have together."""
-    return _read_model(str(folder), str(folder)).model_id
 
 
 def _read_model(folder: str, path: str) -> _ModelFiles:
@@ -371,15 +348,15 @@ def _read_model(folder: str, path: str) -> _ModelFiles:
     try:
         tensors = parse_tensors(files[WEIGHTS])
     except (ValueError, KeyError, SafetensorError) as error:
-        raise CaptionerError(
-            f"model folder {folder!r}: {WEIGHTS} is damaged ({first_line(error)}); train or copy "
-            "it again"
+        raise _error(
+            folder, f"{WEIGHTS} is damaged ({first_line(error)}); train or copy it again"
         ) from error
     stored = sum(tensor.size for tensor in tensors.values())
     if stored != config.parameter_count:
-        raise CaptionerError(
-            f"model folder {folder!r}: {WEIGHTS} holds {stored} numbers where {CONFIG} asks for "
-            f"{config.parameter_count}; take all files from one training"
+        raise _error(
+            folder,
+            f"{WEIGHTS} holds {stored} numbers where {CONFIG} asks for "
+            f"{config.parameter_count}; take all files from one training",
         )
     return _ModelFiles(files, config, vocabulary, tensors)
 
@@ -399,18 +376,15 @@ def _read_file(folder: str, path: str, name: str, max_bytes: int) -> bytes:
         if info.type != pafs.FileType.File:
             raise _missing_file(folder, path, name)
         if info.size > max_bytes:
-            raise CaptionerError(
-                f"model folder {folder!r}: {name} holds more than {max_bytes} bytes; train the "
-                "model again"
-            )
+            raise _error(folder, f"{name} holds more than {max_bytes} bytes; train the model again")
         with file_system.open_input_stream(file) as stream:
             return bytes(stream.read(info.size))
     except CaptionerError:
         raise
     except (OSError, ValueError) as error:  # ValueError: pyarrow does not know the file system.
-        raise CaptionerError(
-            f"model folder {folder!r}: {name} can't be read ({first_line(error)}); mend "
-            "its permissions or copy it again"
+        raise _error(
+            folder,
+            f"{name} can't be read ({first_line(error)}); mend its permissions or copy it again",
         ) from error
 
 
@@ -421,16 +395,16 @@ def _parse_config_and_vocabulary(
         config = CaptionerConfig.from_json(parse_json(config_json))
         vocabulary = Vocabulary.from_json(vocabulary_json.decode("utf-8"))
     except CaptionerError as error:
-        raise CaptionerError(f"model folder {folder!r}: {error}") from error
+        raise _error(folder, str(error)) from error
     except ValueError as error:  # The text is not UTF-8 or not JSON.
-        raise CaptionerError(
-            f"model folder {folder!r}: {CONFIG} or {VOCABULARY} is damaged ({error}); train or "
-            "copy it again"
+        raise _error(
+            folder, f"{CONFIG} or {VOCABULARY} is damaged ({error}); train or copy it again"
         ) from error
     if len(vocabulary) != config.vocabulary_size:
-        raise CaptionerError(
-            f"model folder {folder!r}: {len(vocabulary)} words where the weights have "
-            f"{config.vocabulary_size}; take all files from one training"
+        raise _error(
+            folder,
+            f"{len(vocabulary)} words where the weights have "
+            f"{config.vocabulary_size}; take all files from one training",
         )
     return config, vocabulary
 
@@ -441,9 +415,8 @@ def _assign_weights(captioner: Captioner | Ensemble, tensors: Tensors, folder: s
     _check_shapes(folder, {name: tensor.shape for name, tensor in tensors.items()}, wanted)
     for name, weight in wanted.items():
         if not np.isfinite(tensors[name]).all():
-            raise CaptionerError(
-                f"model folder {folder!r}: tensor {name!r} holds values that are not finite; "
-                "train it again"
+            raise _error(
+                folder, f"tensor {name!r} holds values that are not finite; train it again"
             )
         weight.assign(tensors[name].astype(np.float32))
 
@@ -453,15 +426,12 @@ def _check_shapes(
 ) -> None:
     """Refuses stored tensors whose names or shapes differ from those of the network's weights."""
     for name in sorted(set(wanted) ^ set(stored)):
-        raise CaptionerError(
-            f"model folder {folder!r}: {WEIGHTS} and {CONFIG} disagree on {name!r}; train it again"
-        )
+        raise _error(folder, f"{WEIGHTS} and {CONFIG} disagree on {name!r}; train it again")
     for name, weight in wanted.items():
         shape = tuple(weight.shape)
         if stored[name] != shape:
-            raise CaptionerError(
-                f"model folder {folder!r}: tensor {name!r} is {stored[name]} where {shape} is "
-                "needed; train it again"
+            raise _error(
+                folder, f"tensor {name!r} is {stored[name]} where {shape} is needed; train it again"
             )
 
 
@@ -471,96 +441,5 @@ def _missing_file(folder: str, path: str, name: str) -> CaptionerError:
     return CaptionerError(f"model folder {folder!r} has no {name}; {remedy}")
 
 
-# --- Exporting
-
-
-def export_model(
-    folders: Sequence[str],
-    target: str,
-    beam_width: int | None = None,
-    length_penalty: float | None = None,
-    joint_weight: float | None = None,
-) -> str:
-    """Writes one or several models as a single model with float16 weights, ready to be shipped.
-
-    Several models become an ensemble. The metrics of the new model hold the training histories of
-    its members, but no evaluation: the scores of the members are not those of the ensemble.
-
-    Args:
-      folders: Folders of models with the same configuration and vocabulary.
-      target: The folder to write. It may not hold a model.
-      beam_width: The new model's beam width. None keeps that of the first model.
-      length_penalty: The new model's length penalty. None keeps that of the first model.
-      joint_weight: The new model's joint weight; see ``CaptionerConfig``. None keeps that of the
-        first model.
-
-    Returns:
-      The id of the new model.
-
-    Raises:
-      CaptionerError: A folder holds no whole model, the models do not fit each other, or the
-        target may not be written to.
-    """
-    check_model_output(
-        target, inputs={"--model": [folder for folder in folders if folder != PRETRAINED]}
-    )
-    if (Path(target) / CONFIG).exists():
-        raise CaptionerError(
-            f"--output {target!r} exists and holds a model; name a folder that does not exist"
-        )
-    models = [load_model(folder) for folder in folders]
-    _check_same_kind(folders, models)
-    first = models[0].config
-    joint_weight = first.joint_weight if joint_weight is None else joint_weight
-    config = dataclasses.replace(
-        first,
-        members=len(models),
-        beam_width=first.beam_width if beam_width is None else beam_width,
-        length_penalty=first.length_penalty if length_penalty is None else length_penalty,
-        joint_weight=joint_weight,
-        joint_encoder=_joint_fingerprint(first.backbone) if joint_weight else "",
-    )
-    metrics = [
-        json.loads((model_path(folder) / METRICS).read_text(encoding="utf-8")) for folder in folders
-    ]
-    output = claim_model_folder(target)
-    output.stage(WEIGHTS).write_bytes(format_tensors(_half_weights(models)))
-    shutil.copyfile(model_path(folders[0]) / VOCABULARY, output.stage(VOCABULARY))
-    _write_json(output.stage(CONFIG), config.to_json())
-    model_id = load_model(str(output.staging_folder)).model_id
-    _publish_model(output, config, {"model_id": model_id, "exported_from": metrics})
-    return model_id
-
-
-def _check_same_kind(folders: Sequence[str], models: Sequence[LoadedModel]) -> None:
-    """Refuses models that cannot be members of one ensemble."""
-    for folder, model in zip(folders, models, strict=True):
-        if (
-            model.config != models[0].config
-            or model.vocabulary != models[0].vocabulary
-            or model.config.members > 1
-        ):
-            raise CaptionerError(
-                f"model folder {folder!r} has other sizes or words than {folders[0]!r}, or is an "
-                "ensemble; join models trained with the same options but the seed"
-            )
-
-
-def _half_weights(models: Sequence[LoadedModel]) -> dict[str, npt.NDArray[np.float16]]:
-    """Returns the float16 weights of the models by their name in the exported model."""
-    return {
-        f"{number}/{name}" if len(models) > 1 else name: weight.numpy().astype(np.float16)
-        for number, model in enumerate(models)
-        for name, weight in model.captioner.named_weights().items()
-    }
-
-
-def _joint_fingerprint(backbone: str) -> str:
-    """Returns the fingerprint of the packaged encoder, which must read the same features."""
-    encoder = LearnedEncoder()
-    if encoder.backbone != backbone:
-        raise CaptionerError(
-            f"--joint-weight needs features of {encoder.backbone!r}, the models read "
-            f"{backbone!r}; leave it out"
-        )
-    return encoder.fingerprint
+def _error(folder: str, message: str) -> CaptionerError:
+    return CaptionerError(f"model folder {folder!r}: {message}")

@@ -6,8 +6,10 @@ A file that can't be decoded raises an ``ImageError`` with one clear reason.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,32 +18,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from captioner_core.errors import ImageError
 from captioner_core.images.file_kinds import is_avif, kind_of, raw_kind_of_tiff
+from captioner_core.images.pixels import REDUCING_GAP, shrink, to_rgb_square
 from captioner_core.images.repair import with_end_marker, without_optional_parts
 
 if TYPE_CHECKING:  # Decoder processes start often, so they must not load pyarrow.
     from captioner_core.tables.schemas import ImageRef
 
-IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".jp2",
-    ".ppm",
-    ".pgm",
-)
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2",),
+    "PPM": (".ppm", ".pgm"),
+}
+FORMATS = tuple(_SUFFIXES)
 """Pillow's names of the only formats that are ever opened, whatever a file's suffix."""
+IMAGE_SUFFIXES = tuple(itertools.chain.from_iterable(_SUFFIXES.values()))
 DEFAULT_MAX_PIXELS = 100_000_000
 DEFAULT_MAX_BYTES = 268_435_456
 DEFAULT_MAX_SECONDS = 60.0
@@ -72,14 +72,9 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
-_MODES_WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
-_UNMULTIPLIED_MODES = {"La": "LA", "RGBa": "RGBA"}
 _THUMBNAIL_QUALITY = 80
-# Cheap reduction stops at this multiple of the target size; the rest is scaled with care.
-_REDUCING_GAP = 2
 _STRIP_ROWS = 256
 _REPAIRABLE = ("decode_error", "truncated")
-_SIXTEEN_TO_EIGHT_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)
 _CUT_OFF_WORDS = ("truncated", "unexpected end", "eof", "not enough", "premature")
 
 # Pillow's warnings about odd files would only fill the log. They are switched off for good,
@@ -91,7 +86,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 Result = TypeVar("Result")
 LargeGuard = Callable[[], AbstractContextManager[Any]]
 """Returns the context in which a large image is decoded."""
-_EnterLarge = Callable[[Image.Image], None]
+_EnterGuard = Callable[[], object]
 
 
 class DecodedPixels(NamedTuple):
@@ -139,6 +134,15 @@ def decode(
     The aspect ratio is not kept, because the network sees the whole image as a square. Transparent
     areas become white.
 
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (40, 30)).save(file, "PNG")
+    >>> pixels, width, height = decode(file.getvalue())
+    >>> pixels.shape, width, height
+    ((299, 299, 3), 40, 30)
+    >>> decode(b"%PDF-1.7")
+    Traceback (most recent call last):
+    captioner_core.errors.ImageError: its content looks like PDF, not an image of a supported format
+
     Args:
       data: content of the file, whose format is recognized from these bytes alone.
       size: width and height of the result, in pixels.
@@ -149,23 +153,7 @@ def decode(
       ImageError: ``empty_file``, ``unsupported_format``, ``too_many_pixels``, ``truncated``,
         ``too_much_memory`` or ``decode_error``.
     """
-
-    def convert(image: Image.Image, enter_large: _EnterLarge) -> DecodedPixels:
-        """Returns the pixels of an image whose header has been read."""
-        # The draft mode decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that is large enough.
-        full_size = image.size
-        is_reduced = image.draft(None, (_REDUCING_GAP * size, _REDUCING_GAP * size))
-        enter_large(image)
-        image.load()
-        transposition = _find_transposition(image)
-        original_size = full_size if is_reduced else image.size
-        if transposition in _SIDEWAYS:
-            original_size = original_size[::-1]
-        square = _to_rgb_square(image, size)
-        # Turning the small square instead of the image saves a second copy of all pixels.
-        upright = square if transposition is None else square.transpose(transposition)
-        return DecodedPixels(np.array(upright, dtype=np.uint8), *original_size)
-
+    convert = functools.partial(_convert_to_pixels, size=size)
     return _open_and_convert(data, max_pixels, large_guard, convert)
 
 
@@ -192,24 +180,44 @@ def make_thumbnail(
     Raises:
       ImageError: see ``decode``.
     """
-
-    def convert(image: Image.Image, enter_large: _EnterLarge) -> tuple[bytes, tuple[int, int]]:
-        """Returns the thumbnail of an image whose header has been read."""
-        image.draft("RGB", (_REDUCING_GAP * side, _REDUCING_GAP * side))
-        enter_large(image)
-        small = _shrink(image, side)
-        jpeg = io.BytesIO()
-        small.save(jpeg, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
-        return jpeg.getvalue(), small.size
-
+    convert = functools.partial(_convert_to_thumbnail, side=side)
     return _open_and_convert(data, max_pixels, large_guard, convert)
+
+
+def _convert_to_pixels(image: Image.Image, enter_guard: _EnterGuard, *, size: int) -> DecodedPixels:
+    """Returns the pixels of an image whose header has been read."""
+    # The draft mode decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that is large enough.
+    full_size = image.size
+    is_reduced = image.draft(None, (REDUCING_GAP * size, REDUCING_GAP * size))
+    _enter_if_large(image, enter_guard)
+    image.load()
+    transposition = _find_transposition(image)
+    original_size = full_size if is_reduced else image.size
+    if transposition in _SIDEWAYS:
+        original_size = original_size[::-1]
+    square = to_rgb_square(image, size)
+    # Turning the small square instead of the image saves a second copy of all pixels.
+    upright = square if transposition is None else square.transpose(transposition)
+    return DecodedPixels(np.array(upright, dtype=np.uint8), *original_size)
+
+
+def _convert_to_thumbnail(
+    image: Image.Image, enter_guard: _EnterGuard, *, side: int
+) -> tuple[bytes, tuple[int, int]]:
+    """Returns the thumbnail of an image whose header has been read."""
+    image.draft("RGB", (REDUCING_GAP * side, REDUCING_GAP * side))
+    _enter_if_large(image, enter_guard)
+    small = shrink(image, side)
+    jpeg = io.BytesIO()
+    small.save(jpeg, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
+    return jpeg.getvalue(), small.size
 
 
 def _open_and_convert(
     data: bytes,
     max_pixels: int,
     large_guard: LargeGuard,
-    convert: Callable[[Image.Image, _EnterLarge], Result],
+    convert: Callable[[Image.Image, _EnterGuard], Result],
 ) -> Result:
     """Opens an image and converts it; repairs it first if browsers show it but Pillow refuses it.
 
@@ -218,25 +226,19 @@ def _open_and_convert(
       max_pixels: largest number of pixels; a larger image is refused.
       large_guard: returns the context that is entered, once, before a large image is decoded.
       convert: converts an image whose header has been read; it calls its second argument before
-        it decodes the pixels.
+        it decodes the pixels of a large image.
 
     Raises:
       ImageError: the image can't be decoded, not even after a repair.
     """
     with contextlib.ExitStack() as stack:
-        is_guarded = False
-
-        def enter_large(image: Image.Image) -> None:
-            """Enters the context for large images, unless this was done before."""
-            nonlocal is_guarded
-            if image.width * image.height > LARGE_PIXELS and not is_guarded:
-                is_guarded = True
-                stack.enter_context(large_guard())
+        # The guard is entered once, however many versions of the file are opened.
+        enter_guard = functools.cache(lambda: stack.enter_context(large_guard()))
 
         def attempt(candidate: bytes) -> Result:
             """Opens and converts one version of the file."""
             with _open_image(candidate, max_pixels) as image:
-                return convert(image, enter_large)
+                return convert(image, enter_guard)
 
         try:
             return attempt(data)
@@ -252,17 +254,23 @@ def _open_and_convert(
                 failure = error
         for ended in with_end_marker(data) if failure.error_type in _REPAIRABLE else ():
             # The picture is complete if the noise in the probe changes nothing; see EndedJpeg.
-            digest = _digest_pixels(ended.data, max_pixels, enter_large)
-            if digest == _digest_pixels(ended.probe, max_pixels, enter_large):
+            digest = _digest_pixels(ended.data, max_pixels, enter_guard)
+            if digest == _digest_pixels(ended.probe, max_pixels, enter_guard):
                 return attempt(ended.data)
         raise failure
 
 
-def _digest_pixels(data: bytes, max_pixels: int, enter_large: _EnterLarge) -> bytes:
+def _enter_if_large(image: Image.Image, enter_guard: _EnterGuard) -> None:
+    """Enters the context for large images if this image is one."""
+    if image.width * image.height > LARGE_PIXELS:
+        enter_guard()
+
+
+def _digest_pixels(data: bytes, max_pixels: int, enter_guard: _EnterGuard) -> bytes:
     """Returns a digest of all pixels of an image at full size."""
     digest = hashlib.blake2b()
     with _open_image(data, max_pixels) as image:
-        enter_large(image)
+        _enter_if_large(image, enter_guard)
         image.load()
         # Strips of rows avoid a second copy of a large image.
         for top in range(0, image.height, _STRIP_ROWS):
@@ -314,92 +322,6 @@ def _find_transposition(image: Image.Image) -> Image.Transpose | None:
         return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels
         return None
-
-
-def _to_rgb_square(image: Image.Image, size: int) -> Image.Image:
-    """Returns an image of any mode as RGB, scaled to [size, size].
-
-    Transparent areas become white. Grey values of more than 8 bits are scaled, not clipped.
-    """
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        image = Image.fromarray(_to_eight_bits(np.asarray(image)))
-    elif image.mode in _MODES_WITH_ALPHA or "transparency" in image.info:
-        # Pillow weights colours by alpha when it scales RGBA, so hidden colours don't bleed in.
-        for mode in (_UNMULTIPLIED_MODES.get(image.mode, image.mode), "RGBA"):
-            image = image if image.mode == mode else image.convert(mode)
-        small = _scale(image, size)
-        return Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
-    elif image.mode == "LAB":
-        return _lab_to_rgb(_scale(image, size))
-    elif image.mode not in ("RGB", "L"):
-        image = image.convert("RGB")
-    return _scale(image, size).convert("RGB")
-
-
-def _scale(image: Image.Image, size: int) -> Image.Image:
-    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=_REDUCING_GAP)
-
-
-def _to_eight_bits(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Returns 16-bit, 32-bit or float grey values [height, width] as uint8.
-
-    White is 65535 for integers, and 1 or 255 for floats, whichever is large enough. If no such
-    value is large enough, the highest value becomes white.
-    """
-    if grey.dtype.kind == "u":
-        narrow: npt.NDArray[np.uint8] = _SIXTEEN_TO_EIGHT_BITS[grey]
-        return narrow
-    # float32, changed in place: a float64 copy of 100 megapixels would take 800 MB.
-    values = np.array(grey, dtype=np.float32)
-    if grey.dtype.kind == "f":
-        np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    highest = float(values.max())
-    usual_whites = (1.0, 255.0) if grey.dtype.kind == "f" else (65535.0,)
-    values *= 255 / next((white for white in usual_whites if highest <= white), highest)
-    np.rint(np.clip(values, 0, 255, out=values), out=values)
-    return values.astype(np.uint8)
-
-
-def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms
-
-    lab = ImageCms.createProfile("LAB")
-    rgb = ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
-    assert converted is not None  # only a conversion in place returns None
-    return converted
-
-
-def _shrink(image: Image.Image, side: int) -> Image.Image:
-    """Returns an image as RGB with sides of at most ``side``: upright, on white, no metadata."""
-    if image.mode.startswith(("I", "F")):
-        flat = _wide_grey_to_rgb(image)
-    else:
-        flat = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    flat.thumbnail((side, side), reducing_gap=_REDUCING_GAP)
-    flat = ImageOps.exif_transpose(flat)
-    # Comments and profiles don't follow the pixels to a new canvas.
-    canvas = Image.new("RGB", flat.size, "white")
-    canvas.paste(flat, mask=flat.getchannel("A") if flat.mode == "RGBA" else None)
-    return canvas
-
-
-def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Returns a grey image of more than 8 bits as RGB with the same orientation.
-
-    The full range of 16 bits is used, and of wider modes the range of the values in the image.
-    """
-    values = np.asarray(image, np.float64)
-    low = 0.0
-    high = 65535.0
-    if not image.mode.startswith("I;16"):
-        low = float(np.nanmin(values))
-        high = float(np.nanmax(values))
-    levels = np.nan_to_num((values - low) * (255 / max(high - low, 1e-9)))
-    rgb = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    orientation = ExifTags.Base.Orientation
-    rgb.getexif()[orientation] = image.getexif().get(orientation, 1)
-    return rgb
 
 
 def _unidentified_error(data: bytes) -> ImageError:

@@ -8,7 +8,6 @@ from captioner_core.options.choices import (
     BACKBONES,
     COMBINED,
     DEFAULT_ENCODER,
-    DEFAULT_EPOCHS,
     ENCODERS,
     JOINT_ENCODERS,
     PRECISIONS,
@@ -22,14 +21,9 @@ from captioner_core.options.command_line import (
     given_options,
 )
 from captioner_core.options.fields import (
-    beam_width_option,
     check_absolute,
     check_collection,
-    check_fields,
     limits_text,
-    option,
-    threshold_option,
-    uri_option,
 )
 from captioner_core.options.images import CaptionOptions, ExtractOptions, ImageLimits, ImageOptions
 from captioner_core.options.inbox import InboxOptions
@@ -61,7 +55,6 @@ __all__ = [
     "COMBINED",
     "DATASET_RUN",
     "DEFAULT_ENCODER",
-    "DEFAULT_EPOCHS",
     "ENCODERS",
     "JOINT_ENCODERS",
     "NEW_RUN",
@@ -88,14 +81,9 @@ __all__ = [
     "TrainOptions",
     "add_arguments",
     "arguments_of",
-    "beam_width_option",
     "check_absolute",
     "check_collection",
-    "check_fields",
     "from_namespace",
     "given_options",
     "limits_text",
-    "option",
-    "threshold_option",
-    "uri_option",
 ]

@@ -34,29 +34,62 @@ def add_arguments(parser: argparse.ArgumentParser, options_class: type) -> None:
             _add_value_argument(parser, name, field, kind)
 
 
-def _add_value_argument(
-    parser: argparse.ArgumentParser, name: str, field: dataclasses.Field[Any], kind: type
-) -> None:
-    is_required = field.default is dataclasses.MISSING
-    is_repeated = kind is tuple
-    is_name = field.metadata.get("is_name")
-    if is_name:
-        convert: Callable[[str], Any] = _uri_type(is_name)
-    else:
-        convert = str if is_repeated else kind
-    has_default = not is_required and field.default not in (None, ())
-    default_text = f"default: {field.default}" if has_default else ""
-    facts = "; ".join(filter(None, [limits_text(field), default_text]))
-    parser.add_argument(
-        name,
-        help=field.metadata["help"] + (f" ({facts})" if facts else ""),
-        required=is_required,
-        metavar=field.metadata["metavar"],
-        choices=field.metadata["choices"],
-        type=convert,
-        default=None if is_required or is_repeated else field.default,
-        action="append" if is_repeated else StoreOnce,
-    )
+def from_namespace(options_class: type[T], namespace: argparse.Namespace) -> T:
+    """Returns the checked options of a parsed command line.
+
+    Raises:
+      CaptionerError: A value breaks a rule. The line names value, rule and remedy.
+    """
+    values = {}
+    for field in dataclasses.fields(options_class):  # type: ignore[arg-type]
+        value = getattr(namespace, field.name)
+        is_repeated = field.default == () or isinstance(value, list)
+        values[field.name] = tuple(value or ()) if is_repeated else value
+    return options_class(**values)
+
+
+def arguments_of(options: Any) -> list[str]:
+    """Returns the command line that these options are parsed from, one argument for each.
+
+    >>> from captioner_core.options import PromoteOptions
+    >>> arguments_of(PromoteOptions(models="models", undo=True))
+    ['--models=models', '--undo']
+    """
+    fields = dataclasses.fields(options)
+    switches = {
+        "--" + field.name.replace("_", "-") for field in fields if isinstance(field.default, bool)
+    }
+    values = {field.name: getattr(options, field.name) for field in fields}
+    arguments = []
+    for name, value in given_options(type(options), values):
+        if name not in switches:
+            arguments.append(f"{name}={value}")
+        elif value == "True":
+            arguments.append(name)
+        else:
+            arguments.append(name.replace("--", "--no-", 1))
+    return arguments
+
+
+def given_options(options_class: type, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the command-line options, with their values, that stand for these values.
+
+    Default values are left out, and so are names that are no options. An option with several
+    values is repeated.
+
+    Args:
+      options_class: An options dataclass.
+      values: Values by field name.
+    """
+    options: list[tuple[str, str]] = []
+    for field in dataclasses.fields(options_class):
+        if field.name not in values or values[field.name] == field.default:
+            continue
+        value = values[field.name]
+        name = "--" + field.name.replace("_", "-")
+        items = value if isinstance(value, tuple) else (value,)
+        options.extend((name, str(item)) for item in items)
+    return options
 
 
 class StoreOnce(argparse.Action):
@@ -102,10 +135,35 @@ class SwitchOnce(argparse.BooleanOptionalAction):
         super().__call__(parser, namespace, values, option_string)
 
 
-def _given_values(namespace: argparse.Namespace) -> dict[str, str]:
-    """Returns the values that this command line has given so far, by field name."""
-    given: dict[str, str] = namespace.__dict__.setdefault("_given_options", {})
-    return given
+def _add_value_argument(
+    parser: argparse.ArgumentParser, name: str, field: dataclasses.Field[Any], kind: type
+) -> None:
+    is_required = field.default is dataclasses.MISSING
+    is_repeated = kind is tuple
+    if is_name := field.metadata["is_name"]:
+        convert: Callable[[str], Any] = _uri_type(is_name)
+    else:
+        convert = str if is_repeated else kind
+    has_default = not is_required and field.default not in (None, ())
+    default_text = f"default: {field.default}" if has_default else ""
+    facts = "; ".join(filter(None, [limits_text(field), default_text]))
+    parser.add_argument(
+        name,
+        help=field.metadata["help"] + (f" ({facts})" if facts else ""),
+        required=is_required,
+        metavar=field.metadata["metavar"],
+        choices=field.metadata["choices"],
+        type=convert,
+        default=None if is_required or is_repeated else field.default,
+        action="append" if is_repeated else StoreOnce,
+    )
+
+
+def _plain_type(hint: Any) -> Any:
+    """Returns ``int`` for ``int | None``, and ``tuple`` for ``tuple[str, ...]``."""
+    if isinstance(hint, types.UnionType):
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    return typing.get_origin(hint) or hint
 
 
 def _uri_type(is_name: Callable[[str], bool]) -> Callable[[str], str]:
@@ -123,61 +181,7 @@ def _uri_type(is_name: Callable[[str], bool]) -> Callable[[str], str]:
     return path
 
 
-def from_namespace(options_class: type[T], namespace: argparse.Namespace) -> T:
-    """Returns the checked options of a parsed command line.
-
-    Raises:
-      CaptionerError: A value breaks a rule. The line names value, rule and remedy.
-    """
-    values = {}
-    for field in dataclasses.fields(options_class):  # type: ignore[arg-type]
-        value = getattr(namespace, field.name)
-        is_repeated = field.default == () or isinstance(value, list)
-        values[field.name] = tuple(value or ()) if is_repeated else value
-    return options_class(**values)
-
-
-def _plain_type(hint: Any) -> Any:
-    """Returns ``int`` for ``int | None``, and ``tuple`` for ``tuple[str, ...]``."""
-    if isinstance(hint, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    return typing.get_origin(hint) or hint
-
-
-def given_options(options_class: type, values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns the command-line options, with their values, that stand for these values.
-
-    Default values are left out, and so are names that are no options. An option with several
-    values is repeated.
-
-    Args:
-      options_class: An options dataclass.
-      values: Values by field name.
-    """
-    options: list[tuple[str, str]] = []
-    for field in dataclasses.fields(options_class):
-        if field.name not in values or values[field.name] == field.default:
-            continue
-        value = values[field.name]
-        name = "--" + field.name.replace("_", "-")
-        items = value if isinstance(value, tuple) else (value,)
-        options.extend((name, str(item)) for item in items)
-    return options
-
-
-def arguments_of(options: Any) -> list[str]:
-    """Returns the command line that these options are parsed from, one argument for each."""
-    fields = dataclasses.fields(options)
-    switches = {
-        "--" + field.name.replace("_", "-") for field in fields if isinstance(field.default, bool)
-    }
-    values = {field.name: getattr(options, field.name) for field in fields}
-    arguments = []
-    for name, value in given_options(type(options), values):
-        if name not in switches:
-            arguments.append(f"{name}={value}")
-        elif value == "True":
-            arguments.append(name)
-        else:
-            arguments.append(name.replace("--", "--no-", 1))
-    return arguments
+def _given_values(namespace: argparse.Namespace) -> dict[str, str]:
+    """Returns the values that this command line has given so far, by field name."""
+    given: dict[str, str] = namespace.__dict__.setdefault("_given_options", {})
+    return given

@@ -2,6 +2,13 @@
 
 Each field carries its help text and its limits, so that the command line, the Airflow form and the
 manifest describe the same options.
+
+>>> @dataclass(frozen=True, kw_only=True)
+... class SearchOptions(Options):
+...     top_k: int = option(10, help="matches for each image", limits=(1, None))
+>>> SearchOptions(top_k=0)
+Traceback (most recent call last):
+captioner_core.errors.CaptionerError: --top-k 0 must be 1 or more; 10 is the default
 """
 
 from __future__ import annotations
@@ -9,13 +16,35 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options.choices import MAX_COLLECTION_LENGTH
 from captioner_core.security.allowed_roots import check_uri
 from captioner_core.tables.layout import RunLayout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a command, which check themselves when they are made.
+
+    Raises:
+      CaptionerError: A value breaks a rule. The line names value, rule and remedy.
+    """
+
+    def __post_init__(self) -> None:
+        """Checks each field: its choices, its limits, and its paths. None is within all limits."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if choices := field.metadata["choices"]:
+                remedy = f"choose one of {', '.join(choices)}"
+                check(value in choices, field.name, value, "is not known", remedy)
+            if field.metadata["limits"] and value is not None:
+                _check_limits(field, value)
+            for uri in uris_of(field, value):
+                check_uri(f"--{field.name.replace('_', '-')}", uri)
 
 
 def option(
@@ -26,6 +55,7 @@ def option(
     choices: Sequence[str] | None = None,
     limits: tuple[float, float | None] | None = None,
     remedy: str | None = None,
+    is_name: Callable[[str], bool] | None = None,
 ) -> Any:
     """Returns a dataclass field that is also a command-line option and a field of a form.
 
@@ -37,6 +67,8 @@ def option(
       limits: The least and the largest value; None as the largest allows any.
       remedy: What to do about a value beyond the limits. By default the message names the
         default value.
+      is_name: Tells values that are names from paths and URIs; see ``uri_option``. None if the
+        option holds no path.
     """
     metadata = {
         "help": help,
@@ -44,6 +76,7 @@ def option(
         "choices": choices,
         "limits": limits,
         "remedy": remedy,
+        "is_name": is_name,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -65,9 +98,8 @@ def uri_option(
       names: Values that are names, such as ``pretrained``, not paths.
       bare_names: Whether every value without a slash is a name.
     """
-    field = option(default, help=help, metavar=metavar)
     is_name = (lambda value: "/" not in value) if bare_names else names.__contains__
-    return dataclasses.field(default=default, metadata={**field.metadata, "is_name": is_name})
+    return option(default, help=help, metavar=metavar, is_name=is_name)
 
 
 def output_root(default: Any = dataclasses.MISSING) -> Any:
@@ -87,35 +119,7 @@ def threshold_option(default: float | None, *, help: str) -> Any:
     )
 
 
-def check_fields(options: Any) -> None:
-    """Checks each field of an options dataclass: its choices, its limits, and its paths.
-
-    None is within all limits.
-
-    Raises:
-      CaptionerError: A value breaks a rule. The line names value, rule and remedy.
-    """
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        choices = field.metadata["choices"]
-        if choices:
-            remedy = f"choose one of {', '.join(choices)}"
-            check(value in choices, field.name, value, "is not known", remedy)
-        if field.metadata["limits"] and value is not None:
-            _check_limits(field, value)
-        for uri in uris_of(field, value):
-            check_uri(f"--{field.name.replace('_', '-')}", uri)
-
-
-def _check_limits(field: dataclasses.Field[Any], value: float) -> None:
-    minimum, maximum = field.metadata["limits"]
-    remedy = field.metadata["remedy"] or f"{field.default} is the default"
-    # NaN fails both comparisons.
-    is_within = minimum <= value <= (math.inf if maximum is None else maximum)
-    check(is_within, field.name, value, f"must be {limits_text(field)}", remedy)
-
-
-def check_absolute(options: Any) -> None:
+def check_absolute(options: Options) -> None:
     """Refuses relative paths, which processes in other folders would look for elsewhere.
 
     Raises:
@@ -130,7 +134,7 @@ def check_absolute(options: Any) -> None:
 
 def uris_of(field: dataclasses.Field[Any], value: Any) -> list[str]:
     """Returns the paths and URIs that an option holds; an empty list if it holds none."""
-    is_name = field.metadata.get("is_name")
+    is_name = field.metadata["is_name"]
     if is_name is None or value is None:
         return []
     values = value if isinstance(value, tuple) else (value,)
@@ -138,17 +142,17 @@ def uris_of(field: dataclasses.Field[Any], value: Any) -> list[str]:
 
 
 def limits_text(field: dataclasses.Field[Any]) -> str:
-    """Returns a field's limits as text, such as ``1 to 64``; an empty string if it has none."""
+    """Returns a field's limits as text; an empty string if it has none.
+
+    >>> limits_text(option(3, help="hypotheses kept", limits=(1, 20)))
+    '1 to 20'
+    """
     if not field.metadata["limits"]:
         return ""
     minimum, maximum = field.metadata["limits"]
     if maximum is None:
         return f"{_number_text(minimum)} or more"
     return f"{_number_text(minimum)} to {_number_text(maximum)}"
-
-
-def _number_text(number: float) -> str:
-    return str(int(number)) if number == int(number) else str(number)
 
 
 def check(holds: bool, name: str, value: object, rule: str, remedy: str) -> None:
@@ -205,3 +209,15 @@ def check_collection(what: str, name: str) -> None:
             f"{what}: collection {name!r} must be 1 to {MAX_COLLECTION_LENGTH} printable "
             "characters without spaces at its ends; choose another name"
         )
+
+
+def _check_limits(field: dataclasses.Field[Any], value: float) -> None:
+    minimum, maximum = field.metadata["limits"]
+    remedy = field.metadata["remedy"] or f"{field.default} is the default"
+    # NaN fails both comparisons.
+    is_within = minimum <= value <= (math.inf if maximum is None else maximum)
+    check(is_within, field.name, value, f"must be {limits_text(field)}", remedy)
+
+
+def _number_text(number: float) -> str:
+    return str(int(number)) if number == int(number) else str(number)

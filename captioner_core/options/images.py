@@ -13,10 +13,10 @@ from captioner_core.options.choices import (
     PRETRAINED,
 )
 from captioner_core.options.fields import (
+    Options,
     beam_width_option,
     check,
     check_collection,
-    check_fields,
     check_run_id,
     option,
     output_root,
@@ -41,7 +41,7 @@ class ImageLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
+class ImageOptions(Options):
     """Options of every job that reads images."""
 
     images: str = uri_option(
@@ -136,7 +136,7 @@ class ImageOptions:
 
     def __post_init__(self) -> None:
         check_run_id(self.output, self.run_id)
-        check_fields(self)
+        super().__post_init__()
         if self.collection is not None:
             check_collection("--collection", self.collection)
         for pattern in self.exclude:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from captioner_core.options.choices import DEFAULT_RUN_ID
-from captioner_core.options.fields import check, check_fields, check_run_id, option, uri_option
+from captioner_core.options.fields import Options, check, check_run_id, option, uri_option
 
 
 @dataclass(frozen=True, kw_only=True)
-class InboxOptions:
+class InboxOptions(Options):
     """Options of a look at an inbox."""
 
     inbox: str = uri_option(
@@ -44,4 +44,4 @@ class InboxOptions:
             "must be the plain name of a file",
             "_SUCCESS is the default",
         )
-        check_fields(self)
+        super().__post_init__()

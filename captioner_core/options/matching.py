@@ -14,7 +14,7 @@ from captioner_core.options.choices import (
     SCORE,
 )
 from captioner_core.options.fields import (
-    check_fields,
+    Options,
     check_run_id,
     option,
     threshold_option,
@@ -24,7 +24,7 @@ from captioner_core.tables.layout import RunLayout
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimilarityOptions:
+class SimilarityOptions(Options):
     """Options that decide which captions match."""
 
     index: tuple[str, ...] = uri_option(
@@ -59,9 +59,6 @@ class SimilarityOptions:
         help="what ranks the matches: their score, or score and features combined",
         choices=RANK_BY,
     )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +137,7 @@ class MatchOptions(SimilarityOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimilarOptions:
+class SimilarOptions(Options):
     """Options of the search for images similar to one image."""
 
     index: tuple[str, ...] = uri_option(
@@ -163,13 +160,13 @@ class SimilarOptions:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if not self.index:
             raise CaptionerError("no --index given; name at least one captions table to search")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThresholdsOptions:
+class ThresholdsOptions(Options):
     """Options of the comparison of thresholds."""
 
     captions: str = uri_option(help="captions table: a run's or a dataset's", metavar="URI")
@@ -180,6 +177,3 @@ class ThresholdsOptions:
         DEFAULT_ENCODER, help="encoder whose vectors of the captions are compared", choices=ENCODERS
     )
     output: str = uri_option("thresholds.svg", help="plot to write", metavar="FILE")
-
-    def __post_init__(self) -> None:
-        check_fields(self)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options.choices import ENCODERS, PRETRAINED
-from captioner_core.options.fields import beam_width_option, check_fields, option, uri_option
+from captioner_core.options.fields import Options, beam_width_option, option, uri_option
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateOptions:
+class GateOptions(Options):
     """Options of the check that a model must pass before it is promoted."""
 
     models: str = uri_option(help="folder of models, with the current one", metavar="DIR")
@@ -30,12 +30,9 @@ class GateOptions:
         remedy="0 asks for a model that is no worse",
     )
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class PromoteOptions:
+class PromoteOptions(Options):
     """Options of a change of the current model."""
 
     models: str = uri_option(help="folder of models", metavar="DIR")
@@ -50,7 +47,7 @@ class PromoteOptions:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.undo == (self.model is not None):
             given = (
                 f"--model {self.model!r} and --undo"
@@ -63,7 +60,7 @@ class PromoteOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(Options):
     """Options of an evaluation."""
 
     model: str = uri_option(
@@ -86,12 +83,9 @@ class EvaluateOptions:
     )
     show: int = option(10, help="captions to show", metavar="N")
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateOptions:
+class CalibrateOptions(Options):
     """Options of a calibration."""
 
     encoder: str = option(help="encoder to calibrate", choices=ENCODERS)
@@ -107,7 +101,7 @@ class CalibrateOptions:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.judge == self.encoder:
             raise CaptionerError(
                 f"--judge {self.judge!r} must not be the encoder that is judged; choose another"
@@ -115,7 +109,7 @@ class CalibrateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(Options):
     """Options of an export."""
 
     model: tuple[str, ...] = uri_option(
@@ -147,6 +141,6 @@ class ExportOptions:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if not self.model:
             raise CaptionerError("no --model given; name at least one model folder")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from captioner_core.options.choices import DEFAULT_ENCODER, DEFAULT_EPOCHS, ENCODERS
-from captioner_core.options.fields import check_fields, option, output_root, uri_option
+from captioner_core.options.fields import Options, option, output_root, uri_option
 from captioner_core.options.images import CaptionOptions, ExtractOptions
 from captioner_core.options.matching import MatchOptions, SimilarityOptions
 from captioner_core.options.training import TrainOptions
@@ -52,7 +52,7 @@ class RunOptions(SimilarityOptions, CaptionOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalOptions:
+class LocalOptions(Options):
     """Options of run-local, which does everything on this machine."""
 
     dataset: str = uri_option(
@@ -88,7 +88,7 @@ class LocalOptions:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         # What a later stage would refuse is refused now, before anything is written.
         self.run_options(self.images or self.out, ())
         self.train_options(Path(self.out))

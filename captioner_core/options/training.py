@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from captioner_core.errors import CaptionerError
 from captioner_core.options.choices import DEFAULT_EPOCHS, ENCODERS, PRECISION_CHOICES
 from captioner_core.options.fields import (
+    Options,
     beam_width_option,
     check,
-    check_fields,
     check_rate,
     option,
     uri_option,
@@ -17,7 +17,7 @@ from captioner_core.options.fields import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(Options):
     """Options of training a captioner."""
 
     dataset: str = uri_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
@@ -82,7 +82,7 @@ class TrainOptions:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         check(
             self.units % 8 == 0,
             "units",
@@ -102,7 +102,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainEncoderOptions:
+class TrainEncoderOptions(Options):
     """Options of training the learned encoder."""
 
     dataset: str = uri_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
@@ -141,5 +141,5 @@ class TrainEncoderOptions:
             raise CaptionerError(
                 "no --features given; name the features table of the dataset's images"
             )
-        check_fields(self)
+        super().__post_init__()
         check_rate("learning_rate", self.learning_rate, "0.002 is the default")

@@ -25,8 +25,9 @@ from captioner_core.analysis import caption_metrics
 from captioner_core.analysis.similar_images import SimilarImages, write_picture
 from captioner_core.analysis.thresholds import ThresholdRow, draw_thresholds
 from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.export import export_model
 from captioner_core.captioning.network import Captioner
-from captioner_core.captioning.saved_model import export_model, save_model
+from captioner_core.captioning.saved_model import save_model
 from captioner_core.datasets import csv_captions, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage

@@ -18,7 +18,8 @@ from PIL import Image
 from beam_jobs import caption_images, extract_features, match_captions
 from captioner_cli.main import main
 from captioner_core.analysis.similar_images import SimilarImages, write_picture
-from captioner_core.captioning.saved_model import export_model, load_model
+from captioner_core.captioning.export import export_model
+from captioner_core.captioning.saved_model import load_model
 from captioner_core.datasets import csv_captions, is_built, link_split, sample
 from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs, storage

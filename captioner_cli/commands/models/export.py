@@ -24,7 +24,7 @@ def register(subparsers: Any) -> None:
 
 def _run(namespace: argparse.Namespace) -> int:
     options = from_namespace(ExportOptions, namespace)
-    from captioner_core.captioning.saved_model import export_model
+    from captioner_core.captioning.export import export_model
     from captioner_core.models.registry import resolve_model
 
     folders = [resolve_model(model) for model in options.model]

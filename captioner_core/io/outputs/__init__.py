@@ -23,7 +23,12 @@ Importing this package loads nothing heavy, because the listing of images needs 
 """
 
 from captioner_core.io.json_text import parse_object
-from captioner_core.io.outputs.folder import Adopt, OutputFolder, check_output_folder
+from captioner_core.io.outputs.folder import (
+    Adopt,
+    OutputFolder,
+    check_output_folder,
+    earlier_files,
+)
 from captioner_core.io.outputs.marker import MARKER, PROGRAM, format_marker, parse_marker
 from captioner_core.io.outputs.paths import (
     Inputs,
@@ -49,6 +54,7 @@ __all__ = [
     "check_output_file",
     "check_output_folder",
     "check_reachable",
+    "earlier_files",
     "format_marker",
     "is_own_picture",
     "is_same_or_below",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from captioner_core.errors import CaptionerError
+from captioner_core.io.json_text import parse_object
 from captioner_core.io.outputs.marker import (
     MARKER,
     format_marker,
@@ -86,6 +87,28 @@ def check_output_folder(
             "a folder that does not exist, is empty, or was made by captioner"
         )
     return adopted
+
+
+def earlier_files(
+    folder: Path, *, files: Sequence[str], described_by: str, keys: Sequence[str]
+) -> set[str] | None:
+    """Returns the files of a folder that an earlier version made; None for any other folder.
+
+    Earlier versions did not list their files in a marker, so the names and one content must do.
+    With all arguments but the first, this is an ``Adopt``.
+
+    Args:
+      folder: the folder to look at.
+      files: names that the folder must hold, as regular files, and no others.
+      described_by: name of the file that holds a JSON object.
+      keys: keys that this object must have.
+    """
+    if sorted(os.listdir(folder)) != sorted(files):
+        return None
+    if not all(_is_regular_file(folder / name) for name in files):
+        return None
+    described = parse_object((folder / described_by).read_bytes())
+    return set(files) if described is not None and described.keys() >= set(keys) else None
 
 
 class OutputFolder:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning.saved_model import is_earlier_folder
 from captioner_core.io import outputs
 from captioner_core.io.tensors import EARLIER_WEIGHTS, WEIGHTS, format_tensors
 from captioner_core.text.encoders.calibration import Calibration
@@ -19,6 +18,12 @@ from captioner_core.text.encoders.learned import CONFIG, FORMAT_VERSION, MODEL_C
 
 FILES = (WEIGHTS, WORDS, MODEL_CARD, CONFIG)
 KIND = "encoder"
+_find_earlier_files = functools.partial(
+    outputs.earlier_files,
+    files=(EARLIER_WEIGHTS, WORDS, MODEL_CARD, CONFIG),
+    described_by=CONFIG,
+    keys=("format_version", "dim", "backbone", "calibration"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def check_encoder_output(folder: str, inputs: outputs.Inputs | None = None) -> N
     Raises:
       CaptionerError: See ``outputs.check_output_folder``.
     """
-    outputs.check_output_folder(folder, kind=KIND, inputs=inputs, adopt=_files_of_earlier_encoder)
+    outputs.check_output_folder(folder, kind=KIND, inputs=inputs, adopt=_find_earlier_files)
 
 
 def claim_encoder_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder:
@@ -57,7 +62,7 @@ def claim_encoder_folder(folder: str | os.PathLike[str]) -> outputs.OutputFolder
     Raises:
       CaptionerError: See ``outputs.check_output_folder``.
     """
-    return outputs.OutputFolder.claim(folder, kind=KIND, adopt=_files_of_earlier_encoder)
+    return outputs.OutputFolder.claim(folder, kind=KIND, adopt=_find_earlier_files)
 
 
 def save_encoder(folder: str, contents: EncoderContents) -> None:
@@ -84,10 +89,3 @@ def save_encoder(folder: str, contents: EncoderContents) -> None:
     output.stage(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     output.stage(MODEL_CARD).write_text(contents.card, encoding="utf-8")
     output.publish(FILES, completion_file=CONFIG)
-
-
-def _files_of_earlier_encoder(folder: Path) -> set[str] | None:
-    """Returns the files of an encoder that an earlier version wrote; None for any other folder."""
-    keys = ("format_version", "dim", "backbone", "calibration")
-    files = {*FILES, EARLIER_WEIGHTS} - {WEIGHTS}
-    return files if is_earlier_folder(folder, files, CONFIG, keys) else None

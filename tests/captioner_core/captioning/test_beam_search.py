@@ -29,7 +29,7 @@ def search(table, width, length_penalty=0.0, images=None):
     def step(words, state):
         return tf.gather(table, words, batch_dims=1), state
 
-    state = tf.zeros([table.shape[0], width, 1])
+    state = (tf.zeros([table.shape[0], width, 1]),)
     found = beam_search(
         step,
         state,
@@ -103,9 +103,9 @@ def test_words_are_drawn_with_the_probabilities_of_training():
     """Otherwise the probability of a bad caption would go to words that are never drawn."""
     logits = tf.constant([5.0, 4.0, 1.0, 6.0, 1.5, 0.5, 0.0])
 
-    def step(words, state):
+    def step(words):
         shape = [*words.shape, len(logits)]
-        return tf.broadcast_to(tf.nn.log_softmax(logits), shape), state
+        return [tf.broadcast_to(tf.nn.log_softmax(logits), shape)]
 
     seed = tf.constant([0, 1], tf.int64)
     drawn = sample_words(

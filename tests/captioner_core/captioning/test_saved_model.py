@@ -16,10 +16,11 @@ import tensorflow as tf
 from safetensors.numpy import load, save
 
 from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.export import export_model
 from captioner_core.captioning.generator import CaptionGenerator, CaptionSearch
 from captioner_core.captioning.grid import attended_cells
 from captioner_core.captioning.network import Captioner, ImageState
-from captioner_core.captioning.saved_model import export_model, load_model, save_model
+from captioner_core.captioning.saved_model import load_model, save_model
 from captioner_core.errors import CaptionerError
 from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.text.vocabulary import Vocabulary
