@@ -16,7 +16,7 @@ from apache_beam.ml.inference.base import RunInference
 from beam_jobs import launch
 from beam_jobs.handlers import FeatureCaptionHandler
 from beam_jobs.transforms import WriteTable
-from captioner_core.captioning.generator import CaptionGenerator
+from captioner_core.captioning.generator import CaptionGenerator, FeatureCaptioner
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.console.progress import progress
 from captioner_core.io import storage
@@ -52,7 +52,7 @@ def build(
     run: RunLayout,
     row_groups: Sequence[RowGroupRef],
     batch_size: int,
-    load: Callable[[], CaptionGenerator],
+    load: Callable[[], FeatureCaptioner],
 ) -> None:
     """Adds the steps to a pipeline: read | infer | write.
 

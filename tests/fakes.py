@@ -14,6 +14,7 @@ from captioner_core.text.vocabulary import tokenize
 
 if TYPE_CHECKING:
     from captioner_core.captioning.captioning_models import CaptioningModels
+    from captioner_core.captioning.generator import GeneratedCaption
 
 
 class FakeBackbone:
@@ -37,6 +38,16 @@ class FakeBackbone:
         )
         grid = cells @ self._projection
         return grid[:, :, :FEATURE_DIM].mean(axis=1), grid
+
+
+class UnusedGenerator:
+    """A captioner for code that must fail before it captions anything."""
+
+    model_id = "unused"
+
+    def generate(self, features: np.ndarray, grid: np.ndarray) -> list[GeneratedCaption]:
+        """Fails."""
+        raise AssertionError("no image should be captioned")
 
 
 class HashedWords:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.analysis import java_metrics
-from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
+from captioner_core.captioning.generator import FeatureCaptioner, GeneratedCaption
 from captioner_core.captioning.saved_model import record_metrics
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.features.base import Backbone
@@ -51,7 +51,7 @@ class Scores:
 
 
 def caption_split(
-    dataset_dir: str, image_ids: Sequence[str], backbone: Backbone, generator: CaptionGenerator
+    dataset_dir: str, image_ids: Sequence[str], backbone: Backbone, generator: FeatureCaptioner
 ) -> Iterator[tuple[str, GeneratedCaption]]:
     """Yields the id and the generated caption of each image, computed from the image files.
 
@@ -91,7 +91,7 @@ def _read_pixels(folder: Path, image_id: str, size: int) -> npt.NDArray[np.uint8
 
 
 def caption_features(
-    uri: str, image_ids: Sequence[str], backbone: str, generator: CaptionGenerator
+    uri: str, image_ids: Sequence[str], backbone: str, generator: FeatureCaptioner
 ) -> Iterator[tuple[str, GeneratedCaption]]:
     """Yields the id and the generated caption of each image, computed from a features table.
 

@@ -8,7 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
+from captioner_core.captioning.generator import (
+    CaptionGenerator,
+    FeatureCaptioner,
+    GeneratedCaption,
+)
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError
 from captioner_core.features.base import Backbone, load_backbone
@@ -31,7 +35,7 @@ class CaptioningModels:
     """A backbone and the captioner that reads its features."""
 
     backbone: Backbone
-    generator: CaptionGenerator
+    generator: FeatureCaptioner
 
     def caption(self, pixels: npt.NDArray[np.uint8]) -> CaptionedBatch:
         """Returns the features and captions of a batch of images.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -117,6 +117,26 @@ def _make_step(captioner: Any, image_state: ImageState | EnsembleState) -> Step:
         return log_prob, (hidden, cell)
 
     return step
+
+
+class FeatureCaptioner(Protocol):
+    """Whatever turns the features of images into captions, such as ``CaptionGenerator``."""
+
+    @property
+    def model_id(self) -> str:
+        """The id of the model that writes the captions."""
+        ...
+
+    def generate(
+        self, features: npt.NDArray[np.float32], grid: npt.NDArray[Any]
+    ) -> list[GeneratedCaption]:
+        """Returns the caption of each image.
+
+        Args:
+          features: float32 [batch, FEATURE_DIM], the averaged features.
+          grid: float [batch, GRID_CELLS, CELL_DIM], or the same flattened to two dimensions.
+        """
+        ...
 
 
 class CaptionGenerator:

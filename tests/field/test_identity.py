@@ -94,7 +94,7 @@ class ColourCaptioner:
         )
         self._colours = FakeBackbone().features(pixels)[0]
 
-    def generate(self, features, grids):
+    def generate(self, features, grid):
         """Returns the caption of the colour that is nearest to each image's features."""
         nearest = np.linalg.norm(features[:, None] - self._colours, axis=2).argmin(axis=1)
         texts = [list(CAPTIONS.values())[number] for number in nearest]
@@ -338,8 +338,12 @@ def _fake_similar(monkeypatch):
         config = type("Config", (), {"backbone": FakeBackbone.name})
 
     monkeypatch.setattr(captioning_models, "load_model", lambda _folder: Model())
-    monkeypatch.setattr(captioning_models, "load_backbone", lambda _name, _precision: FakeBackbone())
-    monkeypatch.setattr(captioning_models, "CaptionGenerator", lambda _model, _beam_width: ColourCaptioner())
+    monkeypatch.setattr(
+        captioning_models, "load_backbone", lambda _name, _precision: FakeBackbone()
+    )
+    monkeypatch.setattr(
+        captioning_models, "CaptionGenerator", lambda _model, _beam_width: ColourCaptioner()
+    )
 
 
 def test_each_folder_of_an_inbox_is_a_collection(days, capsys):
@@ -359,7 +363,7 @@ def test_each_folder_of_an_inbox_is_a_collection(days, capsys):
         ("day1", "ready"),
         ("day2", "ready"),
     ]
-    tables = []
+    tables: list[str] = []
     for folder in ready:
         command = [
             "run",

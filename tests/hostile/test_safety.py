@@ -14,11 +14,13 @@ import os
 import re
 import resource
 import shutil
+import signal
 import stat
 import struct
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +54,7 @@ from captioner_core.tables import schemas
 from captioner_core.tables.schemas import ImageRef
 from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.weights import assets
-from tests.fakes import FakeBackbone
+from tests.fakes import FakeBackbone, UnusedGenerator
 from tests.pages import Page
 from tests.runs import draw_picture, make_run, write_dataset
 
@@ -114,7 +116,8 @@ def test_hostile_tensors_are_refused(name):
 def test_valid_tensors_are_read_unchanged():
     stream = io.BytesIO()
     half = np.arange(5, dtype=np.float16)
-    np.savez(stream, allow_pickle=False, **{"a/b": ONE, "half": half, "scalar": np.float32(3)})
+    stored: dict[str, Any] = {"a/b": ONE, "half": half, "scalar": np.float32(3)}
+    np.savez(stream, allow_pickle=False, **stored)
     with StoredTensors(stream) as tensors:
         assert tensors.shapes == {"a/b": (2, 3), "half": (5,), "scalar": ()}
         np.testing.assert_array_equal(tensors.read("a/b"), ONE)
@@ -312,8 +315,9 @@ def test_an_archive_bomb_instead_of_flickr8k_is_refused(tmp_path, claimed):
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for n in range(3):
             archive.writestr(f"Flicker8k_Dataset/{n}.jpg", bytes(50_000_000))
-    sizes = [struct.pack("<I", size) for size in (50_000_000, min(claimed or 1000, 0xFFFFFFFE))]
-    (tmp_path / flickr8k.IMAGES_ZIP).write_bytes(stream.getvalue().replace(*sizes))
+    true_size = struct.pack("<I", 50_000_000)
+    claimed_size = struct.pack("<I", min(claimed or 1000, 0xFFFFFFFE))
+    (tmp_path / flickr8k.IMAGES_ZIP).write_bytes(stream.getvalue().replace(true_size, claimed_size))
     with pytest.raises(CaptionerError, match="would inflate to" if claimed else "damaged"):
         flickr8k.build(tmp_path / "out", source=tmp_path, cache=tmp_path)
     sizes_left = [path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()]
@@ -382,14 +386,16 @@ def test_evaluation_opens_nothing_outside_of_the_dataset(tmp_path, image_id):
     (tmp_path / "dataset" / "images" / "link.jpg").symlink_to(secret)
     image_id = str(secret) if image_id == "ABSOLUTE" else image_id
     with pytest.raises(CaptionerError, match="leads out of"):
-        list(caption_split(str(tmp_path / "dataset"), [image_id], FakeBackbone(), None))
+        list(
+            caption_split(str(tmp_path / "dataset"), [image_id], FakeBackbone(), UnusedGenerator())
+        )
 
 
 def test_evaluation_names_a_dataset_image_that_cannot_be_decoded(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(b"hello")
     with pytest.raises(CaptionerError, match=r"'a\.jpg' of .* can't be used"):
-        list(caption_split(str(tmp_path), ["a.jpg"], FakeBackbone(), None))
+        list(caption_split(str(tmp_path), ["a.jpg"], FakeBackbone(), UnusedGenerator()))
 
 
 def test_listed_image_ids_stay_within_the_images_folder(tmp_path):
@@ -597,7 +603,7 @@ def test_the_password_of_airflows_database_is_neither_printed_nor_an_argument(
         raise RuntimeError(f"airflow ended with exit code 1; {log} says why")
 
     monkeypatch.setattr(local, "run_airflow", run_airflow)
-    monkeypatch.setattr(local.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert local.main(["--home", str(tmp_path)]) == 1
     assert databases == ["postgresql+psycopg2://user:hunter2@host/x"]
     assert "hunter2" not in "".join(capfd.readouterr())
