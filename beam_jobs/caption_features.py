@@ -16,7 +16,7 @@ from apache_beam.ml.inference.base import RunInference
 from beam_jobs import launch
 from beam_jobs.handlers import FeatureCaptionHandler
 from beam_jobs.transforms import WriteTable
-from captioner_core.captioning.generator import CaptionGenerator, FeatureCaptioner
+from captioner_core.captioning.generated_caption import FeatureCaptioner
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.console.progress import progress
 from captioner_core.io import storage
@@ -42,8 +42,10 @@ class RowGroupRef(NamedTuple):
     group: int
 
 
-def load_generator(model_dir: str, beam_width: int) -> CaptionGenerator:
+def load_generator(model_dir: str, beam_width: int) -> FeatureCaptioner:
     """Loads a captioner. Workers call it once."""
+    from captioner_core.captioning.generator import CaptionGenerator
+
     return CaptionGenerator(load_model(model_dir), beam_width)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
 from captioner_core.captioning.captioning_models import CaptioningModels
-from captioner_core.captioning.generator import FeatureCaptioner, GeneratedCaption
+from captioner_core.captioning.generated_caption import FeatureCaptioner, GeneratedCaption
 from captioner_core.console.progress import advance
 from captioner_core.features.base import Backbone
 from captioner_core.images.decoding import DecodedImage

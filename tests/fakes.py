@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.vocabulary import tokenize
 
 if TYPE_CHECKING:
     from captioner_core.captioning.captioning_models import CaptioningModels
-    from captioner_core.captioning.generator import GeneratedCaption
 
 
 class FakeBackbone:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from tests.fakes import FakeBackbone
 from tests.runs import make_run
 
@@ -96,8 +97,6 @@ class ColourCaptioner:
 
     def generate(self, features, grid):
         """Returns a caption for each row of features."""
-        from captioner_core.captioning.generator import GeneratedCaption
-
         distances = np.linalg.norm(features[:, None] - self._features, axis=2)
         captions = [self._photos[number].caption for number in distances.argmin(axis=1)]
         return [GeneratedCaption(text, -1.0, len(text.split())) for text in captions]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from beam_jobs import caption_images, match_captions
+from beam_jobs import caption_images, launch, match_captions
 from beam_jobs.caption_images import CaptionPlan
 from captioner_core.matching.inputs import check_matching
 from captioner_core.matching.loading import check_one_model, models_of
@@ -64,11 +64,12 @@ def plan_run(options: RunOptions, pipeline_args: Sequence[str] = ()) -> RunPlan:
         has no usable image, the model is missing, an index table is missing, is no captions table
         or was captioned by another model, or something that a stage needs cannot be fetched.
     """
+    launch.check_options(options.caption_options(), pipeline_args)
     # The checked model is the one that captions, even if another one is promoted meanwhile.
     options = dataclasses.replace(options, model=resolve_model(options.model))
     check_inputs(options)
     check_requirements(options)
-    caption = caption_images.plan(options.caption_options(), pipeline_args)
+    caption = caption_images.plan_checked(options.caption_options(), pipeline_args)
     if models_of(options.index):
         check_one_model(options.index, caption.model_id)
     return RunPlan(options, caption, options.match_options(), pipeline_args)

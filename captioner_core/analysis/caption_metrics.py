@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.analysis import java_metrics
-from captioner_core.captioning.generator import FeatureCaptioner, GeneratedCaption
+from captioner_core.captioning.generated_caption import FeatureCaptioner, GeneratedCaption
 from captioner_core.captioning.saved_model import record_metrics
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.features.base import Backbone

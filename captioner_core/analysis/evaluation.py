@@ -16,7 +16,7 @@ from captioner_core.analysis.caption_metrics import (
     score,
 )
 from captioner_core.analysis.java_metrics import check_java
-from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.captioning.saved_model import LoadedModel, load_model
 from captioner_core.console.progress import advance, progress
 from captioner_core.errors import CaptionerError
@@ -105,6 +105,8 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
 def _caption_images(
     options: EvaluateOptions, model: LoadedModel, image_ids: list[str]
 ) -> dict[str, GeneratedCaption]:
+    from captioner_core.captioning.generator import CaptionGenerator
+
     generator = CaptionGenerator(model, options.beam_width)
     captioned: Iterator[tuple[str, GeneratedCaption]]
     if options.features:

@@ -116,7 +116,7 @@ def load_captioner(model: StrPath = PRETRAINED, *, precision: str = "auto") -> I
     >>> for result in captioner.caption_images(["photos/dog.png", "photos/notes.txt"]):
     ...     print(result.path, result.caption or result.error_message)
     photos/dog.png a dog runs through the grass
-    photos/notes.txt it is not an image of a supported format
+    photos/notes.txt its content looks like text, not an image of a supported format
 
     Args:
       model: The local path or URI of a model folder; a folder of models, whose current model is

@@ -8,11 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning.generator import (
-    CaptionGenerator,
-    FeatureCaptioner,
-    GeneratedCaption,
-)
+from captioner_core.captioning.generated_caption import FeatureCaptioner, GeneratedCaption
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError
 from captioner_core.features.base import Backbone, load_backbone
@@ -65,6 +61,8 @@ def load_models(
       CaptionerError: The model folder is missing or damaged, or the captioner was trained on the
         features of another backbone.
     """
+    from captioner_core.captioning.generator import CaptionGenerator
+
     model = load_model(model_dir)
     backbone = load_backbone(backbone_name, precision)
     if model.config.backbone != backbone.name:

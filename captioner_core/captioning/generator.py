@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from captioner_core.captioning.beam_search import Hypotheses, Step, beam_search, sample_words
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.ensemble import Ensemble, EnsembleState
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.captioning.grid import attended_cells
 from captioner_core.captioning.network import Captioner, ImageState
 from captioner_core.captioning.saved_model import LoadedModel
@@ -19,21 +19,6 @@ from captioner_core.process.tensorflow_setup import tf
 from captioner_core.text.encoders.base import JointEncoder
 from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.text.vocabulary import PAD
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedCaption:
-    """A caption that a model has written.
-
-    Args:
-      text: The caption.
-      log_prob: The natural log of its probability, including the probability of END.
-      n_tokens: The number of its words, without END.
-    """
-
-    text: str
-    log_prob: float
-    n_tokens: int
 
 
 class CaptionSearch:
@@ -117,26 +102,6 @@ def _make_step(captioner: Any, image_state: ImageState | EnsembleState) -> Step:
         return log_prob, (hidden, cell)
 
     return step
-
-
-class FeatureCaptioner(Protocol):
-    """Whatever turns the features of images into captions, such as ``CaptionGenerator``."""
-
-    @property
-    def model_id(self) -> str:
-        """The id of the model that writes the captions."""
-        ...
-
-    def generate(
-        self, features: npt.NDArray[np.float32], grid: npt.NDArray[Any]
-    ) -> list[GeneratedCaption]:
-        """Returns the caption of each image.
-
-        Args:
-          features: float32 [batch, FEATURE_DIM], the averaged features.
-          grid: float [batch, GRID_CELLS, CELL_DIM], or the same flattened to two dimensions.
-        """
-        ...
 
 
 class CaptionGenerator:

@@ -29,7 +29,7 @@ import captioner_cli.main
 import captioner_core.report
 from beam_jobs import caption_images, match_captions
 from captioner_core.captioning.captioning_models import CaptioningModels
-from captioner_core.captioning.generator import GeneratedCaption
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.io import storage
 from tests.fakes import FakeBackbone
 from tests.runs import MODEL_ID, caption_of

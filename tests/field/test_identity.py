@@ -27,7 +27,7 @@ from PIL import Image
 from beam_jobs import caption_images
 from captioner_cli.main import main
 from captioner_core.captioning.captioning_models import CaptioningModels
-from captioner_core.captioning.generator import GeneratedCaption
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.captioning.saved_model import read_model_id
 from captioner_core.io import storage
 from captioner_core.runs import commits
@@ -332,18 +332,15 @@ def test_similar_finds_a_copy_in_another_folder(days, capsys, monkeypatch):
 
 def _fake_similar(monkeypatch):
     """Replaces the models that ``similar`` loads."""
-    from captioner_core.captioning import captioning_models
 
     class Model:
         config = type("Config", (), {"backbone": FakeBackbone.name})
 
-    monkeypatch.setattr(captioning_models, "load_model", lambda _folder: Model())
-    monkeypatch.setattr(
-        captioning_models, "load_backbone", lambda _name, _precision: FakeBackbone()
-    )
-    monkeypatch.setattr(
-        captioning_models, "CaptionGenerator", lambda _model, _beam_width: ColourCaptioner()
-    )
+    models = "captioner_core.captioning.captioning_models"
+    generator = "captioner_core.captioning.generator.CaptionGenerator"
+    monkeypatch.setattr(f"{models}.load_model", lambda _folder: Model())
+    monkeypatch.setattr(f"{models}.load_backbone", lambda _name, _precision: FakeBackbone())
+    monkeypatch.setattr(generator, lambda _model, _beam_width: ColourCaptioner())
 
 
 def test_each_folder_of_an_inbox_is_a_collection(days, capsys):
