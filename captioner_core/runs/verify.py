@@ -258,9 +258,7 @@ def _list_ids(what: str, ids: Iterable[Any]) -> Iterator[str]:
         yield f"{what}: {', '.join(map(repr, listed[:_MAX_LISTED]))}{more}"
 
 
-def _check_rules(
-    table: str, ids: pd.Series[Any], rules: Mapping[str, npt.ArrayLike]
-) -> Iterator[str]:
+def _check_rules(table: str, ids: pd.Series[Any], rules: Mapping[str, object]) -> Iterator[str]:
     """Yields a line for each rule that is broken.
 
     Args:
