@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
@@ -16,6 +16,7 @@ from apache_beam.ml.inference.base import RunInference
 from beam_jobs import launch
 from beam_jobs.handlers import FeatureCaptionHandler
 from beam_jobs.transforms import WriteTable
+from captioner_core.captioning.generated_caption import FeatureCaptioner
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.console.progress import progress
 from captioner_core.io import storage
@@ -27,9 +28,6 @@ from captioner_core.runs.reuse import feature_row
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FeatureRow
-
-if TYPE_CHECKING:  # This module loads TensorFlow.
-    from captioner_core.captioning.generator import CaptionGenerator
 
 
 class RowGroupRef(NamedTuple):
@@ -44,7 +42,7 @@ class RowGroupRef(NamedTuple):
     group: int
 
 
-def load_generator(model_dir: str, beam_width: int) -> CaptionGenerator:
+def load_generator(model_dir: str, beam_width: int) -> FeatureCaptioner:
     """Loads a captioner. Workers call it once."""
     from captioner_core.captioning.generator import CaptionGenerator
 
@@ -56,7 +54,7 @@ def build(
     run: RunLayout,
     row_groups: Sequence[RowGroupRef],
     batch_size: int,
-    load: Callable[[], CaptionGenerator],
+    load: Callable[[], FeatureCaptioner],
 ) -> None:
     """Adds the steps to a pipeline: read | infer | write.
 

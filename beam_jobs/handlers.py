@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
 from captioner_core.captioning.captioning_models import CaptioningModels
+from captioner_core.captioning.generated_caption import FeatureCaptioner, GeneratedCaption
 from captioner_core.console.progress import advance
 from captioner_core.features.base import Backbone
 from captioner_core.images.decoding import DecodedImage
 from captioner_core.tables.schemas import GENERATED, CaptionRow, FeatureRow
-
-if TYPE_CHECKING:  # This module loads TensorFlow.
-    from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -55,7 +53,7 @@ class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
         self,
         batch: Sequence[DecodedImage],
         model: Backbone,
-        inference_args: dict[str, Any] | None = None,
+        inference_args: Mapping[str, Any] | None = None,
     ) -> Iterable[FeatureRow]:
         """Returns the features row of each image."""
         features, grids = model.features(_stack_pixels(batch))
@@ -87,7 +85,7 @@ class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels
         self,
         batch: Sequence[DecodedImage],
         model: CaptioningModels,
-        inference_args: dict[str, Any] | None = None,
+        inference_args: Mapping[str, Any] | None = None,
     ) -> Iterable[CaptionedImage]:
         """Returns the features and the caption of each image."""
         features, captions = model.caption(_stack_pixels(batch))
@@ -101,7 +99,7 @@ class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels
         return rows
 
 
-class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, "CaptionGenerator"]):
+class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, FeatureCaptioner]):
     """Captions features that have their grid.
 
     Args:
@@ -109,19 +107,19 @@ class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, "CaptionGenerat
       batch_size: The number of images in a call of the captioner.
     """
 
-    def __init__(self, load: Callable[[], CaptionGenerator], *, batch_size: int) -> None:
+    def __init__(self, load: Callable[[], FeatureCaptioner], *, batch_size: int) -> None:
         super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
         self._load = load
 
-    def load_model(self) -> CaptionGenerator:
+    def load_model(self) -> FeatureCaptioner:
         """Loads the captioner."""
         return _load_and_log(self._load)
 
     def run_inference(
         self,
         batch: Sequence[FeatureRow],
-        model: CaptionGenerator,
-        inference_args: dict[str, Any] | None = None,
+        model: FeatureCaptioner,
+        inference_args: Mapping[str, Any] | None = None,
     ) -> Iterable[CaptionRow]:
         """Returns the captions row of each features row."""
         features = np.stack([row.feature for row in batch])
@@ -162,7 +160,7 @@ def _feature_row(
 
 
 def _caption_row(
-    image: FeatureRow, caption: GeneratedCaption, generator: CaptionGenerator
+    image: FeatureRow, caption: GeneratedCaption, generator: FeatureCaptioner
 ) -> CaptionRow:
     return CaptionRow(
         image_id=image.image_id,

@@ -179,7 +179,7 @@ def check_pipeline_args(parser: argparse.ArgumentParser, arguments: Sequence[str
     for options_class in PipelineOptions.__subclasses__():
         if hasattr(options_class, "_add_argparse_args"):
             try:
-                options_class._add_argparse_args(known)
+                options_class._add_argparse_args(known)  # noqa: SLF001  # Beam has no other way
             except argparse.ArgumentError:
                 continue
     _, unknown = known.parse_known_args(arguments)

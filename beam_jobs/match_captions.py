@@ -40,9 +40,9 @@ from captioner_core.weights import preconditions
 
 _DESCRIPTION = "Matches captions and writes tables of similar images."
 # A worker searches the captions of one query part in one index part at a time.
-_CAPTIONS_PER_QUERY_PART = 8_192
+CAPTIONS_PER_QUERY_PART = 8_192
 # An index part is mapped from a file of about 200 MB.
-_CAPTIONS_PER_INDEX_PART = 131_072
+CAPTIONS_PER_INDEX_PART = 131_072
 
 
 def build(pipeline: beam.Pipeline, run: layout.RunLayout, plan: MatchPlan) -> None:
@@ -202,10 +202,10 @@ def _plan(
         collections=inputs.collections,
         index_splits=options.index_splits,
         n_sets={
-            QUERY: _part_count(queries, _CAPTIONS_PER_QUERY_PART),
-            INDEX: _part_count(indexed, _CAPTIONS_PER_INDEX_PART),
+            QUERY: _part_count(queries, CAPTIONS_PER_QUERY_PART),
+            INDEX: _part_count(indexed, CAPTIONS_PER_INDEX_PART),
         },
-        n_image_partitions=_part_count(max(queries, indexed), _CAPTIONS_PER_INDEX_PART),
+        n_image_partitions=_part_count(max(queries, indexed), CAPTIONS_PER_INDEX_PART),
         previous_run=inputs.previous_run,
     )
 

@@ -86,7 +86,7 @@ class WriteParquet(beam.PTransform):
         """Adds the steps that write the files and list them."""
         return (
             tables
-            | "WriteFiles" >> beam.ParDo(_WriteFiles(self.run, self.name, self.schema, self.prefix))
+            | "WriteFiles" >> beam.ParDo(WriteFiles(self.run, self.name, self.schema, self.prefix))
             | "GatherNames" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
             | "ListFiles" >> beam.Map(self._list_files)
         )
@@ -94,7 +94,7 @@ class WriteParquet(beam.PTransform):
     def _list_files(self, names: list[str]) -> int:
         if not names:
             # Readers shall find the table even if it has no rows.
-            files = _WriteFiles(self.run, self.name, self.schema, self.prefix)
+            files = WriteFiles(self.run, self.name, self.schema, self.prefix)
             files.start_bundle()
             names = [files.open()]
             files.close()
@@ -102,7 +102,7 @@ class WriteParquet(beam.PTransform):
         return len(names)
 
 
-class _WriteFiles(beam.DoFn):
+class WriteFiles(beam.DoFn):
     """Writes a bundle's tables to files and yields the files' names."""
 
     def __init__(self, run: RunLayout, name: str, schema: pa.Schema, prefix: str) -> None:

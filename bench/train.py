@@ -111,8 +111,11 @@ def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float
         checkpoint = CheckpointFile(Path(folder, "checkpoint.npz"), "")
         trainer = Trainer(context, captioner, split, of_dev, options, checkpoint)
         state = trainer.fit()
-    last = state.history[-1]
-    return last["captions_per_s"], last["input_share"]
+    captions_per_s = state.history[-1]["captions_per_s"]
+    input_share = state.history[-1]["input_share"]
+    assert captions_per_s is not None
+    assert input_share is not None
+    return captions_per_s, input_share
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from captioner_airflow.runners import (
     RunnerSettings,
     make_beam_arguments,
 )
+from captioner_core.io.json_text import JsonObject
 from captioner_core.options import limits_text
 
 _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", tuple: "array"}
@@ -105,13 +106,13 @@ def _make_param(field: dataclasses.Field[Any], hint: Any, section: str | None) -
     return Param(title=title, description=f"{description}.", **schema)
 
 
-def _make_schema(field: dataclasses.Field[Any], hint: Any) -> settings.JsonObject:
+def _make_schema(field: dataclasses.Field[Any], hint: Any) -> JsonObject:
     """Returns the JSON schema of an option field, including its default."""
     is_optional = isinstance(hint, types.UnionType)
     if is_optional:
         hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
     json_type = _JSON_TYPES[typing.get_origin(hint) or hint]
-    schema: settings.JsonObject = {"type": ["null", json_type] if is_optional else json_type}
+    schema: JsonObject = {"type": ["null", json_type] if is_optional else json_type}
     if json_type == "array":
         schema["items"] = {"type": "string", "minLength": 1}
     if field.metadata["choices"]:

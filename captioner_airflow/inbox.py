@@ -7,8 +7,8 @@ from airflow.sdk import Context, Param, get_current_context
 from captioner_airflow import settings
 from captioner_airflow.forms import make_params
 from captioner_airflow.jobs import read_command_json
-from captioner_airflow.settings import JsonObject
 from captioner_core.errors import CaptionerError
+from captioner_core.io.json_text import JsonObject
 from captioner_core.options import InboxOptions, arguments_of
 from captioner_core.security.redaction import escape_control_chars
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Any
 
 from airflow.sdk import Variable
 
 from captioner_core.errors import CaptionerError
+from captioner_core.io.json_text import JsonObject
 
 POOL = os.environ.get("CAPTIONER_POOL", "default_pool")
 """Airflow pool of the tasks that extract features, caption and match."""
@@ -25,8 +25,6 @@ RETRY_DELAY = timedelta(seconds=float(os.environ.get("CAPTIONER_RETRY_DELAY_S", 
 """Delay before a task that was killed is retried. It doubles with each further retry."""
 INBOX_SCHEDULE = os.environ.get("CAPTIONER_INBOX_SCHEDULE", "* * * * *")
 """Cron schedule of watch_inbox."""
-
-JsonObject = dict[str, Any]
 
 RUNNERS_VARIABLE = "captioner_runners"
 INBOX_VARIABLE = "captioner_inbox"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from captioner_core.errors import CheckFailed
@@ -35,7 +36,7 @@ def print_results(run: RunLayout, manifest: Manifest, report: str) -> None:
         print(line)
 
 
-def _match_line(row: dict[str, Any]) -> str:
+def _match_line(row: Mapping[str, Any]) -> str:
     """Returns a row of matches as text. The collection is named if it is not the query's own."""
     query = f"{row['query_image_id']!r} {row['query_caption']!r}"
     match = f"{row['match_image_id']!r} {row['match_caption']!r}"

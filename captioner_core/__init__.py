@@ -1,9 +1,9 @@
 """What captioner computes, without Beam and Airflow, and its functions for Python programs.
 
 >>> import captioner_core
->>> captioner_core.caption_images(captioner_core.list_images("photos"))  # doctest: +SKIP
->>> captioner_core.search_captions("a dog on the beach", "out/runs/run/captions")  # doctest: +SKIP
->>> captioner_core.read_run("out/runs/run").read_table("matches")  # doctest: +SKIP
+>>> captions = captioner_core.caption_images(captioner_core.list_images("photos"))
+>>> similar = captioner_core.search_captions("a dog on the beach", "out/runs/run/captions")
+>>> matches = captioner_core.read_run("out/runs/run").read_table("matches")
 
 Importing this package loads nothing heavy: each name below is imported when it is first used.
 

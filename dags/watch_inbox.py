@@ -25,7 +25,7 @@ from airflow.sdk import dag, task
 from captioner_airflow import settings
 from captioner_airflow.inbox import list_runs_to_start, make_inbox_form
 from captioner_airflow.jobs import fail_on_bad_input
-from captioner_airflow.settings import JsonObject
+from captioner_core.io.json_text import JsonObject
 
 
 @dag(

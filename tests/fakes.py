@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.vocabulary import tokenize
@@ -37,6 +38,16 @@ class FakeBackbone:
         )
         grid = cells @ self._projection
         return grid[:, :, :FEATURE_DIM].mean(axis=1), grid
+
+
+class UnusedGenerator:
+    """A captioner for code that must fail before it captions anything."""
+
+    model_id = "unused"
+
+    def generate(self, features: np.ndarray, grid: np.ndarray) -> list[GeneratedCaption]:
+        """Fails."""
+        raise AssertionError("no image should be captioned")
 
 
 class HashedWords:

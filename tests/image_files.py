@@ -200,4 +200,6 @@ def _write(path: Path, data: bytes) -> None:
 def _lab(image: Image.Image) -> Image.Image:
     srgb = ImageCms.createProfile("sRGB")
     lab = ImageCms.createProfile("LAB")
-    return ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
+    converted = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
+    assert converted is not None
+    return converted

@@ -263,11 +263,11 @@ class Collections(NamedTuple):
 
     Args:
       own: collection of the captioned images.
-      index: collection of the dataset.
+      dataset: collection of the dataset.
     """
 
     own: str
-    index: str
+    dataset: str
 
 
 def change_manifest(run_dir: str, **changes: Any) -> None:
@@ -313,7 +313,7 @@ def _matches(
     collections: Collections,
 ) -> list[MatchRow]:
     matched = [
-        MatchedImage(*index[(number + 5 * k) % len(index)], HUMAN, collections.index)
+        MatchedImage(*index[(number + 5 * k) % len(index)], HUMAN, collections.dataset)
         for k in range(min(amount, len(index)))
     ]
     other = rows[(number + 1) % len(rows)]
@@ -357,7 +357,7 @@ def _summary(
     elif index:
         best_score = 0.8996  # just below THRESHOLD
         best_image_id = index[len(query.image_id) % len(index)][0]
-        best_collection = collections.index
+        best_collection = collections.dataset
     return MatchSummaryRow(
         query_image_id=query.image_id,
         query_collection=collections.own,
@@ -392,7 +392,7 @@ def _inputs(
     return [
         *own,
         *(
-            MatchInputRow("index", image_id, collections.index, caption, HUMAN, "")
+            MatchInputRow("index", image_id, collections.dataset, caption, HUMAN, "")
             for image_id, caption in index
         ),
     ]

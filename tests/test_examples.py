@@ -37,7 +37,7 @@ def test_an_example_uses_the_public_names_alone(path):
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in (
-            [node.module]
+            [node.module or ""]
             if isinstance(node, ast.ImportFrom)
             else [alias.name for alias in node.names]
         )

@@ -30,7 +30,7 @@ def test_an_example_reads_a_run(code, tmp_path, monkeypatch, capsys):
 
 
 def test_pandas_and_duckdb_have_an_example():
-    assert {re.search(r"import (\w+)", code)[1] for code in code_blocks("python")} == {
+    assert {re.findall(r"import (\w+)", code)[0] for code in code_blocks("python")} == {
         "pandas",
         "duckdb",
     }
@@ -44,7 +44,7 @@ def test_captioner_accepts_the_commands_and_make_has_the_targets():
         parser.parse_args(arguments)
     make_commands = [command for command in commands if command[0] == "make"]
     assert len(make_commands) >= 5
-    exported = re.search(r"^export (.*)$", MAKEFILE, re.MULTILINE)[1].split()
+    exported = re.findall(r"^export (.*)$", MAKEFILE, re.MULTILINE)[0].split()
     for _, target, *variables in make_commands:
         assert f"\n{target}:" in MAKEFILE
         assert {variable.partition("=")[0] for variable in variables} <= set(exported)

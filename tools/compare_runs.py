@@ -75,13 +75,14 @@ def _equal_rows(one: pa.ChunkedArray, other: pa.ChunkedArray, tolerance: float) 
     one_array = one.combine_chunks()
     other_array = other.combine_chunks()
     if pa.types.is_floating(one.type):
-        return np.isclose(
+        is_close: np.ndarray = np.isclose(
             one_array.to_numpy(zero_copy_only=False),
             other_array.to_numpy(zero_copy_only=False),
             rtol=0,
             atol=tolerance,
             equal_nan=True,
         )
+        return is_close
     if pa.types.is_list(one.type) or pa.types.is_fixed_size_list(one.type):
         one_lists = one_array.to_numpy(zero_copy_only=False)
         other_lists = other_array.to_numpy(zero_copy_only=False)
@@ -91,7 +92,7 @@ def _equal_rows(one: pa.ChunkedArray, other: pa.ChunkedArray, tolerance: float) 
         )
     is_equal = pc.fill_null(pc.equal(one_array, other_array), False)
     both_null = pc.and_(pc.is_null(one_array), pc.is_null(other_array))
-    return pc.or_(is_equal, both_null).to_numpy(zero_copy_only=False)
+    return np.asarray(pc.or_(is_equal, both_null), bool)
 
 
 def _is_same_list(row: np.ndarray | None, other: np.ndarray | None, tolerance: float) -> bool:

@@ -56,7 +56,7 @@ from captioner_core.tables.schemas import (
 )
 from captioner_core.text.encoders import TextEncoder, load_encoder
 
-_SAMPLED_IMAGES = 64
+SAMPLED_IMAGES = 64
 # This many captions are searched among as many, to learn what a pair costs.
 _TIMED_CAPTIONS = 2_048
 # The compressed size of an image's rows in all tables but features, without its matches.
@@ -225,11 +225,11 @@ def _list_folder(folder: str, exclude: Sequence[str]) -> _Folder:
         if is_local:
             read_bytes += _file_size(entry.image_uri)
         # Algorithm R (Vitter 1985, https://doi.org/10.1145/3147.3165): a sample in one pass.
-        if len(sample) < _SAMPLED_IMAGES:
+        if len(sample) < SAMPLED_IMAGES:
             sample.append(entry)
             continue
         position = draw.randrange(counts.images)
-        if position < _SAMPLED_IMAGES:
+        if position < SAMPLED_IMAGES:
             sample[position] = entry
     return _Folder(counts, sample, read_bytes if is_local else None)
 

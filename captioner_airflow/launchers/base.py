@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from airflow.sdk import Context
 
+from captioner_core.io.json_text import JsonObject
 from captioner_core.options import TrainOptions
 
-Event = dict[str, Any]
+Event = JsonObject
 """The payload of the event that ends a deferred wait, which is a JSON object."""
 
 

@@ -32,6 +32,7 @@ from captioner_airflow.launchers.kubernetes_manifests import (
     make_service,
 )
 from captioner_airflow.launchers.kubernetes_outcome import DELETED, JobOutcome, read_outcome
+from captioner_core.io.json_text import JsonObject
 
 _DELETE_TIMEOUT_S = 600.0  # a pod's grace period of 120 s, and time for a slow node
 _SERVICE_TIMEOUT_S = 60.0
@@ -317,7 +318,7 @@ class TrainingJobTrigger(KubernetesJobTrigger):
         self.options = options
         self.starts = starts
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
+    def serialize(self) -> tuple[str, JsonObject]:
         """Returns the import path of this class and the arguments that recreate the trigger."""
         arguments = {
             "name": self.job_name,

@@ -18,9 +18,10 @@ import yaml  # Airflow requires PyYAML, so it is always installed
 
 from captioner_airflow.launchers.kubernetes_settings import KubernetesSettings
 from captioner_core.errors import CaptionerError
+from captioner_core.io.json_text import JsonObject
 from captioner_core.options import TrainOptions, arguments_of
 
-Manifest = dict[str, Any]
+Manifest = JsonObject
 """A Kubernetes object, or part of one, as YAML states it."""
 
 CONTAINER = "train"

@@ -14,12 +14,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from captioner_core.analysis import java_metrics
+from captioner_core.captioning.generated_caption import FeatureCaptioner, GeneratedCaption
 from captioner_core.captioning.saved_model import record_metrics
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.features.base import Backbone
@@ -30,9 +31,6 @@ from captioner_core.io.json_text import JsonObject
 from captioner_core.tables import layout
 from captioner_core.text.vocabulary import single_line, tokenize
 from captioner_core.training.dataset import open_features, read_grids
-
-if TYPE_CHECKING:  # This module loads TensorFlow.
-    from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 
 _BATCH = 32
 _FIFTHS = 5
@@ -53,7 +51,7 @@ class Scores:
 
 
 def caption_split(
-    dataset_dir: str, image_ids: Sequence[str], backbone: Backbone, generator: CaptionGenerator
+    dataset_dir: str, image_ids: Sequence[str], backbone: Backbone, generator: FeatureCaptioner
 ) -> Iterator[tuple[str, GeneratedCaption]]:
     """Yields the id and the generated caption of each image, computed from the image files.
 
@@ -93,7 +91,7 @@ def _read_pixels(folder: Path, image_id: str, size: int) -> npt.NDArray[np.uint8
 
 
 def caption_features(
-    uri: str, image_ids: Sequence[str], backbone: str, generator: CaptionGenerator
+    uri: str, image_ids: Sequence[str], backbone: str, generator: FeatureCaptioner
 ) -> Iterator[tuple[str, GeneratedCaption]]:
     """Yields the id and the generated caption of each image, computed from a features table.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from captioner_core.analysis.caption_metrics import (
     caption_features,
@@ -17,6 +16,7 @@ from captioner_core.analysis.caption_metrics import (
     score,
 )
 from captioner_core.analysis.java_metrics import check_java
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.captioning.saved_model import LoadedModel, load_model
 from captioner_core.console.progress import advance, progress
 from captioner_core.errors import CaptionerError
@@ -26,9 +26,6 @@ from captioner_core.io.json_text import JsonObject
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import PRETRAINED, EvaluateOptions
 from captioner_core.training.dataset import check_same_images, read_captions_by_split
-
-if TYPE_CHECKING:  # This module loads TensorFlow.
-    from captioner_core.captioning.generator import GeneratedCaption
 
 Figures = JsonObject
 """An evaluation as JSON states it; see ``_FIGURE_NAMES``."""

@@ -21,7 +21,7 @@ MAX_QUERIES = 2_000
 # Bins of a score from -1 to 1, so many that every threshold is the lower edge of a bin. The score
 # 1 has a bin of its own after them.
 _BINS = 400
-_INDEX_BLOCK = 16_384
+INDEX_BLOCK = 16_384
 
 _ImageCaption = tuple[str, str]
 """An image id and one of the image's captions."""
@@ -133,11 +133,11 @@ def _score_counts(
     query_vectors = encoder.encode([caption for _, caption in queries])
     query_vectors = query_vectors[query_vectors.any(axis=1)]
     total = np.zeros(_BINS + 1)
-    for start in range(0, len(distinct), _INDEX_BLOCK):
-        vectors = encoder.encode(distinct[start : start + _INDEX_BLOCK].tolist())
+    for start in range(0, len(distinct), INDEX_BLOCK):
+        vectors = encoder.encode(distinct[start : start + INDEX_BLOCK].tolist())
         has_vector = vectors.any(axis=1)
         products = query_vectors @ vectors[has_vector].T
-        weights = repeats[start : start + _INDEX_BLOCK][has_vector]
+        weights = repeats[start : start + INDEX_BLOCK][has_vector]
         total += _count_by_score(products, encoder, np.broadcast_to(weights, products.shape))
     same_image = _same_image_counts(queries, captions, encoder)
     return np.asarray(np.maximum(total - same_image, 0))

@@ -112,11 +112,11 @@ def load_captioner(model: StrPath = PRETRAINED, *, precision: str = "auto") -> I
     """Loads a model to caption images with, and fetches the network's weights if they are missing.
 
     >>> import captioner_core
-    >>> captioner = captioner_core.load_captioner()  # doctest: +SKIP
-    >>> for result in captioner.caption_images(["dog.jpg", "notes.txt"]):  # doctest: +SKIP
+    >>> captioner = captioner_core.load_captioner()
+    >>> for result in captioner.caption_images(["photos/dog.png", "photos/notes.txt"]):
     ...     print(result.path, result.caption or result.error_message)
-    dog.jpg a dog runs through the grass
-    notes.txt it is not an image of a supported format
+    photos/dog.png a dog runs through the grass
+    photos/notes.txt its content looks like text, not an image of a supported format
 
     Args:
       model: The local path or URI of a model folder; a folder of models, whose current model is
@@ -150,8 +150,8 @@ def caption_images(
     ``load_captioner`` once.
 
     >>> import captioner_core
-    >>> [result] = captioner_core.caption_images("dog.jpg")  # doctest: +SKIP
-    >>> result.caption  # doctest: +SKIP
+    >>> [result] = captioner_core.caption_images("photos/dog.png")
+    >>> result.caption
     'a dog runs through the grass'
 
     Args:

@@ -81,8 +81,8 @@ def search_captions(
     >>> import captioner_core
     >>> matches = captioner_core.search_captions(
     ...     "a dog on the beach", "out/runs/run/captions", top_k=3
-    ... )  # doctest: +SKIP
-    >>> [(match.image_id, match.caption) for match in matches]  # doctest: +SKIP
+    ... )
+    >>> [(match.image_id, match.caption) for match in matches]
     [('beach.jpg', 'a dog runs on the beach'), ('dog.png', 'a dog runs through the grass')]
 
     Args:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from captioner_core.captioning.generated_caption import FeatureCaptioner, GeneratedCaption
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError
 from captioner_core.features.base import Backbone, load_backbone
-
-if TYPE_CHECKING:  # This module loads TensorFlow.
-    from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 
 
 class CaptionedBatch(NamedTuple):
@@ -33,7 +31,7 @@ class CaptioningModels:
     """A backbone and the captioner that reads its features."""
 
     backbone: Backbone
-    generator: CaptionGenerator
+    generator: FeatureCaptioner
 
     def caption(self, pixels: npt.NDArray[np.uint8]) -> CaptionedBatch:
         """Returns the features and captions of a batch of images.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from captioner_core.captioning.beam_search import Hypotheses, beam_search, sample_words
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.ensemble import Ensemble, EnsembleState
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.captioning.grid import attended_cells
 from captioner_core.captioning.network import Captioner, ImageState
 from captioner_core.captioning.saved_model import LoadedModel
@@ -20,21 +20,6 @@ from captioner_core.process.tensorflow_setup import tf
 from captioner_core.text.encoders.base import JointEncoder
 from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.text.vocabulary import PAD
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedCaption:
-    """A caption that a model has written.
-
-    Args:
-      text: The caption.
-      log_prob: The natural log of its probability, including the probability of END.
-      n_tokens: The number of its words, without END.
-    """
-
-    text: str
-    log_prob: float
-    n_tokens: int
 
 
 class CaptionSearch:

@@ -38,5 +38,8 @@ def split_lines(text: str) -> list[str]:
 
     ``str.splitlines`` would also split a caption at a stray carriage return, at a form feed or at
     one of Unicode's line separators.
+
+    >>> split_lines("a dog\\rruns\\na cat")
+    ['a dog\\rruns', 'a cat']
     """
     return text.split("\n" if "\n" in text else "\r")

@@ -23,6 +23,12 @@ from captioner_core.tables.schemas import ImageRef
 def safe_image_id(name: str, what: str) -> str:
     """Returns the image id for a file name of a source, with ``/`` between folders.
 
+    >>> safe_image_id(r"day1\\IMG_1.jpg", "file name")
+    'day1/IMG_1.jpg'
+    >>> safe_image_id("../secret.jpg", "file name")
+    Traceback (most recent call last):
+    captioner_core.errors.CaptionerError: file name '../secret.jpg' would lie ...
+
     Args:
       name: the path of an image below its folder, as the source writes it.
       what: what the name is, for the error message.
@@ -52,6 +58,9 @@ def split_by_hash(image_id: str) -> str:
     """Returns the split of an image by its id alone: 80 % train, 10 % dev and 10 % test.
 
     An image stays in its split when other images are added.
+
+    >>> [split_by_hash(f"{number}.jpg") for number in range(5)]
+    ['train', 'train', 'train', 'dev', 'train']
     """
     fraction = _hash_key(image_id)[0] / 256
     if fraction < 0.8:

@@ -360,10 +360,14 @@ class FrozenGraph:
     Args:
       function: Builds the graph's outputs from its input.
       shape: The shape of the input, which is uint8. None stands for a dimension that varies.
+      max_rows: The number of images that run at once. None lets the device decide, see above.
     """
 
     def __init__(
-        self, function: Callable[[tf.Tensor], Sequence[tf.Tensor]], shape: Sequence[int | None]
+        self,
+        function: Callable[[tf.Tensor], Sequence[tf.Tensor]],
+        shape: Sequence[int | None],
+        max_rows: int | None = None,
     ) -> None:
         graph = tf.Graph()
         with graph.as_default():
@@ -373,8 +377,10 @@ class FrozenGraph:
         # Nothing is left to simplify, and looking for it would take three seconds.
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         self._session = tf.compat.v1.Session(graph=graph, config=config)
-        has_gpu = bool(tf.config.list_physical_devices("GPU"))
-        self._max_rows = sys.maxsize if has_gpu else _PROCESSOR_ROWS
+        if max_rows is None:
+            has_gpu = bool(tf.config.list_physical_devices("GPU"))
+            max_rows = sys.maxsize if has_gpu else _PROCESSOR_ROWS
+        self._max_rows = max_rows
 
     def __call__(self, batch: npt.NDArray[np.uint8]) -> Sequence[Array]:
         """Returns the function's outputs for a batch of any size."""

@@ -51,10 +51,10 @@ def check_precision(precision: str) -> None:
 
 
 def _has_bfloat16() -> bool:
-    return bool(_PROCESSOR_FLAGS & _processor_flags()) or _gpu_capability() >= _GPU_CAPABILITY
+    return bool(_PROCESSOR_FLAGS & processor_flags()) or _gpu_capability() >= _GPU_CAPABILITY
 
 
-def _processor_flags() -> set[str]:
+def processor_flags() -> set[str]:
     """Returns the feature flags of the first processor; empty where Linux does not list them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

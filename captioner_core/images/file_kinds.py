@@ -98,6 +98,9 @@ _MAX_TIFF_TAGS = 512
 def kind_of(data: bytes) -> str | None:
     """Returns what a file contains that is not an image of a supported format.
 
+    >>> kind_of(b"%PDF-1.7"), kind_of(b"hello"), kind_of(bytes(600))
+    ('PDF', 'text', None)
+
     Args:
       data: content of the file.
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import storage
+from captioner_core.io.json_text import JsonObject
 
 _METADATA_KEY = b"captioner"
 """Key, in the metadata of the Arrow schema, of the arrays' shapes and the caller's metadata."""
@@ -47,7 +48,7 @@ def write_arrays(
         writer.write_table(table)
 
 
-def map_arrays(uri: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def map_arrays(uri: str) -> tuple[dict[str, Any], JsonObject]:
     """Maps the arrays of a file that ``write_arrays`` wrote; bytes are read when they are used.
 
     Arrays of booleans are an exception: Arrow packs eight of them into a byte, so they are read at
@@ -70,7 +71,7 @@ def map_arrays(uri: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise CaptionerError(
             f"file {uri!r} can't be read as arrays ({first_line(error)}); create it again"
         ) from error
-    arrays: dict[str, Any] = {}
+    arrays = {}
     for name in table.schema.names:
         values = table.column(name).chunk(0).values
         shape = description["shapes"].get(name)

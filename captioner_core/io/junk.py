@@ -23,6 +23,9 @@ _FOLDER_NAMES = frozenset(
 def is_junk_file(name: str) -> bool:
     """Returns whether a system made a file for itself, such as ``.DS_Store`` or ``Thumbs.db``.
 
+    >>> is_junk_file("THUMBS.DB"), is_junk_file("._beach.jpg"), is_junk_file("beach.jpg")
+    (True, True, False)
+
     Args:
       name: name of the file, without its folder.
     """
@@ -41,6 +44,9 @@ def is_junk_folder(name: str) -> bool:
 
 def is_skipped_by_readers(name: str) -> bool:
     """Returns whether readers of Parquet skip a file in a table's folder, such as ``_SUCCESS``.
+
+    >>> is_skipped_by_readers("_SUCCESS"), is_skipped_by_readers("part-00000.parquet")
+    (True, False)
 
     Args:
       name: name of the file, without its folder.

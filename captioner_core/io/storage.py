@@ -37,9 +37,9 @@ from captioner_core.security.uris import check_scheme, local_path_of
 from captioner_core.security.uris import is_remote as is_remote
 from captioner_core.tables.layout import join
 
-_CONNECT_TIMEOUT_S = 10
-_REQUEST_TIMEOUT_S = 60
-_ATTEMPTS = 4
+CONNECT_TIMEOUT_S = 10
+REQUEST_TIMEOUT_S = 60
+ATTEMPTS = 4
 
 # --- Where a path or URI leads
 
@@ -81,9 +81,9 @@ def _s3(bucket: str) -> pafs.FileSystem:
     return pafs.S3FileSystem(
         **({"scheme": scheme, "endpoint_override": server} if server else {}),
         region=region or "us-east-1",
-        connect_timeout=_CONNECT_TIMEOUT_S,
-        request_timeout=_REQUEST_TIMEOUT_S,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        connect_timeout=CONNECT_TIMEOUT_S,
+        request_timeout=REQUEST_TIMEOUT_S,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
     )
 
 
@@ -130,6 +130,12 @@ def _azure(container_at_host: str) -> pafs.FileSystem:
 
 
 _STORES = {"s3": _s3, "gs": _google, "abfss": _azure}
+
+
+def forget_clients() -> None:
+    """Lets the next access to a store read the environment's credentials and addresses anew."""
+    for client in _STORES.values():
+        client.cache_clear()
 
 
 def exists(uri: str) -> bool:

@@ -129,9 +129,10 @@ def training_curve(history: Sequence[Epoch]) -> str:
     """Returns the curves of the loss on the training split and the dev split by epoch."""
     figure, axes = _figure("epoch", "loss (nats a word)")
     numbers = [epoch.epoch for epoch in history]
-    style: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.8}
-    axes.plot(numbers, [epoch.train_loss for epoch in history], color=_FIRST, **style)
-    axes.plot(numbers, [epoch.dev_loss for epoch in history], color=_SECOND, **style)
+    train_losses = [epoch.train_loss for epoch in history]
+    dev_losses = [epoch.dev_loss for epoch in history]
+    for losses, colour in ((train_losses, _FIRST), (dev_losses, _SECOND)):
+        axes.plot(numbers, losses, color=colour, marker="o", markersize=3, linewidth=1.8)
     axes.margins(0.06)
     _use_whole_numbers(axes, "x")
     return _to_svg(figure, "training")

@@ -29,9 +29,9 @@ from captioner_core.tables.schemas import FailureRow, ImageRef
 
 _SCHEMA = pa.schema([(field.name, pa.string()) for field in dataclasses.fields(FailureRow)])
 # A worker takes one row group at a time.
-_ROWS_PER_GROUP = 256
+ROWS_PER_GROUP = 256
 # Every worker reads the footer of a file, which must therefore stay small.
-_GROUPS_PER_FILE = 1024
+GROUPS_PER_FILE = 1024
 
 
 class ImageListFile(NamedTuple):
@@ -124,8 +124,8 @@ def _write_files(rows: Iterator[dict[str, str | None]], run: RunLayout) -> list[
     groups_of: dict[str, int] = {}
     uri = ""
     with contextlib.ExitStack() as open_file:
-        while group := list(itertools.islice(rows, _ROWS_PER_GROUP)):
-            if groups_of.get(uri, _GROUPS_PER_FILE) == _GROUPS_PER_FILE:
+        while group := list(itertools.islice(rows, ROWS_PER_GROUP)):
+            if groups_of.get(uri, GROUPS_PER_FILE) == GROUPS_PER_FILE:
                 open_file.close()
                 uri = join(run.staging, "listing", f"part-{len(groups_of):05d}.parquet")
                 stream = open_file.enter_context(storage.output_stream(uri))

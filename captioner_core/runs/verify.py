@@ -6,7 +6,7 @@ or one relation between tables; checks of tables that the run does not have yiel
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
@@ -258,7 +258,7 @@ def _list_ids(what: str, ids: Iterable[Any]) -> Iterator[str]:
         yield f"{what}: {', '.join(map(repr, listed[:_MAX_LISTED]))}{more}"
 
 
-def _check_rules(table: str, ids: pd.Series[Any], rules: dict[str, Any]) -> Iterator[str]:
+def _check_rules(table: str, ids: pd.Series[Any], rules: Mapping[str, object]) -> Iterator[str]:
     """Yields a line for each rule that is broken.
 
     Args:

@@ -24,13 +24,20 @@ _NETWORK_SCHEMES = (
 
 
 def is_remote(uri: str) -> bool:
-    """Returns whether a path or URI names something other than local files."""
+    """Returns whether a path or URI names something other than local files.
+
+    >>> is_remote("s3://bucket/photos"), is_remote("file:///photos"), is_remote("photos")
+    (True, False, False)
+    """
     scheme, is_uri, _ = uri.partition("://")
     return bool(is_uri) and scheme.lower() != "file"
 
 
 def local_path_of(uri: str) -> str:
     """Returns the path that a ``file:`` URI names; a path is returned unchanged.
+
+    >>> local_path_of("file:///data/my%20photos"), local_path_of("/data/my photos")
+    ('/data/my photos', '/data/my photos')
 
     Args:
       uri: such as ``file:///data/my%20photos``, ``file://localhost/data`` or ``/data``.

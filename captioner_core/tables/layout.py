@@ -53,7 +53,11 @@ _DIGEST_LENGTH = 8
 
 
 def join(*parts: str) -> str:
-    """Joins the parts of a path or URI with ``/``, which every Beam file system accepts."""
+    """Joins the parts of a path or URI with ``/``, which every Beam file system accepts.
+
+    >>> join("gs://bucket/out/", "runs", "run")
+    'gs://bucket/out/runs/run'
+    """
     head, *tail = parts
     return "/".join([head.rstrip("/"), *(part.strip("/") for part in tail)])
 
@@ -85,6 +89,9 @@ def is_run_id(text: str) -> bool:
 
     A run id has 1 to 128 letters, digits, ``.``, ``_`` and ``-``, and starts with a letter or
     digit, so it is a portable folder name.
+
+    >>> is_run_id("2024-05-oslo"), is_run_id("2024/05"), is_run_id(".hidden")
+    (True, False, False)
     """
     return re.fullmatch(RUN_ID_PATTERN, text) is not None
 
@@ -92,6 +99,10 @@ def is_run_id(text: str) -> bool:
 @dataclass(frozen=True)
 class RunLayout:
     """The paths of one run, ``ROOT/runs/RUN_ID``.
+
+    >>> run = RunLayout("out", "oslo")
+    >>> run.table("captions"), run.manifest
+    ('out/runs/oslo/captions', 'out/runs/oslo/manifest.json')
 
     Args:
       root: a local folder or a URI (``gs://``, ``s3://``).

@@ -56,6 +56,14 @@ def tokenize(caption: str) -> list[str]:
 class Vocabulary:
     """The words that a captioner knows. The id of a word is its position.
 
+    >>> vocabulary = Vocabulary.from_captions(["A dog runs.", "A dog sleeps."])
+    >>> vocabulary.words
+    ('<pad>', '<start>', '<end>', '<unk>', 'a', 'dog', 'runs', 'sleeps')
+    >>> vocabulary.encode("a cat runs", max_words=4).tolist()
+    [1, 4, 3, 6, 2, 0]
+    >>> vocabulary.decode([1, 4, 5, 2])
+    'a dog'
+
     Args:
       words: the special words, then all others, each once.
 

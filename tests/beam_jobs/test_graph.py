@@ -7,6 +7,7 @@ keys, its side inputs, and whether it names anything that exists only on this ma
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import apache_beam as beam
 import pytest
@@ -172,7 +173,7 @@ def test_a_graph_contains_no_path_of_this_machine(job, tmp_path):
 
 @pytest.mark.parametrize("name", ["images", "output", "model"])
 def test_a_relative_path_is_refused_because_workers_have_another_folder(name, tmp_path):
-    paths = {
+    paths: dict[str, Any] = {
         "images": str(tmp_path),
         "output": str(tmp_path / "out"),
         "model": "pretrained",

@@ -16,6 +16,7 @@ from captioner_cli.main import main
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
+from captioner_core.matching.exact_search.search import Search
 from captioner_core.options import MatchOptions
 from captioner_core.runs import commits
 from captioner_core.runs.verify import verify
@@ -102,16 +103,16 @@ def assert_same_rows(actual, expected):
 @pytest.fixture
 def small_partitions(monkeypatch):
     """Makes partitions so small that these tables are searched in several."""
-    monkeypatch.setattr(match_captions, "_CAPTIONS_PER_QUERY_PART", 25)
-    monkeypatch.setattr(match_captions, "_CAPTIONS_PER_INDEX_PART", 30)
+    monkeypatch.setattr(match_captions, "CAPTIONS_PER_QUERY_PART", 25)
+    monkeypatch.setattr(match_captions, "CAPTIONS_PER_INDEX_PART", 30)
 
 
 @pytest.mark.parametrize("top_k", [0, 2, 500])
 def test_searching_in_partitions_gives_the_same_rows(tmp_path, first, second, monkeypatch, top_k):
     options = {"captions": (first, second), "index": (second, first), "top_k": top_k}
     match(tmp_path, "unpartitioned", **options)
-    monkeypatch.setattr(match_captions, "_CAPTIONS_PER_QUERY_PART", 25)
-    monkeypatch.setattr(match_captions, "_CAPTIONS_PER_INDEX_PART", 30)
+    monkeypatch.setattr(match_captions, "CAPTIONS_PER_QUERY_PART", 25)
+    monkeypatch.setattr(match_captions, "CAPTIONS_PER_INDEX_PART", 30)
     match(tmp_path, "partitioned", **options)
     expected = rows(tmp_path, "unpartitioned")
     assert_same_rows(rows(tmp_path, "partitioned"), expected)
@@ -169,16 +170,16 @@ def test_new_images_join_the_index_only_if_the_earlier_ones_did(tmp_path, first,
 
 def count_searched_pairs(monkeypatch):
     """Returns a list that receives the number of caption pairs of each search."""
-    from beam_jobs.match_transforms import SearchPair
+    pair_counts: list[int] = []
+    run = Search.run
 
-    pair_counts = []
-    process = SearchPair.process
+    def count(self, queries, groups, index, group_range):
+        starts = groups.caption_starts
+        n_captions = starts[group_range.stop] - starts[group_range.start]
+        pair_counts.append(n_captions * len(index.captions))
+        return run(self, queries, groups, index, group_range)
 
-    def count(self, pair):
-        self._searched.inc = pair_counts.append
-        return process(self, pair)
-
-    monkeypatch.setattr(SearchPair, "process", count)
+    monkeypatch.setattr(Search, "run", count)
     return pair_counts
 
 

@@ -75,7 +75,7 @@ def test_files_of_a_failed_attempt_are_ignored(tmp_path):
     """A lost worker leaves a file behind, and another worker writes the same rows to a new one."""
     run = RunLayout(str(tmp_path), "run")
     tables = [rows_as_table(list(feature_rows(3)), "run", FEATURES_SCHEMA)]
-    lost = parquet._WriteFiles(run, layout.FEATURES, FEATURES_SCHEMA, "part")
+    lost = parquet.WriteFiles(run, layout.FEATURES, FEATURES_SCHEMA, "part")
     lost.start_bundle()
     list(lost.process(tables[0]))
     rows = list(feature_rows(3))
@@ -88,7 +88,7 @@ def test_files_of_a_failed_attempt_are_ignored(tmp_path):
 
 def test_a_worker_that_was_thought_lost_writes_nothing_into_a_committed_run(tmp_path):
     run = commits.begin_attempt(RunLayout(str(tmp_path), "run"))
-    lost = parquet._WriteFiles(run, layout.FEATURES, FEATURES_SCHEMA, "part")
+    lost = parquet.WriteFiles(run, layout.FEATURES, FEATURES_SCHEMA, "part")
     lost.start_bundle()
     storage.delete(run.all_staging)
     with pytest.raises(CaptionerError, match="taken over"):
@@ -112,8 +112,8 @@ def test_a_vector_of_the_wrong_length_is_refused():
 
 
 def test_an_image_list_of_several_files_contains_every_image_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_list, "_ROWS_PER_GROUP", 3)
-    monkeypatch.setattr(image_list, "_GROUPS_PER_FILE", 2)
+    monkeypatch.setattr(image_list, "ROWS_PER_GROUP", 3)
+    monkeypatch.setattr(image_list, "GROUPS_PER_FILE", 2)
     (tmp_path / "images").mkdir()
     for number in range(14):
         (tmp_path / "images" / f"{number:02d}.jpg").touch()

@@ -6,6 +6,9 @@ A backbone that counts its images shows which of them a job computes features fo
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -41,8 +44,11 @@ def repair(photos):
 def test_only_failures_retries_the_failed_images_and_keeps_all_other_rows(
     photos, run, model_dir, job
 ):
-    calls = {"extract": (extract, photos, run), "caption": (caption, photos, run, model_dir)}
-    run_job = functools.partial(*calls[job])
+    jobs: dict[str, Callable[..., Any]] = {
+        "extract": functools.partial(extract, photos, run),
+        "caption": functools.partial(caption, photos, run, model_dir),
+    }
+    run_job = jobs[job]
     assert run_job()["failures"] == 2
     assert sum(BATCH_SIZES) == 12
     before = frame(run, "features")
@@ -61,18 +67,15 @@ def test_only_failures_retries_the_failed_images_and_keeps_all_other_rows(
 
 def test_only_failures_lists_an_unreadable_folder_again(photos, run, monkeypatch):
     """The images in such a folder are in no table yet."""
-    from captioner_core.images import listing
+    scandir = os.scandir
 
-    scan = listing._scan
-
-    def scan_with_locked_folder(folder, below):
-        if below == b"red/":
-            yield listing.FailureRow("list", "red", "red", "unreadable", "it is locked")
-        else:
-            yield from scan(folder, below)
+    def refuse_red(path):
+        if path == os.fsencode(photos / "red"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(listing, "_scan", scan_with_locked_folder)
+        patch.setattr(os, "scandir", refuse_red)
         assert extract(photos, run)["features"] == 9
     counts = extract(photos, run, only_failures=True)
     assert (counts["images_found"], counts["features"], counts["failures"]) == (14, 12, 2)

@@ -34,7 +34,12 @@ def test_static_tools_see_the_names_that_are_imported_lazily():
     tree = ast.parse(Path(captioner_core.__file__).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     assert ast.unparse(block.test) == "TYPE_CHECKING"
-    imported = {alias.name for node in block.body for alias in node.names}
+    imported = {
+        alias.name
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     assert imported | {"CaptionerError", "__version__"} == set(captioner_core.__all__)
 
 
@@ -141,6 +146,7 @@ def test_a_sentence_finds_the_images_whose_captions_say_the_same(run_dir):
     assert matches[0].query == sentence
     assert matches[0].caption == sentence
     assert matches[0].score == pytest.approx(1, abs=1e-5)
+    assert matches[0].path is not None
     assert Path(matches[0].path).read_bytes()
     scores = [match.score for match in matches]
     assert scores == sorted(scores, reverse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from captioner_core.options import (
 from captioner_core.tables.layout import RunLayout
 from captioner_core.training.distributed.launcher import worker_arguments
 
-GOOD = {
+GOOD: dict[type, dict[str, Any]] = {
     ExtractOptions: {"images": "in", "output": "out"},
     CaptionOptions: {"images": "in", "output": "out", "model": "m"},
     MatchOptions: {"captions": ("c",), "output": "out", "index": ("i",)},
@@ -86,15 +87,14 @@ def test_arguments_give_the_same_options():
     argv = ["--images", "in", "--output", "out", "--model", "m", "--index", "a", "--index", "b"]
     argv += ["--threshold", "-0.5", "--max-failures", "3"]
     options = from_namespace(RunOptions, parser.parse_args(argv))
-    expected = {
-        "images": "in",
-        "output": "out",
-        "model": "m",
-        "index": ("a", "b"),
-        "threshold": -0.5,
-        "max_failures": 3,
-    }
-    assert options == RunOptions(**expected)
+    assert options == RunOptions(
+        images="in",
+        output="out",
+        model="m",
+        index=("a", "b"),
+        threshold=-0.5,
+        max_failures=3,
+    )
 
 
 @pytest.mark.parametrize("mirrored", [None, "m"])

@@ -20,7 +20,8 @@ from captioner_core.datasets import flickr8k, sample
 from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
 from captioner_core.runs.verify import verify
 from captioner_core.tables import layout
-from tests.cluster.flink import REPOSITORY, FlinkCluster, Missing
+from tests.cluster.fetched import Missing
+from tests.cluster.flink import REPOSITORY, FlinkCluster
 from tests.same_tables import assert_same_tables
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]

@@ -13,6 +13,8 @@ import sys
 import numpy as np
 from PIL import Image
 
+from tests.processes import read_line
+
 IMAGES = 40
 
 
@@ -35,6 +37,7 @@ class Forks:
 
     def close(self):
         """Ends the process."""
+        assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
 
@@ -67,9 +70,10 @@ class Forks:
             *options,
         ]
         request = {"arguments": arguments, "root": str(root), "log": str(log), "kill_at": kill_at}
+        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        code = json.loads(self._process.stdout.readline())["code"]
+        code = json.loads(read_line(self._process))["code"]
         return code, (self._folder / "log.output").read_text()
 
 

@@ -20,6 +20,7 @@ import sys
 import traceback
 import types
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from pyarrow import fs as pafs
@@ -28,7 +29,7 @@ import captioner_cli.main
 import captioner_core.report
 from beam_jobs import caption_images, match_captions
 from captioner_core.captioning.captioning_models import CaptioningModels
-from captioner_core.captioning.generator import GeneratedCaption
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.io import storage
 from tests.fakes import FakeBackbone
 from tests.runs import MODEL_ID, caption_of
@@ -173,7 +174,7 @@ class _Generator:
 
     model_id = MODEL_ID
 
-    def generate(self, features: np.ndarray, grids: np.ndarray) -> list[GeneratedCaption]:
+    def generate(self, features: np.ndarray, grid: np.ndarray) -> list[GeneratedCaption]:
         """Returns a caption for each row of the features."""
         digests = [hashlib.sha256(np.round(row, 3).tobytes()).digest()[0] for row in features]
         return [GeneratedCaption(caption_of(digest), -float(digest), 5) for digest in digests]
@@ -182,10 +183,10 @@ class _Generator:
 def _use_stand_ins() -> None:
     """Replaces the backbone and the captioner by stand-ins."""
     config = types.SimpleNamespace(beam_width=3)
-    caption_images.load_model = lambda folder: types.SimpleNamespace(
-        config=config, model_id=MODEL_ID
-    )
-    caption_images.load_models = lambda *arguments: CaptioningModels(FakeBackbone(), _Generator())
+    model = types.SimpleNamespace(config=config, model_id=MODEL_ID)
+    models = CaptioningModels(FakeBackbone(), _Generator())
+    mock.patch.object(caption_images, "load_model", return_value=model).start()
+    mock.patch.object(caption_images, "load_models", return_value=models).start()
 
 
 def _count_writes(killer: Killer) -> None:

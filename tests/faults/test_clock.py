@@ -74,7 +74,7 @@ def test_a_clock_that_jumps_during_a_run_changes_no_row(tmp_path):
                 (tmp_path / "new").write_text(f"{jumps.uniform(-TEN_YEARS_S, TEN_YEARS_S):+.0f}")
                 (tmp_path / "new").replace(clock)
                 time.sleep(0.1)
-            assert job.returncode == 0, job.stderr.read()
+            assert job.returncode == 0, job.communicate()[1]
     run = tmp_path / "disturbed" / "runs" / "run"
     assert verify(str(run)) == []
     tables = (layout.FEATURES, layout.FAILURES)

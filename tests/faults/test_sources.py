@@ -185,20 +185,21 @@ def disturb(monkeypatch, moment, fault, target):
 
         monkeypatch.setattr(image_list, "write_image_list", list_and_disturb)
     elif moment == OPENED:
-        check_below = listing._check_below
+        open_file = os.open
 
-        def disturb_and_check(descriptor, path, folder):
+        def open_and_disturb(path, *arguments, **keywords):
+            descriptor = open_file(path, *arguments, **keywords)
             if path == os.fsencode(target):
                 disturb_once()
-            check_below(descriptor, path, folder)
+            return descriptor
 
-        monkeypatch.setattr(listing, "_check_below", disturb_and_check)
+        monkeypatch.setattr(os, "open", open_and_disturb)
     else:
 
-        def open_reader(descriptor, *arguments, **keywords):
+        def open_reader(descriptor, mode, closefd):
             is_target = target.exists() and os.path.samestat(os.fstat(descriptor), target.stat())
             # The caller closes the stream.
-            stream = open(descriptor, *arguments, **keywords, buffering=0)  # noqa: SIM115
+            stream = open(descriptor, mode, buffering=0, closefd=closefd)  # noqa: SIM115
             return Reader(stream, disturb_once) if is_target else stream
 
         monkeypatch.setattr(listing, "open", open_reader, raising=False)

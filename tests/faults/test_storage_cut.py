@@ -25,11 +25,10 @@ TABLES = (layout.CAPTIONS, layout.FEATURES, layout.FAILURES, layout.MATCHES, lay
 @pytest.fixture
 def cable(monkeypatch):
     """Returns a connection to a server that captioner uses; it gives up on it within seconds."""
-    monkeypatch.setattr(storage, "_CONNECT_S", 1)
-    monkeypatch.setattr(storage, "_REQUEST_S", 2)
-    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
+    monkeypatch.setattr(storage, "CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr(storage, "REQUEST_TIMEOUT_S", 2)
+    monkeypatch.setattr(storage, "ATTEMPTS", 2)
     with s3_server() as port, Cable(port) as cable, reached_at(cable.port):
-        cable.server_port = port
         yield cable
 
 

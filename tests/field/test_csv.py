@@ -265,7 +265,7 @@ def test_other_names_of_splits_are_accepted(tmp_path, write, images):
     }
 
 
-FIELD = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\ufeff"), max_size=12)
+FIELD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff"), max_size=12)
 
 
 @given(

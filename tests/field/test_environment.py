@@ -19,6 +19,7 @@ import pytest
 
 from captioner_core.process.cache_folder import cache_dir
 from tests.field.programs import as_nobody, call, captioner, environment, in_shell, python
+from tests.processes import read_line
 from tests.runs import make_run
 
 needs_root = pytest.mark.skipif(
@@ -237,7 +238,7 @@ def start_keeping_files(temporary, seconds="60"):
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, env=environment(TMPDIR=str(temporary))
     )
-    assert process.stdout.readline() == b"ready\n"
+    assert read_line(process) == b"ready\n"
     return process
 
 

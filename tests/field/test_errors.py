@@ -108,8 +108,12 @@ def test_an_unexpected_error_gets_no_remedy(error):
 
 def test_the_line_on_a_full_temporary_folder_names_the_variable(monkeypatch):
     monkeypatch.setenv("TMPDIR", "/scratch")
-    assert "TMPDIR" in describe(system_error(errno.ENOSPC, "/scratch/captioner-1-x/file")).text
-    assert "--output" in describe(system_error(errno.ENOSPC, "/data/file")).text
+    temporary = describe(system_error(errno.ENOSPC, "/scratch/captioner-1-x/file"))
+    output = describe(system_error(errno.ENOSPC, "/data/file"))
+    assert temporary is not None
+    assert output is not None
+    assert "TMPDIR" in temporary.text
+    assert "--output" in output.text
 
 
 FAILING_PROGRAM = """

@@ -90,9 +90,12 @@ def test_a_line_separator_scores_as_a_space(separator, side, java, monkeypatch, 
 @needs_java
 def test_meteor_gets_the_same_tokens_for_any_separator(monkeypatch):
     scored_captions = []
-    monkeypatch.setattr(
-        java_metrics, "meteor", lambda *captions: scored_captions.append(captions) or 0.0
-    )
+
+    def record(*captions):
+        scored_captions.append(captions)
+        return 0.0
+
+    monkeypatch.setattr(java_metrics, "meteor", record)
     caption_metrics.score(HYPOTHESES, REFERENCES)
     for separator in ("\r\n", "\f", "\u2028"):
         caption_metrics.score(separated_hypotheses(separator), separated_references(separator))

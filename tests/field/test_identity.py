@@ -27,7 +27,7 @@ from PIL import Image
 from beam_jobs import caption_images
 from captioner_cli.main import main
 from captioner_core.captioning.captioning_models import CaptioningModels
-from captioner_core.captioning.generator import GeneratedCaption
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.captioning.saved_model import read_model_id
 from captioner_core.io import storage
 from captioner_core.runs import commits
@@ -94,7 +94,7 @@ class ColourCaptioner:
         )
         self._colours = FakeBackbone().features(pixels)[0]
 
-    def generate(self, features, grids):
+    def generate(self, features, grid):
         """Returns the caption of the colour that is nearest to each image's features."""
         nearest = np.linalg.norm(features[:, None] - self._colours, axis=2).argmin(axis=1)
         texts = [list(CAPTIONS.values())[number] for number in nearest]
@@ -360,7 +360,7 @@ def test_each_folder_of_an_inbox_is_a_collection(days, capsys):
         ("day1", "ready"),
         ("day2", "ready"),
     ]
-    tables = []
+    tables: list[str] = []
     for folder in ready:
         command = [
             "run",

@@ -8,19 +8,20 @@ from __future__ import annotations
 import random
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, features
 
 from captioner_core.errors import ImageError
-from captioner_core.images import decoder_pool, decoding
+from captioner_core.images import decoder_pool
 from captioner_core.images.decoding import decode
 from tests.image_files import encoded, picture, png_chunk
 
 PNG = encoded(picture(), "PNG")
 PIXELS = decode(PNG)[0]
-JPEG_KINDS = {
+JPEG_KINDS: dict[str, dict[str, Any]] = {
     "baseline": {},
     "progressive": {"progressive": True},
     "restart markers": {"restart_marker_blocks": 10},
@@ -237,7 +238,7 @@ def test_a_file_that_is_no_image_is_named_by_what_it_is(name):
 def test_avif_is_decoded_or_named_if_pillow_cannot_read_it(monkeypatch):
     avif = encoded(picture(), "AVIF")
     assert decode(avif)[1:] == (64, 48)
-    monkeypatch.setattr(decoding.features, "check", lambda name: False)
+    monkeypatch.setattr(features, "check", lambda name: False)
     failure = failure_of(avif[:40])
     assert (failure.error_type, "AVIF" in failure.message) == ("unsupported_format", True)
 
@@ -250,9 +251,12 @@ def test_a_tiff_is_not_taken_for_a_raw_file():
 def test_good_files_are_opened_once_and_unchanged(monkeypatch):
     opened = []
     real = Image.open
-    monkeypatch.setattr(
-        Image, "open", lambda fp, formats: opened.append(fp.getvalue()) or real(fp, formats=formats)
-    )
+
+    def record_and_open(fp, formats):
+        opened.append(fp.getvalue())
+        return real(fp, formats=formats)
+
+    monkeypatch.setattr(Image, "open", record_and_open)
     for kind in ("PNG", "JPEG", "TIFF", "WEBP", "GIF"):
         data = encoded(picture(), kind)
         decode(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import fs as pafs
@@ -89,11 +90,11 @@ def write_images(folder: Path, *names: str) -> Path:
     return folder
 
 
-def scan(inbox: Path, **options: object) -> dict[str, tuple[str, str]]:
+def scan(inbox: Path, **options: Any) -> dict[str, tuple[str, str]]:
     """Returns the state of each folder of an inbox and the reason for it."""
     inbox_options = InboxOptions(
         inbox=str(inbox), output=f"{inbox}-out", **{"quiet_minutes": 0.0, **options}
-    )  # type: ignore[arg-type]
+    )
     return {folder.folder: (folder.state, folder.reason) for folder in scan_inbox(inbox_options)}
 
 

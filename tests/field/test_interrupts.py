@@ -21,6 +21,7 @@ from captioner_core.process import interrupts
 from captioner_core.runs.verify import verify
 from tests.faults.forks import make_images
 from tests.field.programs import CAPTIONER, call, environment
+from tests.processes import read_line
 
 SEED = int(os.environ.get("FAULTS_SEED") or 20_261)
 MOMENTS = int(os.environ.get("FAULTS_MOMENTS") or 20)
@@ -341,7 +342,7 @@ def interrupt_work(statement, *numbers, pause_s=0.0):
         env=environment(),
         start_new_session=True,
     ) as process:
-        assert process.stdout.readline() == "ready\n"
+        assert read_line(process) == "ready\n"
         children = psutil.Process(process.pid).children(recursive=True)
         time.sleep(0.2)
         start = time.monotonic()
@@ -386,7 +387,7 @@ def test_a_program_hears_signals_that_its_parent_blocks_or_ignores():
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as process:
-        process.stdout.readline()
+        read_line(process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, f"{LINE}\n")
@@ -412,7 +413,7 @@ def test_a_program_hears_signals_after_it_imports_every_package(tmp_path):
         text=True,
         env=environment(),
     ) as process:
-        process.stdout.readline()
+        read_line(process)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (143, f"{LINE}\n")

@@ -6,6 +6,7 @@ import json
 import os
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ from captioner_core.images.listing import (
 from captioner_core.images.remote_listing import list_entries
 from captioner_core.io import storage
 from captioner_core.options import ExtractOptions
-from captioner_core.runs.commits import read_manifest
+from captioner_core.runs.commits import Manifest, read_manifest
 from captioner_core.runs.image_list import check_any_images
 from captioner_core.runs.verify import verify
 from captioner_core.tables.layout import RunLayout
@@ -82,9 +83,9 @@ def counts_of(folder: Path, *exclude: str) -> ListingCounts:
     return reduce(ListingCounts.with_entry, list_images(str(folder), exclude), ListingCounts())
 
 
-def extract(images: Path, root: Path, **options: object) -> dict[str, object]:
+def extract(images: Path, root: Path, **options: Any) -> Manifest:
     """Extracts the features of a folder with the fake backbone, and returns the manifest."""
-    extract_options = ExtractOptions(images=str(images), output=str(root), **options)  # type: ignore[arg-type]
+    extract_options = ExtractOptions(images=str(images), output=str(root), **options)
     return extract_features.run(extract_options, load=FakeBackbone)
 
 
@@ -378,7 +379,7 @@ def test_a_run_of_links_alone_is_refused_and_keeps_the_earlier_run(tmp_path):
 def test_an_empty_folder_gives_an_empty_run_and_a_message(tmp_path, capsys):
     (tmp_path / "in" / "deep").mkdir(parents=True)
     manifest = extract(tmp_path / "in", tmp_path / "out")
-    assert manifest["counts"]["images_found"] == 0  # type: ignore[index]
+    assert manifest["counts"]["images_found"] == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "folder" in line]
     assert line == f"images folder {str(tmp_path / 'in')!r} is empty, so the run has no image"
 

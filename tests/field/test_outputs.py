@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from beam_jobs import caption_images, extract_features, match_captions
 from captioner_cli.main import main
@@ -473,6 +473,7 @@ def test_a_picture_made_by_captioner_is_replaced(tmp_path):
     first = (tmp_path / "similar.png").read_bytes()
     assert outputs.is_own_picture(first[:200])
     with Image.open(tmp_path / "similar.png") as image:
+        assert isinstance(image, PngImagePlugin.PngImageFile)
         assert image.text == {"Software": "captioner"}
     write_picture(found, str(tmp_path / "similar.png"))
     with pytest.raises(CaptionerError, match="did not make"):

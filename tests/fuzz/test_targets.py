@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from captioner_core.captioning import saved_model
 from captioner_core.datasets import csv_captions
 from captioner_core.images import decoding
+from fuzz import targets
 from fuzz.seeds import FOUND, found, seeds
 from fuzz.targets import TARGETS
 
@@ -46,7 +46,7 @@ def test_earlier_findings_stay_fixed(target, path):
     [
         ("images", decoding, "decode"),
         ("datasets", csv_captions, "read_records"),
-        ("models", saved_model, "parse_tensors"),
+        ("models", targets, "check_model"),
     ],
 )
 def test_an_undocumented_error_is_a_finding(target, module, name, monkeypatch):

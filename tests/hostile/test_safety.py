@@ -14,13 +14,16 @@ import os
 import re
 import resource
 import shutil
+import signal
 import stat
 import struct
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -53,7 +56,7 @@ from captioner_core.tables import schemas
 from captioner_core.tables.schemas import ImageRef
 from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.weights import assets
-from tests.fakes import FakeBackbone
+from tests.fakes import FakeBackbone, UnusedGenerator
 from tests.pages import Page
 from tests.runs import draw_picture, make_run, write_dataset
 
@@ -111,7 +114,7 @@ def test_hostile_tensors_are_refused(name):
 
 
 def test_valid_tensors_are_read_unchanged():
-    tensors = {
+    tensors: dict[str, npt.NDArray[Any]] = {
         "a/b": np.ones((2, 3), np.float32),
         "half": np.arange(5, dtype=np.float16),
         "scalar": np.array(3, np.float32),
@@ -160,13 +163,15 @@ def change_config(folder: Path, **values: object) -> None:
     (folder / "config.json").write_text(json.dumps({**config, **values}))
 
 
+def replace_weights_by_pipe(folder):
+    (folder / "weights.safetensors").unlink()
+    os.mkfifo(folder / "weights.safetensors")
+
+
 # Functions that make a valid model folder malicious.
 HOSTILE_MODELS = {
     "large weights": write_large_weights,
-    "a pipe": lambda f: (
-        (f / "weights.safetensors").unlink(),
-        os.mkfifo(f / "weights.safetensors"),
-    ),
+    "a pipe": replace_weights_by_pipe,
     "objects": lambda f: (f / "weights.safetensors").write_bytes(HOSTILE_TENSORS["objects"][0]),
     "a huge network": lambda f: change_config(f, units=4096, embedding_dim=4096),
     "a huge ensemble": lambda f: change_config(f, members=64, units=4096),
@@ -303,8 +308,9 @@ def test_an_archive_bomb_instead_of_flickr8k_is_refused(tmp_path, claimed):
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for n in range(3):
             archive.writestr(f"Flicker8k_Dataset/{n}.jpg", bytes(50_000_000))
-    sizes = [struct.pack("<I", size) for size in (50_000_000, min(claimed or 1000, 0xFFFFFFFE))]
-    (tmp_path / flickr8k.IMAGES_ZIP).write_bytes(stream.getvalue().replace(*sizes))
+    true_size = struct.pack("<I", 50_000_000)
+    claimed_size = struct.pack("<I", min(claimed or 1000, 0xFFFFFFFE))
+    (tmp_path / flickr8k.IMAGES_ZIP).write_bytes(stream.getvalue().replace(true_size, claimed_size))
     with pytest.raises(CaptionerError, match="would inflate to" if claimed else "damaged"):
         flickr8k.build(tmp_path / "out", source=tmp_path, cache=tmp_path)
     sizes_left = [path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()]
@@ -373,14 +379,16 @@ def test_evaluation_opens_nothing_outside_of_the_dataset(tmp_path, image_id):
     (tmp_path / "dataset" / "images" / "link.jpg").symlink_to(secret)
     image_id = str(secret) if image_id == "ABSOLUTE" else image_id
     with pytest.raises(CaptionerError, match="leads out of"):
-        list(caption_split(str(tmp_path / "dataset"), [image_id], FakeBackbone(), None))
+        list(
+            caption_split(str(tmp_path / "dataset"), [image_id], FakeBackbone(), UnusedGenerator())
+        )
 
 
 def test_evaluation_names_a_dataset_image_that_cannot_be_decoded(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(b"hello")
     with pytest.raises(CaptionerError, match=r"'a\.jpg' of .* can't be used"):
-        list(caption_split(str(tmp_path), ["a.jpg"], FakeBackbone(), None))
+        list(caption_split(str(tmp_path), ["a.jpg"], FakeBackbone(), UnusedGenerator()))
 
 
 def test_listed_image_ids_stay_within_the_images_folder(tmp_path):
@@ -588,7 +596,7 @@ def test_the_password_of_airflows_database_is_neither_printed_nor_an_argument(
         raise RuntimeError(f"airflow ended with exit code 1; {log} says why")
 
     monkeypatch.setattr(local, "run_airflow", run_airflow)
-    monkeypatch.setattr(local.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert local.main(["--home", str(tmp_path)]) == 1
     assert databases == ["postgresql+psycopg2://user:hunter2@host/x"]
     assert "hunter2" not in "".join(capfd.readouterr())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,6 +39,7 @@ class FakeCluster:
       deleted: the kind, name and propagation policy of each deletion, in order.
       overlaps: the names of Jobs that were created while pods of another Job were alive.
       on_look: a function that is called whenever a client reads a Job.
+      looks: how often clients have read each Job, by its uid.
     """
 
     allowed: set
@@ -48,9 +50,9 @@ class FakeCluster:
     created: list = field(default_factory=list)
     deleted: list = field(default_factory=list)
     overlaps: list = field(default_factory=list)
-    on_look: object = None
+    on_look: Callable[[FakeCluster, str], object] | None = None
     _logs: dict = field(default_factory=dict)
-    _looks: dict = field(default_factory=dict)
+    looks: dict = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def create(self, kind, body):
@@ -78,7 +80,7 @@ class FakeCluster:
         if job is None:
             return 404, {"message": "NotFound"}
         uid = job["metadata"]["uid"]
-        self._looks[uid] = looks = self._looks.get(uid, 0) + 1
+        self.looks[uid] = looks = self.looks.get(uid, 0) + 1
         if "deletionTimestamp" in job["metadata"]:
             job["grace"] -= 1
             if job["grace"] < 0:
@@ -87,7 +89,7 @@ class FakeCluster:
         elif looks == 1:
             self.pods[uid] = [self._pod(job, index) for index in range(job["spec"]["completions"])]
         elif looks == 3 and job["fate"] != "run":
-            self._end(job)
+            self.end(job)
         return 200, job
 
     def delete(self, kind, name, options):
@@ -106,7 +108,7 @@ class FakeCluster:
             existing["grace"] = 2
             if existing["fate"] == "run" and self.pods.get(existing["metadata"]["uid"]):
                 existing["fate"] = 143
-                self._end(existing)  # its workers are terminated, which the Job counts as failures
+                self.end(existing)  # its workers are terminated, which the Job counts as failures
         return 200, existing
 
     def _collect(self, name, uid):
@@ -134,7 +136,7 @@ class FakeCluster:
         lines = [f"2030-01-01T00:00:{line // 2:02}Z {name} says {line}\n" for line in range(count)]
         return "".join(lines)
 
-    def _end(self, job):
+    def end(self, job):
         """Ends the pods of a Job as its fate says, and sets the condition of the Job."""
         complete = job["fate"] == "complete"
         for index, pod in enumerate(self.pods[job["metadata"]["uid"]]):
@@ -169,9 +171,11 @@ class FakeCluster:
     def answer(self, method, path, query, body):
         """Returns the status and the body of the answer to a request."""
         with self._lock:
-            kind, name, part = re.fullmatch(
+            parsed = re.fullmatch(
                 r"/(?:api/v1|apis/batch/v1)/namespaces/ns/(\w+)(?:/([^/]+))?(?:/(\w+))?", path
-            ).groups()
+            )
+            assert parsed is not None, path
+            kind, name, part = parsed.groups()
             resource = f"{kind}/{part}" if part else kind
             verb = {"POST": "create", "DELETE": "delete", "GET": "get" if name else "list"}[method]
             if (verb, resource) not in self.allowed:
@@ -229,7 +233,7 @@ def _owner_uid(service):
 def documented_permissions():
     """Returns the requests that docs/kubernetes.md tells an operator to allow."""
     text = (ROOT / "docs/kubernetes.md").read_text()
-    documents = yaml.safe_load_all(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
+    documents = yaml.safe_load_all(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
     role = next(document for document in documents if document["kind"] == "Role")
     return {
         (verb, kind)

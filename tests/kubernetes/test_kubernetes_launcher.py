@@ -135,6 +135,7 @@ def test_workers_find_each_other(workers, output):
         cluster = read_cluster(
             {**environment, "HOSTNAME": host, "JOB_COMPLETION_INDEX": str(index)}
         )
+        assert cluster is not None
         assert cluster.index == index
         assert cluster.workers == tuple(
             f"{host}.{service['metadata']['name']}:23456" for host in hosts
@@ -169,7 +170,7 @@ def test_one_model_folder_has_one_job_name():
 
     same = {
         name(),
-        name(output=BASIC["output"] + "/"),
+        name(output=f"{BASIC['output']}/"),
         name(epochs=3, workers=1),
         name(output="/data/x/../models/Flickr_8k v2"),
     }
@@ -440,19 +441,18 @@ def test_a_kill_while_the_task_waits_deletes_the_job(cluster):
 def test_a_kill_during_the_start_deletes_the_job(cluster):
     """The signal can arrive between the creation of the Job and that of the Service."""
     from airflow.sdk.exceptions import AirflowException
-
-    from captioner_airflow.launchers.kubernetes_job import TrainingJobOperator
+    from kubernetes.client import CoreV1Api
 
     task_launcher = launcher()
     cluster.fates = ["run"]
     with pytest.MonkeyPatch.context() as patch:
-        create = TrainingJobOperator._create_service
+        create = CoreV1Api.create_namespaced_service
 
-        def create_and_kill(self):
-            create(self)
+        def create_and_kill(self, namespace, body):
+            create(self, namespace, body)
             task_launcher.cancel()
 
-        patch.setattr(TrainingJobOperator, "_create_service", create_and_kill)
+        patch.setattr(CoreV1Api, "create_namespaced_service", create_and_kill)
         with pytest.raises(AirflowException, match="killed"):
             task_launcher.launch(options(), context())
     assert [kind for kind, *_ in cluster.deleted][:1] == ["jobs"]
@@ -555,7 +555,7 @@ def test_another_run_does_not_end_a_training_of_the_same_folder(cluster):
     assert not cluster.deleted
     cluster.look(name := cluster.created[0]["metadata"]["name"])
     cluster.jobs[name]["fate"] = "complete"
-    cluster._end(cluster.jobs[name])
+    cluster.end(cluster.jobs[name])
     launcher().launch(options(), context(run_id="run-2"))
     assert not cluster.overlaps
 
@@ -577,7 +577,7 @@ def test_a_job_deleted_by_someone_else_fails_the_task(cluster):
     cluster.fates = ["run"]
 
     def vanish(cluster, name):
-        if name in cluster.jobs and cluster._looks.get(cluster.jobs[name]["metadata"]["uid"]) == 2:
+        if name in cluster.jobs and cluster.looks.get(cluster.jobs[name]["metadata"]["uid"]) == 2:
             cluster.delete("jobs", name, {})
 
     cluster.on_look = vanish

@@ -13,6 +13,7 @@ import requests
 
 from captioner_airflow.local import find_free_ports
 from tests.live.airflow import AIRFLOW_PYTHON, JOBS_PYTHON, ROOT, find_processes
+from tests.processes import read_line
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(400)]
 COMMAND = [AIRFLOW_PYTHON, "-m", "captioner_airflow.local", "--python", JOBS_PYTHON]
@@ -22,7 +23,7 @@ def test_all_its_processes_start_and_stop_together(tmp_path):
     home = tmp_path / "home"
     command = [*COMMAND, "--home", str(home)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        lines = [process.stdout.readline() for _ in range(5)]
+        lines = [read_line(process) for _ in range(5)]
         url = lines[1].split()[1]
         password = lines[3].split()[1]
         login = {"username": "admin", "password": password}

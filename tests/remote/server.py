@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 
@@ -35,7 +36,7 @@ def s3_server() -> Iterator[int]:
             server.kill()
 
 
-def client(port: int) -> object:
+def client(port: int) -> Any:
     """Returns an S3 client that does not depend on captioner's code."""
     return boto3.client(
         "s3",
@@ -75,13 +76,13 @@ def reached_at(port: int) -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
-    storage._s3.cache_clear()
+    storage.forget_clients()
     try:
         yield
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-        storage._s3.cache_clear()
+        storage.forget_clients()
 
 
 class Cable:
@@ -93,12 +94,13 @@ class Cable:
       port: The port of the server.
 
     Attributes:
+      server_port: The port of the server.
       port: The port of the proxy.
       sent: The number of bytes that went to the server.
     """
 
     def __init__(self, port: int) -> None:
-        self._server_port = port
+        self.server_port = port
         self._left = sys.maxsize
         self.sent = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -144,7 +146,7 @@ class Cable:
                 if self._left <= 0:
                     near.close()
                     continue
-                far = socket.create_connection(("127.0.0.1", self._server_port))
+                far = socket.create_connection(("127.0.0.1", self.server_port))
                 with self._lock:
                     self._open += [near, far]
                 threading.Thread(target=self._carry, args=(near, far, True), daemon=True).start()

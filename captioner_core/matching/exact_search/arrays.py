@@ -13,7 +13,7 @@ BoolArray = npt.NDArray[np.bool_]
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
-_BLOCK_ROWS = 4_096
+BLOCK_ROWS = 4_096
 """Rows gathered at a time by ``gathered_products``: at most 64 MB for float64 features."""
 
 
@@ -95,8 +95,8 @@ def gathered_products(
       Array [pairs] of this type.
     """
     products = np.empty(len(left_rows), dtype)
-    for start in range(0, len(left_rows), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
+    for start in range(0, len(left_rows), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
         products[block] = np.einsum(
             "nd,nd->n",
             left[left_rows[block]].astype(dtype, copy=False),

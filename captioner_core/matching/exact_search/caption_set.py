@@ -29,7 +29,7 @@ RECORDS = pa.schema([("image_key", pa.string()), ("caption", pa.string()), ("sou
 
 ``runs.identity`` explains image keys. ``source`` is ``generated`` or ``human``.
 """
-_ENCODED_AT_ONCE = 65_536
+ENCODED_AT_ONCE = 65_536
 """Captions that exist as Python strings at a time."""
 
 
@@ -133,8 +133,8 @@ def make_caption_set(records: pa.Table, encoder: TextEncoder, *, searched: bool)
     order = np.lexsort((~is_generated, image, caption))
     kept = order[run_starts(caption[order], image[order], is_generated[order])]
     vectors = np.empty((len(captions), encoder.dim), np.float32)
-    for start in range(0, len(captions), _ENCODED_AT_ONCE):
-        texts = captions.slice(start, _ENCODED_AT_ONCE).to_pylist()
+    for start in range(0, len(captions), ENCODED_AT_ONCE):
+        texts = captions.slice(start, ENCODED_AT_ONCE).to_pylist()
         vectors[start : start + len(texts)] = encoder.encode(texts)
     return CaptionSet(
         image_keys=image_keys,

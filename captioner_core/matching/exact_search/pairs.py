@@ -23,7 +23,7 @@ from captioner_core.matching.exact_search.caption_set import CaptionSet
 from captioner_core.matching.exact_search.projection import ROW_MULTIPLE
 from captioner_core.text.encoders.calibration import Calibration
 
-_INDEX_BLOCK = 4_096
+INDEX_BLOCK = 4_096
 """Captions of the index that are scanned at a time, so that the products stay in the cache."""
 _DECIMALS = 6
 _UNIT_ROUNDING = 2.0**-24
@@ -99,7 +99,7 @@ def find_pairs(
     scan = _IndexScan(queries, index, calibration, threshold)
     blocks = [_NO_CANDIDATES]
     n_postings = 0
-    for start in range(0, len(index.captions), _INDEX_BLOCK):
+    for start in range(0, len(index.captions), INDEX_BLOCK):
         blocks.append(scan.find_candidates(start, excluded))
         n_postings += int(index.posting_counts[blocks[-1].caption].sum())
         if max_postings is not None and n_postings > max_postings:
@@ -153,7 +153,7 @@ class _IndexScan:
         self._best_product = np.full(len(queries), -np.inf, np.float32)
         self.cutoff = np.full(len(queries), np.inf, np.float32)
         self._rows = np.arange(len(queries))
-        self._bounds = np.empty((len(queries), _INDEX_BLOCK), np.float32)
+        self._bounds = np.empty((len(queries), INDEX_BLOCK), np.float32)
 
     def find_candidates(self, start: int, excluded: ExcludedPairs) -> _Candidates:
         """Returns one block's candidate pairs above the current cutoff, with their bounds.
@@ -197,10 +197,10 @@ class _IndexScan:
 
     def _block_bounds(self, start: int, excluded: ExcludedPairs) -> Float32Array:
         """Returns upper bounds of cosines: float32 [queries, captions], -inf for pairs to skip."""
-        stop = start + _INDEX_BLOCK
+        stop = start + INDEX_BLOCK
         block = self._projection.coordinates[start:stop]
         # Only the last block can be shorter; all others use one buffer again.
-        out = self._bounds if len(block) == _INDEX_BLOCK else None
+        out = self._bounds if len(block) == INDEX_BLOCK else None
         bounds: Float32Array = np.matmul(self._projected, block.T, out=out)
         is_here = (excluded.caption >= start) & (excluded.caption < stop)
         bounds[excluded.query[is_here], excluded.caption[is_here] - start] = -np.inf

@@ -25,9 +25,9 @@ ROW_MULTIPLE = 64
 be read 64 results at a time."""
 _LENGTH_SHARE = 0.9
 """Share of the squared length to keep. Less makes the bounds loose, more makes them expensive."""
-_DIMENSION_STEP = 32
+DIMENSION_STEP = 32
 """The number of kept coordinates is rounded up to a multiple of this."""
-_MIN_ROWS = 4_096
+MIN_ROWS = 4_096
 """Smaller sets are not projected, since finding the rotation would cost more than it saves."""
 _MAX_DIM = 512
 """Wider vectors are not projected, since the eigenvalue problem grows with the cube of this."""
@@ -84,7 +84,7 @@ def _principal_axes(vectors: Float32Array) -> Float32Array:
     """
     dim = vectors.shape[1]
     no_axes = np.zeros((dim, 0), np.float32)
-    if len(vectors) < _MIN_ROWS or dim > _MAX_DIM:
+    if len(vectors) < MIN_ROWS or dim > _MAX_DIM:
         return no_axes
     step = -(-len(vectors) // _SAMPLE_ROWS)
     sample = vectors[::step].astype(np.float64)
@@ -92,7 +92,7 @@ def _principal_axes(vectors: Float32Array) -> Float32Array:
     squared_lengths, axes = np.linalg.eigh(sample.T @ sample)
     shares = np.cumsum(squared_lengths[::-1]) / max(squared_lengths.sum(), 1e-12)
     kept = int(np.searchsorted(shares, _LENGTH_SHARE)) + 1
-    kept = -(-kept // _DIMENSION_STEP) * _DIMENSION_STEP
+    kept = -(-kept // DIMENSION_STEP) * DIMENSION_STEP
     if kept > dim * 5 // 8:
         return no_axes
     return axes[:, ::-1][:, :kept].astype(np.float32)

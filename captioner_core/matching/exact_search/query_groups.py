@@ -10,7 +10,7 @@ import numpy as np
 from captioner_core.matching.exact_search.arrays import BoolArray, Int64Array, run_starts
 from captioner_core.matching.exact_search.caption_set import CaptionSet
 
-_MAX_GROUP_IMAGES = 4_096
+MAX_GROUP_IMAGES = 4_096
 """Larger groups are cut, so that a caption of a million images is still processed in blocks."""
 
 
@@ -93,9 +93,9 @@ def group_images(queries: CaptionSet, is_singleton: BoolArray | None = None) -> 
         captions_of_image = caption[starts[number] : starts[number + 1]]
         by_captions.setdefault(captions_of_image.tobytes(), []).append(number)
     shared = [
-        images[start : start + _MAX_GROUP_IMAGES]
+        images[start : start + MAX_GROUP_IMAGES]
         for images in by_captions.values()
-        for start in range(0, len(images), _MAX_GROUP_IMAGES)
+        for start in range(0, len(images), MAX_GROUP_IMAGES)
     ]
     # Neighbouring groups then share captions, which a block of groups searches only once.
     shared.sort(key=lambda images: caption[starts[images[0]]])

@@ -101,6 +101,9 @@ def candidate_count(top_k: int) -> int:
 
     It is one more, since the querying image may be among the hits, and never fewer than two,
     since the nearest image is reported even for ``top_k`` 0.
+
+    >>> candidate_count(10), candidate_count(0)
+    (11, 2)
     """
     return max(top_k, 1) + 1
 

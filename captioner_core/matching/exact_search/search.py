@@ -25,9 +25,9 @@ from captioner_core.matching.exact_search.query_groups import QueryGroups
 from captioner_core.matching.exact_search.results import HITS, SearchResults, first_hits
 from captioner_core.text.encoders.calibration import Calibration
 
-_QUERY_BLOCK = 512
+QUERY_BLOCK = 512
 """Query captions that are searched together."""
-_MAX_POSTINGS = 2_000_000
+MAX_POSTINGS = 2_000_000
 """A block of queries that reaches more postings than this (about 200 MB) is halved."""
 
 
@@ -142,10 +142,10 @@ class _SetSearch:
     def run(self, group_range: range) -> SearchResults:
         """Searches block by block, then again for images that found only themselves."""
         unresolved: list[int] = []
-        for block in self._groups.split_range(group_range, _QUERY_BLOCK):
+        for block in self._groups.split_range(group_range, QUERY_BLOCK):
             unresolved += self._search_block(np.array(block))
-        for start in range(0, len(unresolved), _QUERY_BLOCK):
-            self._search_members(np.array(unresolved[start : start + _QUERY_BLOCK]))
+        for start in range(0, len(unresolved), QUERY_BLOCK):
+            self._search_members(np.array(unresolved[start : start + QUERY_BLOCK]))
         return SearchResults(self._n_above, self._has_self_match, pa.concat_tables(self._hits))
 
     def _search_block(self, block: Int64Array) -> list[int]:
@@ -159,7 +159,7 @@ class _SetSearch:
             queries,
             self._excluded_pairs(block, queries),
             # A block of one group cannot be halved, so it must be searched whatever it reaches.
-            max_postings=_MAX_POSTINGS if len(block) > 1 else None,
+            max_postings=MAX_POSTINGS if len(block) > 1 else None,
         )
         if pairs is None:
             half = len(block) // 2

@@ -34,6 +34,10 @@ _MIN_PAIRS = 30
 class Calibration:
     """A monotone map from cosines to scores, both from −1 to 1.
 
+    >>> calibration = Calibration(cosine=0.8)
+    >>> calibration.scores(np.array([0.8, 0.9, 1.0]))
+    array([0.9 , 0.95, 1.  ])
+
     Args:
       cosine: the cosine that becomes ``AGREED_SCORE``. The map is linear below and above it.
       precision: for each interval between ``CURVE_EDGES``, the share of right pairs among those

@@ -61,6 +61,9 @@ class CaptionReward:
 def compute_advantages(reward: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Returns the reward of each sample minus the mean reward of the image's other samples.
 
+    >>> compute_advantages(np.array([[1, 0.5, 0]], np.float32)).tolist()
+    [[0.75, 0.0, -0.75]]
+
     Args:
       reward: float32 [batch, samples], with at least two samples.
 

@@ -55,11 +55,14 @@ def test_images_are_counted_and_their_costs_are_measured(photos, options, load_m
 
 
 def test_only_a_sample_of_a_large_folder_is_read(photos, options, load_models, monkeypatch):
-    monkeypatch.setattr(planning, "_SAMPLED_IMAGES", 5)
+    monkeypatch.setattr(planning, "SAMPLED_IMAGES", 5)
     read_uris = []
-    monkeypatch.setattr(
-        planning, "read_bytes", lambda uri, *_: read_uris.append(uri) or Path(uri).read_bytes()
-    )
+
+    def read_bytes(uri, *_):
+        read_uris.append(uri)
+        return Path(uri).read_bytes()
+
+    monkeypatch.setattr(planning, "read_bytes", read_bytes)
     estimate = estimate_run(options, load_models)
     assert estimate.images == 14
     assert len(read_uris) == len(set(read_uris)) == 5

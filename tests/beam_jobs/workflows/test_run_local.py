@@ -20,6 +20,7 @@ import pytest
 
 from captioner_cli.main import main
 from captioner_core.datasets import sample
+from captioner_core.datasets.sample_drawing import OBJECTS
 from captioner_core.datasets.scene import names_both_objects
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.verify import verify
@@ -93,7 +94,7 @@ def test_matched_captions_share_an_object_more_often_than_random_pairs(finished)
 
     def named_objects(captions):
         words = captions.str.lower().str.split()
-        return [{word.rstrip("s") for word in caption} & set(sample.OBJECTS) for caption in words]
+        return [{word.rstrip("s") for word in caption} & set(OBJECTS) for caption in words]
 
     def share_in_common(queries, others):
         pairs = zip(named_objects(queries), named_objects(others), strict=True)
@@ -121,7 +122,7 @@ def test_a_second_call_reuses_the_model_and_writes_the_same_rows(finished):
         new = rows(root / "runs" / "new", table)
         if table == "features":
             np.testing.assert_array_equal(
-                np.stack(new.pop("feature")), np.stack(old.pop("feature"))
+                np.stack(list(new.pop("feature"))), np.stack(list(old.pop("feature")))
             )
         pd.testing.assert_frame_equal(new, old, obj=table)
 

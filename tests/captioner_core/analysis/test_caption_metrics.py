@@ -12,7 +12,7 @@ import pytest
 from captioner_cli.main import main
 from captioner_core.analysis import caption_metrics
 from captioner_core.analysis.caption_metrics import score
-from captioner_core.captioning.generator import GeneratedCaption
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.errors import CaptionerError
 from captioner_core.training.dataset import read_captions_by_split
 from captioner_core.training.train import train

@@ -38,7 +38,7 @@ def table(tmp_path):
 
 @pytest.mark.parametrize("block", [3, 100])
 def test_the_table_equals_counting_every_pair(table, monkeypatch, block):
-    monkeypatch.setattr(thresholds, "_INDEX_BLOCK", block)
+    monkeypatch.setattr(thresholds, "INDEX_BLOCK", block)
     uri, records = table
     encoder = Calibrated()
     vectors = encoder.encode([caption for _, caption in records]).astype(np.float64)

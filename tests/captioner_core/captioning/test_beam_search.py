@@ -81,7 +81,7 @@ def test_every_hypothesis_is_a_caption_with_its_own_probability(table, width):
 def test_a_beam_of_width_1_is_greedy(table):
     words, _ = search(table, 1)
     for image in range(3):
-        greedy = []
+        greedy: list[int] = []
         last = START
         while len(greedy) < MAX_WORDS:
             allowed = [4, 5] if not greedy else [END, 4, 5]

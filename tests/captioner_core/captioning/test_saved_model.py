@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,7 @@ def folder(tmp_path, vocabulary):
 def test_a_folder_gives_the_same_model_back(folder, vocabulary):
     loaded = load_model(str(folder))
     assert loaded.vocabulary == vocabulary
+    assert isinstance(loaded.captioner, Captioner)
     for one, other in zip(
         make_captioner(vocabulary).trainable_variables,
         loaded.captioner.trainable_variables,
@@ -194,7 +196,7 @@ def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
     config = make_captioner(vocabulary).config
     save_model(str(other), Captioner(config, seed=8), vocabulary, {})
     export_model([str(folder), str(other)], str(tmp_path / "both"))
-    both = load_model(str(tmp_path / "both")).captioner
+    both: Any = load_model(str(tmp_path / "both")).captioner
     assert both.config.members == 2
     singles = [make_captioner(vocabulary), Captioner(config, seed=8)]
     cells = tf.random.stateless_uniform([3, 25, 16], seed=[0, 1])

@@ -10,6 +10,8 @@ import time
 import psutil
 import pytest
 
+from tests.processes import read_line
+
 SWALLOWS = """
 import sys, time
 from captioner_core.console import arguments
@@ -66,7 +68,7 @@ def interrupted(program: str) -> tuple[int, str]:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        process.stdout.readline()
+        read_line(process)
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
@@ -98,7 +100,7 @@ def test_a_job_ends_with_what_started_it(wrapper):
     with subprocess.Popen(
         [sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True
     ) as process:
-        job = psutil.Process(int(process.stdout.readline()))
+        job = psutil.Process(int(read_line(process)))
         time.sleep(1)
         assert job.is_running(), "the job runs as long as its launcher"
         process.kill()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import time
+
 import pytest
 
-from captioner_core.console import progress as progress_module
 from captioner_core.console.progress import advance, hide_progress, progress
 
 
@@ -12,8 +14,8 @@ from captioner_core.console.progress import advance, hide_progress, progress
 def clock(monkeypatch):
     """Returns a list whose number is the time that progress sees, in seconds."""
     now = [100.0]
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(progress_module.sys.stderr, "isatty", lambda: False, raising=False)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
     return now
 
 

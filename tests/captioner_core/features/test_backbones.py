@@ -116,7 +116,7 @@ def test_bfloat16_is_close_to_float32(pixels, tmp_path):
 
 
 def test_bfloat16_is_refused_if_the_processor_lacks_it(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(precisions, "_processor_flags", lambda: {"avx2", "fma"})
+    monkeypatch.setattr(precisions, "processor_flags", lambda: {"avx2", "fma"})
     with pytest.raises(CaptionerError, match="AVX512_BF16"):
         load_backbone("xception", "bfloat16")
     (tmp_path / "images").mkdir()
@@ -138,6 +138,6 @@ def test_bfloat16_is_refused_if_the_processor_lacks_it(monkeypatch, tmp_path, ca
 @pytest.mark.parametrize("is_local", [True, False])
 def test_auto_depends_on_the_machine_and_not_on_the_runner(monkeypatch, flags, is_local):
     """Runners would give other rows otherwise."""
-    monkeypatch.setattr(precisions, "_processor_flags", lambda: flags)
+    monkeypatch.setattr(precisions, "processor_flags", lambda: flags)
     chosen = precisions.choose_precision("auto", is_local=is_local)
     assert chosen == ("bfloat16" if flags else "float32")

@@ -43,12 +43,13 @@ def normalised(tensor):
     return out
 
 
-def build(network, bfloat16_from=None, means=None):
+def build(network, bfloat16_from=None, means=None, max_rows=None):
     """Returns the frozen graph of a network, whose layers from this one on use bfloat16."""
     folded = FoldedNetwork(network, bfloat16_from, means)
     return FrozenGraph(
         lambda pixels: folded(keras.ops.cast(pixels, "float32") / 127.5 - 1, [network.output]),
         SHAPE,
+        max_rows,
     )
 
 
@@ -86,38 +87,36 @@ def test_channel_means_remove_the_bias_of_rounding(network, pixels, expected):
     assert with_means < 0.5 * without
 
 
-def test_a_batch_that_exceeds_the_memory_is_halved(network, pixels, expected):
-    frozen = build(network, None)
-    session = frozen._session
+def limit_memory(monkeypatch, limit):
+    """Lets TensorFlow's memory suffice for so many images; returns a list of the batch sizes."""
     batch_sizes = []
 
-    class OutOfMemoryAboveSix:
+    class Session(tf.compat.v1.Session):
         def run(self, outputs, feeds):
             (batch,) = feeds.values()
             batch_sizes.append(len(batch))
-            if len(batch) > 6:
+            if len(batch) > limit:
                 raise tf.errors.ResourceExhaustedError(None, None, "no memory")
-            return session.run(outputs, feeds)
+            return super().run(outputs, feeds)
 
-    frozen._session = OutOfMemoryAboveSix()
-    frozen._max_rows = 1 << 40
+    monkeypatch.setattr(tf.compat.v1, "Session", Session)
+    return batch_sizes
+
+
+def test_a_batch_that_exceeds_the_memory_is_halved(network, pixels, expected, monkeypatch):
+    batch_sizes = limit_memory(monkeypatch, 6)
+    frozen = build(network, max_rows=1 << 40)
     np.testing.assert_allclose(frozen(pixels)[0], expected, atol=1e-5)
     assert batch_sizes == [21, 10, 5, 5, 5, 5, 1]
     frozen(pixels)
     assert batch_sizes[7:] == [5, 5, 5, 5, 1], "later calls use the smaller size from the start"
 
 
-def test_a_single_picture_that_exceeds_the_memory_is_an_error(network, pixels):
+def test_a_single_picture_that_exceeds_the_memory_is_an_error(network, pixels, monkeypatch):
     """A batch of one image cannot be halved, so trying again would never end."""
-    frozen = build(network, None)
-
-    class OutOfMemory:
-        def run(self, outputs, feeds):
-            raise tf.errors.ResourceExhaustedError(None, None, "no memory")
-
+    limit_memory(monkeypatch, 0)
     for max_rows, batch in ((1 << 40, pixels[:1]), (8, pixels[:1]), (1, pixels)):
-        frozen._session = OutOfMemory()
-        frozen._max_rows = max_rows
+        frozen = build(network, max_rows=max_rows)
         with pytest.raises(tf.errors.ResourceExhaustedError):
             frozen(batch)
 

@@ -18,6 +18,7 @@ from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.decoder_pool import DecoderPool
 from tests.image_files import bad_files, encoded, good_files, picture
+from tests.processes import read_line
 
 STAND_IN = (sys.executable, "-m", "tests.decoder_stand_in")
 # For programs in a string: the same pool as the fixture's.
@@ -186,7 +187,7 @@ def test_decoders_end_with_a_worker_that_is_killed():
         "time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as worker:
-        worker.stdout.readline()
+        read_line(worker)
         children = psutil.Process(worker.pid).children()
         assert len(children) == 2
         os.kill(worker.pid, signal.SIGKILL)

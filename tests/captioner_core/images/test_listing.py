@@ -68,10 +68,11 @@ def test_a_subfolder_that_cannot_be_listed_is_a_failure(tmp_path, monkeypatch):
         return real_scandir(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    entries = list(list_images(str(tmp_path)))
-    assert [type(entry) for entry in entries] == [FailureRow, ImageRef]
-    assert entries[0].image_id == "closed"
-    assert "Permission denied" in entries[0].error_message
+    failure, image = list_images(str(tmp_path))
+    assert isinstance(image, ImageRef)
+    assert isinstance(failure, FailureRow)
+    assert failure.image_id == "closed"
+    assert "Permission denied" in failure.error_message
 
 
 def test_relative_and_absolute_folders_give_the_same_ids(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Generator
 
 import pytest
 
@@ -19,8 +20,9 @@ def test_results_have_the_order_of_the_items():
 
 
 def test_no_more_than_prefetch_results_are_computed_ahead():
-    started = []
+    started: list[int] = []
     results = ordered_map(started.append, range(100), prefetch=5)
+    assert isinstance(results, Generator)
     next(results)
     time.sleep(0.1)
     assert len(started) <= 6

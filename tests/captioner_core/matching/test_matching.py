@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from captioner_core.errors import CaptionerError
+from captioner_core.io.json_text import JsonObject
 from captioner_core.matching import (
     CaptionIndex,
     ImageVectors,
@@ -63,7 +64,7 @@ def brute_force(queries, index, threshold, top_k):
                 other = vector[caption]
                 if image_id != query.image_id and one.any() and other.any():
                     score = np.float32(round(min(1.0, float(one @ other)), 6))
-                    best[image_id] = max(best.get(image_id, -math.inf), score)
+                    best[image_id] = max(best.get(image_id, -math.inf), float(score))
         ranked = sorted(((-score, image_id) for image_id, score in best.items()))
         above = [
             (image_id, -score) for score, image_id in ranked if -score >= np.float32(threshold)
@@ -97,7 +98,7 @@ def by_image(tables, queries):
         [row["query_image_id"] for row in summary] and len(summary) == len(queries)
     ) or not queries
     of_image = {row["query_image_id"]: row for row in summary}
-    found = {query.image_id: [] for query in queries}
+    found: dict[str, list[JsonObject]] = {query.image_id: [] for query in queries}
     for row in matches:
         found[row["query_image_id"]].append(row)
     return [(found[query.image_id], of_image[query.image_id]) for query in queries]
@@ -153,14 +154,14 @@ def check(found, queries, rows, threshold, top_k):
 def small_blocks(monkeypatch):
     """Makes every block as small as possible, and projects every index."""
     for module, name, size in (
-        (search, "_QUERY_BLOCK", 2),
-        (search, "_MAX_POSTINGS", 3),
-        (pairs, "_INDEX_BLOCK", 64),
-        (arrays, "_BLOCK_ROWS", 3),
-        (query_groups, "_MAX_GROUP_IMAGES", 2),
-        (projection, "_MIN_ROWS", 1),
-        (projection, "_DIMENSION_STEP", 2),
-        (caption_set, "_ENCODED_AT_ONCE", 3),
+        (search, "QUERY_BLOCK", 2),
+        (search, "MAX_POSTINGS", 3),
+        (pairs, "INDEX_BLOCK", 64),
+        (arrays, "BLOCK_ROWS", 3),
+        (query_groups, "MAX_GROUP_IMAGES", 2),
+        (projection, "MIN_ROWS", 1),
+        (projection, "DIMENSION_STEP", 2),
+        (caption_set, "ENCODED_AT_ONCE", 3),
     ):
         monkeypatch.setattr(module, name, size)
 
@@ -224,9 +225,10 @@ def test_a_large_index_is_projected_and_gives_the_results_of_the_full_product(mo
             rows = np.array([made[text] for text in texts]).reshape(-1, 64)
             return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
-    monkeypatch.setattr(projection, "_MIN_ROWS", 1_000)
+    monkeypatch.setattr(projection, "MIN_ROWS", 1_000)
     rows = [(f"{text}.jpg", text) for text in made]
     index = make_caption_set(records(rows), Drawn(), searched=True)
+    assert index.projection is not None
     assert index.projection.basis.shape[1] == 32
     queries = [Query(image_id, (text,)) for image_id, text in rows]
     found = by_image(
@@ -335,6 +337,8 @@ def test_a_caption_set_read_from_its_file_equals_the_original(tmp_path, rows):
     )
     for name in ("vectors", "posting_starts", "posting_image", "is_generated"):
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+    assert read.projection is not None
+    assert written.projection is not None
     np.testing.assert_array_equal(read.projection.coordinates, written.projection.coordinates)
 
 

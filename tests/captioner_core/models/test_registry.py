@@ -36,6 +36,7 @@ from captioner_core.options import PRETRAINED
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow
 from captioner_core.text.vocabulary import Vocabulary
 from captioner_core.training.train import train
+from tests.processes import exit_code
 from tests.training_runs import options, write
 
 REFERENCES = "0" * 64
@@ -145,7 +146,7 @@ def test_any_walk_is_that_of_a_stack(tmp_path_factory, steps):
     models = tmp_path_factory.mktemp("walk")
     for seed, name in enumerate("abc"):
         make_model(models / name, seed)
-    stack = []
+    stack: list[str] = []
     for step in steps:
         if step != "u":
             promote(str(models), step)
@@ -568,11 +569,7 @@ BAD_USAGE = [
 @pytest.mark.parametrize("argv", BAD_USAGE, ids=" ".join)
 def test_bad_usage_is_refused_in_one_line(models, monkeypatch, capsys, argv):
     monkeypatch.chdir(models.parent)
-    try:
-        code = main(argv)
-    except SystemExit as stop:
-        code = stop.code
-    assert code == 2
+    assert exit_code(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert ";" in line
 

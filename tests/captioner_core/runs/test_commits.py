@@ -9,6 +9,7 @@ import pytest
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.runs import commits, run_files
+from captioner_core.runs.commits import StageRecord
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from tests.stages import commit, stage_captions, stage_table
@@ -138,7 +139,7 @@ def test_a_stage_that_replaces_some_tables_keeps_the_others(run):
     attempt = stage_captions(run, ["b"])
     commits.commit_stage(
         attempt,
-        {**manifest, "stages": {layout.EXTRACT: {}}},
+        {**manifest, "stages": {layout.EXTRACT: StageRecord(wall_time_s=1.0)}},
         layout.CAPTION,
         wall_time_s=1.0,
         options={},

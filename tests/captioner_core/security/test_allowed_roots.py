@@ -31,6 +31,7 @@ from captioner_core.report.pictures import ImageFinder, thumbnail
 from captioner_core.security.allowed_roots import ROOTS, check_uri, is_allowed
 from captioner_core.security.redaction import has_secret, redact_arguments, redact_uri
 from tests.fakes import HashedWords
+from tests.processes import exit_code
 from tests.runs import change_manifest, draw_picture, make_run
 
 OPTIONS = [
@@ -134,14 +135,6 @@ def test_a_secret_is_refused_and_not_repeated(uri):
 def test_what_only_looks_like_a_secret_is_accepted(uri):
     check_uri("--images", uri)
     assert redact_uri(uri) == uri
-
-
-def exit_code(command: list[str]) -> int:
-    """Returns the exit code of a command line, whoever refuses it."""
-    try:
-        return main(command)
-    except SystemExit as end:
-        return int(end.code)
 
 
 @pytest.mark.parametrize("uri", SECRETS)

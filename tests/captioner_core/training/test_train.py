@@ -58,14 +58,20 @@ def test_the_weights_of_the_best_epoch_are_kept(source, tmp_path, monkeypatch):
     train(options(source, tmp_path / "long", epochs=4))
     assert json.loads((tmp_path / "long" / "metrics.json").read_text())["best_epoch"] == 2
     kept = []
+    captioners = []
+    initialize = Trainer.__init__
 
-    def at_second(self):
-        kept.append(
-            {variable.path: variable.numpy() for variable in self._captioner.trainable_variables}
-        )
+    def remember_captioner(self, context, captioner, *arguments):
+        captioners.append(captioner)
+        initialize(self, context, captioner, *arguments)
+
+    def remember_weights(self):
+        variables = captioners[0].trainable_variables
+        kept.append({variable.path: variable.numpy() for variable in variables})
         return 1.0
 
-    monkeypatch.setattr(Trainer, "evaluate", at_second)
+    monkeypatch.setattr(Trainer, "__init__", remember_captioner)
+    monkeypatch.setattr(Trainer, "evaluate", remember_weights)
     train(options(source, tmp_path / "again", epochs=4))
     for name, value in weights(tmp_path / "long").items():
         np.testing.assert_array_equal(value, kept[1][name])

@@ -39,8 +39,8 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def web(monkeypatch):
     """Returns the files that a web serves, by URL, and the list of the URLs that were requested."""
-    files = {}
-    requests = []
+    files: dict[str, bytes] = {}
+    requests: list[str] = []
 
     def download(url, target, *, digest, timeout_s, label):
         requests.append(url)

@@ -17,11 +17,26 @@ DATA = bytes(range(256)) * 4000
 SHA256 = Digest("sha256", hashlib.sha256(DATA).hexdigest())
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """A server that records requests.
+
+    Attributes:
+      url: Its URL.
+      requests: The range that each request asked for, or None.
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.requests: list[str | None] = []
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Serves the same file at every path, in the way that the path names."""
 
     def do_GET(self):
         """Records the requested range and sends the file or part of it."""
+        assert isinstance(self.server, Server)
         self.server.requests.append(self.headers.get("Range"))
         if self.path == "/missing":
             return self.send_error(404)
@@ -47,10 +62,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    """A running server with its ``url`` and the list of the ``requests``' ranges."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.requests = []
-        server.url = f"http://127.0.0.1:{server.server_address[1]}"
+    """Returns a running server."""
+    with Server() as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
 import spacy
 from spacy.vocab import Vocab
 
+import captioner_core
 from captioner_core.errors import CaptionerError
 from captioner_core.options import ENCODERS, JOINT_ENCODERS
 from captioner_core.text.encoders import load_encoder
@@ -17,6 +18,8 @@ from captioner_core.text.encoders.base import JointEncoder
 from captioner_core.text.encoders.calibration import CURVE_EDGES
 from captioner_core.text.encoders.learned import SHIPPED, WORDS, LearnedEncoder
 from captioner_core.weights import assets
+
+PACKAGED = Path(captioner_core.__file__).parent / SHIPPED
 
 TEXTS = [
     "A brown dog runs through the grass .",
@@ -91,7 +94,7 @@ def test_scores_rise_with_cosines_and_stay_within_one(encoder):
 
 def test_learned_knows_words_that_training_never_saw():
     """Words that are not in the encoder's own table get their vectors from spaCy."""
-    words = (resources.files("captioner_core") / SHIPPED / WORDS).read_text(encoding="utf-8")
+    words = (PACKAGED / WORDS).read_text(encoding="utf-8")
     assert '"spaniels"' not in words
     encoder = load_encoder("learned")
     unseen, dog, plane = encoder.encode(["spaniels", "a dog", "an airplane"])
@@ -100,6 +103,7 @@ def test_learned_knows_words_that_training_never_saw():
 
 def test_learned_encodes_images_as_unit_rows_in_any_batch():
     encoder = load_encoder("learned")
+    assert isinstance(encoder, JointEncoder)
     features = np.random.default_rng(0).random((5, 2048), np.float32)
     images = encoder.encode_images(features)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
@@ -109,7 +113,7 @@ def test_learned_encodes_images_as_unit_rows_in_any_batch():
 @pytest.mark.parametrize("broken", ["weights.safetensors", "words.json", "config.json"])
 def test_a_damaged_encoder_is_refused_in_one_line(tmp_path, broken):
     folder = tmp_path / "encoder"
-    shutil.copytree(resources.files("captioner_core") / SHIPPED, folder)
+    shutil.copytree(PACKAGED, folder)
     LearnedEncoder(str(folder))
     (folder / broken).write_bytes((folder / broken).read_bytes()[:100])
     with pytest.raises(CaptionerError, match="encoder folder") as caught:
