@@ -111,8 +111,7 @@ def plan(
     launch.check_options(options, pipeline_args)
     # Resolved once, so that workers and manifest agree even if another model is promoted meanwhile.
     options = dataclasses.replace(options, model=resolve_model(options.model))
-    inputs = {"--images": [options.images], "--model": [options.model]}
-    check_run_output(options.layout, inputs)
+    check_run_output(options.layout, {"--images": [options.images], "--model": [options.model]})
     is_local = launch.runs_here(pipeline_args)
     if fetches_weights and is_local and not options.from_features:
         preconditions.check_backbone()

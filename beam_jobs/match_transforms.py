@@ -318,8 +318,7 @@ def _previous_inputs(uri: str, side: str) -> Iterator[pa.Table]:
 
 
 def _rows(items: Iterable[tuple[str, pa.Table]], content: str, schema: pa.Schema) -> pa.Table:
-    tables = [table for name, table in items if name == content]
-    return partitioning.concat_tables(tables, schema)
+    return partitioning.concat_tables([table for name, table in items if name == content], schema)
 
 
 def _distinct_inputs(items: Iterable[tuple[str, pa.Table]], content: str) -> pa.Table:

@@ -128,10 +128,9 @@ class DecodeImages(beam.PTransform):
         if not storage.is_remote(folder):
             # Workers may run in another working directory.
             folder = os.path.abspath(local_path_of(folder))
-        decode = _DecodeImages(folder, self.size, self.limits, self.cache)
-        outcomes = refs | "Decode" >> beam.ParDo(decode).with_outputs(
-            FAILED, CACHED, main="decoded"
-        )
+        outcomes = refs | "Decode" >> beam.ParDo(
+            _DecodeImages(folder, self.size, self.limits, self.cache)
+        ).with_outputs(FAILED, CACHED, main="decoded")
         return outcomes.decoded, outcomes[CACHED], outcomes[FAILED]
 
 

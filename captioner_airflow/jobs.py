@@ -94,8 +94,7 @@ def run_program(
         CAPTIONER_PYTHON names cannot be started. Airflow does not retry the task.
       AirflowException: if the program was killed or ended with another code. Airflow retries.
     """
-    python = os.environ.get("CAPTIONER_PYTHON") or sys.executable
-    command = [python, "-P", "-m", module, *arguments]
+    command = [os.environ.get("CAPTIONER_PYTHON") or sys.executable, "-P", "-m", module, *arguments]
     print("running", module, redact_arguments(arguments), flush=True)
     process = _start(command, stdout)
     with process, _ended_on_error(process.pid), _ended_with_supervisor(process.pid):

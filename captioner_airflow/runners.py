@@ -100,5 +100,4 @@ def _format_option(option: str, value: object) -> list[str]:
     """Returns a repeated option for a list, a bare option for True, and nothing for False."""
     if isinstance(value, bool):
         return [f"--{option}"] if value else []
-    values = value if isinstance(value, list) else [value]
-    return [f"--{option}={item}" for item in values]
+    return [f"--{option}={item}" for item in (value if isinstance(value, list) else [value])]

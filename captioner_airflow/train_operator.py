@@ -24,8 +24,7 @@ class TrainOperator(BaseOperator):
         """Starts the training, waits for it and returns the model folder."""
         run = TrainRun.current(context)
         with fail_on_bad_input():
-            options = run.train_options()
-            self._load_launcher(run).launch(options, context)
+            self._load_launcher(run).launch(run.train_options(), context)
         return run.model
 
     def execute_complete(self, context: Context, event: Event, **kwargs: Any) -> str:

@@ -38,21 +38,20 @@ def make_train_form() -> dict[str, Param]:
         title="Limit",
         description="Number of images of sample or flickr8k to use; an empty field uses them all.",
     )
-    launcher = Param(
-        "local",
-        type="string",
-        enum=list(LAUNCHERS),
-        title="Launcher",
-        description="Where to train: local starts processes on the Airflow worker, kubernetes "
-        "starts pods.",
-    )
     return {
         "dataset": dataset,
         "limit": limit,
         **make_params(ExtractOptions, "output"),
         **make_params(GateOptions, "margin"),
         **make_params(TrainOptions, *_MAIN_FIELDS),
-        "launcher": launcher,
+        "launcher": Param(
+            "local",
+            type="string",
+            enum=list(LAUNCHERS),
+            title="Launcher",
+            description="Where to train: local starts processes on the Airflow worker, kubernetes "
+            "starts pods.",
+        ),
         "runner": make_runner_param("Engine that runs the Beam job that extracts features."),
         **make_params(TrainOptions, *_MORE_FIELDS, section="More"),
     }

@@ -24,8 +24,7 @@ def print_results(run: RunLayout, manifest: Manifest, report: str) -> None:
       manifest: Its manifest.
       report: The path or URI of its report.
     """
-    matches = storage.read_table(run.table(layout.MATCHES)).slice(0, _SHOWN_MATCHES)
-    for row in matches.to_pylist():
+    for row in storage.read_table(run.table(layout.MATCHES)).slice(0, _SHOWN_MATCHES).to_pylist():
         print(_match_line(row))
     for name in layout.TABLES:
         print(f"{name:14} {manifest['counts'][name]:8}  {run.table(name)}")

@@ -174,14 +174,12 @@ def estimate_run(
     loaded_s = time.perf_counter() - started
     captioned = _caption_sample(handler, models, folder.sample, batch_size, options)
     captions = [image.caption.caption for image in captioned.images]
-    encoder = load_encoder(options.encoder)
-    matching = _time_matching(encoder, captions, options)
+    matching = _time_matching(load_encoder(options.encoder), captions, options)
     read_bytes = folder.read_bytes
     if read_bytes is None:
         mean_bytes = float(np.mean(captioned.file_bytes or [0]))
         read_bytes = round(mean_bytes * folder.counts.images)
     index_parts = [part for uri in options.index for part in storage.list_parts(uri)]
-    failed = len(folder.sample) - len(captioned.images)
     return RunEstimate(
         images=folder.counts.images,
         passed_over=folder.counts.passed_over,
@@ -193,7 +191,7 @@ def estimate_run(
         caption_s=matching.caption_s,
         pair_s=matching.pair_s,
         finish_s=_finish_seconds(captioned.images, options),
-        failed_share=failed / max(1, len(folder.sample)),
+        failed_share=(len(folder.sample) - len(captioned.images)) / max(1, len(folder.sample)),
         top_k=options.top_k,
     )
 

@@ -85,8 +85,7 @@ def check_inputs(options: RunOptions) -> None:
         has no usable image, or a table is missing or of another kind.
     """
     run = options.layout
-    inputs = {"--images": [options.images], "--model": [options.model]}
-    own_files = check_run_output(run, inputs)
+    own_files = check_run_output(run, {"--images": [options.images], "--model": [options.model]})
     check_report(run.run_dir, own_files)
     own_tables = (run.table(layout.CAPTIONS), run.table(layout.FEATURES))
     tables = {"--index": options.index, "--features": options.features}
@@ -116,5 +115,4 @@ def execute_run(plan: RunPlan) -> RunResult:
     """
     manifest = caption_images.execute(plan.caption, complete=False)
     manifest = match_captions.execute(plan.match, plan.pipeline_args, manifest)
-    report = write_report(plan.options.layout.run_dir)
-    return RunResult(manifest, report)
+    return RunResult(manifest, write_report(plan.options.layout.run_dir))

@@ -181,8 +181,7 @@ def _is_extracted(options: ExtractOptions, dataset: Path) -> bool:
     wanted = json.loads(json.dumps(dataclasses.asdict(options)))
     if commits.read_manifest(options.layout.run_dir)["options"] != wanted:
         return False
-    captions = dataset / layout.DATASET_CAPTIONS
-    return manifest.stat().st_mtime >= captions.stat().st_mtime
+    return manifest.stat().st_mtime >= (dataset / layout.DATASET_CAPTIONS).stat().st_mtime
 
 
 def _train(options: TrainOptions) -> None:

@@ -319,7 +319,7 @@ class TrainingJobTrigger(KubernetesJobTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Returns the import path of this class and the arguments that recreate the trigger."""
-        arguments = {
+        return f"{__name__}.{type(self).__name__}", {
             "name": self.job_name,
             "namespace": self.job_namespace,
             "uid": self.uid,
@@ -328,7 +328,6 @@ class TrainingJobTrigger(KubernetesJobTrigger):
             "options": self.options,
             "starts": self.starts,
         }
-        return f"{__name__}.{type(self).__name__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Waits until the Job has ended.

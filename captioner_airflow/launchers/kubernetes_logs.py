@@ -129,7 +129,7 @@ class WorkerLogs:
         since = {}
         if cursor.lines:
             since["since_seconds"] = int(now - cursor.read_at) + _OVERLAP_S
-        response = self._client.read_namespaced_pod_log(
+        text = self._client.read_namespaced_pod_log(
             name,
             self._namespace,
             container=CONTAINER,
@@ -137,8 +137,7 @@ class WorkerLogs:
             tail_lines=_MAX_LINES,
             _preload_content=False,
             **since,
-        )
-        text = response.data.decode("utf-8", "replace")
+        ).data.decode("utf-8", "replace")
         return [_LogLine(*line.partition(" ")[::2]) for line in text.splitlines()]
 
     def _warn_once(self, error: Exception) -> None:

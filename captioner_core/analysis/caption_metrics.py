@@ -255,7 +255,6 @@ def record_evaluation(model_dir: str, figures: Mapping[str, Any]) -> None:
             for evaluation in metrics.get("evaluations", [])
             if any(evaluation.get(name) != figures[name] for name in identifying)
         ]
-        evaluations = [*others, dict(figures)]
-        return {"model_id": figures["model_id"], **metrics, "evaluations": evaluations}
+        return {"model_id": figures["model_id"], **metrics, "evaluations": [*others, dict(figures)]}
 
     record_metrics(model_dir, add_evaluation)

@@ -108,11 +108,9 @@ def _caption_images(
     generator = CaptionGenerator(model, options.beam_width)
     captioned: Iterator[tuple[str, GeneratedCaption]]
     if options.features:
-        backbone = model.config.backbone
-        captioned = caption_features(options.features, image_ids, backbone, generator)
+        captioned = caption_features(options.features, image_ids, model.config.backbone, generator)
     else:
-        backbone_network = load_backbone("xception")
-        captioned = caption_split(options.dataset, image_ids, backbone_network, generator)
+        captioned = caption_split(options.dataset, image_ids, load_backbone("xception"), generator)
     captions = {}
     with progress("evaluate", len(image_ids)):
         for image_id, caption in captioned:

@@ -176,8 +176,7 @@ def _draw_tile(canvas: Image.Image, tile: _Tile, left: int) -> None:
             canvas.paste(small, (left + (_SIDE - width) // 2, _GAP + (_SIDE - height) // 2))
     top = _GAP + _SIDE + 8
     draw.text((left, top), tile.title, _FAINT, font)
-    lines = textwrap.wrap(tile.caption, _LINE_CHARACTERS)[:_LINES]
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(textwrap.wrap(tile.caption, _LINE_CHARACTERS)[:_LINES], start=1):
         draw.text((left, top + number * _LINE_HEIGHT), line, _INK, font)
 
 

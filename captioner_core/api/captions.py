@@ -172,9 +172,8 @@ def caption_images(
 def _decode(path: str) -> _Pixels | ImageError:
     """Returns the pixels of a file, uint8 [INPUT_SIZE, INPUT_SIZE, 3], or why there are none."""
     try:
-        data = read_bytes(path, ImageOptions.max_bytes)
         return decoder_pool.decode(
-            data,
+            read_bytes(path, ImageOptions.max_bytes),
             size=INPUT_SIZE,
             max_pixels=ImageOptions.max_pixels,
             max_seconds=ImageOptions.max_seconds,

@@ -157,10 +157,9 @@ class CaptionGenerator:
                 self._decode(rows[0], values[0])
                 for rows, values in zip(words, log_prob, strict=True)
             ]
-        images = self._joint.encode_images(features)
         return [
             self._choose_by_image(self._joint, *beams)
-            for beams in zip(images, words, log_prob, strict=True)
+            for beams in zip(self._joint.encode_images(features), words, log_prob, strict=True)
         ]
 
     def _choose_by_image(

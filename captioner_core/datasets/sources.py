@@ -122,8 +122,7 @@ def import_images(
     root = images.resolve()
     captioned = [image_id for image_id in captions if captions[image_id]]
     paired = {i for i in captioned if is_file_below(path_of(images, i), root)}
-    entries = list_images(str(images))
-    files = [entry.image_id for entry in entries if isinstance(entry, ImageRef)]
+    files = [entry.image_id for entry in list_images(str(images)) if isinstance(entry, ImageRef)]
     if not paired:
         raise CaptionerError(describe_no_pair(captioned, files, str(images)))
     writer.left_out["captions without their image"] = sum(

@@ -45,10 +45,9 @@ def file_name_of(image_id: str) -> bytes:
     if "\\x" not in image_id:
         return image_id.encode("utf-8", "surrogateescape")
     # Text and the digits of escapes alternate.
-    parts = _ESCAPE.split(image_id)
     return b"".join(
         bytes.fromhex(part) if number % 2 else part.encode("utf-8", "surrogateescape")
-        for number, part in enumerate(parts)
+        for number, part in enumerate(_ESCAPE.split(image_id))
     )
 
 

@@ -124,14 +124,13 @@ class ListingCounts:
 
     def as_manifest(self) -> dict[str, int]:
         """Returns the counters of the listing for a run's manifest."""
-        counters = {
-            f"{name}_passed_over": self.passed.get(reason, 0)
-            for reason, name in _COUNTER_NAMES.items()
-        }
         return {
             "images_found": self.images,
             "files_passed_over": self.passed_over,
-            **counters,
+            **{
+                f"{name}_passed_over": self.passed.get(reason, 0)
+                for reason, name in _COUNTER_NAMES.items()
+            },
         }
 
     @classmethod

@@ -74,11 +74,10 @@ class CaptionIndex:
         records = pa.Table.from_pylist(rows, RECORDS)
         query_set = make_caption_set(records, self.encoder, searched=False)
         groups = group_images(query_set, np.full(len(query_set.image_keys), combined))
-        search = Search(
+        results = Search(
             self.encoder.calibration,
             np.float32(threshold),
             candidate_count(top_k),
             self._image_vectors if combined else None,
-        )
-        results = search.run(query_set, groups, self._caption_set)
+        ).run(query_set, groups, self._caption_set)
         return result_rows(query_set, groups, results, top_k, self.encoder, self._image_vectors)

@@ -219,8 +219,7 @@ def _has_collections(run_dir: str) -> bool:
 
     Runs made before collections existed do not identify the image of a row.
     """
-    names = storage.open_table(layout.join(run_dir, layout.MATCH_INPUTS)).schema.names
-    if COLLECTION in names:
+    if COLLECTION in storage.open_table(layout.join(run_dir, layout.MATCH_INPUTS)).schema.names:
         return True
     print(
         f"match: {escape_control_chars(run_dir)!r} was made by an earlier version, whose tables "

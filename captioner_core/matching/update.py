@@ -124,5 +124,4 @@ def _unlisted_hits(queries: CaptionSet, group: Int64Array, summary: pa.Table) ->
 
 
 def _query_captions(queries: CaptionSet, rows: pa.Table) -> pa.Array:
-    captions = rows.column("query_caption").combine_chunks()
-    return pa.array(positions_in(queries.captions, captions))
+    return pa.array(positions_in(queries.captions, rows.column("query_caption").combine_chunks()))

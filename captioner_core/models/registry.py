@@ -177,8 +177,7 @@ def promote(models: str, name: str) -> bool:
         pointer is damaged.
     """
     _check_folder(models)
-    folder = model_folder(models, name)
-    model_id = check_model(folder)
+    model_id = check_model(model_folder(models, name))
     with _lock_pointer(models):
         pointer = read_pointer(models)
         # A model with the same name but other weights is another model.

@@ -108,8 +108,7 @@ class Gallery:
             made = thumbnail(picture.location, picture.side)
             if made is not None:
                 jpeg, (picture.width, picture.height) = made
-                encoded = base64.b64encode(jpeg).decode("ascii")
-                picture.data_uri = DATA_URI_PREFIX + encoded
+                picture.data_uri = DATA_URI_PREFIX + base64.b64encode(jpeg).decode("ascii")
         return [
             picture for picture in self._pictures.values() if picture.data_uri and picture.uses > 1
         ]

@@ -131,8 +131,7 @@ def _classify(options: InboxOptions, inbox: Inbox, name: str, now_s: float) -> I
     run = RunLayout(options.output, layout.run_id_of(name))
     state, reason = _state(options, inbox, name, run, now_s)
     # Runs read images from plain paths, not from file: URIs.
-    is_file_uri = options.inbox.lower().startswith("file:")
-    parent = inbox.root if is_file_uri else options.inbox
+    parent = inbox.root if options.inbox.lower().startswith("file:") else options.inbox
     return InboxFolder(name, layout.join(parent, name), run.run_id, state, reason)
 
 
@@ -323,8 +322,7 @@ def _to_entry(name: str) -> Entry:
     Args:
       name: the file's path below the subfolder.
     """
-    folders = name.split("/")[:-1]
-    is_junk = any(is_junk_folder(folder) for folder in folders)
+    is_junk = any(is_junk_folder(folder) for folder in name.split("/")[:-1])
     reason = JUNK if is_junk else skipped_file(name, _NO_PATTERNS)
     return SkippedEntry(name, reason) if reason else ImageRef(name, name)
 

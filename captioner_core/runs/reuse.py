@@ -123,8 +123,7 @@ class FeatureCache:
                     columns = [np.full(len(rows), number), np.full(len(rows), group), rows]
                     positions.append(np.stack(columns, axis=1))
                     width = table.column("width").to_numpy().astype(np.int64)
-                    height = table.column("height").to_numpy().astype(np.int64)
-                    pixels.append(width * height)
+                    pixels.append(width * table.column("height").to_numpy().astype(np.int64))
         unique, first = np.unique(np.concatenate(digests), return_index=True)
         return _DigestIndex(unique, np.concatenate(positions)[first], np.concatenate(pixels)[first])
 
@@ -134,8 +133,7 @@ class FeatureCache:
             return None
         captions: dict[str, Mapping[str, Any]] = {}
         for part in self.captions:
-            table = storage.read_table(part, (SHA256, *_CAPTION_COLUMNS))
-            for row in table.to_pylist():
+            for row in storage.read_table(part, (SHA256, *_CAPTION_COLUMNS)).to_pylist():
                 captions[row.pop(SHA256)] = row
         return captions
 

@@ -134,8 +134,7 @@ def _run_trainer(
     on_epoch = None
     if work:
         checkpoint = CheckpointFile(work.reserve(CHECKPOINT), training_fingerprint(options))
-        epochs = options.epochs + options.reinforce_epochs
-        on_epoch = EpochLog(work.make_folder(LOGS), epochs).write
+        on_epoch = EpochLog(work.make_folder(LOGS), options.epochs + options.reinforce_epochs).write
     trainer = Trainer(context, captioner, splits[TRAIN], splits[DEV], options, checkpoint)
     try:
         with stop_on_signals() as stop:

@@ -386,10 +386,9 @@ class Trainer:
         for name, variable in self._variables().items():
             variable.assign(tf.cast(broadcast(name, variable), variable.dtype))
         if state.best_epoch:
-            weights = enumerate(self._captioner.trainable_variables)
             self._best_weights = [
                 broadcast(f"best {number}", variable).astype(np.float32)
-                for number, variable in weights
+                for number, variable in enumerate(self._captioner.trainable_variables)
             ]
 
     def _assign_weights(self, values: Sequence[npt.NDArray[np.float32]]) -> None:

@@ -209,11 +209,10 @@ class _LearningRate(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> Any:
         """Returns the learning rate of a step of the whole training."""
-        self_critical_step = keras.ops.maximum(step - self._forced_steps, 0)
         return keras.ops.where(
             step < self._forced_steps,
             self._teacher_forcing(step),
-            self._self_critical(self_critical_step),
+            self._self_critical(keras.ops.maximum(step - self._forced_steps, 0)),
         )
 
 

@@ -125,8 +125,7 @@ def is_complete(folder: Path) -> bool:
 def _recorded_digests(folder: Path) -> dict[str, str] | None:
     """Returns the SHA-256 of each file of an asset by its path, or None if there is no record."""
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        return dict(record["files"])
+        return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -338,8 +338,12 @@ def _fake_similar(monkeypatch):
         config = type("Config", (), {"backbone": FakeBackbone.name})
 
     monkeypatch.setattr(captioning_models, "load_model", lambda _folder: Model())
-    monkeypatch.setattr(captioning_models, "load_backbone", lambda _name, _precision: FakeBackbone())
-    monkeypatch.setattr(captioning_models, "CaptionGenerator", lambda _model, _beam_width: ColourCaptioner())
+    monkeypatch.setattr(
+        captioning_models, "load_backbone", lambda _name, _precision: FakeBackbone()
+    )
+    monkeypatch.setattr(
+        captioning_models, "CaptionGenerator", lambda _model, _beam_width: ColourCaptioner()
+    )
 
 
 def test_each_folder_of_an_inbox_is_a_collection(days, capsys):

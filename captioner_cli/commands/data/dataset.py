@@ -17,12 +17,11 @@ from captioner_core.security.uris import normalize_uri
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand and its kinds: ``sample``, ``flickr8k``, ``coco`` and ``csv``."""
-    parser = subparsers.add_parser(
+    kinds = subparsers.add_parser(
         "dataset",
         help="make a dataset folder",
         description="Makes a folder with images/ and captions.parquet.",
-    )
-    kinds = parser.add_subparsers(required=True, metavar="KIND")
+    ).add_subparsers(required=True, metavar="KIND")
     _add_sample(kinds)
     _add_flickr8k(kinds)
     _add_coco(kinds)
@@ -154,11 +153,10 @@ def _flickr8k(namespace: argparse.Namespace) -> int:
     from captioner_core.process.cache_folder import cache_dir
 
     own = os.environ.get("FLICKR8K_DIR")
-    source = namespace.source or (Path(own) if own else None)
     return _say(
         flickr8k.build(
             namespace.output,
-            source=source,
+            source=namespace.source or (Path(own) if own else None),
             cache=cache_dir(),
             limit=namespace.limit,
             collection=namespace.collection,

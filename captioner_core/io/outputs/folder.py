@@ -360,12 +360,11 @@ class OutputFolder:
         """Refuses a folder at the path of a file, unless captioner made everything in it."""
         for folder, subfolder_names, file_names in os.walk(self.path / relative):
             parent = Path(folder).relative_to(self.path).as_posix()
-            paths = [
+            for path in [
                 f"{parent}/",
                 *(f"{parent}/{name}" for name in file_names),
                 *(f"{parent}/{name}/" for name in subfolder_names),
-            ]
-            for path in paths:
+            ]:
                 if path not in self._listed:
                     raise self._conflict(path)
 

@@ -54,11 +54,10 @@ def worker_arguments(options: TrainOptions) -> list[str]:
 
 
 def _start_worker(options: TrainOptions, cluster: Cluster) -> subprocess.Popen[bytes]:
-    threads = str(max(1, (os.cpu_count() or 1) // options.workers))
     environment = {
         **os.environ,
         "TF_CONFIG": cluster.tf_config(),
-        "TF_NUM_INTRAOP_THREADS": threads,
+        "TF_NUM_INTRAOP_THREADS": str(max(1, (os.cpu_count() or 1) // options.workers)),
         "CAPTIONER_LAUNCHER": str(os.getpid()),
     }
     # -P keeps Python from importing modules from the current folder, which may hold a stranger's

@@ -72,12 +72,11 @@ class _NgramVector:
         """Returns the cosine to a reference, whose weights bound those of this vector."""
         if not self.norm or not reference.norm:
             return 0.0
-        product = sum(
+        return sum(
             min(weight, reference.weights[ngram]) * reference.weights[ngram]
             for ngram, weight in self.weights.items()
             if ngram in reference.weights
-        )
-        return product / (self.norm * reference.norm)
+        ) / (self.norm * reference.norm)
 
 
 @dataclass(frozen=True, slots=True)
