@@ -1,7 +1,5 @@
 """The entry point of the console script ``captioner``."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the commands print of a finished run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from captioner_core.errors import CheckFailed

@@ -1,7 +1,5 @@
 """Calibrates an encoder: finds the cosine above which its matches are right."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 The scorers are those of ``pycocoevalcap``: BLEU, ROUGE-L, CIDEr and, with Java, METEOR.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

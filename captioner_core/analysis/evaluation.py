@@ -1,7 +1,5 @@
 """Evaluates a model: captions a split of a dataset and scores the captions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ where the installed packages are read-only, and they do not notice when Java fai
 here run the jars over pipes instead, so nothing is written to disk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import subprocess

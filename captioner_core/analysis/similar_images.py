@@ -1,7 +1,5 @@
 """Finds the images most similar to one image and draws them side by side."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import os

@@ -1,7 +1,5 @@
 """Estimates, for a captions table, how many matches each threshold gives and how many are right."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Captions images with a model that is loaded once."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Encodes texts as vectors, and searches captions by a sentence."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A backbone and a captioner that belong together: from the pixels of images to their captions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The model card: what a model was trained on, how well it does, and what it is not for."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any

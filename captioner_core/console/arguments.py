@@ -1,7 +1,5 @@
 """What all command lines of the project share: how they start and how they parse their options."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import threading

@@ -1,7 +1,5 @@
 """Builds a dataset from a CSV file with one record for each caption."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator, Sequence

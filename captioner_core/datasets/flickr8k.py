@@ -1,7 +1,5 @@
 """Builds Flickr8k (Hodosh, Young and Hockenmaier 2013) from its two zips or from Kaggle's files."""
 
-from __future__ import annotations
-
 import shutil
 import zipfile
 import zlib

@@ -1,7 +1,5 @@
 """Draws the scenes of the sample dataset."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Describes the scenes of the sample dataset: what a picture shows, and captions for it."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The functions here check the source's image ids, assign splits, select images up
 images with captions, and explain why there is no pair.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

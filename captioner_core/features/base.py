@@ -1,7 +1,5 @@
 """The interface of a backbone, and the table of the backbones that exist."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Protocol
 

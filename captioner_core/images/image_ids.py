@@ -1,7 +1,5 @@
 """Converts between image ids and file names: every name has one id, and every id one name."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ Local folders are listed by ``listing``; this module adds object stores, and the
 that choose by the form of the address.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 

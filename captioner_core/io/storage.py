@@ -11,8 +11,6 @@ An object store renames a file by copying and deleting it. Nothing here depends 
 atomic; see ``captioner_core.runs``.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

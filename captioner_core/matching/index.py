@@ -1,7 +1,5 @@
 """Searches captions in memory, for a few images at a time, where starting a job would not pay."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

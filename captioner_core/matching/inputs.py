@@ -4,8 +4,6 @@ These are the tables that the options name. With ``--update`` they are joined by
 earlier run read.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Reads captions and features tables of runs and datasets in the form that matching needs."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 

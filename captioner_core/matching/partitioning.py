@@ -7,8 +7,6 @@ different images. Images that share their only caption are in one partition as w
 encoded and searched once, however many images have it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 Also makes the rows of ``caption_groups``, which need no search.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -6,8 +6,6 @@ functions here tell which images that does not work for, and turn the other imag
 search results.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc

@@ -1,7 +1,5 @@
 """The gate: whether a model is good enough to become the current one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from captioner_core.captioning.saved_model import METRICS

@@ -5,8 +5,6 @@ current model and every change of it, oldest first. A job whose model is ``MODEL
 model, so that jobs need not know what the best model is called. Nothing here needs TensorFlow.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import datetime

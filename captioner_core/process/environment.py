@@ -3,8 +3,6 @@
 This module also keeps the settings of other libraries from disturbing a program.
 """
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import logging

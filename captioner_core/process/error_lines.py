@@ -5,8 +5,6 @@ other error is a fault of this program: its traceback is saved to a file, and th
 file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import errno

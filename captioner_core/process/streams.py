@@ -5,8 +5,6 @@ itself becomes a pipe that a thread of this module reads. What native code and c
 to it is passed on, except for what TensorFlow and its libraries print on every start.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import io

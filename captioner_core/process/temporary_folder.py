@@ -6,8 +6,6 @@ process ends. So a folder whose lock is free has no owner, even if several machi
 share the parent folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Chooses the images that a report shows and collects what it says about each of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

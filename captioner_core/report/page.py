@@ -3,8 +3,6 @@
 Tables are streamed. In memory are only the images shown, counts, and the distinct captions.
 """
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Callable
 from typing import Any

@@ -8,8 +8,6 @@ Image ids and URIs come from tables that others may have written, so they are no
 - Files are decoded as images only, in separate processes.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import os

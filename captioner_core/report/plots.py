@@ -4,8 +4,6 @@ Plots show numbers only, never texts from a run's tables. Colours are drawn as p
 replaced by CSS variables, so that the page can choose them for its light and dark themes.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """Reads the tables and the manifest of a finished run for its report."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence

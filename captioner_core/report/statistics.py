@@ -1,7 +1,5 @@
 """Figures about a whole run, for its report. Tables are streamed, so any number of rows fits."""
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections import Counter

@@ -4,8 +4,6 @@ All texts in a run's tables come from others. On its way into the page, every te
 ``escape_control_chars`` and through Jinja's autoescape.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math

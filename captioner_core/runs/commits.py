@@ -18,8 +18,6 @@ its own, the process that began last owns the run, and the other one notices thi
 commits anything.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import datetime

@@ -1,7 +1,5 @@
 """What must be true of a run's features before captions are made of them."""
 
-from __future__ import annotations
-
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.options import CaptionOptions

@@ -11,8 +11,6 @@ Searches need a single value for each image, so both are joined to an *image key
 collection second. Matches with equal scores are therefore ordered by their image ids.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

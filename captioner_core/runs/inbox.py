@@ -5,8 +5,6 @@ complete when it holds a marker file, or when nothing in it has changed for a wh
 a subfolder is made from its name, so the manifest of that run shows that the subfolder is done.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 import time

@@ -5,8 +5,6 @@ captions that it already has, by the digest of the image's bytes. With ``--only-
 ``failures_of`` returns the images that are to be tried again.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

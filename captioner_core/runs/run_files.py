@@ -9,8 +9,6 @@ ROOT itself may be any folder.
 Nothing here needs Beam or TensorFlow.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -5,8 +5,6 @@
   written.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -1,7 +1,5 @@
 """Checks of zip archives that may come from somebody else, before anything is unpacked."""
 
-from __future__ import annotations
-
 import stat
 import zipfile
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Secrets become ``***``, and characters that cannot be seen become escapes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

@@ -6,8 +6,6 @@ strings. If the meaning of a value is not clear, the error names the table, the 
 row; rows are numbered from 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

@@ -5,8 +5,6 @@ also has the columns ``run_id`` and ``schema_version``, which the row types lack
 ``rows_as_table`` add them when a table is written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar

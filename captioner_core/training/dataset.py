@@ -5,8 +5,6 @@ own images into a file that the operating system pages in and out. The file hold
 model attends over.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

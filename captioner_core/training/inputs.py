@@ -1,7 +1,5 @@
 """The inputs of a training: the captions and features of a dataset, checked against each other."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The folder beside a model that holds the checkpoint and the logs of its training."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A folder in the cache is an asset only if it is complete. It is built elsewhere 
 under a lock that other processes wait for.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

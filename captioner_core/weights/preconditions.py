@@ -5,8 +5,6 @@ process that starts the job, so that no hour of work is lost for something that 
 along.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``captioner assets``: fetches and verifies what the jobs need."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

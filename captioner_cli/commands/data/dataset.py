@@ -1,7 +1,5 @@
 """``captioner dataset``: makes a dataset folder."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Callable

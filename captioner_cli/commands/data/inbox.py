@@ -1,7 +1,5 @@
 """``captioner inbox``: which subfolders of an inbox are complete, and which are done."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """``captioner calibrate``: which cosine of an encoder is worth a score of 0.9."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``captioner export``: makes one small model folder of one or several trained models."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``captioner gate``: whether a model is good enough to become the current one."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``captioner models``: the models of a folder, the current one, and how it became that."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

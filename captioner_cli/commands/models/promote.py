@@ -1,7 +1,5 @@
 """``captioner promote``: which model of a folder of models is the current one."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

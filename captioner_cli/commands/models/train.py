@@ -1,7 +1,5 @@
 """``captioner train``: features and captions to a model folder."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``captioner train-encoder``: features and captions to an encoder folder."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

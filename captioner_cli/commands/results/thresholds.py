@@ -1,7 +1,5 @@
 """``captioner thresholds``: what each threshold costs, for a captions table."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

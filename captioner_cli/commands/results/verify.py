@@ -1,7 +1,5 @@
 """``captioner verify``: every invariant of a run's tables."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``captioner caption``: images to captions."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

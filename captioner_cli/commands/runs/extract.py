@@ -1,7 +1,5 @@
 """``captioner extract``: images to Xception features."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

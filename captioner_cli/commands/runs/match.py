@@ -1,7 +1,5 @@
 """``captioner match``: captions to tables of similar images."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

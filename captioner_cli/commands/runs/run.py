@@ -1,7 +1,5 @@
 """``captioner run``: caption, match and report in one go."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``captioner run-local``: everything on this machine, which is what ``make run-local`` does."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The protocol of text encoders, and the table of all encoders."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable

@@ -1,7 +1,5 @@
 """The encoder ``tfidf``: TF-IDF over the words of Flickr8k's training captions."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

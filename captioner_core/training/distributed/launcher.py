@@ -1,7 +1,5 @@
 """Starts several training processes on this machine, watches them, and ends them together."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal

@@ -1,7 +1,5 @@
 """The folder of a learned encoder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

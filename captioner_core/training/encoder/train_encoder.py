@@ -1,7 +1,5 @@
 """Trains the learned encoder: from a dataset and its features to an encoder folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import shlex
 import tempfile
