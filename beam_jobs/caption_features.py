@@ -21,10 +21,7 @@ from captioner_core.captioning.saved_model import load_model
 from captioner_core.console.progress import progress
 from captioner_core.io import storage
 from captioner_core.options import CaptionOptions
-from captioner_core.runs import commits
-from captioner_core.runs.failure_policy import check_failures
-from captioner_core.runs.grid_features import check_grid_features
-from captioner_core.runs.reuse import feature_row
+from captioner_core.runs import commits, failure_policy, grid_features, reuse
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FeatureRow
@@ -80,7 +77,7 @@ def _read_features(row_group: RowGroupRef) -> Iterator[FeatureRow]:
     table = storage.read_row_group(*row_group)
     columns = (table.column(name).to_pylist() for name in ("image_id", "image_uri", "image_sha256"))
     for row, (image_id, image_uri, sha256) in enumerate(zip(*columns, strict=True)):
-        yield feature_row(table, row, image_id, image_uri, sha256)
+        yield reuse.feature_row(table, row, image_id, image_uri, sha256)
 
 
 def run(
@@ -104,7 +101,7 @@ def run(
     started = time.monotonic()
     # A damaged model is refused before work starts.
     model = load_model(options.model)
-    extracted = check_grid_features(options, model.config.backbone)
+    extracted = grid_features.check_grid_features(options, model.config.backbone)
     beam_width = options.beam_width or model.config.beam_width
     run_layout = commits.begin_attempt(options.layout)
     row_groups = [
@@ -130,5 +127,5 @@ def run(
         complete=complete,
     )
     if complete:
-        check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
+        failure_policy.check_failures(manifest["counts"][layout.FAILURES], options.max_failures)
     return manifest

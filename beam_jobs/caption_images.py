@@ -24,9 +24,8 @@ from captioner_core.features.base import INPUT_SIZE
 from captioner_core.features.precision import choose_precision
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import CaptionOptions
-from captioner_core.runs import commits
+from captioner_core.runs import commits, run_files
 from captioner_core.runs.reuse import FeatureCache, caption_row
-from captioner_core.runs.run_files import check_run_output
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FeatureRow
@@ -111,7 +110,9 @@ def plan(
     launch.check_options(options, pipeline_args)
     # Resolved once, so that workers and manifest agree even if another model is promoted meanwhile.
     options = dataclasses.replace(options, model=resolve_model(options.model))
-    check_run_output(options.layout, {"--images": [options.images], "--model": [options.model]})
+    run_files.check_run_output(
+        options.layout, {"--images": [options.images], "--model": [options.model]}
+    )
     is_local = launch.runs_here(pipeline_args)
     if fetches_weights and is_local and not options.from_features:
         preconditions.check_backbone()

@@ -20,9 +20,8 @@ from beam_jobs.transforms import DecodeImages, ReadCached, ReadImageList, WriteT
 from captioner_core.features.base import INPUT_SIZE, Backbone, load_backbone
 from captioner_core.features.precision import choose_precision
 from captioner_core.options import ExtractOptions
-from captioner_core.runs import commits
+from captioner_core.runs import commits, run_files
 from captioner_core.runs.reuse import FeatureCache
-from captioner_core.runs.run_files import check_run_output
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, FeatureRow
 from captioner_core.weights import preconditions
@@ -83,7 +82,7 @@ def run(
       CheckFailed: More images failed than the options allow.
     """
     launch.check_options(options, pipeline_args)
-    check_run_output(options.layout, {"--images": [options.images]})
+    run_files.check_run_output(options.layout, {"--images": [options.images]})
     is_local = launch.runs_here(pipeline_args)
     if load is None and is_local:
         preconditions.check_backbone()

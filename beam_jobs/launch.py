@@ -20,8 +20,7 @@ from apache_beam.options.pipeline_options import (
 from captioner_core.console.arguments import OneLineParser, guarded, start
 from captioner_core.errors import JobFailed
 from captioner_core.options import add_arguments, check_absolute, from_namespace
-from captioner_core.process import program
-from captioner_core.process.error_lines import describe
+from captioner_core.process import error_lines, program
 from captioner_core.runs import commits
 from captioner_core.security.redaction import redact_arguments
 from captioner_core.tables.layout import RunLayout
@@ -75,7 +74,7 @@ def run_pipeline(
             ) from error
         raised = _raised_in_step(error)
         # What a user can mend is raised as itself, without Beam's wrapping.
-        if raised is not error and describe(raised) is not None:
+        if raised is not error and error_lines.describe(raised) is not None:
             raise raised from None
         raise
     counters = pipeline.result.metrics().query()["counters"]

@@ -39,6 +39,7 @@ from captioner_core.matching import (
     caption_group_rows,
     find_unrepairable,
     group_images,
+    loading,
     make_caption_set,
     merge_results,
     open_caption_set,
@@ -47,10 +48,8 @@ from captioner_core.matching import (
     result_rows,
     write_caption_set,
 )
-from captioner_core.matching.loading import INPUTS, open_image_vectors, read_records
 from captioner_core.runs.identity import QUERY_KEY, image_keys, split_keys, with_keys
-from captioner_core.tables import layout
-from captioner_core.tables.schemas import row_schema
+from captioner_core.tables import layout, schemas
 from captioner_core.text.encoders import TextEncoder, load_encoder
 
 # The two sides of a match.
@@ -166,7 +165,7 @@ def _encoder(name: str) -> TextEncoder:
 
 @functools.lru_cache(maxsize=1)
 def _image_vectors(folder: str) -> ImageVectors:
-    return open_image_vectors(folder)
+    return loading.open_image_vectors(folder)
 
 
 @functools.lru_cache(maxsize=_OPEN_SETS)
@@ -293,12 +292,12 @@ def _read(source: Source, side: str, plan: MatchPlan) -> Iterator[tuple[int, tup
     column = "image_key"
     if source.content == CURRENT:
         splits = plan.index_splits if side == INDEX else ()
-        tables: Iterable[pa.Table] = read_records(source.part, splits, source.collection)
+        tables: Iterable[pa.Table] = loading.read_records(source.part, splits, source.collection)
     elif source.content == PREVIOUS:
         tables = _previous_inputs(source.part, side)
     else:
         column = QUERY_KEY
-        names = row_schema(_PREVIOUS_TABLES[source.content]).names
+        names = schemas.row_schema(_PREVIOUS_TABLES[source.content]).names
         batches = storage.open_table(source.part).to_batches(columns=names)
         tables = (with_keys(pa.table(batch)) for batch in batches)
     for table in tables:
@@ -314,7 +313,7 @@ def _previous_inputs(uri: str, side: str) -> Iterator[pa.Table]:
     dataset = storage.open_table(uri)
     for batch in dataset.to_batches(columns=columns, filter=pc.field("side") == side):
         keys = image_keys(batch.column("image_id"), batch.column("collection"))
-        yield pa.table([keys, *(batch.column(name) for name in columns[2:])], schema=INPUTS)
+        yield pa.table([keys, *(batch.column(name) for name in columns[2:])], schema=loading.INPUTS)
 
 
 def _rows(items: Iterable[tuple[str, pa.Table]], content: str, schema: pa.Schema) -> pa.Table:
@@ -322,13 +321,13 @@ def _rows(items: Iterable[tuple[str, pa.Table]], content: str, schema: pa.Schema
 
 
 def _distinct_inputs(items: Iterable[tuple[str, pa.Table]], content: str) -> pa.Table:
-    rows = _rows(items, content, INPUTS)
+    rows = _rows(items, content, loading.INPUTS)
     return rows.group_by(rows.column_names).aggregate([])
 
 
 def _previous_rows(items: Iterable[tuple[str, pa.Table]], content: str) -> pa.Table:
     """Returns an earlier run's rows of ``match_summary`` or ``matches``, with image keys."""
-    schema = with_keys(row_schema(_RESULT_TABLES[content]).empty_table()).schema
+    schema = with_keys(schemas.row_schema(_RESULT_TABLES[content]).empty_table()).schema
     return _rows(items, content, schema)
 
 
@@ -371,7 +370,7 @@ def _match_input_rows(records: pa.Table, side: str) -> pa.Table:
         "collection": image.collection,
         **{name: records.column(name) for name in ("caption", "source", "image_sha256")},
     }
-    return pa.table(columns, row_schema(layout.MATCH_INPUTS))
+    return pa.table(columns, schemas.row_schema(layout.MATCH_INPUTS))
 
 
 def compare_queries(

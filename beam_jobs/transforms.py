@@ -15,9 +15,8 @@ from apache_beam.metrics import Metrics
 from beam_jobs.parquet import MakeTables, WriteParquet
 from captioner_core.console.progress import advance
 from captioner_core.errors import ImageError
-from captioner_core.images import decoder_pool
+from captioner_core.images import decoder_pool, remote_listing
 from captioner_core.images.decoding import DecodedImage
-from captioner_core.images.remote_listing import read_bytes
 from captioner_core.io import storage
 from captioner_core.io.ordered_map import ordered_map
 from captioner_core.options import ImageLimits
@@ -167,7 +166,7 @@ class _DecodeImages(beam.DoFn):
     def _decode(self, ref: ImageRef) -> DecodedImage | tuple[Group, CachedImage] | FailureRow:
         limits = self._limits
         try:
-            data = read_bytes(ref.image_uri, limits.max_bytes, self._folder)
+            data = remote_listing.read_bytes(ref.image_uri, limits.max_bytes, self._folder)
             sha256 = hashlib.sha256(data).hexdigest()
             found = self._cache.find(sha256, limits.max_pixels) if self._cache else None
             if found is not None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import Context, Param, get_current_context
 
-from captioner_airflow import settings
-from captioner_airflow.forms import make_params
-from captioner_airflow.jobs import read_command_json
+from captioner_airflow import forms, jobs, settings
 from captioner_airflow.settings import JsonObject
 from captioner_core.errors import CaptionerError
 from captioner_core.options import InboxOptions, arguments_of
@@ -20,7 +18,9 @@ _MAX_STARTS = 1000
 
 def make_inbox_form() -> dict[str, Param]:
     """Returns the fields of the form of watch_inbox, all empty because the Variable sets them."""
-    form = make_params(InboxOptions, "inbox", "output", "marker", "quiet_minutes", "marker_only")
+    form = forms.make_params(
+        InboxOptions, "inbox", "output", "marker", "quiet_minutes", "marker_only"
+    )
     for param in form.values():
         json_type = param.schema["type"]
         param.schema["type"] = json_type if isinstance(json_type, list) else ["null", json_type]
@@ -43,7 +43,7 @@ def list_runs_to_start() -> list[JsonObject]:
     caption_conf = values.pop("caption", {})
     options = _make_options(values)
     starts = []
-    for folder in read_command_json("inbox", *arguments_of(options)):
+    for folder in jobs.read_command_json("inbox", *arguments_of(options)):
         line = f"{folder['folder']}: {folder['state']} {folder['reason'] or ''}"
         print(escape_control_chars(line.rstrip()))
         airflow_run_id = f"inbox__{folder['run_id']}"

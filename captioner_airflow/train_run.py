@@ -11,7 +11,6 @@ from captioner_airflow.forms import FilledForm, make_params, make_runner_param
 from captioner_airflow.launchers import LAUNCHERS
 from captioner_core.options import ExtractOptions, GateOptions, TrainOptions
 from captioner_core.tables import layout
-from captioner_core.tables.layout import join, run_id_of
 
 # Datasets that the DAG builds, and the option of ``captioner dataset`` that limits their images.
 _LIMIT_OPTIONS = {"sample": "--images", "flickr8k": "--limit"}
@@ -72,7 +71,9 @@ class TrainRun(FilledForm):
         if kind not in _LIMIT_OPTIONS:
             return kind
         limit = self.params["limit"]
-        return join(self.output_root, "datasets", kind if limit is None else f"{kind}-{limit}")
+        return layout.join(
+            self.output_root, "datasets", kind if limit is None else f"{kind}-{limit}"
+        )
 
     def dataset_arguments(self) -> list[str] | None:
         """Returns the arguments of ``captioner dataset``, or None if the dataset exists already."""
@@ -87,9 +88,9 @@ class TrainRun(FilledForm):
     def extract_options(self) -> ExtractOptions:
         """Returns the options of the feature run, which all trainings on a dataset share."""
         return ExtractOptions(
-            images=join(self.dataset, layout.DATASET_IMAGES),
+            images=layout.join(self.dataset, layout.DATASET_IMAGES),
             output=self.output_root,
-            run_id=run_id_of(f"dataset {self.dataset}"),
+            run_id=layout.run_id_of(f"dataset {self.dataset}"),
         )
 
     @property
@@ -100,12 +101,12 @@ class TrainRun(FilledForm):
     @property
     def models(self) -> str:
         """The folder of models, which contains the pointer to the current one."""
-        return join(self.output_root, "models")
+        return layout.join(self.output_root, "models")
 
     @property
     def model(self) -> str:
         """The folder of the model that this run trains."""
-        return join(self.models, run_id_of(self.airflow_run_id))
+        return layout.join(self.models, layout.run_id_of(self.airflow_run_id))
 
     def train_options(self) -> TrainOptions:
         """Returns the options of the training."""

@@ -9,14 +9,12 @@ from typing import NamedTuple
 
 from beam_jobs import caption_images, match_captions
 from beam_jobs.caption_images import CaptionPlan
-from captioner_core.matching.inputs import check_matching
-from captioner_core.matching.loading import check_one_model, models_of
+from captioner_core.matching import inputs, loading
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import MatchOptions, RunOptions
 from captioner_core.report import write_report
+from captioner_core.runs import image_list, run_files
 from captioner_core.runs.commits import Manifest
-from captioner_core.runs.image_list import check_any_images
-from captioner_core.runs.run_files import check_inputs_outside, check_report, check_run_output
 from captioner_core.tables import layout
 from captioner_core.weights import preconditions
 
@@ -69,8 +67,8 @@ def plan_run(options: RunOptions, pipeline_args: Sequence[str] = ()) -> RunPlan:
     check_inputs(options)
     check_requirements(options)
     caption = caption_images.plan(options.caption_options(), pipeline_args)
-    if models_of(options.index):
-        check_one_model(options.index, caption.model_id)
+    if loading.models_of(options.index):
+        loading.check_one_model(options.index, caption.model_id)
     return RunPlan(options, caption, options.match_options(), pipeline_args)
 
 
@@ -85,13 +83,15 @@ def check_inputs(options: RunOptions) -> None:
         has no usable image, or a table is missing or of another kind.
     """
     run = options.layout
-    own_files = check_run_output(run, {"--images": [options.images], "--model": [options.model]})
-    check_report(run.run_dir, own_files)
+    own_files = run_files.check_run_output(
+        run, {"--images": [options.images], "--model": [options.model]}
+    )
+    run_files.check_report(run.run_dir, own_files)
     own_tables = (run.table(layout.CAPTIONS), run.table(layout.FEATURES))
     tables = {"--index": options.index, "--features": options.features}
-    check_inputs_outside(run, tables, own_tables)
-    check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
-    check_matching(options, options.index, options.features)
+    run_files.check_inputs_outside(run, tables, own_tables)
+    image_list.check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
+    inputs.check_matching(options, options.index, options.features)
 
 
 def check_requirements(options: RunOptions) -> None:

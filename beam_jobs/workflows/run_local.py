@@ -36,9 +36,7 @@ from captioner_core.options import (
     TrainOptions,
 )
 from captioner_core.process.cache_folder import cache_dir
-from captioner_core.runs import commits
-from captioner_core.runs.identity import collection_of_table
-from captioner_core.runs.run_files import check_run_output
+from captioner_core.runs import commits, identity, run_files
 from captioner_core.tables import layout
 from captioner_core.training.dataset import read_captions_by_split
 from captioner_core.training.inputs import training_fingerprint
@@ -94,7 +92,7 @@ def run_local(options: LocalOptions) -> LocalResult:
     folder = _new_folder(options, dataset)
     index = str(dataset / layout.DATASET_CAPTIONS)
     # The held-back images belong to the dataset's collection, although they lie in another folder.
-    collection = None if options.images is not None else collection_of_table(index)
+    collection = None if options.images is not None else identity.collection_of_table(index)
     run_options = options.run_options(str(folder.images), (index,), folder.index_splits, collection)
     plan = run_workflow.plan_run(run_options)
     return LocalResult(dataset, run_workflow.execute_run(plan))
@@ -115,7 +113,7 @@ def _check_outputs(options: LocalOptions) -> None:
     if options.images is not None:
         inputs["--images"] = [options.images]
     for run_id in (DATASET_RUN, NEW_RUN):
-        check_run_output(layout.RunLayout(options.out, run_id), inputs)
+        run_files.check_run_output(layout.RunLayout(options.out, run_id), inputs)
     check_train_outputs(options.train_options(dataset), option="--out")
     if options.images is None:
         check_split_output(dataset, _split_folder(options), option="--out")

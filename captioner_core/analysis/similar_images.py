@@ -15,11 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 from captioner_core.captioning.captioning_models import load_models
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.features.base import INPUT_SIZE
-from captioner_core.images import decoder_pool, decoding
-from captioner_core.images.listing import read_bytes
+from captioner_core.images import decoder_pool, decoding, listing
 from captioner_core.io import outputs
-from captioner_core.matching import CaptionIndex, Query
-from captioner_core.matching.loading import load_index
+from captioner_core.matching import CaptionIndex, Query, loading
 from captioner_core.models.registry import resolve_model
 from captioner_core.report.pictures import ImageFinder, Location, thumbnail
 from captioner_core.tables.schemas import MatchRow
@@ -70,7 +68,7 @@ class SimilarImageFinder:
     def __init__(self, model: str, index: Sequence[str], encoder: str) -> None:
         self._models = load_models("xception", resolve_model(model), beam_width=None)
         self._tables = tuple(index)
-        self._index: CaptionIndex = load_index(index, encoder)
+        self._index: CaptionIndex = loading.load_index(index, encoder)
 
     def find(self, path: str, *, threshold: float, top_k: int) -> SimilarImages:
         """Returns the indexed images most similar to an image, without the image itself.
@@ -84,7 +82,7 @@ class SimilarImageFinder:
           CaptionerError: the file cannot be used as an image.
         """
         try:
-            data = read_bytes(path, decoding.DEFAULT_MAX_BYTES)
+            data = listing.read_bytes(path, decoding.DEFAULT_MAX_BYTES)
             pixels, _, _ = decoder_pool.decode(data, size=INPUT_SIZE)
         except ImageError as error:
             raise CaptionerError(f"image {path!r} can't be used: {error.message}") from error

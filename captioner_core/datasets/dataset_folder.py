@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 from captioner_core.errors import CaptionerError
 from captioner_core.images.image_ids import file_name_of
 from captioner_core.images.listing import DATASET_FOLDER
-from captioner_core.io import outputs
-from captioner_core.io.json_text import parse_json
+from captioner_core.io import json_text, outputs
 from captioner_core.runs.identity import default_collection
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
@@ -223,7 +222,7 @@ def check_dataset_output(
 def is_built(output: Path, options: Mapping[str, object]) -> bool:
     """Returns whether the folder holds a complete dataset that was built with these options."""
     try:
-        summary = parse_json((output / layout.DATASET_SUMMARY).read_bytes())
+        summary = json_text.parse_json((output / layout.DATASET_SUMMARY).read_bytes())
         has_same_options = bool(summary["options"] == dict(options))
         return has_same_options and (output / layout.DATASET_CAPTIONS).is_file()
     except (OSError, ValueError, KeyError, TypeError):

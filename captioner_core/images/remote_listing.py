@@ -10,8 +10,7 @@ from typing import NamedTuple
 from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError, ImageError, first_line
-from captioner_core.images import listing
-from captioner_core.images.image_ids import image_id_of
+from captioner_core.images import image_ids, listing
 from captioner_core.images.listing import (
     Entry,
     PathPatterns,
@@ -127,7 +126,7 @@ def _walk(
             open_folders.pop()
             continue
         name, info = entry
-        image_id = image_id_of((prefix + name).encode("utf-8", "surrogateescape"))
+        image_id = image_ids.image_id_of((prefix + name).encode("utf-8", "surrogateescape"))
         if info.type == pafs.FileType.File:
             reason = skipped_file(image_id, patterns)
             if reason:

@@ -20,10 +20,8 @@ from captioner_core.matching.loading import (
     check_splits,
 )
 from captioner_core.options import COMBINED, JOINT_ENCODERS, MatchOptions, SimilarityOptions
-from captioner_core.runs import commits
-from captioner_core.runs.identity import COLLECTION, collection_of_run, collection_of_table
-from captioner_core.security.allowed_roots import check_uri
-from captioner_core.security.redaction import escape_control_chars
+from captioner_core.runs import commits, identity
+from captioner_core.security import allowed_roots, redaction
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.text.encoders.base import TextEncoder
@@ -101,13 +99,16 @@ def plan_inputs(
     matched = {*inputs.captions, *inputs.index}
     tables = (*inputs.captions, *inputs.index, *inputs.features)
     for uri in tables:
-        check_uri("table", uri)  # The manifest of an earlier run may name tables of other people.
+        # The manifest of an earlier run may name tables of other people.
+        allowed_roots.check_uri("table", uri)
     own_captions = {in_progress.layout.table(layout.CAPTIONS)} if in_progress else set()
     check_matching(options, matched - own_captions, inputs.features)
     check_one_model((*inputs.captions, *inputs.index))
-    collections = {uri: collection_of_table(uri) for uri in tables}
+    collections = {uri: identity.collection_of_table(uri) for uri in tables}
     if in_progress:
-        own_collection = collection_of_run(in_progress.manifest, in_progress.layout.run_dir)
+        own_collection = identity.collection_of_run(
+            in_progress.manifest, in_progress.layout.run_dir
+        )
         collections.update(dict.fromkeys(own_captions & collections.keys(), own_collection))
     return dataclasses.replace(inputs, collections=collections)
 
@@ -217,11 +218,12 @@ def _has_collections(run_dir: str) -> bool:
 
     Runs made before collections existed do not identify the image of a row.
     """
-    if COLLECTION in storage.open_table(layout.join(run_dir, layout.MATCH_INPUTS)).schema.names:
+    table = storage.open_table(layout.join(run_dir, layout.MATCH_INPUTS))
+    if identity.COLLECTION in table.schema.names:
         return True
     print(
-        f"match: {escape_control_chars(run_dir)!r} was made by an earlier version, whose tables "
-        "name no collections; all images are matched again",
+        f"match: {redaction.escape_control_chars(run_dir)!r} was made by an earlier version, "
+        "whose tables name no collections; all images are matched again",
         file=sys.stderr,
     )
     return False

@@ -13,16 +13,14 @@ from captioner_core.io import storage
 from captioner_core.io.arrays import map_arrays, map_rows, stack_vectors, write_arrays
 from captioner_core.matching import RECORDS, CaptionIndex, ImageVectors
 from captioner_core.matching.exact_search.arrays import Float32Array
-from captioner_core.runs import commits
-from captioner_core.runs.identity import collection_of_table, image_keys
-from captioner_core.tables import layout
+from captioner_core.runs import commits, identity
+from captioner_core.tables import layout, schemas
 from captioner_core.tables.columns import (
     explode_captions,
     readable_table,
     split_column,
     text_column,
 )
-from captioner_core.tables.schemas import FEATURE_DIM, HUMAN
 from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
 from captioner_core.text.encoders import load_encoder
 from captioner_core.text.encoders.base import JointEncoder, TextEncoder
@@ -121,7 +119,9 @@ def _model_ids(uri: str) -> list[str]:
     found: set[str] = set()
     with readable_table(uri):
         for batch in dataset.to_batches(columns=["source", "model_id"]):
-            is_generated = pc.not_equal(text_column(batch.column("source"), "source", uri), HUMAN)
+            is_generated = pc.not_equal(
+                text_column(batch.column("source"), "source", uri), schemas.HUMAN
+            )
             models = batch.column("model_id").cast(pa.string()).filter(is_generated)
             found.update(pc.unique(models).to_pylist())
     return sorted(found - {None, ""})
@@ -149,7 +149,7 @@ def read_records(
     names = set(dataset.schema.names)
     columns = [name for name in ("image_id", "caption", "source", SHA256, "split") if name in names]
     wanted = {canonical_split(split) or split for split in splits} if "split" in names else set()
-    collection = collection_of_table(uri) if collection is None else collection
+    collection = identity.collection_of_table(uri) if collection is None else collection
     first_row = 1
     with readable_table(uri):
         for batch in dataset.to_batches(columns=columns):
@@ -174,7 +174,7 @@ def _records(
     if "source" in batch.schema.names:
         columns["source"] = text_column(batch.column("source"), "source", uri, first_row)
     else:
-        columns["source"] = pa.array([HUMAN] * len(batch), pa.string())
+        columns["source"] = pa.array([schemas.HUMAN] * len(batch), pa.string())
     columns[SHA256] = pa.array([""] * len(batch), pa.string())
     if SHA256 in batch.schema.names:
         columns[SHA256] = pc.fill_null(batch.column(SHA256).cast(pa.string()), "")
@@ -184,7 +184,7 @@ def _records(
     if splits:
         wanted = pa.array(sorted(splits), pa.string())
         rows = rows.filter(pc.is_in(rows.column("split"), value_set=wanted))
-    keys = image_keys(rows.column("image_id"), collection)
+    keys = identity.image_keys(rows.column("image_id"), collection)
     return pa.table([keys, *(rows.column(name) for name in INPUTS.names[1:])], schema=INPUTS)
 
 
@@ -254,7 +254,7 @@ def write_image_vectors(
         "digest_keys": all_digests.column("key").combine_chunks(),
         "digests": all_digests.column("digest").combine_chunks(),
     }
-    dims = {"vectors": FEATURE_DIM, "joint": encoder.dim}
+    dims = {"vectors": schemas.FEATURE_DIM, "joint": encoder.dim}
     write_arrays(layout.join(folder, "images.arrow"), arrays, dims)
 
 
@@ -282,7 +282,7 @@ def _write_vectors(
             )
             _check_one_backbone(backbones)
             ids = text_column(batch.column("image_id"), "image_id", source.uri)
-            keys = image_keys(ids, source.collection)
+            keys = identity.image_keys(ids, source.collection)
             names = keys.to_pylist()
             new = pa.array([row for row, key in enumerate(names) if key not in seen], pa.int64())
             seen.update(names)

@@ -25,13 +25,10 @@ from markupsafe import Markup
 from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError, ImageError
-from captioner_core.images import decoder_pool
-from captioner_core.images.image_ids import file_name_of, path_below
-from captioner_core.images.listing import local_path
+from captioner_core.images import decoder_pool, image_ids, listing
 from captioner_core.io import storage
 from captioner_core.runs.identity import collection_of_table
-from captioner_core.security.allowed_roots import is_allowed
-from captioner_core.security.paths import stays_below
+from captioner_core.security import allowed_roots, paths
 from captioner_core.tables import layout
 
 CARD_SIDE = 320
@@ -141,7 +138,7 @@ def _open(location: Location) -> BinaryIO:
     Raises:
       OSError: it is anything else, or cannot be read.
     """
-    if not is_allowed(os.fsdecode(location)):
+    if not allowed_roots.is_allowed(os.fsdecode(location)):
         raise PermissionError("outside the allowed roots")
     if isinstance(location, str) and "://" in location:
         file_system, path = storage.resolve(location)
@@ -220,7 +217,7 @@ class ImageFinder:
 
     def _rows(self, table: str, ids: list[str]) -> Iterator[_CaptionedImage]:
         """Yields a table's rows about these images; nothing if the table cannot be read."""
-        if not is_allowed(table):
+        if not allowed_roots.is_allowed(table):
             return
         try:
             dataset = storage.open_table(table)
@@ -246,7 +243,7 @@ class ImageFinder:
         if storage.is_remote(uri):
             return uri if _host(uri) in self._hosts else None
         try:
-            return os.fsencode(local_path(uri))
+            return os.fsencode(listing.local_path(uri))
         except ValueError:
             return None
 
@@ -254,13 +251,13 @@ class ImageFinder:
         """Returns the location of a dataset's image, if it is below the images folder."""
         if storage.is_remote(table):
             folder = layout.join(table.rstrip("/").rpartition("/")[0], layout.DATASET_IMAGES)
-            name = file_name_of(image_id).decode("utf-8", "replace")
-            is_below = stays_below(image_id) and stays_below(name)
+            name = image_ids.file_name_of(image_id).decode("utf-8", "replace")
+            is_below = paths.stays_below(image_id) and paths.stays_below(name)
             return layout.join(folder, name) if is_below else None
         file_system, path = storage.resolve(table)
         if not isinstance(file_system, pafs.LocalFileSystem):
             return None
-        return path_below(Path(path).parent / layout.DATASET_IMAGES, image_id)
+        return image_ids.path_below(Path(path).parent / layout.DATASET_IMAGES, image_id)
 
 
 def id_filter(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:

@@ -16,8 +16,7 @@ from captioner_core.options import PRETRAINED
 from captioner_core.report.plots import Epoch, ReliabilityPoint, ScoreCounts
 from captioner_core.report.run_reader import Row, RunReader
 from captioner_core.security.allowed_roots import is_allowed
-from captioner_core.tables import layout
-from captioner_core.tables.schemas import MATCHED
+from captioner_core.tables import layout, schemas
 
 MAX_FAILURES = 200
 """The number of failures that a report lists."""
@@ -91,7 +90,7 @@ def match_stats(run: RunReader) -> MatchStats:
     queries = 0
     for batch in run.batches(layout.MATCH_SUMMARY, ("status", "best_score")):
         queries += batch.num_rows
-        matched += pc.sum(pc.equal(batch.column("status"), MATCHED)).as_py() or 0
+        matched += pc.sum(pc.equal(batch.column("status"), schemas.MATCHED)).as_py() or 0
         best_scores.add(batch.column("best_score").to_numpy(zero_copy_only=False))
     for batch in run.batches(layout.MATCHES, ("score",)):
         match_scores.add(batch.column("score").to_numpy(zero_copy_only=False))

@@ -33,9 +33,8 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.io.json_text import JsonObject
 from captioner_core.runs import run_files
-from captioner_core.tables import layout
+from captioner_core.tables import layout, schemas
 from captioner_core.tables.layout import RunLayout
-from captioner_core.tables.schemas import SCHEMA_VERSION
 
 _PACKAGES = ("apache-beam", "tensorflow", "keras", "numpy", "pillow", "pyarrow", "spacy")
 
@@ -98,7 +97,7 @@ class Manifest(ManifestMetadata):
 def new_manifest(run: RunLayout) -> Manifest:
     """Returns the manifest of a run of which no stage has finished."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": schemas.SCHEMA_VERSION,
         "run_id": run.run_id,
         "created_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "stages": {},

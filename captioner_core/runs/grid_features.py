@@ -3,8 +3,7 @@
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.options import CaptionOptions
-from captioner_core.runs import commits
-from captioner_core.runs.identity import collection_of_run
+from captioner_core.runs import commits, identity
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 
@@ -36,7 +35,7 @@ def check_grid_features(options: CaptionOptions, backbone: str) -> commits.Manif
             f"--from-features: {run} has features of {extracted['images']!r}, not of --images "
             f"{options.images!r}; extract those, or name another --run-id"
         )
-    collection = collection_of_run(manifest, options.layout.run_dir)
+    collection = identity.collection_of_run(manifest, options.layout.run_dir)
     if options.collection not in (None, collection):
         raise CaptionerError(
             f"--collection {options.collection!r}: {run} has features of collection "

@@ -8,9 +8,7 @@ from typing import Any
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import check_collection
-from captioner_core.security.allowed_roots import check_uri, uri_argument
-from captioner_core.security.redaction import escape_control_chars
-from captioner_core.security.uris import normalize_uri
+from captioner_core.security import allowed_roots, redaction, uris
 
 
 def register(subparsers: Any) -> None:
@@ -110,7 +108,7 @@ def _add_limit(kind: argparse.ArgumentParser) -> None:
 
 
 def _path(text: str) -> Path:
-    path = uri_argument(text)
+    path = allowed_roots.uri_argument(text)
     if "://" in path:
         raise argparse.ArgumentTypeError(
             f"{path!r} is no local path, and datasets are made from and in local folders"
@@ -173,8 +171,8 @@ def _coco(namespace: argparse.Namespace) -> int:
                 f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; "
                 "write it so"
             )
-        check_uri("--annotations", path)
-        annotations.setdefault(split, []).append(Path(normalize_uri(path)))
+        allowed_roots.check_uri("--annotations", path)
+        annotations.setdefault(split, []).append(Path(uris.normalize_uri(path)))
     return _say(
         coco.build(
             namespace.output,
@@ -202,5 +200,5 @@ def _csv(namespace: argparse.Namespace) -> int:
 
 def _say(summary: Any) -> int:
     for line in summary.lines():
-        print(escape_control_chars(line))
+        print(redaction.escape_control_chars(line))
     return 0
