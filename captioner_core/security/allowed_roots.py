@@ -32,8 +32,9 @@ def check_uri(label: str, uri: str) -> None:
     """
     if redaction.has_secret(uri):
         raise CaptionerError(
-            f"{label} {redaction.redact_uri(uri)!r} contains a password or key; leave it out, "
-            "and give credentials to the storage client by its environment variables or configuration file"
+            f"{label} {redaction.redact_uri(uri)!r} contains a password or key; "
+            "leave it out, and give credentials to the storage client by its environment "
+            "variables or configuration file"
         )
     roots = allowed_roots()
     if roots is not None and not _is_below_any(uri, roots):
