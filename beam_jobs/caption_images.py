@@ -176,11 +176,10 @@ def run(
     return execute(plan(options, pipeline_args, fetches_weights=load is None), load)
 
 
-def main_with(options: CaptionOptions, pipeline_args: Sequence[str]) -> int:
-    """Runs the job and prints its counts. Returns the exit code 0."""
+def main_with(options: CaptionOptions, pipeline_args: Sequence[str]) -> None:
+    """Runs the job and prints its counts."""
     manifest = run(options, pipeline_args)
     print_counts(manifest, layout.CAPTIONS, options.layout.run_dir)
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

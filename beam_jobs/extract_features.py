@@ -101,11 +101,10 @@ def run(
     return stage.execute(lambda pipeline: build(pipeline, options, stage, load))
 
 
-def main_with(options: ExtractOptions, pipeline_args: Sequence[str]) -> int:
-    """Runs the job and prints its counts. Returns the exit code 0."""
+def main_with(options: ExtractOptions, pipeline_args: Sequence[str]) -> None:
+    """Runs the job and prints its counts."""
     manifest = run(options, pipeline_args)
     print_counts(manifest, layout.FEATURES, options.layout.run_dir)
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

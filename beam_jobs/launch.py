@@ -135,7 +135,7 @@ def main(
     prog: str,
     description: str,
     options_class: type,
-    run: Callable[[Any, Sequence[str]], int],
+    run: Callable[[Any, Sequence[str]], None],
     argv: Sequence[str] | None,
 ) -> int:
     """Runs the command line of a job module: its own options, and any option of Beam.
@@ -144,7 +144,7 @@ def main(
       prog: The command's name.
       description: What the command does, for ``--help``.
       options_class: The dataclass of the job's own options.
-      run: Runs the job with its options and those of Beam, and returns the exit code.
+      run: Runs the job with its options and those of Beam.
       argv: The arguments; None for those of this process.
 
     Returns:
@@ -163,7 +163,8 @@ def main(
         namespace, pipeline_args = parser.parse_known_args(argv)
         check_pipeline_args(parser, pipeline_args)
         program.check_environment()
-        return run(from_namespace(options_class, namespace), pipeline_args)
+        run(from_namespace(options_class, namespace), pipeline_args)
+        return 0
 
     return guarded(parse_and_run, prog)
 

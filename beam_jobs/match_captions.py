@@ -217,12 +217,11 @@ def _row_count(uris: Iterable[str]) -> int:
     return sum(storage.row_count(part) for uri in uris for part in storage.list_parts(uri))
 
 
-def main_with(options: MatchOptions, pipeline_args: Sequence[str]) -> int:
-    """Runs the job and prints its counts. Returns the exit code 0."""
+def main_with(options: MatchOptions, pipeline_args: Sequence[str]) -> None:
+    """Runs the job and prints its counts."""
     counts = run(options, pipeline_args)["counts"]
     images = counts[layout.MATCH_SUMMARY]
     print(f"{counts[layout.MATCHES]} matches of {images} images in {options.layout.run_dir}")
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from captioner_core.options import EvaluateOptions, add_arguments, from_namespace
+from captioner_cli.subcommand import add_subcommand
+from captioner_core.options import EvaluateOptions
 from captioner_core.security.redaction import escape_control_chars
 
 if TYPE_CHECKING:
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
-    parser = subparsers.add_parser(
+    add_subcommand(
+        subparsers,
         "evaluate",
+        EvaluateOptions,
+        _run,
         help="BLEU, METEOR, ROUGE-L and CIDEr of a model on a dataset's split",
         description="Captions a split of a dataset and scores the captions against all human ones.",
     )
-    add_arguments(parser, EvaluateOptions)
-    parser.set_defaults(handler=_run)
 
 
-def _run(namespace: argparse.Namespace) -> int:
-    options = from_namespace(EvaluateOptions, namespace)
+def _run(options: EvaluateOptions) -> None:
     from captioner_core.analysis.evaluation import evaluate
 
     evaluation = evaluate(options)
@@ -38,7 +38,6 @@ def _run(namespace: argparse.Namespace) -> int:
         )
     _print_captions(evaluation, options.show)
     _print_figures(evaluation)
-    return 0
 
 
 def _print_captions(evaluation: Evaluation, count: int) -> None:
