@@ -82,7 +82,6 @@ def run_pipeline(
 
 
 def _quiet_logs() -> None:
-    """Keeps Beam's loggers to what a user can act upon."""
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     # It reports that it starts a job server.
     logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)

@@ -92,7 +92,6 @@ def _make_param(field: dataclasses.Field[Any], hint: Any, section: str | None) -
 
 
 def _make_schema(field: dataclasses.Field[Any], hint: Any) -> settings.JsonObject:
-    """Returns the JSON schema of an option field, including its default."""
     is_optional = isinstance(hint, types.UnionType)
     if is_optional:
         hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))

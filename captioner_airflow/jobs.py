@@ -192,7 +192,6 @@ def _ended_with_supervisor(pid: int) -> Iterator[None]:
 
 
 def _end_process_tree(pid: int) -> None:
-    """Terminates a process and its descendants, and kills those that do not end in time."""
     root = psutil.Process(pid)
     processes = [*root.children(recursive=True), root]
     for process in processes:

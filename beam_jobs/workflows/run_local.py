@@ -130,7 +130,6 @@ def _split_folder(options: LocalOptions) -> Path:
 
 
 def _is_dataset_built(options: LocalOptions, dataset: Path) -> bool:
-    """Returns whether the dataset is there and was made with the same options."""
     if options.dataset == "flickr8k":
         return is_built(dataset, flickr8k.options(limit=options.limit))
     return is_built(dataset, sample.options(images=_sample_images(options)))
@@ -171,7 +170,6 @@ def _extract(options: ExtractOptions, dataset: Path) -> None:
 
 
 def _is_extracted(options: ExtractOptions, dataset: Path) -> bool:
-    """Returns whether features were extracted with these options after the dataset was made."""
     manifest = Path(options.layout.manifest)
     if not manifest.exists():
         return False
@@ -190,7 +188,6 @@ def _train(options: TrainOptions) -> None:
 
 
 def _is_trained(options: TrainOptions) -> bool:
-    """Returns whether the model folder holds the result of a finished, equal training."""
     metrics = layout.join(options.output, METRICS)
     config = layout.join(options.output, CONFIG)
     if not storage.exists(metrics) or not storage.exists(config):

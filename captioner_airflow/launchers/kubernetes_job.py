@@ -368,6 +368,5 @@ class TrainingJobTrigger(KubernetesJobTrigger):
 
 
 def _deserialize(job: Manifest) -> V1Job:
-    """Returns a Job as an object of the Kubernetes client."""
     response = SimpleNamespace(data=json.dumps(job))  # all that the client reads of a response
     return ApiClient().deserialize(response, "V1Job")

@@ -238,7 +238,6 @@ def _check_options(settings: KubernetesSettings, options: TrainOptions) -> None:
 def _make_pod(
     settings: KubernetesSettings, options: TrainOptions, template: Manifest, name: str
 ) -> Manifest:
-    """Returns the spec of a worker's pod: the template, completed from the settings."""
     pod: Manifest = copy.deepcopy(template["spec"])
     container, *sidecars = pod["containers"]
     volume = {"name": _VOLUME, "persistentVolumeClaim": {"claimName": settings.claim}}

@@ -111,7 +111,6 @@ class SimilarImageFinder:
 
 
 def _is_file(location: Location | None, path: str) -> bool:
-    """Returns whether a location is a certain local file."""
     try:
         return isinstance(location, bytes) and os.path.samefile(location, path)
     except OSError:

@@ -60,7 +60,6 @@ class CaptionSearch:
         return self._search(tf.cast(cells, tf.float32))
 
     def _build_search(self, cells: tf.Tensor) -> Hypotheses:
-        """Builds the search into the current graph."""
         config = self._captioner.config
         state = self._captioner.encode(cells)
         return beam_search(
@@ -107,8 +106,6 @@ def _initial_state(state: ImageState | EnsembleState, copies: int) -> tuple[tf.T
 
 
 def _make_step(captioner: Any, image_state: ImageState | EnsembleState) -> Step:
-    """Returns the function by which a search advances the hypotheses of some images."""
-
     def step(
         words: tf.Tensor, lstm_state: tuple[tf.Tensor, tf.Tensor]
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
@@ -185,7 +182,6 @@ class CaptionGenerator:
         return captions[int(np.argmax(scores))]
 
     def _decode(self, words: npt.NDArray[np.int32], log_prob: float) -> GeneratedCaption:
-        """Returns the caption of one hypothesis."""
         n_tokens = int((words != PAD).sum()) - 1
         return GeneratedCaption(self._model.vocabulary.decode(words), float(log_prob), n_tokens)
 

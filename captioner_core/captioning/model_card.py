@@ -38,7 +38,6 @@ def model_card(config: CaptionerConfig, metrics: Mapping[str, Any]) -> str:
 
 
 def _describe_model(config: CaptionerConfig) -> str:
-    """Returns one paragraph about the network and its search."""
     kind = "LSTM captioner"
     if config.members > 1:
         kind = f"{config.members} LSTM captioners whose probabilities are averaged"
@@ -58,7 +57,6 @@ def _describe_model(config: CaptionerConfig) -> str:
 
 
 def _training_table(trainings: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the data and the outcome of each member's training as a table."""
     images = trainings[0]["images"]
     captions = trainings[0]["captions"]
     best_epochs = (f"{one['best_epoch']} of {len(one['history'])}" for one in trainings)
@@ -76,7 +74,6 @@ def _training_table(trainings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _training_commands(config: CaptionerConfig, trainings: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the commands that make the model again as a block of code."""
     commands = []
     for training in trainings:
         given = given_options(TrainOptions, training["options"])
@@ -110,12 +107,10 @@ def _evaluation_parts(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _dataset_name(training: Mapping[str, Any]) -> str:
-    """Returns the name of the training data, or its path if the dataset has no name."""
     return f"`{training.get('dataset', {}).get('name') or training['options']['dataset']}`"
 
 
 def _dataset_licence(training: Mapping[str, Any]) -> str:
-    """Returns the licence of the training data, as far as the dataset states one."""
     return (
         training.get("dataset", {}).get("licence")
         or "The images and captions keep the licence of their dataset."

@@ -259,7 +259,6 @@ def _open_and_convert(
 
 
 def _digest_pixels(data: bytes, max_pixels: int, enter_large: _EnterLarge) -> bytes:
-    """Returns a digest of all pixels of an image at full size."""
     digest = hashlib.blake2b()
     with _open_image(data, max_pixels) as image:
         enter_large(image)
@@ -403,7 +402,6 @@ def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _unidentified_error(data: bytes) -> ImageError:
-    """Returns the error for a file that Pillow doesn't recognize."""
     if is_avif(data) and not features.check("avif"):
         return ImageError(
             "unsupported_format",
@@ -425,7 +423,6 @@ def _unidentified_error(data: bytes) -> ImageError:
 
 
 def _broken_error(error: Exception, data: bytes) -> ImageError:
-    """Returns the error for a file that made Pillow raise another error."""
     if raw := raw_kind_of_tiff(data):
         return ImageError(
             "unsupported_format",

@@ -104,7 +104,6 @@ class StoredTensors:
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Reads a tensor's header and returns its shape and type."""
     if np.lib.format.read_magic(stream) != _VERSION:
         raise ValueError("a tensor has an unknown version of NumPy's format")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(

@@ -230,5 +230,4 @@ def _has_collections(run_dir: str) -> bool:
 
 
 def _distinct_uris(uris: Iterable[str]) -> tuple[str, ...]:
-    """Returns each URI once, without a slash at the end."""
     return tuple(dict.fromkeys(uri.rstrip("/") for uri in uris))

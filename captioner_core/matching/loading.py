@@ -112,7 +112,6 @@ def models_of(uris: Iterable[str]) -> dict[str, str]:
 
 
 def _model_ids(uri: str) -> list[str]:
-    """Returns the ids of the models that wrote a table's captions, in ascending order."""
     dataset = storage.open_table(uri, "captions table")
     if not {"source", "model_id"} <= set(dataset.schema.names):
         return []
@@ -309,7 +308,6 @@ def open_image_vectors(folder: str) -> ImageVectors:
 
 
 def _check_one_backbone(backbones: dict[str, str]) -> None:
-    """Checks that there is one backbone, given a table of each."""
     if len(backbones) > 1:
         (backbone, uri), (other_backbone, other_uri), *_ = backbones.items()
         raise CaptionerError(

@@ -61,7 +61,6 @@ def partition_by_first_caption(
 
 
 def _split(table: pa.Table, partition: Int64Array) -> Iterator[tuple[int, pa.Table]]:
-    """Yields the rows of each partition, given the partition of each row."""
     table = table.combine_chunks()
     order = np.argsort(partition, kind="stable")
     numbers, starts = np.unique(partition[order], return_index=True)

@@ -121,7 +121,6 @@ def _match_rows(
     encoder: TextEncoder,
     image_vectors: ImageVectors,
 ) -> pa.Table:
-    """Returns the rows of ``matches`` for hits, their querying images and their ranks."""
     match_keys = _column(hits, "image_key")
     query = split_keys(query_keys)
     match = split_keys(match_keys)

@@ -91,7 +91,6 @@ def previous_results(
 
 
 def _listed_hits(queries: CaptionSet, group: Int64Array, matches: pa.Table) -> pa.Table:
-    """Returns rows of ``matches`` as hits."""
     columns = [
         pa.array(group),
         pa.array(np.ones(len(matches), bool)),

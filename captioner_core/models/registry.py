@@ -341,7 +341,6 @@ def _lock_pointer(models: str) -> Iterator[None]:
 
 
 def _append_change(models: str, pointer: Pointer, action: str, name: str, model_id: str) -> None:
-    """Writes the pointer with one more change."""
     utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     cider = latest_dev_cider(model_folder(models, name))
     change = Change(action, name, model_id, pointer.current, utc, cider)

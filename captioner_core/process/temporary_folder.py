@@ -26,8 +26,6 @@ _ATTEMPTS = 3
 
 
 class _State:
-    """The temporary folder of this process, once it exists."""
-
     def __init__(self) -> None:
         self.path: Path | None = None
         self.base = ""  # The parent folder.

@@ -53,7 +53,6 @@ def write_report(run_dir: str, *, max_images: int = 100) -> str:
 
 
 def _has_pictures(uri: str) -> bool:
-    """Returns whether there is a report that shows pictures."""
     try:
         return DATA_URI_PREFIX.encode() in storage.read_bytes(uri)
     except FileNotFoundError:
@@ -61,7 +60,6 @@ def _has_pictures(uri: str) -> bool:
 
 
 def _collect_values(run: RunReader, max_images: int) -> dict[str, object]:
-    """Returns everything that the template shows, by the names that it uses."""
     captioned = layout.CAPTION in run.section("stages") or run.table(layout.CAPTIONS) is not None
     images = list_images(run, captioned)
     gallery = Gallery()

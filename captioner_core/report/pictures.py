@@ -156,8 +156,6 @@ def _open(location: Location) -> BinaryIO:
 
 
 class _CaptionedImage(NamedTuple):
-    """A row of a captions table."""
-
     image_id: str
     collection: str
     caption: str
@@ -276,7 +274,6 @@ def id_filter(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:
 
 
 def _host(uri: str) -> tuple[str, str]:
-    """Returns the scheme and the host, or bucket, of a URI."""
     try:
         parts = urlsplit(uri)
     except ValueError:

@@ -79,7 +79,6 @@ def _format_seconds(value: float) -> str:
 
 
 def _format_value(value: Any) -> str:
-    """Returns an option or a version as text: lists with commas, other values as JSON."""
     if isinstance(value, list):
         return ", ".join(map(_format_value, value)) or "none"
     if isinstance(value, str):

@@ -207,7 +207,6 @@ def _run_dir_of(folder: str, name: str) -> str | None:
 
 
 def _read_collection(uri: str) -> str | None:
-    """Returns the collection that a ``dataset.json`` states; None if it states none."""
     stated = (_read_object(uri) or {}).get(COLLECTION)
     return None if stated is None else _check_stated(stated, uri)
 
@@ -221,7 +220,6 @@ def _read_object(uri: str) -> JsonObject | None:
 
 
 def _check_stated(stated: object, source: str) -> str:
-    """Returns the collection that a file states, after checking that it is valid."""
     if not isinstance(stated, str):
         raise CaptionerError(
             f"{source!r} states the collection {stated!r}, which is not a text; correct the file"

@@ -125,7 +125,6 @@ def scan_inbox(options: InboxOptions, now_s: float | None = None) -> list[InboxF
 
 
 def _classify(options: InboxOptions, inbox: Inbox, name: str, now_s: float) -> InboxFolder:
-    """Returns a subfolder with its state."""
     run = RunLayout(options.output, layout.run_id_of(name))
     state, reason = _state(options, inbox, name, run, now_s)
     # Runs read images from plain paths, not from file: URIs.
@@ -136,7 +135,6 @@ def _classify(options: InboxOptions, inbox: Inbox, name: str, now_s: float) -> I
 def _state(
     options: InboxOptions, inbox: Inbox, name: str, run: RunLayout, now_s: float
 ) -> tuple[str, str]:
-    """Returns the state of a subfolder and the reason for it."""
     # This comes first, because a folder that is done need not be read, whatever it holds.
     if _is_done(run):
         return DONE, "its run is complete"
@@ -151,7 +149,6 @@ def _state(
 def _unfinished_state(
     options: InboxOptions, inbox: Inbox, name: str, now_s: float
 ) -> tuple[str, str]:
-    """Returns the state and the reason of a subfolder whose run is not complete."""
     if inbox.has_file(name, options.marker):
         # The marker says that the delivery is complete, so the folder is ready even without an
         # image; its run then reports that there is none.

@@ -347,7 +347,6 @@ def _limit_incompatibility(options: ImageOptions) -> str | None:
 
 
 def _has_columns(parts: Sequence[str], schema: pa.Schema) -> bool:
-    """Returns whether there are files, and all of them have these columns with these types."""
     try:
         found = [
             {field.name: field.type for field in storage.open_table(part).schema} for part in parts

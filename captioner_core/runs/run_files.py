@@ -208,7 +208,6 @@ def _check_conflicts(run_dir: str, owned: set[str]) -> None:
 
 
 def _conflict_error(run_dir: str, path: str) -> CaptionerError:
-    """Returns the error about a file of others where captioner would write or read."""
     return CaptionerError(
         f"run folder {run_dir!r} holds {path!r}, which captioner did not make and leaves as it is; "
         "move it away or choose another --run-id"
@@ -246,7 +245,6 @@ def claim_run(run: RunLayout) -> None:
 
 
 def _delete_temporary_files(folder: str, targets: Sequence[str]) -> None:
-    """Deletes the temporary files under which these files were being written."""
     for name in _list_names(folder):
         if any(outputs.is_temporary_name(name, target) for target in targets):
             storage.delete(layout.join(folder, name))

@@ -198,7 +198,6 @@ def _to_plain_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _to_text(array: pa.Array, what: str, uri: str, row_number: _RowNumber) -> pa.Array:
-    """Returns a plain array as strings; see ``text_column``."""
     _check_no_nulls(array, what, uri, row_number)
     if pa.types.is_null(array.type):
         return pa.array([], pa.string())  # It has no rows, or the check above had refused it.

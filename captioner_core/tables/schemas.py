@@ -414,7 +414,6 @@ def rows_as_table(rows: Sequence[Row], run_id: str, schema: pa.Schema) -> pa.Tab
 
 
 def _own_fields(schema: pa.Schema) -> list[pa.Field]:
-    """Returns the fields of a schema that not every table has."""
     return [field for field in schema if field.name not in _COMMON_COLUMNS]
 
 

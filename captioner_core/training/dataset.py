@@ -233,7 +233,6 @@ def check_same_images(dataset_dir: str, features_uri: str) -> None:
 
 
 def _read_digests(uri: str) -> dict[str, str]:
-    """Returns the SHA-256 digest of each image for which a table states one."""
     table = storage.open_table(uri)
     if not {"image_id", "image_sha256"} <= set(table.schema.names):
         return {}

@@ -99,7 +99,6 @@ def _load_split(
     config: CaptionerConfig,
     context: ReplicaContext,
 ) -> Split:
-    """Returns a split with the features that this process needs."""
     scratch = Path(work_folder(options))
     scratch.mkdir(parents=True, exist_ok=True)
     captions = inputs.captions[name]
@@ -149,7 +148,6 @@ def _run_trainer(
 def _training_metrics(
     options: TrainOptions, splits: dict[str, Split], state: TrainingState, seconds: float
 ) -> dict[str, object]:
-    """Returns what metrics.json says about a training."""
     return {
         "history": state.history,
         "best_epoch": state.best_epoch,

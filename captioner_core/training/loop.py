@@ -206,7 +206,6 @@ class Trainer:
         return float(reward / max(images, 1.0))
 
     def _run_epoch(self, is_self_critical: bool, stop: StopRequest) -> EpochResult:
-        """Trains on the remaining batches of an epoch and evaluates the result."""
         state = self._state
         start = time.monotonic()
         captions = 0
@@ -240,7 +239,6 @@ class Trainer:
         return self._make_result(is_self_critical, seconds, captions, wait_seconds)
 
     def _save_or_stop(self, is_stopping: bool, stop: StopRequest) -> None:
-        """Saves when it is time to, or saves and ends the training when any process must stop."""
         if is_stopping or time.monotonic() - self._saved_at > self._options.checkpoint_s:
             self._save()
         if is_stopping:
@@ -252,7 +250,6 @@ class Trainer:
     def _make_result(
         self, is_self_critical: bool, seconds: float, captions: int, wait_seconds: float
     ) -> EpochResult:
-        """Returns the figures of the epoch that has just been trained."""
         state = self._state
         dev_loss = self.evaluate()
         self._check_finite("dev loss", dev_loss)

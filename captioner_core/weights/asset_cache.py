@@ -220,7 +220,6 @@ def _download(source: Source, file: Path, title: str) -> None:
 
 
 def _is_offline() -> bool:
-    """Returns whether the user has forbidden downloads."""
     return os.environ.get(_OFFLINE_VARIABLE, "").strip().lower() not in ("", "0", "false", "no")
 
 

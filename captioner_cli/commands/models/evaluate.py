@@ -41,7 +41,6 @@ def _run(options: EvaluateOptions) -> None:
 
 
 def _print_captions(evaluation: Evaluation, count: int) -> None:
-    """Prints some captions, evenly chosen, each beside a human one."""
     image_ids = sorted(evaluation.hypotheses)
     step = max(1, len(image_ids) // max(1, count))
     for image_id in image_ids[::step][:count]:
@@ -51,7 +50,6 @@ def _print_captions(evaluation: Evaluation, count: int) -> None:
 
 
 def _print_figures(evaluation: Evaluation) -> None:
-    """Prints the scores as a table and all figures as one line of JSON."""
     figures = evaluation.figures
     for name, value in figures["scores"].items():
         print(f"{name:8} {value:6.3f}" if name == "CIDEr" else f"{name:8} {100 * value:6.1f}")

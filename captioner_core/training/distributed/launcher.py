@@ -104,7 +104,6 @@ def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _find_free_ports(count: int) -> list[int]:
-    """Returns ports of this machine that are free now."""
     # All sockets stay open until every port is known, so that no port is found twice.
     sockets = [socket.socket() for _ in range(count)]
     try:
