@@ -148,9 +148,7 @@ def read_model_metrics(run: RunReader) -> Mapping[str, Any]:
     roots, or does not hold captioner's metrics.
     """
     path = run.section("model").get("path")
-    if not isinstance(path, str) or "://" in path:
-        return {}
-    if path != PRETRAINED and not is_allowed(path):
+    if not isinstance(path, str) or "://" in path or not (path == PRETRAINED or is_allowed(path)):
         return {}
     file = model_path(path) / METRICS
     try:

@@ -48,9 +48,7 @@ def _find_problem(info: zipfile.ZipInfo) -> str | None:
         return "is encrypted"
     if info.compress_type not in _METHODS:
         return f"is packed by method {info.compress_type}; deflate it"
-    if info.header_offset < 0:
-        return "begins before the archive does"
-    return None
+    return "begins before the archive does" if info.header_offset < 0 else None
 
 
 def total_bytes(members: Iterable[zipfile.ZipInfo]) -> int:

@@ -192,9 +192,7 @@ def _to_plain_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         return _to_plain_array(pc.run_end_decode(array))
     if pa.types.is_binary_view(array.type):
         return array.cast(pa.large_binary())
-    if pa.types.is_string_view(array.type):
-        return array.cast(pa.large_string())
-    return array
+    return array.cast(pa.large_string()) if pa.types.is_string_view(array.type) else array
 
 
 def _to_text(array: pa.Array, what: str, uri: str, row_number: _RowNumber) -> pa.Array:
