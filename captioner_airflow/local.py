@@ -122,28 +122,23 @@ def find_free_ports(usual_ports: Mapping[str, int], api_port: int | None = None)
     Raises:
       SystemExit: if ``api_port`` is not free.
     """
-    ports: dict[str, int] = {}
-    for name, usual in usual_ports.items():
-        if name == "api" and api_port is not None:
-            if not _is_free(api_port):
-                raise SystemExit(
-                    f"airflow: error: --port {api_port} is not free; choose another, or omit it"
-                )
-            ports[name] = api_port
-            continue
-        candidates = range(usual, usual + 1000)
+    if api_port is not None and not _is_free(api_port):
+        raise SystemExit(
+            f"airflow: error: --port {api_port} is not free; choose another, or omit it"
+        )
+    ports = {} if api_port is None else {"api": api_port}
+    for name in [name for name in usual_ports if name not in ports]:
+        candidates = range(usual_ports[name], usual_ports[name] + 1000)
         ports[name] = next(p for p in candidates if p not in ports.values() and _is_free(p))
     return ports
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
+    with socket.socket() as probe, contextlib.suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -279,10 +274,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"airflow: starting in {airflow.home}; see {log} for details", flush=True)
     try:
         with run_airflow(airflow, log, arguments.port) as running:
-            print(f"airflow: {running.url}")
-            print(f"  user      {USER}")
-            print(f"  password  {airflow.password()}")
-            print("Ctrl-C stops it", flush=True)
+            print(
+                f"airflow: {running.url}\n"
+                f"  user      {USER}\n"
+                f"  password  {airflow.password()}\n"
+                "Ctrl-C stops it",
+                flush=True,
+            )
             code = running.process.wait()
             print(f"airflow: ended with exit code {code}; {log} says why", file=sys.stderr)
             return 1

@@ -88,7 +88,7 @@ class WorkerLogs:
             pods = self._list_pods()
         except (ApiException, HTTPError):
             return "its pods can't be read"
-        states = [(pod, _terminated_state(pod)) for pod in pods]
+        states = [(pod, state.terminated) for pod in pods if (state := _container_state(pod))]
         failed = [(pod, state) for pod, state in states if state and state.exit_code]
         failed.sort(key=lambda item: str(item[1].finished_at))
         failures = [_describe_failure(pod, state) for pod, state in failed[:_MAX_FAILURES]]
@@ -155,11 +155,6 @@ def _worker_index(pod: V1Pod) -> int:
 def _container_state(pod: V1Pod) -> Any:
     statuses = (pod.status and pod.status.container_statuses) or []
     return next((status.state for status in statuses if status.name == CONTAINER), None)
-
-
-def _terminated_state(pod: V1Pod) -> Any:
-    state = _container_state(pod)
-    return state.terminated if state else None
 
 
 def _describe_failure(pod: V1Pod, state: Any) -> str:

@@ -148,14 +148,15 @@ def make_service(job: Manifest, port: int, owner_uid: str | None = None) -> Mani
         "labels": job["metadata"]["labels"],
     }
     if owner_uid:
-        owner = {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "name": name,
-            "uid": owner_uid,
-            "controller": True,
-        }
-        metadata["ownerReferences"] = [owner]
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "name": name,
+                "uid": owner_uid,
+                "controller": True,
+            }
+        ]
     return {
         "apiVersion": "v1",
         "kind": "Service",

@@ -68,13 +68,13 @@ def read_bytes(uri: str, max_bytes: int, folder: str | None = None) -> bytes:
         with file_system.open_input_stream(path) as stream:
             data: bytes = stream.read(max_bytes + 1)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        message = f"it can't be read ({first_line(error)})"
-        raise ImageError("unreadable", message) from error
+        raise ImageError("unreadable", f"it can't be read ({first_line(error)})") from error
     except OSError as error:
         if _ACCESS_DENIED not in str(error):
             raise
-        message = "it can't be read (access denied); mend its permissions"
-        raise ImageError("unreadable", message) from error
+        raise ImageError(
+            "unreadable", "it can't be read (access denied); mend its permissions"
+        ) from error
     if len(data) > max_bytes:
         raise ImageError(
             "too_large", f"it holds more than the {max_bytes} bytes that --max-bytes allows"
