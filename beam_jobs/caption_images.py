@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
@@ -76,7 +75,7 @@ def _reused_caption(features: FeatureRow, cache: FeatureCache) -> CaptionedImage
     return CaptionedImage(features, row)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CaptionPlan:
     """A caption job that is resolved and checked, before any image is read.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import apache_beam as beam
 
@@ -24,7 +23,7 @@ from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ImageStage:
     """A stage whose images are listed, and whose pipeline has not run yet.
 

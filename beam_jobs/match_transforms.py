@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -98,7 +97,7 @@ class Source(NamedTuple):
     collection: str = ""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class MatchPlan:
     """What every worker needs to know of a match job.
 
@@ -193,7 +192,7 @@ class EncodedIndex(NamedTuple):
     inputs: beam.PCollection[pa.Table]
 
 
-@dataclass
+@dataclasses.dataclass
 class EncodeIndex(beam.PTransform):
     """Reads the captions to match against and writes them as caption sets.
 
@@ -245,7 +244,7 @@ class EncodedQueries(NamedTuple):
     inputs: beam.PCollection[pa.Table]
 
 
-@dataclass
+@dataclasses.dataclass
 class EncodeQueries(beam.PTransform):
     """Reads the captions whose images are matched and writes them as caption sets.
 
@@ -468,7 +467,7 @@ class SetPair(NamedTuple):
     n_pairs: int
 
 
-@dataclass
+@dataclasses.dataclass
 class SearchSets(beam.PTransform):
     """Searches every set of the index for every set of queries, one pair of sets at a time.
 

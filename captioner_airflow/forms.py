@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import types
-import typing
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from airflow.sdk import Context, Param, get_current_context
 
@@ -74,7 +73,7 @@ def make_params(options_class: type, *names: str, section: str | None = None) ->
       names: the fields to include, in the order of the form.
       section: the heading under which the form shows them, if any.
     """
-    hints = typing.get_type_hints(options_class)
+    hints = get_type_hints(options_class)
     fields = {field.name: field for field in dataclasses.fields(options_class)}
     return {name: _make_param(fields[name], hints[name], section) for name in names}
 
@@ -94,8 +93,8 @@ def _make_param(field: dataclasses.Field[Any], hint: Any, section: str | None) -
 def _make_schema(field: dataclasses.Field[Any], hint: Any) -> settings.JsonObject:
     is_optional = isinstance(hint, types.UnionType)
     if is_optional:
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    json_type = _JSON_TYPES[typing.get_origin(hint) or hint]
+        hint = next(kind for kind in get_args(hint) if kind is not type(None))
+    json_type = _JSON_TYPES[get_origin(hint) or hint]
     schema: settings.JsonObject = {"type": ["null", json_type] if is_optional else json_type}
     if json_type == "array":
         schema["items"] = {"type": "string", "minLength": 1}

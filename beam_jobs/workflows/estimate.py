@@ -13,7 +13,6 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -65,7 +64,7 @@ _BYTES_PER_MATCH = 40
 _FEATURE_BYTES = 4 * FEATURE_DIM
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RunEstimate:
     """What a folder holds, and what a run over it will take on this machine.
 

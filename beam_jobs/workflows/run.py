@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from beam_jobs import caption_images, match_captions
@@ -19,7 +18,7 @@ from captioner_core.tables import layout
 from captioner_core.weights import preconditions
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RunPlan:
     """A run that is resolved and checked, before any image is read.
 

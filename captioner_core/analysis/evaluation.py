@@ -157,9 +157,9 @@ def _is_figures(data: bytes) -> bool:
     Earlier versions did not name the program, so a file with exactly their entries counts too.
     """
     figures = outputs.parse_object(data) or {}
-    if figures.keys() == _FIGURE_NAMES:
-        return True
-    return figures.get("software") == outputs.PROGRAM and figures.keys() >= _FIGURE_NAMES
+    return figures.keys() == _FIGURE_NAMES or (
+        figures.get("software") == outputs.PROGRAM and figures.keys() >= _FIGURE_NAMES
+    )
 
 
 def _write(output: str, figures: Figures) -> None:

@@ -5,7 +5,6 @@ import io
 import os
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +32,7 @@ _INK = "#1f2328"
 _FAINT = "#59636e"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SimilarImages:
     """The images most similar to one image.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 from captioner_core.errors import CaptionerError
@@ -31,7 +30,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 _JSON_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionerConfig:
     """Everything that is needed to build a captioner's network again.
 

@@ -15,7 +15,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -29,7 +28,7 @@ from captioner_core.tables import layout
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class DatasetSummary:
     """What a dataset contains and how it was made; dataset.json holds these fields.
 
@@ -48,7 +47,7 @@ class DatasetSummary:
     options: Mapping[str, object]
     images: Mapping[str, int]
     captions: int
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     licence: str = ""
     collection: str = ""
 

@@ -39,7 +39,6 @@ class Backbone(Protocol):
           [batch, GRID_CELLS, CELL_DIM]. A cell of the grid holds the features of several depths of
           the network, each depth standardised over its channels.
         """
-        ...
 
 
 def load_backbone(name: str, precision: str = "float32") -> Backbone:

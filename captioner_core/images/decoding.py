@@ -10,7 +10,6 @@ import hashlib
 import io
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -89,7 +88,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 Result = TypeVar("Result")
-LargeGuard = Callable[[], AbstractContextManager[Any]]
+LargeGuard = Callable[[], contextlib.AbstractContextManager[Any]]
 """Returns the context in which a large image is decoded."""
 _EnterLarge = Callable[[Image.Image], None]
 

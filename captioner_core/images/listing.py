@@ -15,7 +15,6 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
@@ -67,7 +66,7 @@ _OWN_MARKER_BYTES = 512
 _OWN_PICTURE_BYTES = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class SkippedEntry:
     """A file, link or folder that a listing skips.
 
@@ -84,7 +83,7 @@ Entry = ImageRef | SkippedEntry | FailureRow
 """One result of a listing: an image, a skipped entry, or a folder that can't be read."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ListingCounts:
     """The number of images and of skipped entries in a listing.
 
@@ -95,8 +94,8 @@ class ListingCounts:
     """
 
     images: int = 0
-    passed: Mapping[str, int] = field(default_factory=dict)
-    suffixes: Mapping[str, int] = field(default_factory=dict)
+    passed: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    suffixes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def passed_over(self) -> int:

@@ -7,7 +7,6 @@ earlier run read.
 import dataclasses
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from captioner_core.errors import CaptionerError
@@ -30,7 +29,7 @@ _FIXED_OPTIONS = ("threshold", "top_k", "encoder", "rank_by", "index_splits")
 """Options that an update cannot change, since earlier scores and ranks depend on them."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class MatchInputs:
     """The tables that a match job reads.
 
@@ -46,7 +45,7 @@ class MatchInputs:
     index: tuple[str, ...]
     features: tuple[str, ...]
     previous_run: str | None
-    collections: Mapping[str, str] = field(default_factory=dict)
+    collections: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def as_manifest(self, options: MatchOptions) -> JsonObject:
         """Returns the options to record in the manifest.

@@ -93,9 +93,7 @@ def latest_dev_cider(folder: str) -> float | None:
 
 def is_finite_number(value: object) -> TypeGuard[int | float]:
     """Returns whether a JSON value is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_model_json(folder: str, name: str) -> JsonObject:

@@ -9,11 +9,9 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
-import json
 import os
 import posixpath
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from pyarrow import fs as pafs
 
@@ -37,7 +35,7 @@ UNDO = "undo"
 _LOCK = ".current.lock"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Change:
     """One change of the current model, as ``current.json`` records it.
 
@@ -58,7 +56,7 @@ class Change:
     cider: float | None
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Pointer:
     """The content of ``current.json``.
 
@@ -92,7 +90,7 @@ class Pointer:
         return promotions
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ModelEntry:
     """A model in a folder of models.
 
@@ -356,20 +354,12 @@ def _append_change(models: str, pointer: Pointer, action: str, name: str, model_
 
 def _write_pointer(uri: str, value: Mapping[str, object]) -> None:
     file_system, path = storage.resolve(uri)
-    is_local = isinstance(file_system, pafs.LocalFileSystem)
-    if is_local and os.path.islink(path):
+    if isinstance(file_system, pafs.LocalFileSystem) and os.path.islink(path):
         raise CaptionerError(
             f"{uri!r} is a link, and captioner writes through none; put the file itself there"
         )
     try:
-        if is_local:
-            storage.write_json(uri, value)
-            return
-        # An object appears as a whole once it is written. A rename, which copies there, would
-        # not improve on that.
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        with file_system.open_output_stream(path) as stream:
-            stream.write(text.encode("utf-8"))
+        storage.write_json(uri, value)
     except OSError as error:
         raise CaptionerError(
             f"{uri!r} can't be written ({first_line(error)}); mend its permissions, "

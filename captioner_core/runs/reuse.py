@@ -7,7 +7,6 @@ captions that it already has, by the digest of the image's bytes. With ``--only-
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -58,7 +57,7 @@ class _DigestIndex(NamedTuple):
     pixels: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class FeatureCache:
     """The results of a finished run, by the SHA-256 of the image's bytes.
 
@@ -220,7 +219,7 @@ def earlier_images(
     return FeatureCache(tuple(features), tuple(captions), grid)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Failures:
     """The failures of a finished run, divided into those to retry and those to keep.
 

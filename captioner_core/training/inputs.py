@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import sys
-from dataclasses import dataclass
 
 import pyarrow.dataset as pads
 
@@ -29,7 +28,7 @@ _DEV_INTERVAL = 20
 _IRRELEVANT_OPTIONS = ("output", "workers", "checkpoint_s")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TrainingInputs:
     """The captions and features that a training reads.
 
