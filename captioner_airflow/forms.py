@@ -1,7 +1,5 @@
 """Airflow forms made from option dataclasses, and the values that a user submits in them."""
 
-from __future__ import annotations
-
 import dataclasses
 import types
 from collections.abc import Mapping

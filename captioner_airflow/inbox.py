@@ -1,7 +1,5 @@
 """The form and the work of watch_inbox: complete folders of an inbox become caption_folder runs."""
 
-from __future__ import annotations
-
 from airflow.sdk import Context, Param, get_current_context
 
 from captioner_airflow import forms, jobs, settings

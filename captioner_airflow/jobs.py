@@ -5,8 +5,6 @@ Airflow's own environment needs neither TensorFlow nor Beam. They are started fr
 arguments and never through a shell, so that a form value is always exactly one argument.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -4,8 +4,6 @@ It runs ``airflow standalone``, with its scheduler, DAG processor, API server an
 ends all of them on Ctrl-C or SIGTERM.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """The Beam runners that a form offers, and the Beam arguments that select and configure each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """The Airflow operator that trains a captioner."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context

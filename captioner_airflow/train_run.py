@@ -1,7 +1,5 @@
 """The form of train_captioner, and the options of its steps that follow from it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The interface of a launcher."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 from airflow.sdk import Context

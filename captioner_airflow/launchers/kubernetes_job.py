@@ -3,8 +3,6 @@
 This module needs the Kubernetes provider of Airflow.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

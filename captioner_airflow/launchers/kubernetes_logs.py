@@ -1,7 +1,5 @@
 """Copies what the workers of a Job print to the log of an Airflow task."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ Pods of an Indexed Job have the host names ``JOB-INDEX``, and the headless Servi
 resolve. ``captioner_core.training.distributed.cluster`` reads both.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import hashlib

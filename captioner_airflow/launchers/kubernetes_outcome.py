@@ -1,7 +1,5 @@
 """How a Job on Kubernetes ended. Needs no Kubernetes client."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

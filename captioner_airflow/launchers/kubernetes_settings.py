@@ -1,7 +1,5 @@
 """The settings of trainings on Kubernetes, with the rules that they must follow."""
 
-from __future__ import annotations
-
 import posixpath
 import re
 from collections.abc import Callable
