@@ -23,7 +23,6 @@ from captioner_core.io import storage
 from captioner_core.options import CaptionOptions
 from captioner_core.runs import commits, failure_policy, grid_features, reuse
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FeatureRow
 
 
@@ -46,7 +45,7 @@ def load_generator(model_dir: str, beam_width: int) -> CaptionGenerator:
 
 def build(
     pipeline: beam.Pipeline,
-    run: RunLayout,
+    run: layout.RunLayout,
     row_groups: Sequence[RowGroupRef],
     batch_size: int,
     load: Callable[[], CaptionGenerator],

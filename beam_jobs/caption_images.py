@@ -26,7 +26,6 @@ from captioner_core.options import CaptionOptions
 from captioner_core.runs import commits, run_files
 from captioner_core.runs.reuse import FeatureCache, caption_row
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import FeatureRow
 from captioner_core.weights import preconditions
 
@@ -60,7 +59,7 @@ def build(
     _ = failures | "WriteFailures" >> WriteTable(stage.run, layout.FAILURES)
 
 
-def _write(captioned: beam.PCollection[CaptionedImage], run: RunLayout, label: str) -> None:
+def _write(captioned: beam.PCollection[CaptionedImage], run: layout.RunLayout, label: str) -> None:
     prefix = label.lower()
     captions = captioned | f"{label}Captions" >> beam.Map(lambda image: image.caption)
     features = captioned | f"{label}Features" >> beam.Map(lambda image: image.features)

@@ -20,7 +20,6 @@ from captioner_core.runs import commits, failure_policy, identity
 from captioner_core.runs.image_list import ImageListFile, begin_run
 from captioner_core.runs.reuse import Failures, FeatureCache, earlier_images, failures_of
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ class ImageStage:
     name: str
     options: ImageOptions
     pipeline_args: Sequence[str]
-    run: RunLayout
+    run: layout.RunLayout
     files: Sequence[ImageListFile]
     counts: ListingCounts
     retried: Failures | None

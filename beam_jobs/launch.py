@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from captioner_core.console.arguments import OneLineParser, guarded, start
+from captioner_core.console.arguments import OneLineParser, start
 from captioner_core.errors import JobFailed
 from captioner_core.options import add_arguments, check_absolute, from_namespace
 from captioner_core.process import error_lines, program
@@ -165,7 +165,7 @@ def main(
         run(from_namespace(options_class, namespace), pipeline_args)
         return 0
 
-    return guarded(parse_and_run, prog)
+    return program.guarded(parse_and_run, prog)
 
 
 def check_pipeline_args(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from airflow.sdk import Context, Param, get_current_context
 
 from captioner_airflow import forms, jobs, settings
-from captioner_airflow.settings import JsonObject
 from captioner_core.errors import CaptionerError
 from captioner_core.options import InboxOptions, arguments_of
 from captioner_core.security.redaction import escape_control_chars
@@ -26,7 +25,7 @@ def make_inbox_form() -> dict[str, Param]:
     return form
 
 
-def list_runs_to_start() -> list[JsonObject]:
+def list_runs_to_start() -> list[settings.JsonObject]:
     """Returns the runs to start: one for each complete folder of the inbox that has none.
 
     Returns:
@@ -57,7 +56,7 @@ def list_runs_to_start() -> list[JsonObject]:
     return starts[:_MAX_STARTS]
 
 
-def _make_options(values: JsonObject) -> InboxOptions:
+def _make_options(values: settings.JsonObject) -> InboxOptions:
     if missing := [name for name in ("inbox", "output") if not values.get(name)]:
         raise CaptionerError(
             f"no {missing[0]} is set; set the Airflow Variable {settings.INBOX_VARIABLE}, such as "

@@ -9,12 +9,11 @@ from captioner_core.runs.commits import Manifest
 from captioner_core.runs.verify import verify
 from captioner_core.security.redaction import escape_control_chars
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 
 _SHOWN_MATCHES = 5
 
 
-def print_results(run: RunLayout, manifest: Manifest, report: str) -> None:
+def print_results(run: layout.RunLayout, manifest: Manifest, report: str) -> None:
     """Prints a few matches, every output path, and how many files were passed over.
 
     Args:

@@ -43,7 +43,6 @@ from captioner_core.options import RunOptions
 from captioner_core.report import write_report
 from captioner_core.runs import commits
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import (
     FEATURE_DIM,
     GENERATED,
@@ -363,7 +362,7 @@ def _commit_captions(images: Sequence[CaptionedImage], options: RunOptions) -> c
     )
 
 
-def _stage_rows(run: RunLayout, name: str, rows: Sequence[Row]) -> None:
+def _stage_rows(run: layout.RunLayout, name: str, rows: Sequence[Row]) -> None:
     part = layout.join(run.staged_table(name), "part.parquet")
     with storage.output_stream(part) as stream:
         pq.write_table(rows_as_table(rows, run.run_id, TABLE_SCHEMAS[name]), stream)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from beam_jobs import caption_images, match_captions
-from beam_jobs.caption_images import CaptionPlan
 from captioner_core.matching import inputs, loading
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import MatchOptions, RunOptions
@@ -30,7 +29,7 @@ class RunPlan:
     """
 
     options: RunOptions
-    caption: CaptionPlan
+    caption: caption_images.CaptionPlan
     match: MatchOptions
     pipeline_args: Sequence[str]
 

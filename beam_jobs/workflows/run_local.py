@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from beam_jobs import extract_features
 from beam_jobs.workflows import run as run_workflow
-from beam_jobs.workflows.run import RunResult
 from captioner_core.captioning.saved_model import CONFIG, METRICS
 from captioner_core.datasets import (
     check_dataset_output,
@@ -54,7 +53,7 @@ class LocalResult(NamedTuple):
     """
 
     dataset: Path
-    run: RunResult
+    run: run_workflow.RunResult
 
 
 class _NewFolder(NamedTuple):

@@ -34,7 +34,6 @@ from captioner_core.io import storage
 from captioner_core.io.json_text import JsonObject
 from captioner_core.runs import run_files
 from captioner_core.tables import layout, schemas
-from captioner_core.tables.layout import RunLayout
 
 _PACKAGES = ("apache-beam", "tensorflow", "keras", "numpy", "pillow", "pyarrow", "spacy")
 
@@ -94,7 +93,7 @@ class Manifest(ManifestMetadata):
     versions: dict[str, str]
 
 
-def new_manifest(run: RunLayout) -> Manifest:
+def new_manifest(run: layout.RunLayout) -> Manifest:
     """Returns the manifest of a run of which no stage has finished."""
     return {
         "schema_version": schemas.SCHEMA_VERSION,
@@ -155,7 +154,7 @@ def restrict_manifest(manifest: Manifest, stages: Collection[str]) -> Manifest:
     }
 
 
-def manifest_to_extend(run: RunLayout, captions: Sequence[str]) -> Manifest:
+def manifest_to_extend(run: layout.RunLayout, captions: Sequence[str]) -> Manifest:
     """Returns the manifest to which a match stage adds its entry.
 
     The run's own manifest is extended only if exactly the run's own captions are matched. In any
@@ -171,7 +170,7 @@ def manifest_to_extend(run: RunLayout, captions: Sequence[str]) -> Manifest:
     return new_manifest(run)
 
 
-def begin_attempt(run: RunLayout) -> RunLayout:
+def begin_attempt(run: layout.RunLayout) -> layout.RunLayout:
     """Makes this process the owner of a run and removes what earlier, killed processes left.
 
     Returns:
@@ -189,7 +188,7 @@ def begin_attempt(run: RunLayout) -> RunLayout:
 
 
 @contextlib.contextmanager
-def abandon_on_refusal(run: RunLayout) -> Iterator[None]:
+def abandon_on_refusal(run: layout.RunLayout) -> Iterator[None]:
     """Removes what an attempt has staged if the block raises a CaptionerError.
 
     The run is then as it was before the attempt.
@@ -204,7 +203,7 @@ def abandon_on_refusal(run: RunLayout) -> Iterator[None]:
         raise
 
 
-def check_not_emptied(run: RunLayout, images: str, found: int, *, allow_empty: bool) -> None:
+def check_not_emptied(run: layout.RunLayout, images: str, found: int, *, allow_empty: bool) -> None:
     """Refuses to replace a run that has images by an empty one.
 
     An images folder that is suddenly empty is often a disk that is not mounted.
@@ -230,7 +229,7 @@ def check_not_emptied(run: RunLayout, images: str, found: int, *, allow_empty: b
         )
 
 
-def check_owner(run: RunLayout) -> None:
+def check_owner(run: layout.RunLayout) -> None:
     """Makes sure that no other process has begun to write the run since this one did.
 
     Args:
@@ -253,7 +252,7 @@ def check_owner(run: RunLayout) -> None:
     )
 
 
-def record_staged_parts(run: RunLayout, table: str, step: str, parts: Sequence[str]) -> None:
+def record_staged_parts(run: layout.RunLayout, table: str, step: str, parts: Sequence[str]) -> None:
     """Records which staged files belong to a table; files that are not recorded are ignored.
 
     Beam may run a bundle several times, and failed or repeated bundles leave files behind that
@@ -268,7 +267,7 @@ def record_staged_parts(run: RunLayout, table: str, step: str, parts: Sequence[s
     storage.write_json(layout.join(run.staged_lists(table), f"{step}.json"), list(parts))
 
 
-def list_staged_parts(run: RunLayout, table: str) -> list[str]:
+def list_staged_parts(run: layout.RunLayout, table: str) -> list[str]:
     """Returns the recorded files of a staged table, in the order of the steps' names."""
     return [
         part
@@ -278,7 +277,7 @@ def list_staged_parts(run: RunLayout, table: str) -> list[str]:
 
 
 def commit_stage(
-    run: RunLayout,
+    run: layout.RunLayout,
     manifest: Manifest,
     stage: str,
     *,
@@ -356,7 +355,7 @@ def _plan_moves(table: str, parts: Sequence[str], taken: Collection[str]) -> lis
 
 
 def _replace_files(
-    run: RunLayout, owned: set[str], kept: Collection[str], moves: Sequence[_Move]
+    run: layout.RunLayout, owned: set[str], kept: Collection[str], moves: Sequence[_Move]
 ) -> None:
     """Deletes the manifest and the run's outdated files, then moves the staged files in.
 
@@ -382,7 +381,7 @@ def _replace_files(
     run_files.write_marker(run.run_dir, (owned - outdated) | added)
 
 
-def write_manifest(run: RunLayout, manifest: Manifest) -> None:
+def write_manifest(run: layout.RunLayout, manifest: Manifest) -> None:
     """Writes a run's manifest, which makes the run complete."""
     storage.write_json(run.manifest, manifest)
 

@@ -5,7 +5,6 @@ from captioner_core.io import storage
 from captioner_core.options import CaptionOptions
 from captioner_core.runs import commits, identity
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 
 
 def check_grid_features(options: CaptionOptions, backbone: str) -> commits.Manifest:
@@ -50,7 +49,7 @@ def check_grid_features(options: CaptionOptions, backbone: str) -> commits.Manif
     return commits.restrict_manifest(manifest, (layout.EXTRACT,))
 
 
-def _backbones(run: RunLayout) -> set[str]:
+def _backbones(run: layout.RunLayout) -> set[str]:
     """Returns the backbones that made a run's features, or an empty set if it has no rows.
 
     The first row group is enough, since one job writes all rows with one backbone.

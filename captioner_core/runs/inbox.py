@@ -29,7 +29,6 @@ from captioner_core.io import storage
 from captioner_core.io.junk import is_junk_folder
 from captioner_core.options import InboxOptions
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import ImageRef
 
 DONE = "done"
@@ -125,7 +124,7 @@ def scan_inbox(options: InboxOptions, now_s: float | None = None) -> list[InboxF
 
 
 def _classify(options: InboxOptions, inbox: Inbox, name: str, now_s: float) -> InboxFolder:
-    run = RunLayout(options.output, layout.run_id_of(name))
+    run = layout.RunLayout(options.output, layout.run_id_of(name))
     state, reason = _state(options, inbox, name, run, now_s)
     # Runs read images from plain paths, not from file: URIs.
     parent = inbox.root if options.inbox.lower().startswith("file:") else options.inbox
@@ -133,7 +132,7 @@ def _classify(options: InboxOptions, inbox: Inbox, name: str, now_s: float) -> I
 
 
 def _state(
-    options: InboxOptions, inbox: Inbox, name: str, run: RunLayout, now_s: float
+    options: InboxOptions, inbox: Inbox, name: str, run: layout.RunLayout, now_s: float
 ) -> tuple[str, str]:
     # This comes first, because a folder that is done need not be read, whatever it holds.
     if _is_done(run):
@@ -170,7 +169,7 @@ def _unfinished_state(
     return READY, f"unchanged for {_format_duration(age_s)}"
 
 
-def _is_done(run: RunLayout) -> bool:
+def _is_done(run: layout.RunLayout) -> bool:
     try:
         return storage.exists(run.manifest)
     except (OSError, pa.ArrowException) as error:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import pytest
 
 from beam_jobs import caption_images, match_captions
-from captioner_core.console.arguments import guarded
 from captioner_core.io import storage
 from captioner_core.options import CaptionOptions, MatchOptions
+from captioner_core.process.program import guarded
 from captioner_core.runs.verify import verify
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
@@ -25,8 +25,8 @@ TABLES = (layout.CAPTIONS, layout.FEATURES, layout.FAILURES, layout.MATCHES, lay
 @pytest.fixture
 def cable(monkeypatch):
     """Returns a connection to a server that captioner uses; it gives up on it within seconds."""
-    monkeypatch.setattr(storage, "_CONNECT_S", 1)
-    monkeypatch.setattr(storage, "_REQUEST_S", 2)
+    monkeypatch.setattr(storage, "_CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr(storage, "_REQUEST_TIMEOUT_S", 2)
     monkeypatch.setattr(storage, "_ATTEMPTS", 2)
     with s3_server() as port, Cable(port) as cable, reached_at(cable.port):
         cable.server_port = port
