@@ -88,10 +88,11 @@ def make_beam_arguments(name: str, settings: RunnerSettings) -> list[str]:
             f"runner {name!r} needs {missing[0]!r}; set it in the Airflow Variable "
             f'{RUNNERS_VARIABLE}, such as {{"{name}": {{"{missing[0]}": "..."}}}}'
         )
-    arguments = []
-    for option, value in {**runner.options, **configured}.items():
-        arguments.extend(_format_option(option, value))
-    return arguments
+    return [
+        argument
+        for option, value in {**runner.options, **configured}.items()
+        for argument in _format_option(option, value)
+    ]
 
 
 def _format_option(option: str, value: object) -> list[str]:

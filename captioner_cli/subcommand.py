@@ -1,4 +1,4 @@
-"""How most subcommands are added: their arguments are the fields of an options class."""
+"""How most subcommands are made: their arguments are the fields of an options class."""
 
 import argparse
 from collections.abc import Callable
@@ -7,46 +7,37 @@ from typing import Any
 from captioner_core.options import add_arguments, from_namespace
 
 
-def add_subcommand(
-    subparsers: Any, name: str, options_class: type, run: Callable[..., int | None], **texts: str
-) -> argparse.ArgumentParser:
-    """Adds a subcommand and returns its parser.
+def subcommand(
+    name: str,
+    options_class: type,
+    run: Callable[..., int | None],
+    *,
+    takes_pipeline_options: bool = False,
+    **texts: str,
+) -> Callable[[Any], None]:
+    """Returns a function that adds a subcommand to what ``add_subparsers`` returned.
 
     Args:
-      subparsers: what ``add_subparsers`` returned.
       name: the subcommand's name.
       options_class: the dataclass whose fields are the subcommand's options.
-      run: called with the checked options. Returns the exit code, or None for 0.
+      run: called with the checked options, and with Beam's if it takes them. Returns the exit
+        code, or None for 0.
+      takes_pipeline_options: whether options that the class does not have go to Beam.
       texts: ``help`` and ``description``, for ``--help``.
     """
 
     def handle(namespace: argparse.Namespace) -> int:
         """Checks the options and runs the subcommand."""
-        return run(from_namespace(options_class, namespace)) or 0
+        pipeline_args = (namespace.pipeline_args,) if takes_pipeline_options else ()
+        return run(from_namespace(options_class, namespace), *pipeline_args) or 0
 
-    parser: argparse.ArgumentParser = subparsers.add_parser(name, **texts)
-    add_arguments(parser, options_class)
-    parser.set_defaults(handler=handle)
-    return parser
+    def register(subparsers: Any) -> None:
+        """Adds the subcommand."""
+        epilog = "Other options go to Beam, such as --runner=FlinkRunner."
+        parser = subparsers.add_parser(
+            name, epilog=epilog if takes_pipeline_options else None, **texts
+        )
+        add_arguments(parser, options_class)
+        parser.set_defaults(handler=handle, takes_pipeline_options=takes_pipeline_options)
 
-
-def add_job(
-    subparsers: Any, name: str, options_class: type, run: Callable[..., int | None], **texts: str
-) -> None:
-    """Adds a subcommand that runs Beam jobs, and to which Beam's options may be given too.
-
-    Args:
-      subparsers: what ``add_subparsers`` returned.
-      name: the subcommand's name.
-      options_class: the dataclass whose fields are the subcommand's own options.
-      run: called with the checked options and Beam's. Returns the exit code, or None for 0.
-      texts: ``help`` and ``description``, for ``--help``.
-    """
-
-    def handle(namespace: argparse.Namespace) -> int:
-        """Checks the options and runs the job."""
-        return run(from_namespace(options_class, namespace), namespace.pipeline_args) or 0
-
-    epilog = "Other options go to Beam, such as --runner=FlinkRunner."
-    parser = add_subcommand(subparsers, name, options_class, run, epilog=epilog, **texts)
-    parser.set_defaults(handler=handle, takes_pipeline_options=True)
+    return register

@@ -136,9 +136,13 @@ def write_picture(found: SimilarImages, target: str) -> None:
     Raises:
       CaptionerError: the file cannot be written, or exists and captioner did not make it.
     """
-    tiles = [_Tile(os.fsencode(found.path), "this image", found.caption)]
-    for row, location in zip(found.matches, found.locations, strict=True):
-        tiles.append(_Tile(location, f"{row.rank}: {row.score:.3f}", row.match_caption))
+    tiles = [
+        _Tile(os.fsencode(found.path), "this image", found.caption),
+        *(
+            _Tile(location, f"{row.rank}: {row.score:.3f}", row.match_caption)
+            for row, location in zip(found.matches, found.locations, strict=True)
+        ),
+    ]
     height = _SIDE + (_LINES + 1) * _LINE_HEIGHT + 2 * _GAP
     canvas = Image.new("RGB", (len(tiles) * (_SIDE + _GAP) + _GAP, height), "white")
     for number, tile in enumerate(tiles):

@@ -236,10 +236,11 @@ def write_image_vectors(
     Raises:
       CaptionerError: a table is not a features table, or two were made by different backbones.
     """
-    digests: list[pa.Table] = []
-    for source in dict.fromkeys(captions):
-        for table in read_records(source.uri, collection=source.collection):
-            digests.append(_known_digests(table.column("image_key"), table.column(SHA256)))
+    digests = [
+        _known_digests(table.column("image_key"), table.column(SHA256))
+        for source in dict.fromkeys(captions)
+        for table in read_records(source.uri, collection=source.collection)
+    ]
     with (
         storage.output_stream(layout.join(folder, "vectors.f32")) as vectors,
         storage.output_stream(layout.join(folder, "joint.f32")) as joint,

@@ -316,10 +316,11 @@ def commit_stage(
     owned = run_files.check_run_output(run)
     tables = layout.STAGE_TABLES[stage] if tables is None else tables
     staged = {name: list_staged_parts(run, name) for name in tables}
-    rows = {}
-    for name in tables:
-        existing = storage.list_parts(run.table(name)) if name in adds_to else []
-        rows[name] = sum(map(storage.row_count, (*staged[name], *existing)))
+    existing = {name: storage.list_parts(run.table(name)) for name in adds_to}
+    rows = {
+        name: sum(map(storage.row_count, (*parts, *existing.get(name, ()))))
+        for name, parts in staged.items()
+    }
     earlier_tables = layout.tables_of(name for name in manifest["stages"] if name != stage)
     kept = (earlier_tables - set(tables)) | set(adds_to)
     moves = [

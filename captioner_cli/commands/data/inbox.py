@@ -2,27 +2,10 @@
 
 import dataclasses
 import json
-from typing import Any
 
-from captioner_cli.subcommand import add_subcommand
+from captioner_cli.subcommand import subcommand
 from captioner_core.options import InboxOptions
 from captioner_core.security.redaction import escape_control_chars
-
-
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    add_subcommand(
-        subparsers,
-        "inbox",
-        InboxOptions,
-        _run,
-        help="which subfolders of an inbox are ready to be captioned",
-        description=(
-            "Prints the state of each direct subfolder: done, if its run is complete; ready, if it "
-            "holds the marker file, or an image and nothing in it has changed for a while; or "
-            "waiting, and for what."
-        ),
-    )
 
 
 def _run(options: InboxOptions) -> None:
@@ -37,3 +20,16 @@ def _run(options: InboxOptions) -> None:
     width = max(map(len, names), default=0)
     for folder, name in zip(folders, names, strict=True):
         print(f"{folder.state:7}  {name:{width}}  {escape_control_chars(folder.reason)}")
+
+
+register = subcommand(
+    "inbox",
+    InboxOptions,
+    _run,
+    help="which subfolders of an inbox are ready to be captioned",
+    description=(
+        "Prints the state of each direct subfolder: done, if its run is complete; ready, if it "
+        "holds the marker file, or an image and nothing in it has changed for a while; or "
+        "waiting, and for what."
+    ),
+)

@@ -1,25 +1,7 @@
 """``captioner calibrate``: which cosine of an encoder is worth a score of 0.9."""
 
-from typing import Any
-
-from captioner_cli.subcommand import add_subcommand
+from captioner_cli.subcommand import subcommand
 from captioner_core.options import CalibrateOptions
-
-
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    add_subcommand(
-        subparsers,
-        "calibrate",
-        CalibrateOptions,
-        _run,
-        help="fit the cosine at which an encoder's matches become right",
-        description=(
-            "Finds the least cosine above which four of five pairs of captions are right to match, "
-            "as another encoder and the other captions of the images tell; it becomes the score "
-            "0.9."
-        ),
-    )
 
 
 def _run(options: CalibrateOptions) -> None:
@@ -32,3 +14,16 @@ def _run(options: CalibrateOptions) -> None:
         f"{report.reached} pairs reach"
     )
     print(f"{report.precision:.1%} of these are right: {report.recall:.2%} of all that are")
+
+
+register = subcommand(
+    "calibrate",
+    CalibrateOptions,
+    _run,
+    help="fit the cosine at which an encoder's matches become right",
+    description=(
+        "Finds the least cosine above which four of five pairs of captions are right to match, "
+        "as another encoder and the other captions of the images tell; it becomes the score "
+        "0.9."
+    ),
+)

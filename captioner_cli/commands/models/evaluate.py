@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from captioner_cli.subcommand import add_subcommand
+from captioner_cli.subcommand import subcommand
 from captioner_core.options import EvaluateOptions
 from captioner_core.security.redaction import escape_control_chars
 
 if TYPE_CHECKING:
     from captioner_core.analysis.evaluation import Evaluation
-
-
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    add_subcommand(
-        subparsers,
-        "evaluate",
-        EvaluateOptions,
-        _run,
-        help="BLEU, METEOR, ROUGE-L and CIDEr of a model on a dataset's split",
-        description="Captions a split of a dataset and scores the captions against all human ones.",
-    )
 
 
 def _run(options: EvaluateOptions) -> None:
@@ -59,3 +47,12 @@ def _print_figures(evaluation: Evaluation) -> None:
             f"{fifth['word_probability']:.3f}: CIDEr {fifth['cider']:.3f}"
         )
     print(json.dumps(figures))
+
+
+register = subcommand(
+    "evaluate",
+    EvaluateOptions,
+    _run,
+    help="BLEU, METEOR, ROUGE-L and CIDEr of a model on a dataset's split",
+    description="Captions a split of a dataset and scores the captions against all human ones.",
+)

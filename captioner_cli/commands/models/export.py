@@ -1,24 +1,7 @@
 """``captioner export``: makes one small model folder of one or several trained models."""
 
-from typing import Any
-
-from captioner_cli.subcommand import add_subcommand
+from captioner_cli.subcommand import subcommand
 from captioner_core.options import ExportOptions
-
-
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    add_subcommand(
-        subparsers,
-        "export",
-        ExportOptions,
-        _run,
-        help="one or several trained models as one, with float16 weights",
-        description=(
-            "Writes a model with float16 weights. Several models of different seeds become an "
-            "ensemble."
-        ),
-    )
 
 
 def _run(options: ExportOptions) -> None:
@@ -30,3 +13,14 @@ def _run(options: ExportOptions) -> None:
         folders, options.output, options.beam_width, options.length_penalty, options.joint_weight
     )
     print(f"model {model_id} in {options.output}")
+
+
+register = subcommand(
+    "export",
+    ExportOptions,
+    _run,
+    help="one or several trained models as one, with float16 weights",
+    description=(
+        "Writes a model with float16 weights. Several models of different seeds become an ensemble."
+    ),
+)

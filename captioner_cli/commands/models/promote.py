@@ -1,24 +1,7 @@
 """``captioner promote``: which model of a folder of models is the current one."""
 
-from typing import Any
-
-from captioner_cli.subcommand import add_subcommand
+from captioner_cli.subcommand import subcommand
 from captioner_core.options import PromoteOptions
-
-
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    add_subcommand(
-        subparsers,
-        "promote",
-        PromoteOptions,
-        _run,
-        help="make a model the current one, or go back to the one before",
-        description=(
-            "Makes a model the current one of a folder of models. Commands that are given that "
-            "folder as --model then use it. If it is current already, nothing changes."
-        ),
-    )
 
 
 def _run(options: PromoteOptions) -> None:
@@ -30,3 +13,15 @@ def _run(options: PromoteOptions) -> None:
     name = model_name(options.models, options.model)
     changed = promote(options.models, name)
     print(f"{name!r} is the current model" + ("" if changed else " already; nothing changed"))
+
+
+register = subcommand(
+    "promote",
+    PromoteOptions,
+    _run,
+    help="make a model the current one, or go back to the one before",
+    description=(
+        "Makes a model the current one of a folder of models. Commands that are given that "
+        "folder as --model then use it. If it is current already, nothing changes."
+    ),
+)

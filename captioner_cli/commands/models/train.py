@@ -1,27 +1,22 @@
 """``captioner train``: features and captions to a model folder."""
 
-from typing import Any
-
-from captioner_cli.subcommand import add_subcommand
+from captioner_cli.subcommand import subcommand
 from captioner_core.options import TrainOptions
-
-
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    add_subcommand(
-        subparsers,
-        "train",
-        TrainOptions,
-        _run,
-        help="train a captioner from features and human captions",
-        description=(
-            "Trains an LSTM captioner on a dataset's train split and keeps the weights that are "
-            "best on its dev split."
-        ),
-    )
 
 
 def _run(options: TrainOptions) -> None:
     from captioner_core.training.train import train
 
     print(f"model {train(options)} in {options.output}")
+
+
+register = subcommand(
+    "train",
+    TrainOptions,
+    _run,
+    help="train a captioner from features and human captions",
+    description=(
+        "Trains an LSTM captioner on a dataset's train split and keeps the weights that are "
+        "best on its dev split."
+    ),
+)

@@ -1,24 +1,7 @@
 """``captioner thresholds``: what each threshold costs, for a captions table."""
 
-from typing import Any
-
-from captioner_cli.subcommand import add_subcommand
+from captioner_cli.subcommand import subcommand
 from captioner_core.options import ThresholdsOptions
-
-
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    add_subcommand(
-        subparsers,
-        "thresholds",
-        ThresholdsOptions,
-        _run,
-        help="matches and estimated precision and recall for each threshold",
-        description=(
-            "Compares a table's captions with each other and prints what each threshold would let "
-            "through."
-        ),
-    )
 
 
 def _run(options: ThresholdsOptions) -> None:
@@ -34,3 +17,15 @@ def _run(options: ThresholdsOptions) -> None:
         print(f"{row.threshold:9.2f} {row.matches:19.3f} {row.precision:7.1%} {row.recall:14.2%}")
     draw_thresholds(rows, options.output)
     print(options.output)
+
+
+register = subcommand(
+    "thresholds",
+    ThresholdsOptions,
+    _run,
+    help="matches and estimated precision and recall for each threshold",
+    description=(
+        "Compares a table's captions with each other and prints what each threshold would let "
+        "through."
+    ),
+)

@@ -1,25 +1,9 @@
 """``captioner run``: caption, match and report in one go."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from captioner_cli.subcommand import add_job
+from captioner_cli.subcommand import subcommand
 from captioner_core.options import RunOptions
-
-
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    add_job(
-        subparsers,
-        "run",
-        RunOptions,
-        _run,
-        help="caption a folder, match it and write the report",
-        description=(
-            "Captions every image below a folder, matches the captions against the --index tables "
-            "and against each other, and writes an HTML report."
-        ),
-    )
 
 
 def _run(options: RunOptions, pipeline_args: Sequence[str]) -> None:
@@ -46,3 +30,16 @@ def _print_estimate(options: RunOptions) -> None:
 
     for line in estimate_run(options, begun_s=seconds_since_start()).lines():
         print(line)
+
+
+register = subcommand(
+    "run",
+    RunOptions,
+    _run,
+    help="caption a folder, match it and write the report",
+    description=(
+        "Captions every image below a folder, matches the captions against the --index tables "
+        "and against each other, and writes an HTML report."
+    ),
+    takes_pipeline_options=True,
+)

@@ -1,24 +1,7 @@
 """``captioner run-local``: everything on this machine, which is what ``make run-local`` does."""
 
-from typing import Any
-
-from captioner_cli.subcommand import add_subcommand
+from captioner_cli.subcommand import subcommand
 from captioner_core.options import NEW_RUN, LocalOptions
-
-
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    add_subcommand(
-        subparsers,
-        "run-local",
-        LocalOptions,
-        _run,
-        help="dataset, features, training, captions, matches and report on this machine",
-        description=(
-            "Makes a dataset, trains a captioner, and captions and matches a folder on this "
-            "machine. 'make run-local' calls it with the Makefile's variables."
-        ),
-    )
 
 
 def _run(options: LocalOptions) -> None:
@@ -34,3 +17,15 @@ def _run(options: LocalOptions) -> None:
     print(f"{'dataset':14} {'':8}  {result.dataset}")
     print_verified(run.run_dir)
     check_failures(result.run.manifest["counts"][layout.FAILURES], options.max_failures)
+
+
+register = subcommand(
+    "run-local",
+    LocalOptions,
+    _run,
+    help="dataset, features, training, captions, matches and report on this machine",
+    description=(
+        "Makes a dataset, trains a captioner, and captions and matches a folder on this "
+        "machine. 'make run-local' calls it with the Makefile's variables."
+    ),
+)
