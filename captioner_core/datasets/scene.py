@@ -3,7 +3,6 @@
 import random
 from dataclasses import dataclass
 
-
 CAPTIONS_PER_SCENE = 5
 
 _NUMBERS = ("", "a", "two", "three")
