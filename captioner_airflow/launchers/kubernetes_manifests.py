@@ -201,7 +201,6 @@ def read_template(path: str | Path) -> Manifest:
 
 
 def _is_training_pod(template: Any) -> bool:
-    """Returns whether a YAML document is a Pod whose first container is the one that trains."""
     if not isinstance(template, dict) or template.get("kind") != "Pod":
         return False
     spec = template.get("spec")

@@ -215,7 +215,6 @@ def _is_extracted(writer: DatasetWriter, image_id: str, info: zipfile.ZipInfo) -
 
 
 def _download_zips(cache: Path) -> Path:
-    """Returns a folder with the two zips, and downloads those that are missing."""
     folder = cache / "flickr8k"
     try:
         with locked(folder / "lock"):

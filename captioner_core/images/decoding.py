@@ -307,7 +307,6 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def _find_transposition(image: Image.Image) -> Image.Transpose | None:
-    """Returns the transposition that makes an image upright, or None if it is upright."""
     try:
         return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels

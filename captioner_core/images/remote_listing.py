@@ -116,7 +116,6 @@ def _walk(
     entries: Iterator[_NamedInfo],
     patterns: PathPatterns,
 ) -> Iterator[Entry]:
-    """Yields the entries of a folder and of all folders below it, depth first."""
     # A stack instead of recursion: keys may be nested more deeply than Python recurses.
     open_folders = [("", entries)]
     while open_folders:
@@ -142,7 +141,6 @@ def _walk(
 
 
 def _unlistable_folder(folder: str, prefix: str, name: str) -> FailureRow:
-    """Returns the failure of a folder whose name no path can have."""
     message = f"no path may have a part {name!r}, and what is below was not looked at; rename it"
     image_id = prefix + _ESCAPED_PARTS[name]
     uri = f"{folder.rstrip('/')}/{prefix}{name}/"

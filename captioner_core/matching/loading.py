@@ -296,7 +296,6 @@ def _write_vectors(
 
 
 def _known_digests(keys: pa.Array, sha256: pa.Array) -> pa.Table:
-    """Returns the digests of images by key, without those that are empty."""
     return pa.table([keys, sha256], schema=_DIGESTS).filter(pc.field("digest") != "")
 
 

@@ -92,7 +92,6 @@ def _is_not_chatter(record: logging.LogRecord) -> bool:
 
 
 def _address_space() -> int | None:
-    """Returns the limit of the address space in bytes, or None if there is no limit."""
     try:
         import resource
     except ImportError:  # The operating system has no such limits.

@@ -129,7 +129,6 @@ def failure_stats(run: RunReader) -> FailureStats:
 
 
 def _tally(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
-    """Yields the rows and counts their error types on the way."""
     for row in rows:
         counts[row["error_type"]] += 1
         yield row

@@ -101,7 +101,6 @@ def _local_path(uri: str) -> str | None:
 
 
 def _check_local_folders(run: layout.RunLayout, run_dir: str) -> None:
-    """Refuses links and files where a run has its folders."""
     runs_folder = os.path.dirname(run_dir)
     outputs.check_reachable(os.path.dirname(runs_folder), "--output")
     names = (*layout.TABLES, "report", layout.STAGING)

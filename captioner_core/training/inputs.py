@@ -102,7 +102,6 @@ def _with_dev_split(captions: CaptionsBySplit, dataset: str) -> CaptionsBySplit:
 def _with_features_only(
     captions: CaptionsBySplit, extracted: set[str], options: TrainOptions
 ) -> CaptionsBySplit:
-    """Returns the captions of images with features, and reports how many images have none."""
     kept = {}
     for split in (TRAIN, DEV):
         kept[split] = {

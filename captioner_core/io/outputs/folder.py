@@ -372,7 +372,6 @@ class OutputFolder:
         return not self._first_link_above(relative) and _is_regular_file(self.path / relative)
 
     def _first_link_above(self, relative: str) -> str | None:
-        """Returns the first folder above a path that is a link, or None."""
         path = ""
         for part in PurePosixPath(relative).parts[:-1]:
             path = f"{path}/{part}" if path else part
