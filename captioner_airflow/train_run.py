@@ -19,25 +19,24 @@ _MORE_FIELDS = ("reinforce_epochs", "batch_size", "learning_rate", "dropout", "s
 
 def make_train_form() -> dict[str, Param]:
     """Returns the fields of the form of train_captioner."""
-    dataset = Param(
-        "sample",
-        type="string",
-        minLength=1,
-        maxLength=4096,
-        title="Dataset",
-        description="sample (drawn scenes), flickr8k (downloaded, or read from the folder in "
-        "FLICKR8K_DIR), or a dataset folder that contains images/ and captions.parquet.",
-    )
-    limit = Param(
-        None,
-        type=["null", "integer"],
-        minimum=_MIN_LIMIT,
-        title="Limit",
-        description="Number of images of sample or flickr8k to use; an empty field uses them all.",
-    )
     return {
-        "dataset": dataset,
-        "limit": limit,
+        "dataset": Param(
+            "sample",
+            type="string",
+            minLength=1,
+            maxLength=4096,
+            title="Dataset",
+            description="sample (drawn scenes), flickr8k (downloaded, or read from the folder in "
+            "FLICKR8K_DIR), or a dataset folder that contains images/ and captions.parquet.",
+        ),
+        "limit": Param(
+            None,
+            type=["null", "integer"],
+            minimum=_MIN_LIMIT,
+            title="Limit",
+            description="Number of images of sample or flickr8k to use; an empty field uses them "
+            "all.",
+        ),
         **make_params(ExtractOptions, "output"),
         **make_params(GateOptions, "margin"),
         **make_params(TrainOptions, *_MAIN_FIELDS),

@@ -85,10 +85,6 @@ def make_job(
         INSTANCE: name,
     }
     metadata = template.get("metadata") or {}
-    pod_metadata = {
-        "labels": {**(metadata.get("labels") or {}), **labels},
-        "annotations": {**(metadata.get("annotations") or {})},
-    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -110,7 +106,10 @@ def make_job(
             "activeDeadlineSeconds": settings.active_deadline_s,
             "ttlSecondsAfterFinished": _FINISHED_TTL_S,
             "template": {
-                "metadata": pod_metadata,
+                "metadata": {
+                    "labels": {**(metadata.get("labels") or {}), **labels},
+                    "annotations": {**(metadata.get("annotations") or {})},
+                },
                 "spec": _make_pod(settings, options, template, name),
             },
         },

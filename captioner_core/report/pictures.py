@@ -226,10 +226,11 @@ class ImageFinder:
             for batch in dataset.to_batches(columns=columns, filter=row_filter):
                 for row in batch.to_pylist():
                     image_id = row["image_id"]
-                    if has_uri:
-                        location = self._locate_uri(row["image_uri"])
-                    else:
-                        location = self._locate_in_dataset(table, image_id)
+                    location = (
+                        self._locate_uri(row["image_uri"])
+                        if has_uri
+                        else self._locate_in_dataset(table, image_id)
+                    )
                     yield _CaptionedImage(image_id, collection, row["caption"] or "", location)
         except (CaptionerError, pa.ArrowException, OSError, KeyError):
             return  # If an index was moved away, the report lacks its pictures and nothing else.

@@ -114,10 +114,11 @@ def default_collection(images: str) -> str:
     Args:
       images: a local path or a URI. Links in a local path are resolved.
     """
-    if storage.is_remote(images):
-        path = images.rstrip("/").encode("utf-8", "surrogateescape")
-    else:
-        path = os.path.realpath(local_path(images))
+    path = (
+        images.rstrip("/").encode("utf-8", "surrogateescape")
+        if storage.is_remote(images)
+        else os.path.realpath(local_path(images))
+    )
     *parents, name = path.split(b"/")
     if name == layout.DATASET_IMAGES.encode() and parents:
         name = parents[-1]  # Every dataset's folder is called "images", so use its parent's name.
