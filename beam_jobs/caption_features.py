@@ -13,17 +13,14 @@ from typing import NamedTuple
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from beam_jobs import launch
-from beam_jobs.handlers import FeatureCaptionHandler
-from beam_jobs.transforms import WriteTable
+from beam_jobs import handlers, launch, transforms
 from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.console.progress import progress
 from captioner_core.io import storage
 from captioner_core.options import CaptionOptions
 from captioner_core.runs import commits, failure_policy, grid_features, reuse
-from captioner_core.tables import layout
-from captioner_core.tables.schemas import FeatureRow
+from captioner_core.tables import layout, schemas
 
 
 class RowGroupRef(NamedTuple):
@@ -67,12 +64,12 @@ def build(
         | "ReadFeatures" >> beam.FlatMap(_read_features)
     )
     captions = features | "CaptionFeatures" >> RunInference(
-        FeatureCaptionHandler(load, batch_size=batch_size)
+        handlers.FeatureCaptionHandler(load, batch_size=batch_size)
     )
-    _ = captions | "WriteCaptions" >> WriteTable(run, layout.CAPTIONS)
+    _ = captions | "WriteCaptions" >> transforms.WriteTable(run, layout.CAPTIONS)
 
 
-def _read_features(row_group: RowGroupRef) -> Iterator[FeatureRow]:
+def _read_features(row_group: RowGroupRef) -> Iterator[schemas.FeatureRow]:
     table = storage.read_row_group(*row_group)
     columns = (table.column(name).to_pylist() for name in ("image_id", "image_uri", "image_sha256"))
     for row, (image_id, image_uri, sha256) in enumerate(zip(*columns, strict=True)):

@@ -23,10 +23,8 @@ from captioner_core.features.base import INPUT_SIZE
 from captioner_core.features.precision import choose_precision
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import CaptionOptions
-from captioner_core.runs import commits, run_files
-from captioner_core.runs.reuse import FeatureCache, caption_row
-from captioner_core.tables import layout
-from captioner_core.tables.schemas import FeatureRow
+from captioner_core.runs import commits, reuse, run_files
+from captioner_core.tables import layout, schemas
 from captioner_core.weights import preconditions
 
 
@@ -67,10 +65,10 @@ def _write(captioned: beam.PCollection[CaptionedImage], run: layout.RunLayout, l
     _ = features | f"Write{label}Features" >> WriteTable(run, layout.FEATURES, prefix=prefix)
 
 
-def _reused_caption(features: FeatureRow, cache: FeatureCache) -> CaptionedImage:
+def _reused_caption(features: schemas.FeatureRow, cache: reuse.FeatureCache) -> CaptionedImage:
     """Returns the rows of an image that an earlier run has captioned."""
     caption = cache.caption(features.image_sha256)
-    row = caption_row(caption, features.image_id, features.image_uri, features.image_sha256)
+    row = reuse.caption_row(caption, features.image_id, features.image_uri, features.image_sha256)
     return CaptionedImage(features, row)
 
 

@@ -16,8 +16,7 @@ from beam_jobs import launch, transforms
 from captioner_core.console.progress import progress
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, ListingCounts, passed_over_lines
 from captioner_core.options import ImageOptions
-from captioner_core.runs import commits, failure_policy, identity
-from captioner_core.runs.image_list import ImageListFile, begin_run
+from captioner_core.runs import commits, failure_policy, identity, image_list
 from captioner_core.runs.reuse import Failures, FeatureCache, earlier_images, failures_of
 from captioner_core.tables import layout
 
@@ -44,7 +43,7 @@ class ImageStage:
     options: ImageOptions
     pipeline_args: Sequence[str]
     run: layout.RunLayout
-    files: Sequence[ImageListFile]
+    files: Sequence[image_list.ImageListFile]
     counts: ListingCounts
     retried: Failures | None
     cache: FeatureCache | None
@@ -143,7 +142,7 @@ def begin_image_stage(
     """
     started = time.monotonic()
     retried = failures_of(options, name, also=decides_rows, model_id=model_id)
-    begun = begin_run(options, retried)
+    begun = image_list.begin_run(options, retried)
     cache = None
     if retried is None:
         cache = earlier_images(options, name, also=decides_reuse, grid=grid, model_id=model_id)

@@ -26,8 +26,7 @@ from captioner_core.console.progress import hide_progress
 from captioner_core.errors import ImageError
 from captioner_core.features.base import INPUT_SIZE
 from captioner_core.features.precision import choose_precision
-from captioner_core.images import decoder_pool
-from captioner_core.images.decoding import DecodedImage
+from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import ListingCounts, SkippedEntry, local_path
 from captioner_core.images.remote_listing import list_entries, read_bytes
 from captioner_core.io import storage
@@ -264,7 +263,7 @@ def _caption_sample(
     limits = options.limits
     file_bytes: list[int] = []
 
-    def decode(ref: ImageRef) -> DecodedImage | None:
+    def decode(ref: ImageRef) -> decoding.DecodedImage | None:
         """Returns the decoded image, or None if it fails."""
         try:
             data = read_bytes(ref.image_uri, limits.max_bytes, options.images)
@@ -277,7 +276,7 @@ def _caption_sample(
             )
         except ImageError:
             return None
-        return DecodedImage(ref, hashlib.sha256(data).hexdigest(), width, height, pixels)
+        return decoding.DecodedImage(ref, hashlib.sha256(data).hexdigest(), width, height, pixels)
 
     images: list[CaptionedImage] = []
     seconds_per_image: list[float] = []

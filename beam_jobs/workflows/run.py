@@ -11,8 +11,7 @@ from captioner_core.matching import inputs, loading
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import MatchOptions, RunOptions
 from captioner_core.report import write_report
-from captioner_core.runs import image_list, run_files
-from captioner_core.runs.commits import Manifest
+from captioner_core.runs import commits, image_list, run_files
 from captioner_core.tables import layout
 from captioner_core.weights import preconditions
 
@@ -42,7 +41,7 @@ class RunResult(NamedTuple):
       report: The path or URI of the HTML report.
     """
 
-    manifest: Manifest
+    manifest: commits.Manifest
     report: str
 
 

@@ -19,13 +19,12 @@ from captioner_core.captioning.saved_model import LoadedModel, load_model
 from captioner_core.console.progress import advance, progress
 from captioner_core.errors import CaptionerError
 from captioner_core.features import load_backbone
-from captioner_core.io import outputs, storage
-from captioner_core.io.json_text import JsonObject
+from captioner_core.io import json_text, outputs, storage
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import PRETRAINED, EvaluateOptions
 from captioner_core.training.dataset import check_same_images, read_captions_by_split
 
-Figures = JsonObject
+Figures = json_text.JsonObject
 """An evaluation as JSON states it; see ``_FIGURE_NAMES``."""
 _FIGURE_NAMES = {
     "model_id",

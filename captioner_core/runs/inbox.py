@@ -28,8 +28,7 @@ from captioner_core.images.listing import (
 from captioner_core.io import storage
 from captioner_core.io.junk import is_junk_folder
 from captioner_core.options import InboxOptions
-from captioner_core.tables import layout
-from captioner_core.tables.schemas import ImageRef
+from captioner_core.tables import layout, schemas
 
 DONE = "done"
 READY = "ready"
@@ -318,7 +317,7 @@ def _to_entry(name: str) -> Entry:
     """
     is_junk = any(is_junk_folder(folder) for folder in name.split("/")[:-1])
     reason = JUNK if is_junk else skipped_file(name, _NO_PATTERNS)
-    return SkippedEntry(name, reason) if reason else ImageRef(name, name)
+    return SkippedEntry(name, reason) if reason else schemas.ImageRef(name, name)
 
 
 def _count_to_first_image(entries: Iterable[Entry]) -> ListingCounts:

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning.generator import CaptionSearch, draw_captions
-from captioner_core.captioning.network import Captioner
+from captioner_core.captioning import generator, network
 from captioner_core.errors import CheckFailed
 from captioner_core.options import TrainOptions
 from captioner_core.process.tensorflow_setup import keras, tf
@@ -115,7 +114,7 @@ class Trainer:
     def __init__(
         self,
         context: ReplicaContext,
-        captioner: Captioner,
+        captioner: network.Captioner,
         train: Split,
         dev: Split,
         options: TrainOptions,
@@ -138,8 +137,8 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._step = TrainStep(context, captioner, options, self._order.steps)
         self._dev_loss = tf.function(caption_loss, reduce_retracing=True)
-        self._draw = tf.function(draw_captions, reduce_retracing=True)
-        self._search = CaptionSearch(captioner)
+        self._draw = tf.function(generator.draw_captions, reduce_retracing=True)
+        self._search = generator.CaptionSearch(captioner)
 
     def fit(
         self,
