@@ -36,7 +36,6 @@ from captioner_core.tables import layout
 from captioner_core.text.encoders import TextEncoder, load_encoder
 from captioner_core.weights import preconditions
 
-_DESCRIPTION = "Matches captions and writes tables of similar images."
 # A worker searches the captions of one query part in one index part at a time.
 _CAPTIONS_PER_QUERY_PART = 8_192
 # An index part is mapped from a file of about 200 MB.
@@ -227,7 +226,11 @@ def main_with(options: MatchOptions, pipeline_args: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns its exit code."""
     return launch.main(
-        "python -m beam_jobs.match_captions", _DESCRIPTION, MatchOptions, main_with, argv
+        "python -m beam_jobs.match_captions",
+        "Matches captions and writes tables of similar images.",
+        MatchOptions,
+        main_with,
+        argv,
     )
 
 

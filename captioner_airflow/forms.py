@@ -17,7 +17,6 @@ from captioner_airflow.runners import (
 from captioner_core.options import limits_text
 
 _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", tuple: "array"}
-_MAX_TEXT_LENGTH = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +99,7 @@ def _make_schema(field: dataclasses.Field[Any], hint: Any) -> settings.JsonObjec
         schema["enum"] = list(field.metadata["choices"])
     elif json_type == "string":
         schema["minLength"] = 1
-        schema["maxLength"] = _MAX_TEXT_LENGTH
+        schema["maxLength"] = 4096
     if field.metadata["limits"]:
         minimum, maximum = field.metadata["limits"]
         schema["minimum"] = minimum

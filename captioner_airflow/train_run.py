@@ -12,7 +12,6 @@ from captioner_core.tables import layout
 
 # Datasets that the DAG builds, and the option of ``captioner dataset`` that limits their images.
 _LIMIT_OPTIONS = {"sample": "--images", "flickr8k": "--limit"}
-_MIN_LIMIT = 30
 _MAIN_FIELDS = ("epochs", "workers")
 _MORE_FIELDS = ("reinforce_epochs", "batch_size", "learning_rate", "dropout", "seed")
 
@@ -32,7 +31,7 @@ def make_train_form() -> dict[str, Param]:
         "limit": Param(
             None,
             type=["null", "integer"],
-            minimum=_MIN_LIMIT,
+            minimum=30,
             title="Limit",
             description="Number of images of sample or flickr8k to use; an empty field uses them "
             "all.",

@@ -12,7 +12,6 @@ from captioner_airflow.launchers.kubernetes_manifests import CONTAINER, INSTANCE
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _OVERLAP_S = 5  # a poll re-reads this much, in case the clocks of node and task differ
-_MAX_LINES = 10_000
 _MAX_FAILURES = 3
 
 
@@ -132,7 +131,7 @@ class WorkerLogs:
             self._namespace,
             container=CONTAINER,
             timestamps=True,
-            tail_lines=_MAX_LINES,
+            tail_lines=10_000,
             _preload_content=False,
             **since,
         ).data.decode("utf-8", "replace")

@@ -73,7 +73,6 @@ _TRANSPOSITIONS = {
 _SIDEWAYS = tuple(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
 _MODES_WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _UNMULTIPLIED_MODES = {"La": "LA", "RGBa": "RGBA"}
-_THUMBNAIL_QUALITY = 80
 # Cheap reduction stops at this multiple of the target size; the rest is scaled with care.
 _REDUCING_GAP = 2
 _STRIP_ROWS = 256
@@ -198,7 +197,7 @@ def make_thumbnail(
         enter_large(image)
         small = _shrink(image, side)
         jpeg = io.BytesIO()
-        small.save(jpeg, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
+        small.save(jpeg, "JPEG", quality=80, optimize=True)
         return jpeg.getvalue(), small.size
 
     return _open_and_convert(data, max_pixels, large_guard, convert)

@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from captioner_core.security.archives import check_members
 
-MAX_TENSORS = 4096
 MAX_TENSOR_BYTES = 4 << 30
 """Largest size of all tensors of an archive together, in bytes."""
 
@@ -50,9 +49,7 @@ class StoredTensors:
     def __init__(self, file: Path | IO[bytes]) -> None:
         self._archive = zipfile.ZipFile(file)
         try:
-            members = check_members(
-                self._archive, max_members=MAX_TENSORS, max_bytes=MAX_TENSOR_BYTES
-            )
+            members = check_members(self._archive, max_members=4096, max_bytes=MAX_TENSOR_BYTES)
             self._members = {info.filename.removesuffix(_SUFFIX): info for info in members}
             if len(self._members) != len(members):
                 raise ValueError("it contains a tensor twice")

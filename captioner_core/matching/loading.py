@@ -29,7 +29,6 @@ SHA256 = "image_sha256"
 INPUTS = RECORDS.append(pa.field(SHA256, pa.string()))
 """Captions as they are read. The digest of the image is empty if it is not known."""
 _DIGESTS = pa.schema([("key", pa.string()), ("digest", pa.string())])
-_FEATURES_AT_ONCE = 1_024
 _FEATURE_COLUMNS = ("image_id", SHA256, "backbone", "feature")
 
 
@@ -320,7 +319,7 @@ def _feature_batches(uri: str) -> Iterator[pa.RecordBatch]:
     check_features_table(uri)
     dataset: pads.Dataset = storage.open_table(uri, "features table")
     yield from dataset.to_batches(
-        columns=list(_FEATURE_COLUMNS), batch_size=_FEATURES_AT_ONCE, batch_readahead=1
+        columns=list(_FEATURE_COLUMNS), batch_size=1_024, batch_readahead=1
     )
 
 

@@ -36,7 +36,6 @@ CARD_SIDE = 320
 MATCH_SIDE = 160
 """The longest side of the picture of a match, in pixels."""
 MAX_BYTES = 268_435_456
-MAX_PIXELS = 100_000_000
 DATA_URI_PREFIX = Markup("data:image/jpeg;base64,")
 
 Location = bytes | str
@@ -125,7 +124,7 @@ def thumbnail(location: Location, side: int) -> tuple[bytes, tuple[int, int]] | 
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:  # The file may have grown since it was opened.
             return None
-        return decoder_pool.make_thumbnail(data, side, max_pixels=MAX_PIXELS)
+        return decoder_pool.make_thumbnail(data, side)
     except (ImageError, CaptionerError, OSError, pa.ArrowException):
         return None
     except ValueError:  # The path contains a NUL.

@@ -16,8 +16,6 @@ from markupsafe import Markup
 
 from captioner_core.security.redaction import escape_control_chars
 
-_TEXT_LIMIT = 500
-
 
 def render(values: Mapping[str, object]) -> str:
     """Returns the page as HTML.
@@ -84,5 +82,5 @@ def _format_value(value: Any) -> str:
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _truncate(text: str, limit: int = _TEXT_LIMIT) -> str:
+def _truncate(text: str, limit: int = 500) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"

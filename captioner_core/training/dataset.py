@@ -39,8 +39,6 @@ _INDEX = "caption_index"
 _DATASET_ROWS = pa.schema(
     {"image_id": pa.string(), _INDEX: pa.int64(), "caption": pa.string(), "split": pa.string()}
 )
-# A grid takes 190 kB, so few rows at a time keep memory low.
-_GRID_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -282,7 +280,7 @@ def read_grids(dataset: pads.Dataset, image_ids: Sequence[str]) -> Iterator[Grid
     batches = dataset.to_batches(
         columns=["image_id", "feature", "grid"],
         filter=None if filters_later else pc.field("image_id").isin(wanted),
-        batch_size=_GRID_ROWS,
+        batch_size=64,  # A grid takes 190 kB, so few rows at a time keep memory low.
         batch_readahead=1,
         fragment_readahead=1,
     )

@@ -3,8 +3,6 @@
 import argparse
 from typing import Any
 
-EXTRAS = ("minilm",)
-
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
@@ -21,7 +19,7 @@ def register(subparsers: Any) -> None:
         "--extra",
         action="append",
         default=[],
-        choices=EXTRAS,
+        choices=("minilm",),
         help="also fetch what this optional encoder needs",
     )
     parser.set_defaults(handler=_run)
