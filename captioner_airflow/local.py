@@ -226,10 +226,6 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     root = Path(__file__).resolve().parents[1]
     parser = argparse.ArgumentParser(prog="airflow", description=(__doc__ or "").partition(": ")[2])
@@ -268,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = airflow.home / "standalone.log"
     # SIGINT too, because a shell lets its background jobs ignore it.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, signal.default_int_handler)
     print(f"airflow: starting in {airflow.home}; see {log} for details", flush=True)
     try:
         with run_airflow(airflow, log, arguments.port) as running:

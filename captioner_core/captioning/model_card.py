@@ -63,7 +63,7 @@ def _training_table(trainings: Sequence[Mapping[str, Any]]) -> str:
     dev_losses = (f"{one['history'][one['best_epoch'] - 1]['dev_loss']:.3f}" for one in trainings)
     rows = {
         "trained on": f"{images['train']} images, {captions['train']} captions: split train of "
-        f"{_dataset_name(trainings[0])}",
+        f"`{trainings[0].get('dataset', {}).get('name') or trainings[0]['options']['dataset']}`",
         "chosen on": f"{images['dev']} images: split dev",
         "best epoch": ", ".join(best_epochs),
         "dev loss": f"{', '.join(dev_losses)} nats a word",
@@ -104,10 +104,6 @@ def _evaluation_parts(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{evaluations[-1]['tokenizer']}."
     )
     return [f"## Measured\n\n{method}", "\n".join(lines)]
-
-
-def _dataset_name(training: Mapping[str, Any]) -> str:
-    return f"`{training.get('dataset', {}).get('name') or training['options']['dataset']}`"
 
 
 def _dataset_licence(training: Mapping[str, Any]) -> str:
