@@ -8,19 +8,21 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs import handlers, launch, transforms
-from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.console.progress import progress
 from captioner_core.io import storage
 from captioner_core.options import CaptionOptions
 from captioner_core.runs import commits, failure_policy, grid_features, reuse
 from captioner_core.tables import layout, schemas
+
+if TYPE_CHECKING:  # This module loads TensorFlow.
+    from captioner_core.captioning.generator import CaptionGenerator
 
 
 class RowGroupRef(NamedTuple):
@@ -37,6 +39,8 @@ class RowGroupRef(NamedTuple):
 
 def load_generator(model_dir: str, beam_width: int) -> CaptionGenerator:
     """Loads a captioner. Workers call it once."""
+    from captioner_core.captioning.generator import CaptionGenerator
+
     return CaptionGenerator(load_model(model_dir), beam_width)
 
 

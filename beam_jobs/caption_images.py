@@ -109,6 +109,22 @@ def plan(
     run_files.check_run_output(
         options.layout, {"--images": [options.images], "--model": [options.model]}
     )
+    return plan_checked(options, pipeline_args, fetches_weights=fetches_weights)
+
+
+def plan_checked(
+    options: CaptionOptions, pipeline_args: Sequence[str] = (), *, fetches_weights: bool = True
+) -> CaptionPlan:
+    """Loads what a caption job needs, and returns its plan.
+
+    Args:
+      options: Options with the model folder itself, whose paths and output have been checked.
+      pipeline_args: Options of Beam.
+      fetches_weights: See ``plan``.
+
+    Raises:
+      CaptionerError: Model or weights are missing or damaged, or the machine lacks the precision.
+    """
     is_local = launch.runs_here(pipeline_args)
     if fetches_weights and is_local and not options.from_features:
         preconditions.check_backbone()

@@ -6,17 +6,19 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
 from captioner_core.captioning.captioning_models import CaptioningModels
-from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 from captioner_core.console.progress import advance
 from captioner_core.features.base import Backbone
 from captioner_core.images.decoding import DecodedImage
 from captioner_core.tables.schemas import GENERATED, CaptionRow, FeatureRow
+
+if TYPE_CHECKING:  # This module loads TensorFlow.
+    from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ class CaptionHandler(_Handler[DecodedImage, CaptionedImage, CaptioningModels]):
         return rows
 
 
-class FeatureCaptionHandler(_Handler[FeatureRow, CaptionRow, CaptionGenerator]):
+class FeatureCaptionHandler(_Handler[FeatureRow, CaptionRow, "CaptionGenerator"]):
     """Captions features that have their grid.
 
     Args:

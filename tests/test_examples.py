@@ -58,6 +58,15 @@ def test_the_notebook_is_small():
     assert NOTEBOOK.stat().st_size < 300_000
 
 
+def test_the_notebook_shows_the_results_of_its_cells():
+    """Its cells were run in their order, in a fresh kernel."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code_cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    counts = [cell["execution_count"] for cell in code_cells]
+    assert counts == list(range(1, len(code_cells) + 1))
+    assert all(cell["outputs"] for cell in code_cells[1:])
+
+
 @pytest.mark.assets
 @pytest.mark.slow
 def test_a_folder_becomes_a_csv_file(sample_run, tmp_path, monkeypatch, capsys):

@@ -30,7 +30,13 @@ RULES = [
     ("captioner_core.training.loop", {"apache_beam", "airflow", "spacy"}),
     ("captioner_core.captioning.generator", {"apache_beam", "airflow", "spacy"}),
     ("captioner_core.text.encoders.spacy_content", {"apache_beam", "airflow", "tensorflow"}),
+    # What these programs refuse, they refuse before they load TensorFlow, which takes seconds.
+    ("captioner_core.analysis.evaluation", {"airflow", "apache_beam", "tensorflow"}),
+    ("captioner_core.api.captions", {"airflow", "apache_beam", "tensorflow"}),
+    ("beam_jobs.extract_features", {"airflow", "tensorflow"}),
+    ("beam_jobs.caption_images", {"airflow", "tensorflow"}),
     ("beam_jobs.match_captions", {"airflow", "tensorflow"}),
+    ("beam_jobs.workflows.run", {"airflow", "tensorflow"}),
     *(
         (
             f"captioner_airflow.{name}",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from beam_jobs import caption_images, match_captions
+from beam_jobs import caption_images, launch, match_captions
 from captioner_core.matching import inputs, loading
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import MatchOptions, RunOptions
@@ -59,11 +59,12 @@ def plan_run(options: RunOptions, pipeline_args: Sequence[str] = ()) -> RunPlan:
         has no usable image, the model is missing, an index table is missing, is no captions table
         or was captioned by another model, or something that a stage needs cannot be fetched.
     """
+    launch.check_options(options.caption_options(), pipeline_args)
     # The checked model is the one that captions, even if another one is promoted meanwhile.
     options = dataclasses.replace(options, model=resolve_model(options.model))
     check_inputs(options)
     check_requirements(options)
-    caption = caption_images.plan(options.caption_options(), pipeline_args)
+    caption = caption_images.plan_checked(options.caption_options(), pipeline_args)
     if loading.models_of(options.index):
         loading.check_one_model(options.index, caption.model_id)
     return RunPlan(options, caption, options.match_options(), pipeline_args)

@@ -3,6 +3,8 @@
 The scorers are those of ``pycocoevalcap``: BLEU, ROUGE-L, CIDEr and, with Java, METEOR.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import io
@@ -12,13 +14,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from captioner_core.analysis import java_metrics
-from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 from captioner_core.captioning.saved_model import record_metrics
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.features.base import Backbone
@@ -28,6 +29,9 @@ from captioner_core.io.json_text import JsonObject
 from captioner_core.tables import layout
 from captioner_core.text.vocabulary import single_line, tokenize
 from captioner_core.training.dataset import open_features, read_grids
+
+if TYPE_CHECKING:  # This module loads TensorFlow.
+    from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 
 _BATCH = 32
 _FIFTHS = 5

@@ -1,8 +1,11 @@
 """Evaluates a model: captions a split of a dataset and scores the captions."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from captioner_core.analysis.caption_metrics import (
     caption_features,
@@ -14,7 +17,6 @@ from captioner_core.analysis.caption_metrics import (
     score,
 )
 from captioner_core.analysis.java_metrics import check_java
-from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 from captioner_core.captioning.saved_model import LoadedModel, load_model
 from captioner_core.console.progress import advance, progress
 from captioner_core.errors import CaptionerError
@@ -23,6 +25,9 @@ from captioner_core.io import json_text, outputs, storage
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import PRETRAINED, EvaluateOptions
 from captioner_core.training.dataset import check_same_images, read_captions_by_split
+
+if TYPE_CHECKING:  # This module loads TensorFlow.
+    from captioner_core.captioning.generator import GeneratedCaption
 
 Figures = json_text.JsonObject
 """An evaluation as JSON states it; see ``_FIGURE_NAMES``."""
@@ -102,6 +107,8 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
 def _caption_images(
     options: EvaluateOptions, model: LoadedModel, image_ids: list[str]
 ) -> dict[str, GeneratedCaption]:
+    from captioner_core.captioning.generator import CaptionGenerator
+
     generator = CaptionGenerator(model, options.beam_width)
     captioned: Iterator[tuple[str, GeneratedCaption]]
     if options.features:

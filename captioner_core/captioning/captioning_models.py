@@ -1,15 +1,19 @@
 """A backbone and a captioner that belong together: from the pixels of images to their captions."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError
 from captioner_core.features.base import Backbone, load_backbone
+
+if TYPE_CHECKING:  # This module loads TensorFlow.
+    from captioner_core.captioning.generator import CaptionGenerator, GeneratedCaption
 
 
 class CaptionedBatch(NamedTuple):
@@ -58,6 +62,8 @@ def load_models(
       CaptionerError: The model folder is missing or damaged, or the captioner was trained on the
         features of another backbone.
     """
+    from captioner_core.captioning.generator import CaptionGenerator
+
     model = load_model(model_dir)
     backbone = load_backbone(backbone_name, precision)
     if model.config.backbone != backbone.name:

@@ -332,18 +332,15 @@ def test_similar_finds_a_copy_in_another_folder(days, capsys, monkeypatch):
 
 def _fake_similar(monkeypatch):
     """Replaces the models that ``similar`` loads."""
-    from captioner_core.captioning import captioning_models
 
     class Model:
         config = type("Config", (), {"backbone": FakeBackbone.name})
 
-    monkeypatch.setattr(captioning_models, "load_model", lambda _folder: Model())
-    monkeypatch.setattr(
-        captioning_models, "load_backbone", lambda _name, _precision: FakeBackbone()
-    )
-    monkeypatch.setattr(
-        captioning_models, "CaptionGenerator", lambda _model, _beam_width: ColourCaptioner()
-    )
+    models = "captioner_core.captioning.captioning_models"
+    generator = "captioner_core.captioning.generator.CaptionGenerator"
+    monkeypatch.setattr(f"{models}.load_model", lambda _folder: Model())
+    monkeypatch.setattr(f"{models}.load_backbone", lambda _name, _precision: FakeBackbone())
+    monkeypatch.setattr(generator, lambda _model, _beam_width: ColourCaptioner())
 
 
 def test_each_folder_of_an_inbox_is_a_collection(days, capsys):

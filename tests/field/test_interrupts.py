@@ -191,7 +191,7 @@ def interrupt_and_complete(name, count, longest_s, images, tmp_path):
 def test_a_program_interrupted_at_random_moments_is_completed_by_the_next_call(
     name, images, tmp_path
 ):
-    interrupt_and_complete(name, 4, 25, images, tmp_path)
+    interrupt_and_complete(name, 2, 25, images, tmp_path)
 
 
 @pytest.mark.faults

@@ -201,7 +201,7 @@ def test_missing_folders_and_unknown_stores_are_refused(s3, model_dir, load_mode
             caption(images, ROOT, model_dir, load_models, "none")
     with pytest.raises(CaptionerError, match="no client for nosuch"):
         caption("nosuch://place/photos", ROOT, model_dir, load_models, "none")
-    with pytest.raises(CaptionerError, match="doesn.t support hdfs; mount the file system"):
+    with pytest.raises(CaptionerError, match=r"doesn.t support hdfs; mount the file system"):
         caption("hdfs://place/photos", ROOT, model_dir, load_models, "none")
 
 
