@@ -26,6 +26,7 @@ from captioner_core.weights.downloads import (
 )
 
 _OFFLINE_VARIABLE = "CAPTIONER_OFFLINE"
+_TIMEOUT_S = 10.0
 _RECORD = "asset.json"
 # Errors of a cache that can't be written; another source would not help.
 _CACHE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
@@ -213,7 +214,7 @@ def _download(source: Source, file: Path, title: str) -> None:
     if _is_offline():
         raise DownloadError(f"not in {file.parent}")
     if "://" in source.location:
-        download(source.location, file, digest=source.digest, label=title)
+        download(source.location, file, digest=source.digest, timeout_s=_TIMEOUT_S, label=title)
     else:
         download_wheel(source.location, file, source.digest)
 
