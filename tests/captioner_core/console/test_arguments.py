@@ -12,7 +12,6 @@ import pytest
 
 SWALLOWS = """
 import sys, time
-from captioner_core.console import arguments
 from captioner_core.process import program
 program.begin()
 
@@ -25,12 +24,11 @@ def work():
             pass
     return 0
 
-sys.exit(arguments.guarded(work, "work"))
+sys.exit(program.guarded(work, "work"))
 """
 
 IGNORES = """
 import sys, time
-from captioner_core.console import arguments
 from captioner_core.process import program
 program.begin()
 
@@ -44,7 +42,7 @@ def work():
     time.sleep(60)
     return 0
 
-sys.exit(arguments.guarded(work, "work"))
+sys.exit(program.guarded(work, "work"))
 """
 
 
