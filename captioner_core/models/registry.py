@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import json
 import os
 import posixpath
 from collections.abc import Iterator, Mapping
@@ -354,12 +355,20 @@ def _append_change(models: str, pointer: Pointer, action: str, name: str, model_
 
 def _write_pointer(uri: str, value: Mapping[str, object]) -> None:
     file_system, path = storage.resolve(uri)
-    if isinstance(file_system, pafs.LocalFileSystem) and os.path.islink(path):
+    is_local = isinstance(file_system, pafs.LocalFileSystem)
+    if is_local and os.path.islink(path):
         raise CaptionerError(
             f"{uri!r} is a link, and captioner writes through none; put the file itself there"
         )
     try:
-        storage.write_json(uri, value)
+        if is_local:
+            storage.write_json(uri, value)
+            return
+        # An object appears as a whole once it is written. A rename, which copies there, would
+        # not improve on that.
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        with file_system.open_output_stream(path) as stream:
+            stream.write(text.encode("utf-8"))
     except OSError as error:
         raise CaptionerError(
             f"{uri!r} can't be written ({first_line(error)}); mend its permissions, "
