@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
@@ -24,12 +23,8 @@ from captioner_core.features.base import INPUT_SIZE
 from captioner_core.features.precision import choose_precision
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import CaptionOptions
-from captioner_core.runs import commits
-from captioner_core.runs.reuse import FeatureCache, caption_row
-from captioner_core.runs.run_files import check_run_output
-from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
-from captioner_core.tables.schemas import FeatureRow
+from captioner_core.runs import commits, reuse, run_files
+from captioner_core.tables import layout, schemas
 from captioner_core.weights import preconditions
 
 
@@ -62,7 +57,7 @@ def build(
     _ = failures | "WriteFailures" >> WriteTable(stage.run, layout.FAILURES)
 
 
-def _write(captioned: beam.PCollection[CaptionedImage], run: RunLayout, label: str) -> None:
+def _write(captioned: beam.PCollection[CaptionedImage], run: layout.RunLayout, label: str) -> None:
     prefix = label.lower()
     captions = captioned | f"{label}Captions" >> beam.Map(lambda image: image.caption)
     features = captioned | f"{label}Features" >> beam.Map(lambda image: image.features)
@@ -70,14 +65,14 @@ def _write(captioned: beam.PCollection[CaptionedImage], run: RunLayout, label: s
     _ = features | f"Write{label}Features" >> WriteTable(run, layout.FEATURES, prefix=prefix)
 
 
-def _reused_caption(features: FeatureRow, cache: FeatureCache) -> CaptionedImage:
+def _reused_caption(features: schemas.FeatureRow, cache: reuse.FeatureCache) -> CaptionedImage:
     """Returns the rows of an image that an earlier run has captioned."""
     caption = cache.caption(features.image_sha256)
-    row = caption_row(caption, features.image_id, features.image_uri, features.image_sha256)
+    row = reuse.caption_row(caption, features.image_id, features.image_uri, features.image_sha256)
     return CaptionedImage(features, row)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CaptionPlan:
     """A caption job that is resolved and checked, before any image is read.
 
@@ -111,8 +106,9 @@ def plan(
     launch.check_options(options, pipeline_args)
     # Resolved once, so that workers and manifest agree even if another model is promoted meanwhile.
     options = dataclasses.replace(options, model=resolve_model(options.model))
-    inputs = {"--images": [options.images], "--model": [options.model]}
-    check_run_output(options.layout, inputs)
+    run_files.check_run_output(
+        options.layout, {"--images": [options.images], "--model": [options.model]}
+    )
     return plan_checked(options, pipeline_args, fetches_weights=fetches_weights)
 
 
@@ -192,11 +188,10 @@ def run(
     return execute(plan(options, pipeline_args, fetches_weights=load is None), load)
 
 
-def main_with(options: CaptionOptions, pipeline_args: Sequence[str]) -> int:
-    """Runs the job and prints its counts. Returns the exit code 0."""
+def main_with(options: CaptionOptions, pipeline_args: Sequence[str]) -> None:
+    """Runs the job and prints its counts."""
     manifest = run(options, pipeline_args)
     print_counts(manifest, layout.CAPTIONS, options.layout.run_dir)
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,16 +13,13 @@ from collections.abc import Callable, Sequence
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from beam_jobs import launch
-from beam_jobs.handlers import FeatureHandler
+from beam_jobs import handlers, launch
 from beam_jobs.image_stage import ImageStage, begin_image_stage, print_counts
 from beam_jobs.transforms import DecodeImages, ReadCached, ReadImageList, WriteTable
 from captioner_core.features.base import INPUT_SIZE, Backbone, load_backbone
 from captioner_core.features.precision import choose_precision
 from captioner_core.options import ExtractOptions
-from captioner_core.runs import commits
-from captioner_core.runs.reuse import FeatureCache
-from captioner_core.runs.run_files import check_run_output
+from captioner_core.runs import commits, reuse, run_files
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import FEATURES_GRID_SCHEMA, FEATURES_SCHEMA, FeatureRow
 from captioner_core.weights import preconditions
@@ -47,7 +44,7 @@ def build(
         options.images, INPUT_SIZE, options.limits, stage.cache
     )
     features = decoded | "ExtractFeatures" >> RunInference(
-        FeatureHandler(load, batch_size=options.batch_size, grid=options.grid)
+        handlers.FeatureHandler(load, batch_size=options.batch_size, grid=options.grid)
     )
     schema = FEATURES_GRID_SCHEMA if options.grid else FEATURES_SCHEMA
     _ = features | "WriteFeatures" >> WriteTable(stage.run, layout.FEATURES, schema)
@@ -58,7 +55,7 @@ def build(
     _ = failures | "WriteFailures" >> WriteTable(stage.run, layout.FAILURES)
 
 
-def _reused_features(features: FeatureRow, cache: FeatureCache) -> FeatureRow:
+def _reused_features(features: FeatureRow, cache: reuse.FeatureCache) -> FeatureRow:
     return features
 
 
@@ -83,7 +80,7 @@ def run(
       CheckFailed: More images failed than the options allow.
     """
     launch.check_options(options, pipeline_args)
-    check_run_output(options.layout, {"--images": [options.images]})
+    run_files.check_run_output(options.layout, {"--images": [options.images]})
     is_local = launch.runs_here(pipeline_args)
     if load is None and is_local:
         preconditions.check_backbone()
@@ -102,11 +99,10 @@ def run(
     return stage.execute(lambda pipeline: build(pipeline, options, stage, load))
 
 
-def main_with(options: ExtractOptions, pipeline_args: Sequence[str]) -> int:
-    """Runs the job and prints its counts. Returns the exit code 0."""
+def main_with(options: ExtractOptions, pipeline_args: Sequence[str]) -> None:
+    """Runs the job and prints its counts."""
     manifest = run(options, pipeline_args)
     print_counts(manifest, layout.FEATURES, options.layout.run_dir)
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,25 +9,19 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import apache_beam as beam
 
-from beam_jobs import launch
-from beam_jobs.transforms import TAKEN_OVER
+from beam_jobs import launch, transforms
 from captioner_core.console.progress import progress
 from captioner_core.images.listing import PASSED_OVER_BY_SUFFIX, ListingCounts, passed_over_lines
 from captioner_core.options import ImageOptions
-from captioner_core.runs import commits
-from captioner_core.runs.failure_policy import check_failures
-from captioner_core.runs.identity import COLLECTION, collection_of_images
-from captioner_core.runs.image_list import ImageListFile, begin_run
+from captioner_core.runs import commits, failure_policy, identity, image_list
 from captioner_core.runs.reuse import Failures, FeatureCache, earlier_images, failures_of
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ImageStage:
     """A stage whose images are listed, and whose pipeline has not run yet.
 
@@ -48,8 +42,8 @@ class ImageStage:
     name: str
     options: ImageOptions
     pipeline_args: Sequence[str]
-    run: RunLayout
-    files: Sequence[ImageListFile]
+    run: layout.RunLayout
+    files: Sequence[image_list.ImageListFile]
     counts: ListingCounts
     retried: Failures | None
     cache: FeatureCache | None
@@ -83,19 +77,26 @@ class ImageStage:
             self.name,
             wall_time_s=time.monotonic() - self.started,
             options=dataclasses.asdict(self.options),
-            counts={**self.counts.as_manifest(), TAKEN_OVER: self._reused_count(counters)},
+            counts={
+                **self.counts.as_manifest(),
+                transforms.TAKEN_OVER: self._reused_count(counters),
+            },
             adds_to=self._tables_that_stay(),
             metadata=self._metadata(model),
             complete=complete,
         )
         if complete:
-            check_failures(manifest["counts"][layout.FAILURES], self.options.max_failures)
+            failure_policy.check_failures(
+                manifest["counts"][layout.FAILURES], self.options.max_failures
+            )
         return manifest
 
     def _metadata(self, model: commits.ModelRecord | None) -> commits.ManifestMetadata:
         options = self.options
         metadata = commits.ManifestMetadata()
-        metadata[COLLECTION] = collection_of_images(options.images, options.collection)
+        metadata[identity.COLLECTION] = identity.collection_of_images(
+            options.images, options.collection
+        )
         if model is not None:
             metadata["model"] = model
         metadata[PASSED_OVER_BY_SUFFIX] = self.counts.by_suffix()
@@ -103,7 +104,7 @@ class ImageStage:
 
     def _reused_count(self, counters: Mapping[str, int]) -> int:
         """Returns how many images did not go through the network."""
-        return self.retried.kept if self.retried else counters.get(TAKEN_OVER, 0)
+        return self.retried.kept if self.retried else counters.get(transforms.TAKEN_OVER, 0)
 
     def _tables_that_stay(self) -> tuple[str, ...]:
         """Returns the tables whose rows stay when failures are tried again."""
@@ -141,7 +142,7 @@ def begin_image_stage(
     """
     started = time.monotonic()
     retried = failures_of(options, name, also=decides_rows, model_id=model_id)
-    begun = begin_run(options, retried)
+    begun = image_list.begin_run(options, retried)
     cache = None
     if retried is None:
         cache = earlier_images(options, name, also=decides_reuse, grid=grid, model_id=model_id)

@@ -17,11 +17,10 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from captioner_core.console.arguments import OneLineParser, guarded, start
+from captioner_core.console.arguments import OneLineParser, start
 from captioner_core.errors import JobFailed
 from captioner_core.options import add_arguments, check_absolute, from_namespace
-from captioner_core.process import program
-from captioner_core.process.error_lines import describe
+from captioner_core.process import error_lines, program
 from captioner_core.runs import commits
 from captioner_core.security.redaction import redact_arguments
 from captioner_core.tables.layout import RunLayout
@@ -75,7 +74,7 @@ def run_pipeline(
             ) from error
         raised = _raised_in_step(error)
         # What a user can mend is raised as itself, without Beam's wrapping.
-        if raised is not error and describe(raised) is not None:
+        if raised is not error and error_lines.describe(raised) is not None:
             raise raised from None
         raise
     counters = pipeline.result.metrics().query()["counters"]
@@ -83,7 +82,6 @@ def run_pipeline(
 
 
 def _quiet_logs() -> None:
-    """Keeps Beam's loggers to what a user can act upon."""
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     # It reports that it starts a job server.
     logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
@@ -136,7 +134,7 @@ def main(
     prog: str,
     description: str,
     options_class: type,
-    run: Callable[[Any, Sequence[str]], int],
+    run: Callable[[Any, Sequence[str]], None],
     argv: Sequence[str] | None,
 ) -> int:
     """Runs the command line of a job module: its own options, and any option of Beam.
@@ -145,7 +143,7 @@ def main(
       prog: The command's name.
       description: What the command does, for ``--help``.
       options_class: The dataclass of the job's own options.
-      run: Runs the job with its options and those of Beam, and returns the exit code.
+      run: Runs the job with its options and those of Beam.
       argv: The arguments; None for those of this process.
 
     Returns:
@@ -164,9 +162,10 @@ def main(
         namespace, pipeline_args = parser.parse_known_args(argv)
         check_pipeline_args(parser, pipeline_args)
         program.check_environment()
-        return run(from_namespace(options_class, namespace), pipeline_args)
+        run(from_namespace(options_class, namespace), pipeline_args)
+        return 0
 
-    return guarded(parse_and_run, prog)
+    return program.guarded(parse_and_run, prog)
 
 
 def check_pipeline_args(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:

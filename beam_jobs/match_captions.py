@@ -31,14 +31,11 @@ from captioner_core.io import storage
 from captioner_core.matching.inputs import MatchInputs, RunInProgress, plan_inputs
 from captioner_core.matching.loading import TableSource, features_beside, write_image_vectors
 from captioner_core.options import COMBINED, MatchOptions
-from captioner_core.runs import commits
-from captioner_core.runs.identity import COLLECTIONS
-from captioner_core.runs.run_files import check_inputs_outside, check_run_output, is_same_location
+from captioner_core.runs import commits, identity, run_files
 from captioner_core.tables import layout
 from captioner_core.text.encoders import TextEncoder, load_encoder
 from captioner_core.weights import preconditions
 
-_DESCRIPTION = "Matches captions and writes tables of similar images."
 # A worker searches the captions of one query part in one index part at a time.
 CAPTIONS_PER_QUERY_PART = 8_192
 # An index part is mapped from a file of about 200 MB.
@@ -85,7 +82,7 @@ def run(options: MatchOptions, pipeline_args: Sequence[str] = ()) -> commits.Man
     """
     launch.check_options(options, pipeline_args)
     preconditions.check_encoder(options.encoder)
-    check_run_output(options.layout)
+    run_files.check_run_output(options.layout)
     return execute(options, pipeline_args)
 
 
@@ -128,7 +125,7 @@ def execute(
             "--index": inputs.index,
             "--features": inputs.features,
         }
-        check_inputs_outside(run_layout, read, own)
+        run_files.check_inputs_outside(run_layout, read, own)
     run_layout = commits.begin_attempt(run_layout)
     plan = _plan(options, inputs, encoder, run_layout)
     with progress("match", _row_count(inputs.captions), "captions"):
@@ -142,7 +139,7 @@ def execute(
         wall_time_s=time.monotonic() - start,
         options=inputs.as_manifest(options),
         metadata={
-            COLLECTIONS: sorted(set(inputs.collections.values())),
+            identity.COLLECTIONS: sorted(set(inputs.collections.values())),
             "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
         },
         complete=True,
@@ -161,7 +158,8 @@ def _with_own_names(options: MatchOptions) -> MatchOptions:
     def named(uris: Iterable[str]) -> tuple[str, ...]:
         """Returns the URIs, with the run's own names for its own tables."""
         return tuple(
-            next((name for name in own if is_same_location(uri, name)), uri) for uri in uris
+            next((name for name in own if run_files.is_same_location(uri, name)), uri)
+            for uri in uris
         )
 
     return dataclasses.replace(
@@ -218,18 +216,21 @@ def _row_count(uris: Iterable[str]) -> int:
     return sum(storage.row_count(part) for uri in uris for part in storage.list_parts(uri))
 
 
-def main_with(options: MatchOptions, pipeline_args: Sequence[str]) -> int:
-    """Runs the job and prints its counts. Returns the exit code 0."""
+def main_with(options: MatchOptions, pipeline_args: Sequence[str]) -> None:
+    """Runs the job and prints its counts."""
     counts = run(options, pipeline_args)["counts"]
     images = counts[layout.MATCH_SUMMARY]
     print(f"{counts[layout.MATCHES]} matches of {images} images in {options.layout.run_dir}")
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns its exit code."""
     return launch.main(
-        "python -m beam_jobs.match_captions", _DESCRIPTION, MatchOptions, main_with, argv
+        "python -m beam_jobs.match_captions",
+        "Matches captions and writes tables of similar images.",
+        MatchOptions,
+        main_with,
+        argv,
     )
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -39,6 +38,7 @@ from captioner_core.matching import (
     caption_group_rows,
     find_unrepairable,
     group_images,
+    loading,
     make_caption_set,
     merge_results,
     open_caption_set,
@@ -47,10 +47,8 @@ from captioner_core.matching import (
     result_rows,
     write_caption_set,
 )
-from captioner_core.matching.loading import INPUTS, open_image_vectors, read_records
 from captioner_core.runs.identity import QUERY_KEY, image_keys, split_keys, with_keys
-from captioner_core.tables import layout
-from captioner_core.tables.schemas import row_schema
+from captioner_core.tables import layout, schemas
 from captioner_core.text.encoders import TextEncoder, load_encoder
 
 # The two sides of a match.
@@ -99,7 +97,7 @@ class Source(NamedTuple):
     collection: str = ""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class MatchPlan:
     """What every worker needs to know of a match job.
 
@@ -166,7 +164,7 @@ def _encoder(name: str) -> TextEncoder:
 
 @functools.lru_cache(maxsize=1)
 def _image_vectors(folder: str) -> ImageVectors:
-    return open_image_vectors(folder)
+    return loading.open_image_vectors(folder)
 
 
 @functools.lru_cache(maxsize=_OPEN_SETS)
@@ -194,7 +192,7 @@ class EncodedIndex(NamedTuple):
     inputs: beam.PCollection[pa.Table]
 
 
-@dataclass
+@dataclasses.dataclass
 class EncodeIndex(beam.PTransform):
     """Reads the captions to match against and writes them as caption sets.
 
@@ -246,7 +244,7 @@ class EncodedQueries(NamedTuple):
     inputs: beam.PCollection[pa.Table]
 
 
-@dataclass
+@dataclasses.dataclass
 class EncodeQueries(beam.PTransform):
     """Reads the captions whose images are matched and writes them as caption sets.
 
@@ -293,12 +291,12 @@ def _read(source: Source, side: str, plan: MatchPlan) -> Iterator[tuple[int, tup
     column = "image_key"
     if source.content == CURRENT:
         splits = plan.index_splits if side == INDEX else ()
-        tables: Iterable[pa.Table] = read_records(source.part, splits, source.collection)
+        tables: Iterable[pa.Table] = loading.read_records(source.part, splits, source.collection)
     elif source.content == PREVIOUS:
         tables = _previous_inputs(source.part, side)
     else:
         column = QUERY_KEY
-        names = row_schema(_PREVIOUS_TABLES[source.content]).names
+        names = schemas.row_schema(_PREVIOUS_TABLES[source.content]).names
         batches = storage.open_table(source.part).to_batches(columns=names)
         tables = (with_keys(pa.table(batch)) for batch in batches)
     for table in tables:
@@ -314,22 +312,21 @@ def _previous_inputs(uri: str, side: str) -> Iterator[pa.Table]:
     dataset = storage.open_table(uri)
     for batch in dataset.to_batches(columns=columns, filter=pc.field("side") == side):
         keys = image_keys(batch.column("image_id"), batch.column("collection"))
-        yield pa.table([keys, *(batch.column(name) for name in columns[2:])], schema=INPUTS)
+        yield pa.table([keys, *(batch.column(name) for name in columns[2:])], schema=loading.INPUTS)
 
 
 def _rows(items: Iterable[tuple[str, pa.Table]], content: str, schema: pa.Schema) -> pa.Table:
-    tables = [table for name, table in items if name == content]
-    return partitioning.concat_tables(tables, schema)
+    return partitioning.concat_tables([table for name, table in items if name == content], schema)
 
 
 def _distinct_inputs(items: Iterable[tuple[str, pa.Table]], content: str) -> pa.Table:
-    rows = _rows(items, content, INPUTS)
+    rows = _rows(items, content, loading.INPUTS)
     return rows.group_by(rows.column_names).aggregate([])
 
 
 def _previous_rows(items: Iterable[tuple[str, pa.Table]], content: str) -> pa.Table:
     """Returns an earlier run's rows of ``match_summary`` or ``matches``, with image keys."""
-    schema = with_keys(row_schema(_RESULT_TABLES[content]).empty_table()).schema
+    schema = with_keys(schemas.row_schema(_RESULT_TABLES[content]).empty_table()).schema
     return _rows(items, content, schema)
 
 
@@ -372,7 +369,7 @@ def _match_input_rows(records: pa.Table, side: str) -> pa.Table:
         "collection": image.collection,
         **{name: records.column(name) for name in ("caption", "source", "image_sha256")},
     }
-    return pa.table(columns, row_schema(layout.MATCH_INPUTS))
+    return pa.table(columns, schemas.row_schema(layout.MATCH_INPUTS))
 
 
 def compare_queries(
@@ -470,7 +467,7 @@ class SetPair(NamedTuple):
     n_pairs: int
 
 
-@dataclass
+@dataclasses.dataclass
 class SearchSets(beam.PTransform):
     """Searches every set of the index for every set of queries, one pair of sets at a time.
 

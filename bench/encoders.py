@@ -12,7 +12,7 @@ import argparse
 import itertools
 import sys
 
-from captioner_core.console.arguments import quiet_libraries
+from captioner_core.process.environment import quiet_libraries
 
 quiet_libraries()
 

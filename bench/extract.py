@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from captioner_core.console.arguments import quiet_libraries
+from captioner_core.process.environment import quiet_libraries
 
 quiet_libraries()
 

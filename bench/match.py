@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from captioner_core.console.arguments import quiet_libraries
+from captioner_core.process.environment import quiet_libraries
 
 quiet_libraries()
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from captioner_core.console.arguments import quiet_libraries
+from captioner_core.process.environment import quiet_libraries
 
 quiet_libraries()
 

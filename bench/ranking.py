@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from captioner_core.console.arguments import quiet_libraries
+from captioner_core.process.environment import quiet_libraries
 
 quiet_libraries()
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from captioner_core.console.arguments import quiet_libraries
+from captioner_core.process.environment import quiet_libraries
 
 quiet_libraries()
 

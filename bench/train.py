@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from captioner_core.console.arguments import quiet_libraries
+from captioner_core.process.environment import quiet_libraries
 
 quiet_libraries()
 

@@ -1,7 +1,5 @@
 """The Assets that the DAGs update, so that other DAGs can be scheduled on them and read them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -14,24 +14,22 @@ from captioner_core.tables.layout import RUN_ID_PATTERN, RunLayout, run_id_of
 
 def make_caption_form() -> dict[str, Param]:
     """Returns the fields of the form of caption_folder."""
-    run_id = Param(
-        None,
-        type=["null", "string"],
-        pattern=f"^{RUN_ID_PATTERN}$",
-        title="Run id",
-        description="Name of the run's folder; a run with the same name is replaced, and an empty "
-        "field gives each run a name of its own.",
-    )
-    runner = make_runner_param(
-        "Engine that runs the Beam jobs; DirectRunner runs them on the Airflow worker."
-    )
     return {
         **make_params(RunOptions, "images"),
         **make_params(ExtractOptions, "output"),
         **make_params(RunOptions, "model", "threshold", "top_k", "beam_width"),
-        "runner": runner,
+        "runner": make_runner_param(
+            "Engine that runs the Beam jobs; DirectRunner runs them on the Airflow worker."
+        ),
         **make_params(RunOptions, "only_failures"),
-        "run_id": run_id,
+        "run_id": Param(
+            None,
+            type=["null", "string"],
+            pattern=f"^{RUN_ID_PATTERN}$",
+            title="Run id",
+            description="Name of the run's folder; a run with the same name is replaced, and an "
+            "empty field gives each run a name of its own.",
+        ),
         **make_params(RunOptions, "index", "encoder", section="More"),
     }
 

@@ -1,12 +1,9 @@
 """Airflow forms made from option dataclasses, and the values that a user submits in them."""
 
-from __future__ import annotations
-
 import dataclasses
 import types
-import typing
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from airflow.sdk import Context, Param, get_current_context
 
@@ -21,7 +18,6 @@ from captioner_core.io.json_text import JsonObject
 from captioner_core.options import limits_text
 
 _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", tuple: "array"}
-_MAX_TEXT_LENGTH = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +85,7 @@ def make_params(options_class: type, *names: str, section: str | None = None) ->
       names: the fields to include, in the order of the form.
       section: the heading under which the form shows them, if any.
     """
-    hints = typing.get_type_hints(options_class)
+    hints = get_type_hints(options_class)
     fields = {field.name: field for field in dataclasses.fields(options_class)}
     return {name: _make_param(fields[name], hints[name], section) for name in names}
 
@@ -110,8 +106,8 @@ def _make_schema(field: dataclasses.Field[Any], hint: Any) -> JsonObject:
     """Returns the JSON schema of an option field, including its default."""
     is_optional = isinstance(hint, types.UnionType)
     if is_optional:
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    json_type = _JSON_TYPES[typing.get_origin(hint) or hint]
+        hint = next(kind for kind in get_args(hint) if kind is not type(None))
+    json_type = _JSON_TYPES[get_origin(hint) or hint]
     schema: JsonObject = {"type": ["null", json_type] if is_optional else json_type}
     if json_type == "array":
         schema["items"] = {"type": "string", "minLength": 1}
@@ -119,7 +115,7 @@ def _make_schema(field: dataclasses.Field[Any], hint: Any) -> JsonObject:
         schema["enum"] = list(field.metadata["choices"])
     elif json_type == "string":
         schema["minLength"] = 1
-        schema["maxLength"] = _MAX_TEXT_LENGTH
+        schema["maxLength"] = 4096
     if field.metadata["limits"]:
         minimum, maximum = field.metadata["limits"]
         schema["minimum"] = minimum

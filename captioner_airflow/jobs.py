@@ -5,8 +5,6 @@ Airflow's own environment needs neither TensorFlow nor Beam. They are started fr
 arguments and never through a shell, so that a form value is always exactly one argument.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -94,8 +92,7 @@ def run_program(
         CAPTIONER_PYTHON names cannot be started. Airflow does not retry the task.
       AirflowException: if the program was killed or ended with another code. Airflow retries.
     """
-    python = os.environ.get("CAPTIONER_PYTHON") or sys.executable
-    command = [python, "-P", "-m", module, *arguments]
+    command = [os.environ.get("CAPTIONER_PYTHON") or sys.executable, "-P", "-m", module, *arguments]
     print("running", module, redact_arguments(arguments), flush=True)
     process = _start(command, stdout)
     with process, _ended_on_error(process.pid), _ended_with_supervisor(process.pid):
@@ -193,7 +190,6 @@ def _ended_with_supervisor(pid: int) -> Iterator[None]:
 
 
 def _end_process_tree(pid: int) -> None:
-    """Terminates a process and its descendants, and kills those that do not end in time."""
     root = psutil.Process(pid)
     processes = [*root.children(recursive=True), root]
     for process in processes:

@@ -4,8 +4,6 @@ It runs ``airflow standalone``, with its scheduler, DAG processor, API server an
 ends all of them on Ctrl-C or SIGTERM.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
@@ -122,28 +120,23 @@ def find_free_ports(usual_ports: Mapping[str, int], api_port: int | None = None)
     Raises:
       SystemExit: if ``api_port`` is not free.
     """
-    ports: dict[str, int] = {}
-    for name, usual in usual_ports.items():
-        if name == "api" and api_port is not None:
-            if not _is_free(api_port):
-                raise SystemExit(
-                    f"airflow: error: --port {api_port} is not free; choose another, or omit it"
-                )
-            ports[name] = api_port
-            continue
-        candidates = range(usual, usual + 1000)
+    if api_port is not None and not _is_free(api_port):
+        raise SystemExit(
+            f"airflow: error: --port {api_port} is not free; choose another, or omit it"
+        )
+    ports = {} if api_port is None else {"api": api_port}
+    for name in [name for name in usual_ports if name not in ports]:
+        candidates = range(usual_ports[name], usual_ports[name] + 1000)
         ports[name] = next(p for p in candidates if p not in ports.values() and _is_free(p))
     return ports
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
+    with socket.socket() as probe, contextlib.suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -233,10 +226,6 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     root = Path(__file__).resolve().parents[1]
     parser = argparse.ArgumentParser(prog="airflow", description=(__doc__ or "").partition(": ")[2])
@@ -275,14 +264,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = airflow.home / "standalone.log"
     # SIGINT too, because a shell lets its background jobs ignore it.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, signal.default_int_handler)
     print(f"airflow: starting in {airflow.home}; see {log} for details", flush=True)
     try:
         with run_airflow(airflow, log, arguments.port) as running:
-            print(f"airflow: {running.url}")
-            print(f"  user      {USER}")
-            print(f"  password  {airflow.password()}")
-            print("Ctrl-C stops it", flush=True)
+            print(
+                f"airflow: {running.url}\n"
+                f"  user      {USER}\n"
+                f"  password  {airflow.password()}\n"
+                "Ctrl-C stops it",
+                flush=True,
+            )
             code = running.process.wait()
             print(f"airflow: ended with exit code {code}; {log} says why", file=sys.stderr)
             return 1

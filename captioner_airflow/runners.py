@@ -1,7 +1,5 @@
 """The Beam runners that a form offers, and the Beam arguments that select and configure each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -90,15 +88,15 @@ def make_beam_arguments(name: str, settings: RunnerSettings) -> list[str]:
             f"runner {name!r} needs {missing[0]!r}; set it in the Airflow Variable "
             f'{RUNNERS_VARIABLE}, such as {{"{name}": {{"{missing[0]}": "..."}}}}'
         )
-    arguments = []
-    for option, value in {**runner.options, **configured}.items():
-        arguments.extend(_format_option(option, value))
-    return arguments
+    return [
+        argument
+        for option, value in {**runner.options, **configured}.items()
+        for argument in _format_option(option, value)
+    ]
 
 
 def _format_option(option: str, value: object) -> list[str]:
     """Returns a repeated option for a list, a bare option for True, and nothing for False."""
     if isinstance(value, bool):
         return [f"--{option}"] if value else []
-    values = value if isinstance(value, list) else [value]
-    return [f"--{option}={item}" for item in values]
+    return [f"--{option}={item}" for item in (value if isinstance(value, list) else [value])]

@@ -5,8 +5,6 @@ Variables when a task runs. The interpreter of the jobs is set by an environment
 because users who may edit Variables in the UI must not choose the programs that workers run.
 """
 
-from __future__ import annotations
-
 import os
 from datetime import timedelta
 

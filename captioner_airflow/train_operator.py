@@ -1,7 +1,5 @@
 """The Airflow operator that trains a captioner."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
@@ -24,8 +22,7 @@ class TrainOperator(BaseOperator):
         """Starts the training, waits for it and returns the model folder."""
         run = TrainRun.current(context)
         with fail_on_bad_input():
-            options = run.train_options()
-            self._load_launcher(run).launch(options, context)
+            self._load_launcher(run).launch(run.train_options(), context)
         return run.model
 
     def execute_complete(self, context: Context, event: Event, **kwargs: Any) -> str:

@@ -1,7 +1,5 @@
 """The form of train_captioner, and the options of its steps that follow from it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -11,48 +9,44 @@ from captioner_airflow.forms import FilledForm, make_params, make_runner_param
 from captioner_airflow.launchers import LAUNCHERS
 from captioner_core.options import ExtractOptions, GateOptions, TrainOptions
 from captioner_core.tables import layout
-from captioner_core.tables.layout import join, run_id_of
 
 # Datasets that the DAG builds, and the option of ``captioner dataset`` that limits their images.
 _LIMIT_OPTIONS = {"sample": "--images", "flickr8k": "--limit"}
-_MIN_LIMIT = 30
 _MAIN_FIELDS = ("epochs", "workers")
 _MORE_FIELDS = ("reinforce_epochs", "batch_size", "learning_rate", "dropout", "seed")
 
 
 def make_train_form() -> dict[str, Param]:
     """Returns the fields of the form of train_captioner."""
-    dataset = Param(
-        "sample",
-        type="string",
-        minLength=1,
-        maxLength=4096,
-        title="Dataset",
-        description="sample (drawn scenes), flickr8k (downloaded, or read from the folder in "
-        "FLICKR8K_DIR), or a dataset folder that contains images/ and captions.parquet.",
-    )
-    limit = Param(
-        None,
-        type=["null", "integer"],
-        minimum=_MIN_LIMIT,
-        title="Limit",
-        description="Number of images of sample or flickr8k to use; an empty field uses them all.",
-    )
-    launcher = Param(
-        "local",
-        type="string",
-        enum=list(LAUNCHERS),
-        title="Launcher",
-        description="Where to train: local starts processes on the Airflow worker, kubernetes "
-        "starts pods.",
-    )
     return {
-        "dataset": dataset,
-        "limit": limit,
+        "dataset": Param(
+            "sample",
+            type="string",
+            minLength=1,
+            maxLength=4096,
+            title="Dataset",
+            description="sample (drawn scenes), flickr8k (downloaded, or read from the folder in "
+            "FLICKR8K_DIR), or a dataset folder that contains images/ and captions.parquet.",
+        ),
+        "limit": Param(
+            None,
+            type=["null", "integer"],
+            minimum=30,
+            title="Limit",
+            description="Number of images of sample or flickr8k to use; an empty field uses them "
+            "all.",
+        ),
         **make_params(ExtractOptions, "output"),
         **make_params(GateOptions, "margin"),
         **make_params(TrainOptions, *_MAIN_FIELDS),
-        "launcher": launcher,
+        "launcher": Param(
+            "local",
+            type="string",
+            enum=list(LAUNCHERS),
+            title="Launcher",
+            description="Where to train: local starts processes on the Airflow worker, kubernetes "
+            "starts pods.",
+        ),
         "runner": make_runner_param("Engine that runs the Beam job that extracts features."),
         **make_params(TrainOptions, *_MORE_FIELDS, section="More"),
     }
@@ -73,7 +67,9 @@ class TrainRun(FilledForm):
         if kind not in _LIMIT_OPTIONS:
             return kind
         limit = self.params["limit"]
-        return join(self.output_root, "datasets", kind if limit is None else f"{kind}-{limit}")
+        return layout.join(
+            self.output_root, "datasets", kind if limit is None else f"{kind}-{limit}"
+        )
 
     def dataset_arguments(self) -> list[str] | None:
         """Returns the arguments of ``captioner dataset``, or None if the dataset exists already."""
@@ -88,9 +84,9 @@ class TrainRun(FilledForm):
     def extract_options(self) -> ExtractOptions:
         """Returns the options of the feature run, which all trainings on a dataset share."""
         return ExtractOptions(
-            images=join(self.dataset, layout.DATASET_IMAGES),
+            images=layout.join(self.dataset, layout.DATASET_IMAGES),
             output=self.output_root,
-            run_id=run_id_of(f"dataset {self.dataset}"),
+            run_id=layout.run_id_of(f"dataset {self.dataset}"),
         )
 
     @property
@@ -101,12 +97,12 @@ class TrainRun(FilledForm):
     @property
     def models(self) -> str:
         """The folder of models, which contains the pointer to the current one."""
-        return join(self.output_root, "models")
+        return layout.join(self.output_root, "models")
 
     @property
     def model(self) -> str:
         """The folder of the model that this run trains."""
-        return join(self.models, run_id_of(self.airflow_run_id))
+        return layout.join(self.models, layout.run_id_of(self.airflow_run_id))
 
     def train_options(self) -> TrainOptions:
         """Returns the options of the training."""

@@ -1,13 +1,11 @@
 """The entry point of the console script ``captioner``."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Sequence
 
 import captioner_core
-from captioner_core.console.arguments import OneLineParser, guarded, start
+from captioner_core.console.arguments import OneLineParser, start
 from captioner_core.process import program
 from captioner_core.security.redaction import redact_arguments
 
@@ -71,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         namespace.pipeline_args = rest
         return int(namespace.handler(namespace))
 
-    return guarded(parse_and_run, "captioner")
+    return program.guarded(parse_and_run, "captioner")
 
 
 if __name__ == "__main__":

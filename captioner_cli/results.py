@@ -12,12 +12,11 @@ from captioner_core.runs.commits import Manifest
 from captioner_core.runs.verify import verify
 from captioner_core.security.redaction import escape_control_chars
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 
 _SHOWN_MATCHES = 5
 
 
-def print_results(run: RunLayout, manifest: Manifest, report: str) -> None:
+def print_results(run: layout.RunLayout, manifest: Manifest, report: str) -> None:
     """Prints a few matches, every output path, and how many files were passed over.
 
     Args:
@@ -25,8 +24,7 @@ def print_results(run: RunLayout, manifest: Manifest, report: str) -> None:
       manifest: Its manifest.
       report: The path or URI of its report.
     """
-    matches = storage.read_table(run.table(layout.MATCHES)).slice(0, _SHOWN_MATCHES)
-    for row in matches.to_pylist():
+    for row in storage.read_table(run.table(layout.MATCHES)).slice(0, _SHOWN_MATCHES).to_pylist():
         print(_match_line(row))
     for name in layout.TABLES:
         print(f"{name:14} {manifest['counts'][name]:8}  {run.table(name)}")

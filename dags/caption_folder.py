@@ -11,8 +11,6 @@ retry it. Airflow does retry a task that was killed. To retry only the failed im
 run, enter its run id and turn on *only failures*.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 from airflow.sdk import dag, task

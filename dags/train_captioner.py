@@ -13,8 +13,6 @@ To caption with the current model, give `ROOT/models` as the *model* of caption_
 the previous model, run `captioner promote --models ROOT/models --undo`.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 from airflow.sdk import dag, task

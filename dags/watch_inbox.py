@@ -14,8 +14,6 @@ A field that you fill in on the form takes precedence over the Variable. The DAG
 turn it on.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pendulum  # comes with Airflow

@@ -13,7 +13,6 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -27,8 +26,7 @@ from captioner_core.console.progress import hide_progress
 from captioner_core.errors import ImageError
 from captioner_core.features.base import INPUT_SIZE
 from captioner_core.features.precision import choose_precision
-from captioner_core.images import decoder_pool
-from captioner_core.images.decoding import DecodedImage
+from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import ListingCounts, SkippedEntry, local_path
 from captioner_core.images.remote_listing import list_entries, read_bytes
 from captioner_core.io import storage
@@ -44,7 +42,6 @@ from captioner_core.options import RunOptions
 from captioner_core.report import write_report
 from captioner_core.runs import commits
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 from captioner_core.tables.schemas import (
     FEATURE_DIM,
     GENERATED,
@@ -65,7 +62,7 @@ _BYTES_PER_MATCH = 40
 _FEATURE_BYTES = 4 * FEATURE_DIM
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RunEstimate:
     """What a folder holds, and what a run over it will take on this machine.
 
@@ -174,14 +171,12 @@ def estimate_run(
     loaded_s = time.perf_counter() - started
     captioned = _caption_sample(handler, models, folder.sample, batch_size, options)
     captions = [image.caption.caption for image in captioned.images]
-    encoder = load_encoder(options.encoder)
-    matching = _time_matching(encoder, captions, options)
+    matching = _time_matching(load_encoder(options.encoder), captions, options)
     read_bytes = folder.read_bytes
     if read_bytes is None:
         mean_bytes = float(np.mean(captioned.file_bytes or [0]))
         read_bytes = round(mean_bytes * folder.counts.images)
     index_parts = [part for uri in options.index for part in storage.list_parts(uri)]
-    failed = len(folder.sample) - len(captioned.images)
     return RunEstimate(
         images=folder.counts.images,
         passed_over=folder.counts.passed_over,
@@ -193,7 +188,7 @@ def estimate_run(
         caption_s=matching.caption_s,
         pair_s=matching.pair_s,
         finish_s=_finish_seconds(captioned.images, options),
-        failed_share=failed / max(1, len(folder.sample)),
+        failed_share=(len(folder.sample) - len(captioned.images)) / max(1, len(folder.sample)),
         top_k=options.top_k,
     )
 
@@ -268,7 +263,7 @@ def _caption_sample(
     limits = options.limits
     file_bytes: list[int] = []
 
-    def decode(ref: ImageRef) -> DecodedImage | None:
+    def decode(ref: ImageRef) -> decoding.DecodedImage | None:
         """Returns the decoded image, or None if it fails."""
         try:
             data = read_bytes(ref.image_uri, limits.max_bytes, options.images)
@@ -281,7 +276,7 @@ def _caption_sample(
             )
         except ImageError:
             return None
-        return DecodedImage(ref, hashlib.sha256(data).hexdigest(), width, height, pixels)
+        return decoding.DecodedImage(ref, hashlib.sha256(data).hexdigest(), width, height, pixels)
 
     images: list[CaptionedImage] = []
     seconds_per_image: list[float] = []
@@ -366,7 +361,7 @@ def _commit_captions(images: Sequence[CaptionedImage], options: RunOptions) -> c
     )
 
 
-def _stage_rows(run: RunLayout, name: str, rows: Sequence[Row]) -> None:
+def _stage_rows(run: layout.RunLayout, name: str, rows: Sequence[Row]) -> None:
     part = layout.join(run.staged_table(name), "part.parquet")
     with storage.output_stream(part) as stream:
         pq.write_table(rows_as_table(rows, run.run_id, TABLE_SCHEMAS[name]), stream)
@@ -386,6 +381,4 @@ def _size_text(size: float) -> str:
 def _time_text(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

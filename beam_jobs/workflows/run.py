@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from beam_jobs import caption_images, launch, match_captions
-from beam_jobs.caption_images import CaptionPlan
-from captioner_core.matching.inputs import check_matching
-from captioner_core.matching.loading import check_one_model, models_of
+from captioner_core.matching import inputs, loading
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import MatchOptions, RunOptions
 from captioner_core.report import write_report
-from captioner_core.runs.commits import Manifest
-from captioner_core.runs.image_list import check_any_images
-from captioner_core.runs.run_files import check_inputs_outside, check_report, check_run_output
+from captioner_core.runs import commits, image_list, run_files
 from captioner_core.tables import layout
 from captioner_core.weights import preconditions
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RunPlan:
     """A run that is resolved and checked, before any image is read.
 
@@ -33,7 +28,7 @@ class RunPlan:
     """
 
     options: RunOptions
-    caption: CaptionPlan
+    caption: caption_images.CaptionPlan
     match: MatchOptions
     pipeline_args: Sequence[str]
 
@@ -46,7 +41,7 @@ class RunResult(NamedTuple):
       report: The path or URI of the HTML report.
     """
 
-    manifest: Manifest
+    manifest: commits.Manifest
     report: str
 
 
@@ -70,8 +65,8 @@ def plan_run(options: RunOptions, pipeline_args: Sequence[str] = ()) -> RunPlan:
     check_inputs(options)
     check_requirements(options)
     caption = caption_images.plan_checked(options.caption_options(), pipeline_args)
-    if models_of(options.index):
-        check_one_model(options.index, caption.model_id)
+    if loading.models_of(options.index):
+        loading.check_one_model(options.index, caption.model_id)
     return RunPlan(options, caption, options.match_options(), pipeline_args)
 
 
@@ -86,14 +81,15 @@ def check_inputs(options: RunOptions) -> None:
         has no usable image, or a table is missing or of another kind.
     """
     run = options.layout
-    inputs = {"--images": [options.images], "--model": [options.model]}
-    own_files = check_run_output(run, inputs)
-    check_report(run.run_dir, own_files)
+    own_files = run_files.check_run_output(
+        run, {"--images": [options.images], "--model": [options.model]}
+    )
+    run_files.check_report(run.run_dir, own_files)
     own_tables = (run.table(layout.CAPTIONS), run.table(layout.FEATURES))
     tables = {"--index": options.index, "--features": options.features}
-    check_inputs_outside(run, tables, own_tables)
-    check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
-    check_matching(options, options.index, options.features)
+    run_files.check_inputs_outside(run, tables, own_tables)
+    image_list.check_any_images(options.images, options.exclude, allow_empty=options.allow_empty)
+    inputs.check_matching(options, options.index, options.features)
 
 
 def check_requirements(options: RunOptions) -> None:
@@ -117,5 +113,4 @@ def execute_run(plan: RunPlan) -> RunResult:
     """
     manifest = caption_images.execute(plan.caption, complete=False)
     manifest = match_captions.execute(plan.match, plan.pipeline_args, manifest)
-    report = write_report(plan.options.layout.run_dir)
-    return RunResult(manifest, report)
+    return RunResult(manifest, write_report(plan.options.layout.run_dir))

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from beam_jobs import extract_features
 from beam_jobs.workflows import run as run_workflow
-from beam_jobs.workflows.run import RunResult
 from captioner_core.captioning.saved_model import CONFIG, METRICS
 from captioner_core.datasets import (
     check_dataset_output,
@@ -36,9 +35,7 @@ from captioner_core.options import (
     TrainOptions,
 )
 from captioner_core.process.cache_folder import cache_dir
-from captioner_core.runs import commits
-from captioner_core.runs.identity import collection_of_table
-from captioner_core.runs.run_files import check_run_output
+from captioner_core.runs import commits, identity, run_files
 from captioner_core.tables import layout
 from captioner_core.training.dataset import read_captions_by_split
 from captioner_core.training.inputs import training_fingerprint
@@ -56,7 +53,7 @@ class LocalResult(NamedTuple):
     """
 
     dataset: Path
-    run: RunResult
+    run: run_workflow.RunResult
 
 
 class _NewFolder(NamedTuple):
@@ -94,7 +91,7 @@ def run_local(options: LocalOptions) -> LocalResult:
     folder = _new_folder(options, dataset)
     index = str(dataset / layout.DATASET_CAPTIONS)
     # The held-back images belong to the dataset's collection, although they lie in another folder.
-    collection = None if options.images is not None else collection_of_table(index)
+    collection = None if options.images is not None else identity.collection_of_table(index)
     run_options = options.run_options(str(folder.images), (index,), folder.index_splits, collection)
     plan = run_workflow.plan_run(run_options)
     return LocalResult(dataset, run_workflow.execute_run(plan))
@@ -115,7 +112,7 @@ def _check_outputs(options: LocalOptions) -> None:
     if options.images is not None:
         inputs["--images"] = [options.images]
     for run_id in (DATASET_RUN, NEW_RUN):
-        check_run_output(layout.RunLayout(options.out, run_id), inputs)
+        run_files.check_run_output(layout.RunLayout(options.out, run_id), inputs)
     check_train_outputs(options.train_options(dataset), option="--out")
     if options.images is None:
         check_split_output(dataset, _split_folder(options), option="--out")
@@ -132,7 +129,6 @@ def _split_folder(options: LocalOptions) -> Path:
 
 
 def _is_dataset_built(options: LocalOptions, dataset: Path) -> bool:
-    """Returns whether the dataset is there and was made with the same options."""
     if options.dataset == "flickr8k":
         return is_built(dataset, flickr8k.options(limit=options.limit))
     return is_built(dataset, sample.options(images=_sample_images(options)))
@@ -173,7 +169,6 @@ def _extract(options: ExtractOptions, dataset: Path) -> None:
 
 
 def _is_extracted(options: ExtractOptions, dataset: Path) -> bool:
-    """Returns whether features were extracted with these options after the dataset was made."""
     manifest = Path(options.layout.manifest)
     if not manifest.exists():
         return False
@@ -181,8 +176,7 @@ def _is_extracted(options: ExtractOptions, dataset: Path) -> bool:
     wanted = json.loads(json.dumps(dataclasses.asdict(options)))
     if commits.read_manifest(options.layout.run_dir)["options"] != wanted:
         return False
-    captions = dataset / layout.DATASET_CAPTIONS
-    return manifest.stat().st_mtime >= captions.stat().st_mtime
+    return manifest.stat().st_mtime >= (dataset / layout.DATASET_CAPTIONS).stat().st_mtime
 
 
 def _train(options: TrainOptions) -> None:
@@ -193,7 +187,6 @@ def _train(options: TrainOptions) -> None:
 
 
 def _is_trained(options: TrainOptions) -> bool:
-    """Returns whether the model folder holds the result of a finished, equal training."""
     metrics = layout.join(options.output, METRICS)
     config = layout.join(options.output, CONFIG)
     if not storage.exists(metrics) or not storage.exists(config):

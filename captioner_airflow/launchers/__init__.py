@@ -1,7 +1,5 @@
 """Where a training runs: one file for each launcher, all with the interface ``base.Launcher``."""
 
-from __future__ import annotations
-
 from captioner_airflow import settings
 from captioner_airflow.launchers.base import Event, Launcher
 from captioner_airflow.launchers.kubernetes import KubernetesLauncher

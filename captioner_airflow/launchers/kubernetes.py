@@ -56,8 +56,7 @@ class KubernetesLauncher:
         Raises:
           CaptionerError: if the options or the pod template do not suit this cluster.
         """
-        template = read_template(self.settings.pod_template)
-        job = make_job(self.settings, options, template, task)
+        job = make_job(self.settings, options, read_template(self.settings.pod_template), task)
         return job, make_service(job, self.settings.port)
 
     def launch(self, options: TrainOptions, context: Context) -> None:

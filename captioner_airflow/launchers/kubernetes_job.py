@@ -3,8 +3,6 @@
 This module needs the Kubernetes provider of Airflow.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json
@@ -320,7 +318,7 @@ class TrainingJobTrigger(KubernetesJobTrigger):
 
     def serialize(self) -> tuple[str, JsonObject]:
         """Returns the import path of this class and the arguments that recreate the trigger."""
-        arguments = {
+        return f"{__name__}.{type(self).__name__}", {
             "name": self.job_name,
             "namespace": self.job_namespace,
             "uid": self.uid,
@@ -329,7 +327,6 @@ class TrainingJobTrigger(KubernetesJobTrigger):
             "options": self.options,
             "starts": self.starts,
         }
-        return f"{__name__}.{type(self).__name__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Waits until the Job has ended.
@@ -370,6 +367,5 @@ class TrainingJobTrigger(KubernetesJobTrigger):
 
 
 def _deserialize(job: Manifest) -> V1Job:
-    """Returns a Job as an object of the Kubernetes client."""
     response = SimpleNamespace(data=json.dumps(job))  # all that the client reads of a response
     return ApiClient().deserialize(response, "V1Job")

@@ -1,7 +1,5 @@
 """Copies what the workers of a Job print to the log of an Airflow task."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +12,6 @@ from captioner_airflow.launchers.kubernetes_manifests import CONTAINER, INSTANCE
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _OVERLAP_S = 5  # a poll re-reads this much, in case the clocks of node and task differ
-_MAX_LINES = 10_000
 _MAX_FAILURES = 3
 
 
@@ -88,7 +85,7 @@ class WorkerLogs:
             pods = self._list_pods()
         except (ApiException, HTTPError):
             return "its pods can't be read"
-        states = [(pod, _terminated_state(pod)) for pod in pods]
+        states = [(pod, state.terminated) for pod in pods if (state := _container_state(pod))]
         failed = [(pod, state) for pod, state in states if state and state.exit_code]
         failed.sort(key=lambda item: str(item[1].finished_at))
         failures = [_describe_failure(pod, state) for pod, state in failed[:_MAX_FAILURES]]
@@ -129,16 +126,15 @@ class WorkerLogs:
         since = {}
         if cursor.lines:
             since["since_seconds"] = int(now - cursor.read_at) + _OVERLAP_S
-        response = self._client.read_namespaced_pod_log(
+        text = self._client.read_namespaced_pod_log(
             name,
             self._namespace,
             container=CONTAINER,
             timestamps=True,
-            tail_lines=_MAX_LINES,
+            tail_lines=10_000,
             _preload_content=False,
             **since,
-        )
-        text = response.data.decode("utf-8", "replace")
+        ).data.decode("utf-8", "replace")
         return [_LogLine(*line.partition(" ")[::2]) for line in text.splitlines()]
 
     def _warn_once(self, error: Exception) -> None:
@@ -156,11 +152,6 @@ def _worker_index(pod: V1Pod) -> int:
 def _container_state(pod: V1Pod) -> Any:
     statuses = (pod.status and pod.status.container_statuses) or []
     return next((status.state for status in statuses if status.name == CONTAINER), None)
-
-
-def _terminated_state(pod: V1Pod) -> Any:
-    state = _container_state(pod)
-    return state.terminated if state else None
 
 
 def _describe_failure(pod: V1Pod, state: Any) -> str:

@@ -4,8 +4,6 @@ Pods of an Indexed Job have the host names ``JOB-INDEX``, and the headless Servi
 resolve. ``captioner_core.training.distributed.cluster`` reads both.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import hashlib
@@ -88,10 +86,6 @@ def make_job(
         INSTANCE: name,
     }
     metadata = template.get("metadata") or {}
-    pod_metadata = {
-        "labels": {**(metadata.get("labels") or {}), **labels},
-        "annotations": {**(metadata.get("annotations") or {})},
-    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -113,7 +107,10 @@ def make_job(
             "activeDeadlineSeconds": settings.active_deadline_s,
             "ttlSecondsAfterFinished": _FINISHED_TTL_S,
             "template": {
-                "metadata": pod_metadata,
+                "metadata": {
+                    "labels": {**(metadata.get("labels") or {}), **labels},
+                    "annotations": {**(metadata.get("annotations") or {})},
+                },
                 "spec": _make_pod(settings, options, template, name),
             },
         },
@@ -149,14 +146,15 @@ def make_service(job: Manifest, port: int, owner_uid: str | None = None) -> Mani
         "labels": job["metadata"]["labels"],
     }
     if owner_uid:
-        owner = {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "name": name,
-            "uid": owner_uid,
-            "controller": True,
-        }
-        metadata["ownerReferences"] = [owner]
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "name": name,
+                "uid": owner_uid,
+                "controller": True,
+            }
+        ]
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -203,7 +201,6 @@ def read_template(path: str | Path) -> Manifest:
 
 
 def _is_training_pod(template: Any) -> bool:
-    """Returns whether a YAML document is a Pod whose first container is the one that trains."""
     if not isinstance(template, dict) or template.get("kind") != "Pod":
         return False
     spec = template.get("spec")
@@ -239,7 +236,6 @@ def _check_options(settings: KubernetesSettings, options: TrainOptions) -> None:
 def _make_pod(
     settings: KubernetesSettings, options: TrainOptions, template: Manifest, name: str
 ) -> Manifest:
-    """Returns the spec of a worker's pod: the template, completed from the settings."""
     pod: Manifest = copy.deepcopy(template["spec"])
     container, *sidecars = pod["containers"]
     volume = {"name": _VOLUME, "persistentVolumeClaim": {"claimName": settings.claim}}

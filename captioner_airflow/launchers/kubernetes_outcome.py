@@ -1,7 +1,5 @@
 """How a Job on Kubernetes ended. Needs no Kubernetes client."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +37,7 @@ def read_outcome(job: Any, uid: str) -> JobOutcome | None:
     """
     if job.metadata.uid != uid or job.metadata.deletion_timestamp:
         return JobOutcome(DELETED)
-    conditions = (job.status and job.status.conditions) or []
-    for condition in conditions:
+    for condition in (job.status and job.status.conditions) or []:
         if condition.status == "True" and condition.type in ("Complete", "Failed"):
             status = SUCCEEDED if condition.type == "Complete" else FAILED
             return JobOutcome(status, condition.reason or "", condition.message or "")

@@ -1,7 +1,5 @@
 """The settings of trainings on Kubernetes, with the rules that they must follow."""
 
-from __future__ import annotations
-
 import posixpath
 import re
 from collections.abc import Callable
@@ -89,9 +87,9 @@ def _is_mount_path(value: str) -> bool:
 def _make_range_rule(setting: str, minimum: int, maximum: int, remedy: str) -> _Rule:
     def is_in_range(value: object) -> bool:
         """Returns whether a value is an integer within the limits; True and False are not."""
-        if isinstance(value, bool) or not isinstance(value, int):
-            return False
-        return minimum <= value <= maximum
+        return (
+            isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
+        )
 
     return _Rule(setting, is_in_range, f"must be {minimum} to {maximum}", remedy)
 

@@ -1,7 +1,5 @@
 """Trains in processes on the machine that runs the task."""
 
-from __future__ import annotations
-
 from airflow.sdk import Context
 
 from captioner_airflow.jobs import run_job

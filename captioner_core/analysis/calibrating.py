@@ -1,7 +1,5 @@
 """Calibrates an encoder: finds the cosine above which its matches are right."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +7,12 @@ from pathlib import Path
 from captioner_core.errors import CaptionerError
 from captioner_core.io.outputs import check_output_file, parse_object, replacing
 from captioner_core.options import CalibrateOptions
-from captioner_core.text.encoders import load_encoder
+from captioner_core.text.encoders import judging, load_encoder
 from captioner_core.text.encoders.calibration import (
     Calibration,
     fit_calibration,
     is_calibrations,
 )
-from captioner_core.text.encoders.judging import judge_pairs
 from captioner_core.training.dataset import read_captions_by_split
 
 
@@ -54,7 +51,7 @@ def calibrate(options: CalibrateOptions) -> CalibrationReport:
             f"dataset {options.dataset!r} has no split {options.split!r}; choose another --split"
         )
     encoder = load_encoder(options.encoder)
-    cosines, is_right = judge_pairs(captions, encoder, load_encoder(options.judge))
+    cosines, is_right = judging.judge_pairs(captions, encoder, load_encoder(options.judge))
     calibration = fit_calibration(cosines, is_right)
     _write(Path(options.output), options.encoder, calibration)
     reached = is_right[cosines >= calibration.cosine]

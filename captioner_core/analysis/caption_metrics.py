@@ -24,9 +24,8 @@ from captioner_core.captioning.generated_caption import FeatureCaptioner, Genera
 from captioner_core.captioning.saved_model import record_metrics
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.features.base import Backbone
-from captioner_core.images import decoder_pool, decoding
+from captioner_core.images import decoder_pool, decoding, listing
 from captioner_core.images.image_ids import path_below
-from captioner_core.images.listing import read_bytes
 from captioner_core.io.json_text import JsonObject
 from captioner_core.tables import layout
 from captioner_core.text.vocabulary import single_line, tokenize
@@ -81,7 +80,7 @@ def _read_pixels(folder: Path, image_id: str, size: int) -> npt.NDArray[np.uint8
             "correct the dataset's captions.parquet"
         )
     try:
-        data = read_bytes(os.fsdecode(path), decoding.DEFAULT_MAX_BYTES)
+        data = listing.read_bytes(os.fsdecode(path), decoding.DEFAULT_MAX_BYTES)
         return decoder_pool.decode(data, size=size)[0]
     except ImageError as error:
         raise CaptionerError(
@@ -255,7 +254,6 @@ def record_evaluation(model_dir: str, figures: Mapping[str, Any]) -> None:
             for evaluation in metrics.get("evaluations", [])
             if any(evaluation.get(name) != figures[name] for name in identifying)
         ]
-        evaluations = [*others, dict(figures)]
-        return {"model_id": figures["model_id"], **metrics, "evaluations": evaluations}
+        return {"model_id": figures["model_id"], **metrics, "evaluations": [*others, dict(figures)]}
 
     record_metrics(model_dir, add_evaluation)

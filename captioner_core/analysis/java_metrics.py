@@ -5,8 +5,6 @@ where the installed packages are read-only, and they do not notice when Java fai
 here run the jars over pipes instead, so nothing is written to disk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import subprocess
@@ -119,7 +117,6 @@ def _require_java() -> str:
 
 
 def _run_java(command: Sequence[str], folder: Path | None, text: bytes) -> bytes:
-    """Runs Java with a text as its standard input; returns its standard output."""
     try:
         done = subprocess.run(  # noqa: S603  The command consists of fixed words.
             command, cwd=folder, input=text, capture_output=True, check=False
@@ -180,7 +177,6 @@ class _Session:
         self._errors.append(self._process.stderr.read())
 
     def _ended_error(self) -> CaptionerError:
-        """Returns the error that says why the program has ended."""
         code = self._process.wait()
         self._reader.join()
         return _java_error(self._java, _failure_reason(b"".join(self._errors), code))
@@ -188,7 +184,6 @@ class _Session:
 
 @contextlib.contextmanager
 def _open_session(command: Sequence[str], folder: Path) -> Iterator[_Session]:
-    """Starts a Java program for the duration of the block."""
     pipe = subprocess.PIPE
     try:
         process = subprocess.Popen(  # noqa: S603  The command consists of fixed words.

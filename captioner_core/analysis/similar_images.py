@@ -1,13 +1,10 @@
 """Finds the images most similar to one image and draws them side by side."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import os
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 from captioner_core.captioning.captioning_models import load_models
 from captioner_core.errors import CaptionerError, ImageError
 from captioner_core.features.base import INPUT_SIZE
-from captioner_core.images import decoder_pool, decoding
-from captioner_core.images.listing import read_bytes
+from captioner_core.images import decoder_pool, decoding, listing
 from captioner_core.io import outputs
-from captioner_core.matching import CaptionIndex, Query
-from captioner_core.matching.loading import load_index
+from captioner_core.matching import CaptionIndex, Query, loading
 from captioner_core.models.registry import resolve_model
 from captioner_core.report.pictures import ImageFinder, Location, thumbnail
 from captioner_core.tables.schemas import MatchRow
@@ -37,7 +32,7 @@ _INK = "#1f2328"
 _FAINT = "#59636e"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SimilarImages:
     """The images most similar to one image.
 
@@ -72,7 +67,7 @@ class SimilarImageFinder:
     def __init__(self, model: str, index: Sequence[str], encoder: str) -> None:
         self._models = load_models("xception", resolve_model(model), beam_width=None)
         self._tables = tuple(index)
-        self._index: CaptionIndex = load_index(index, encoder)
+        self._index: CaptionIndex = loading.load_index(index, encoder)
 
     def find(self, path: str, *, threshold: float, top_k: int) -> SimilarImages:
         """Returns the indexed images most similar to an image, without the image itself.
@@ -86,7 +81,7 @@ class SimilarImageFinder:
           CaptionerError: the file cannot be used as an image.
         """
         try:
-            data = read_bytes(path, decoding.DEFAULT_MAX_BYTES)
+            data = listing.read_bytes(path, decoding.DEFAULT_MAX_BYTES)
             pixels, _, _ = decoder_pool.decode(data, size=INPUT_SIZE)
         except ImageError as error:
             raise CaptionerError(f"image {path!r} can't be used: {error.message}") from error
@@ -115,7 +110,6 @@ class SimilarImageFinder:
 
 
 def _is_file(location: Location | None, path: str) -> bool:
-    """Returns whether a location is a certain local file."""
     try:
         return isinstance(location, bytes) and os.path.samefile(location, path)
     except OSError:
@@ -142,9 +136,13 @@ def write_picture(found: SimilarImages, target: str) -> None:
     Raises:
       CaptionerError: the file cannot be written, or exists and captioner did not make it.
     """
-    tiles = [_Tile(os.fsencode(found.path), "this image", found.caption)]
-    for row, location in zip(found.matches, found.locations, strict=True):
-        tiles.append(_Tile(location, f"{row.rank}: {row.score:.3f}", row.match_caption))
+    tiles = [
+        _Tile(os.fsencode(found.path), "this image", found.caption),
+        *(
+            _Tile(location, f"{row.rank}: {row.score:.3f}", row.match_caption)
+            for row, location in zip(found.matches, found.locations, strict=True)
+        ),
+    ]
     height = _SIDE + (_LINES + 1) * _LINE_HEIGHT + 2 * _GAP
     canvas = Image.new("RGB", (len(tiles) * (_SIDE + _GAP) + _GAP, height), "white")
     for number, tile in enumerate(tiles):
@@ -176,8 +174,7 @@ def _draw_tile(canvas: Image.Image, tile: _Tile, left: int) -> None:
             canvas.paste(small, (left + (_SIDE - width) // 2, _GAP + (_SIDE - height) // 2))
     top = _GAP + _SIDE + 8
     draw.text((left, top), tile.title, _FAINT, font)
-    lines = textwrap.wrap(tile.caption, _LINE_CHARACTERS)[:_LINES]
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(textwrap.wrap(tile.caption, _LINE_CHARACTERS)[:_LINES], start=1):
         draw.text((left, top + number * _LINE_HEIGHT), line, _INK, font)
 
 

@@ -1,7 +1,5 @@
 """Estimates, for a captions table, how many matches each threshold gives and how many are right."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,8 +137,7 @@ def _score_counts(
         products = query_vectors @ vectors[has_vector].T
         weights = repeats[start : start + INDEX_BLOCK][has_vector]
         total += _count_by_score(products, encoder, np.broadcast_to(weights, products.shape))
-    same_image = _same_image_counts(queries, captions, encoder)
-    return np.asarray(np.maximum(total - same_image, 0))
+    return np.asarray(np.maximum(total - _same_image_counts(queries, captions, encoder), 0))
 
 
 def _same_image_counts(
@@ -179,8 +176,7 @@ def _count_by_score(
     # The small addition keeps a score on the edge of a bin in that bin.
     bins = np.floor((np.round(scores, 6) + 1) * (_BINS / 2) + 1e-5).astype(np.int64)
     flat_weights = np.asarray(weights, np.float64).ravel()
-    counts = np.bincount(bins.ravel(), weights=flat_weights, minlength=_BINS + 1)
-    return counts.astype(np.float64)
+    return np.bincount(bins.ravel(), weights=flat_weights, minlength=_BINS + 1).astype(np.float64)
 
 
 def draw_thresholds(rows: Sequence[ThresholdRow], target: str) -> None:
@@ -241,8 +237,7 @@ def check_plot(target: str, inputs: outputs.Inputs) -> None:
     """
     from matplotlib.figure import Figure  # Takes half a second.
 
-    formats = Figure().canvas.get_supported_filetypes()
-    if _format_of(target) not in formats:
+    if _format_of(target) not in Figure().canvas.get_supported_filetypes():
         raise CaptionerError(f"--output {target!r} must end in .svg or .png; rename it")
     outputs.check_output_file(target, is_own=outputs.is_own_picture, inputs=inputs)
 

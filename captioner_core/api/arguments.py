@@ -1,7 +1,5 @@
 """How the functions for Python programs read their arguments."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 

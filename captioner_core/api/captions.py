@@ -1,7 +1,5 @@
 """Captions images with a model that is loaded once."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +12,7 @@ from captioner_core.captioning.captioning_models import CaptioningModels, load_m
 from captioner_core.errors import ImageError
 from captioner_core.features.base import INPUT_SIZE
 from captioner_core.features.precision import choose_precision
-from captioner_core.images import decoder_pool
-from captioner_core.images.remote_listing import read_bytes
+from captioner_core.images import decoder_pool, remote_listing
 from captioner_core.io.ordered_map import ordered_map
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import PRETRAINED, ImageOptions
@@ -172,9 +169,8 @@ def caption_images(
 def _decode(path: str) -> _Pixels | ImageError:
     """Returns the pixels of a file, uint8 [INPUT_SIZE, INPUT_SIZE, 3], or why there are none."""
     try:
-        data = read_bytes(path, ImageOptions.max_bytes)
         return decoder_pool.decode(
-            data,
+            remote_listing.read_bytes(path, ImageOptions.max_bytes),
             size=INPUT_SIZE,
             max_pixels=ImageOptions.max_pixels,
             max_seconds=ImageOptions.max_seconds,

@@ -1,7 +1,5 @@
 """Lists the images of a folder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from captioner_core.api.arguments import StrPath, as_uri

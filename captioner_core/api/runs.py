@@ -1,7 +1,5 @@
 """Reads and verifies a finished run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

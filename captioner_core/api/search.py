@@ -1,7 +1,5 @@
 """Encodes texts as vectors, and searches captions by a sentence."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.api.arguments import StrPath, as_texts, search_options
-from captioner_core.matching import Query
-from captioner_core.matching.loading import check_captions_table, load_index
+from captioner_core.matching import Query, loading
 from captioner_core.options import DEFAULT_ENCODER
 from captioner_core.report.pictures import ImageFinder, Location
 from captioner_core.tables.schemas import MatchRow
@@ -102,13 +99,13 @@ def search_captions(
     """
     options = search_options(tables, encoder=encoder, top_k=top_k, threshold=threshold)
     for uri in options.index:
-        check_captions_table(uri)
+        loading.check_captions_table(uri)
     preconditions.check_encoder(options.encoder)
     # An index never returns an image as its own match, so a sentence gets the number of its
     # position as an image id, in no collection: no image of a table has that identity.
     sentences = as_texts(queries)
     numbered = [Query(str(number), (sentence,)) for number, sentence in enumerate(sentences)]
-    index = load_index(options.index, options.encoder)
+    index = loading.load_index(options.index, options.encoder)
     found, _ = index.search(numbered, threshold=options.threshold, top_k=options.top_k)
     rows = [MatchRow(**row) for row in found.to_pylist()]
     rows.sort(key=lambda row: (int(row.query_image_id), row.rank))

@@ -1,7 +1,5 @@
 """Finds the images most similar to one image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from captioner_core.analysis.similar_images import SimilarImageFinder

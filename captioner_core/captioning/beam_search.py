@@ -232,7 +232,6 @@ def _write_words(
 
 
 def _rank(words: tf.Tensor, log_prob: tf.Tensor, length_penalty: float) -> Hypotheses:
-    """Returns the hypotheses of each image sorted by length-normalised log-probability."""
     length = tf.reduce_sum(tf.cast(tf.not_equal(words, PAD), tf.float32), axis=2)
     normalised = log_prob / tf.maximum(length, 1.0) ** length_penalty
     # A beam that never came alive must stay last. Division by its length could lift its score.

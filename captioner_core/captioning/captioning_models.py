@@ -42,8 +42,7 @@ class CaptioningModels:
         features, grids = self.backbone.features(pixels)
         # Features tables hold the grid as float16. The captioner reads the same numbers here, so
         # that captions made from a table are the same.
-        captions = self.generator.generate(features, grids.astype(np.float16))
-        return CaptionedBatch(features, captions)
+        return CaptionedBatch(features, self.generator.generate(features, grids.astype(np.float16)))
 
 
 def load_models(

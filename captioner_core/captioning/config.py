@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 from captioner_core.errors import CaptionerError
@@ -31,7 +30,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 _JSON_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionerConfig:
     """Everything that is needed to build a captioner's network again.
 
@@ -131,11 +130,12 @@ class CaptionerConfig:
             )
         given = {name: item for name, item in value.items() if name != "format_version"}
         types = {field.name: _JSON_TYPES[str(field.type)] for field in dataclasses.fields(cls)}
-        wrong = set(given) ^ set(types)
-        for name in set(given) & set(types):
-            # bool is a subclass of int in Python, but true is not a number in JSON.
-            if isinstance(given[name], bool) or not isinstance(given[name], types[name]):
-                wrong.add(name)
+        # bool is a subclass of int in Python, but true is not a number in JSON.
+        wrong = (given.keys() ^ types.keys()) | {
+            name
+            for name in given.keys() & types.keys()
+            if isinstance(given[name], bool) or not isinstance(given[name], types[name])
+        }
         if wrong:
             raise CaptionerError(
                 f"model config.json has a wrong field {min(wrong)!r}; train the model again"

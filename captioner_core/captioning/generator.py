@@ -46,7 +46,6 @@ class CaptionSearch:
         return self._search(tf.cast(cells, tf.float32))
 
     def _build_search(self, cells: tf.Tensor) -> Hypotheses:
-        """Builds the search into the current graph."""
         config = self._captioner.config
         state = self._captioner.encode(cells)
         return beam_search(
@@ -124,10 +123,9 @@ class CaptionGenerator:
                 self._decode(rows[0], values[0])
                 for rows, values in zip(words, log_prob, strict=True)
             ]
-        images = self._joint.encode_images(features)
         return [
             self._choose_by_image(self._joint, *beams)
-            for beams in zip(images, words, log_prob, strict=True)
+            for beams in zip(self._joint.encode_images(features), words, log_prob, strict=True)
         ]
 
     def _choose_by_image(
@@ -153,7 +151,6 @@ class CaptionGenerator:
         return captions[int(np.argmax(scores))]
 
     def _decode(self, words: npt.NDArray[np.int32], log_prob: float) -> GeneratedCaption:
-        """Returns the caption of one hypothesis."""
         n_tokens = int((words != PAD).sum()) - 1
         return GeneratedCaption(self._model.vocabulary.decode(words), float(log_prob), n_tokens)
 

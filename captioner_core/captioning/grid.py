@@ -1,7 +1,5 @@
 """The cells of an image's feature grid that a captioner attends over."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

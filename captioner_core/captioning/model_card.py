@@ -1,7 +1,5 @@
 """The model card: what a model was trained on, how well it does, and what it is not for."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +39,6 @@ def model_card(config: CaptionerConfig, metrics: Mapping[str, Any]) -> str:
 
 
 def _describe_model(config: CaptionerConfig) -> str:
-    """Returns one paragraph about the network and its search."""
     kind = "LSTM captioner"
     if config.members > 1:
         kind = f"{config.members} LSTM captioners whose probabilities are averaged"
@@ -61,14 +58,13 @@ def _describe_model(config: CaptionerConfig) -> str:
 
 
 def _training_table(trainings: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the data and the outcome of each member's training as a table."""
     images = trainings[0]["images"]
     captions = trainings[0]["captions"]
     best_epochs = (f"{one['best_epoch']} of {len(one['history'])}" for one in trainings)
     dev_losses = (f"{one['history'][one['best_epoch'] - 1]['dev_loss']:.3f}" for one in trainings)
     rows = {
         "trained on": f"{images['train']} images, {captions['train']} captions: split train of "
-        f"{_dataset_name(trainings[0])}",
+        f"`{trainings[0].get('dataset', {}).get('name') or trainings[0]['options']['dataset']}`",
         "chosen on": f"{images['dev']} images: split dev",
         "best epoch": ", ".join(best_epochs),
         "dev loss": f"{', '.join(dev_losses)} nats a word",
@@ -79,7 +75,6 @@ def _training_table(trainings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _training_commands(config: CaptionerConfig, trainings: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the commands that make the model again as a block of code."""
     commands = []
     for training in trainings:
         given = given_options(TrainOptions, training["options"])
@@ -113,13 +108,7 @@ def _evaluation_parts(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"## Measured\n\n{method}", "\n".join(lines)]
 
 
-def _dataset_name(training: Mapping[str, Any]) -> str:
-    """Returns the name of the training data, or its path if the dataset has no name."""
-    return f"`{training.get('dataset', {}).get('name') or training['options']['dataset']}`"
-
-
 def _dataset_licence(training: Mapping[str, Any]) -> str:
-    """Returns the licence of the training data, as far as the dataset states one."""
     return (
         training.get("dataset", {}).get("licence")
         or "The images and captions keep the licence of their dataset."

@@ -1,7 +1,5 @@
 """What all command lines of the project share: how they start and how they parse their options."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import threading
@@ -10,19 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from captioner_core.options import StoreOnce, add_arguments, from_namespace
-from captioner_core.process import interrupts, program
-from captioner_core.process.environment import quiet_libraries
-from captioner_core.process.program import guarded
+from captioner_core.process import environment, interrupts, program
 from captioner_core.security.redaction import escape_control_chars
-
-__all__ = [
-    "OneLineParser",
-    "end_with_launcher",
-    "guarded",
-    "quiet_libraries",
-    "run_command",
-    "start",
-]
 
 _LOADED_AT = time.monotonic()
 _POLL_INTERVAL_S = 0.5
@@ -39,7 +26,7 @@ def start(argv: Sequence[str] | None) -> None:
     if argv is None:
         program.begin()
     else:
-        quiet_libraries()
+        environment.quiet_libraries()
     end_with_launcher()
 
 
@@ -90,7 +77,7 @@ def run_command(
         program.check_environment()
         return run(from_namespace(options_class, namespace))
 
-    return guarded(parse_and_run, prog)
+    return program.guarded(parse_and_run, prog)
 
 
 def end_with_launcher() -> None:

@@ -4,8 +4,6 @@ Worker processes call ``advance`` too. They show no progress, so the call does n
 their work is counted when the job has succeeded.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import threading

@@ -1,7 +1,5 @@
 """Builds a dataset from captions in COCO's JSON (Chen et al. 2015, arXiv:1504.00325)."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence

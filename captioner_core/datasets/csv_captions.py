@@ -1,16 +1,13 @@
 """Builds a dataset from a CSV file with one record for each caption."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from captioner_core.datasets import source_text, sources
 from captioner_core.datasets.dataset_folder import DatasetSummary, DatasetWriter
-from captioner_core.datasets.source_text import decode_source
-from captioner_core.datasets.sources import import_images, safe_image_id, split_by_hash
 from captioner_core.errors import CaptionerError
 from captioner_core.images.decoding import IMAGE_SUFFIXES
 from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
@@ -117,7 +114,7 @@ def build(
     inputs = {"--csv": [csv_file], "--images": [images]}
     writer = DatasetWriter(output, "csv", options, inputs=inputs, collection=collection)
     writer.left_out["lines without image or caption"] = found.empty
-    return import_images(writer, images, found.captions, found.splits, limit)
+    return sources.import_images(writer, images, found.captions, found.splits, limit)
 
 
 def read_captions(csv_file: Path) -> CaptionsByImage:
@@ -135,8 +132,8 @@ def read_captions(csv_file: Path) -> CaptionsByImage:
         if not record.image_id or not record.caption:
             empty += 1
             continue
-        image_id = safe_image_id(record.image_id, f"{csv_file}, line {record.line}: image")
-        split = record.split or split_by_hash(image_id)
+        image_id = sources.safe_image_id(record.image_id, f"{csv_file}, line {record.line}: image")
+        split = record.split or sources.split_by_hash(image_id)
         first_line = first_lines.setdefault(image_id, record.line)
         if splits.setdefault(image_id, split) != split:
             # Otherwise a model would be evaluated on images that it was trained on.
@@ -166,7 +163,7 @@ def read_records(path: Path) -> list[CaptionRecord]:
         raise CaptionerError(
             f"CSV file {str(path)!r} can't be read ({error.strerror}); name another"
         ) from error
-    text = decode_source(data, str(path))
+    text = source_text.decode_source(data, str(path))
     form = _find_form(text, path)
     records = _parse_records(text, form.delimiter, path)
     next(record for record in records if any(record.fields))  # skips the header

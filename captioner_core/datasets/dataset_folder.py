@@ -15,7 +15,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,14 +22,13 @@ import pyarrow.parquet as pq
 from captioner_core.errors import CaptionerError
 from captioner_core.images.image_ids import file_name_of
 from captioner_core.images.listing import DATASET_FOLDER
-from captioner_core.io import outputs
-from captioner_core.io.json_text import parse_json
+from captioner_core.io import json_text, outputs
 from captioner_core.runs.identity import default_collection
 from captioner_core.tables import layout
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class DatasetSummary:
     """What a dataset contains and how it was made; dataset.json holds these fields.
 
@@ -49,7 +47,7 @@ class DatasetSummary:
     options: Mapping[str, object]
     images: Mapping[str, int]
     captions: int
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     licence: str = ""
     collection: str = ""
 
@@ -223,7 +221,7 @@ def check_dataset_output(
 def is_built(output: Path, options: Mapping[str, object]) -> bool:
     """Returns whether the folder holds a complete dataset that was built with these options."""
     try:
-        summary = parse_json((output / layout.DATASET_SUMMARY).read_bytes())
+        summary = json_text.parse_json((output / layout.DATASET_SUMMARY).read_bytes())
         has_same_options = bool(summary["options"] == dict(options))
         return has_same_options and (output / layout.DATASET_CAPTIONS).is_file()
     except (OSError, ValueError, KeyError, TypeError):

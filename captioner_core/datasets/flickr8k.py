@@ -1,17 +1,13 @@
 """Builds Flickr8k (Hodosh, Young and Hockenmaier 2013) from its two zips or from Kaggle's files."""
 
-from __future__ import annotations
-
 import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
-from captioner_core.datasets.csv_captions import read_captions
+from captioner_core.datasets import csv_captions, source_text, sources
 from captioner_core.datasets.dataset_folder import DatasetSummary, DatasetWriter
-from captioner_core.datasets.source_text import decode_source, split_lines
-from captioner_core.datasets.sources import describe_no_pair, import_images, write_limited
 from captioner_core.errors import CaptionerError
 from captioner_core.security.archives import check_members
 from captioner_core.text.vocabulary import single_line
@@ -107,13 +103,15 @@ def _build_from_zips(
     if _CAPTIONS_FILE not in texts:
         raise CaptionerError(f"{TEXT_ZIP} has no {_CAPTIONS_FILE}; fetch it again")
     files = _files_by_name(images, IMAGES_ZIP)
-    captions = _read_tokens(writer, decode_source(text.read(texts[_CAPTIONS_FILE]), _CAPTIONS_FILE))
+    captions = _read_tokens(
+        writer, source_text.decode_source(text.read(texts[_CAPTIONS_FILE]), _CAPTIONS_FILE)
+    )
     lists = {split: name for split, name in _SPLIT_LISTS.items() if name in texts}
     splits = _read_splits(writer, lists, lambda name: text.read(texts[name]))
     usable = {i: split for i, split in splits.items() if i in files and captions.get(i)}
     if not usable:
         captioned = [image_id for image_id in captions if image_id in splits]
-        raise CaptionerError(describe_no_pair(captioned, list(files), IMAGES_ZIP))
+        raise CaptionerError(sources.describe_no_pair(captioned, list(files), IMAGES_ZIP))
     writer.left_out["listed images that have no file or no caption"] = len(splits) - len(usable)
     writer.left_out["images in no list"] = len(files.keys() - splits.keys())
     writer.left_out["captions without their image"] = sum(
@@ -128,13 +126,13 @@ def _build_from_zips(
             with images.open(info) as packed, writer.stage(image_id).open("wb") as file:
                 shutil.copyfileobj(packed, file)
 
-    return write_limited(writer, captions, usable, limit, add_image)
+    return sources.write_limited(writer, captions, usable, limit, add_image)
 
 
 def _build_from_kaggle(
     output: Path, folder: Path, images: Path, limit: int | None, collection: str | None
 ) -> DatasetSummary:
-    found = read_captions(folder / _KAGGLE_CAPTIONS)
+    found = csv_captions.read_captions(folder / _KAGGLE_CAPTIONS)
     lists = {split: name for split, name in _SPLIT_LISTS.items() if (folder / name).is_file()}
     # The name tells that results on other splits than Flickr8k's don't compare with the literature.
     name = "flickr8k" if lists else "flickr8k-kaggle"
@@ -148,7 +146,7 @@ def _build_from_kaggle(
     writer.left_out["lines without image or caption"] = found.empty
     captions = {image_id: texts for image_id, texts in found.captions.items() if image_id in splits}
     writer.left_out["images in no list"] = len(found.captions) - len(captions)
-    return import_images(writer, images, captions, splits, limit)
+    return sources.import_images(writer, images, captions, splits, limit)
 
 
 def _read_splits(
@@ -166,7 +164,7 @@ def _read_splits(
         if split not in lists:
             writer.left_out[f"missing list {name}"] = 1
             continue
-        for line in split_lines(decode_source(read(name), name)):
+        for line in source_text.split_lines(source_text.decode_source(read(name), name)):
             if image_id := line.strip():
                 splits.setdefault(image_id, split)
     return splits
@@ -195,7 +193,7 @@ def _files_by_name(archive: zipfile.ZipFile, what: str) -> dict[str, zipfile.Zip
 def _read_tokens(writer: DatasetWriter, text: str) -> dict[str, list[str]]:
     """Returns the captions of each image, from lines ``name.jpg#number<TAB>caption``."""
     captions: dict[str, list[str]] = {}
-    for line in split_lines(text):
+    for line in source_text.split_lines(text):
         key, tab, caption = line.partition("\t")
         image_id, number_sign, _ = key.rpartition("#")
         caption = single_line(caption)
@@ -217,7 +215,6 @@ def _is_extracted(writer: DatasetWriter, image_id: str, info: zipfile.ZipInfo) -
 
 
 def _download_zips(cache: Path) -> Path:
-    """Returns a folder with the two zips, and downloads those that are missing."""
     folder = cache / "flickr8k"
     try:
         with locked(folder / "lock"):

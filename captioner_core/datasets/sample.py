@@ -5,8 +5,6 @@ another kind beside them, so captions tell the images apart. Scene ``i`` of a se
 same, however many images are built.
 """
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

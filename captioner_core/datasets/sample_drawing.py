@@ -1,7 +1,5 @@
 """Draws the scenes of the sample dataset."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -399,7 +397,6 @@ def _draw_object(
 
 
 def _add_grain(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Reduces a picture to its final size, then varies its sharpness, brightness and grain."""
     small = image.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
     blurred = small.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
     grain = np.random.default_rng(rng.getrandbits(32)).normal(0, 4, (HEIGHT, WIDTH, 1))

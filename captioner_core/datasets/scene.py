@@ -1,11 +1,7 @@
 """Describes the scenes of the sample dataset: what a picture shows, and captions for it."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
-
-from captioner_core.text.vocabulary import tokenize
 
 CAPTIONS_PER_SCENE = 5
 
@@ -76,12 +72,6 @@ def describe(scene: Scene, rng: random.Random) -> list[str]:
     ]
     captions = rng.sample(templates, CAPTIONS_PER_SCENE)
     return [caption[0].upper() + caption[1:] for caption in captions]
-
-
-def names_both_objects(caption: str, scene: Scene) -> bool:
-    """Returns whether a caption names both kinds of object in a scene, singular or plural."""
-    words = set(tokenize(caption))
-    return all(words & {noun, _plural(noun)} for noun in (scene.noun, scene.second_noun))
 
 
 def _plural(noun: str) -> str:

@@ -1,7 +1,5 @@
 """Decodes text files of captions: UTF-8 or UTF-16, with or without byte-order marks."""
 
-from __future__ import annotations
-
 import codecs
 import re
 

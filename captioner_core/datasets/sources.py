@@ -4,8 +4,6 @@ The functions here check the source's image ids, assign splits, select images up
 images with captions, and explain why there is no pair.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
@@ -14,8 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from captioner_core.datasets.dataset_folder import DatasetSummary, DatasetWriter
 from captioner_core.errors import CaptionerError
-from captioner_core.images.image_ids import file_name_of, path_of, with_slashes
-from captioner_core.images.listing import list_images
+from captioner_core.images import image_ids, listing
 from captioner_core.security.archives import is_outside
 from captioner_core.tables.schemas import ImageRef
 
@@ -37,8 +34,8 @@ def safe_image_id(name: str, what: str) -> str:
       CaptionerError: the name is empty or absolute, or contains a drive, ``..`` or a NUL, so the
         file could lie outside its folder.
     """
-    image_id = with_slashes(name)
-    if is_outside(name) or is_outside(os.fsdecode(file_name_of(image_id))):
+    image_id = image_ids.with_slashes(name)
+    if is_outside(name) or is_outside(os.fsdecode(image_ids.file_name_of(image_id))):
         raise CaptionerError(f"{what} {name!r} would lie outside its folder; correct the source")
     return str(PurePosixPath(image_id))
 
@@ -130,9 +127,10 @@ def import_images(
         )
     root = images.resolve()
     captioned = [image_id for image_id in captions if captions[image_id]]
-    paired = {i for i in captioned if is_file_below(path_of(images, i), root)}
-    entries = list_images(str(images))
-    files = [entry.image_id for entry in entries if isinstance(entry, ImageRef)]
+    paired = {i for i in captioned if is_file_below(image_ids.path_of(images, i), root)}
+    files = [
+        entry.image_id for entry in listing.list_images(str(images)) if isinstance(entry, ImageRef)
+    ]
     if not paired:
         raise CaptionerError(describe_no_pair(captioned, files, str(images)))
     writer.left_out["captions without their image"] = sum(
@@ -142,8 +140,8 @@ def import_images(
 
     def add_image(image_id: str) -> None:
         """Links an image into the dataset, unless an earlier call has done so."""
-        source = path_of(images, image_id)
-        target = path_of(writer.images, image_id)
+        source = image_ids.path_of(images, image_id)
+        target = image_ids.path_of(writer.images, image_id)
         if not (writer.has(image_id) and os.path.samefile(source, target)):
             link_or_copy(source, writer.stage(image_id))
 

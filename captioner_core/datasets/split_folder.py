@@ -1,7 +1,5 @@
 """Makes a folder of images that holds one split of a dataset."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The interface of a backbone, and the table of the backbones that exist."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Protocol
 
@@ -41,7 +39,6 @@ class Backbone(Protocol):
           [batch, GRID_CELLS, CELL_DIM]. A cell of the grid holds the features of several depths of
           the network, each depth standardised over its channels.
         """
-        ...
 
 
 def load_backbone(name: str, precision: str = "float32") -> Backbone:

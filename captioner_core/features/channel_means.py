@@ -3,8 +3,6 @@
 ``xception_means.npz`` is part of the package; ``bench/channel_means.py`` makes it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple

@@ -188,7 +188,6 @@ class FoldedNetwork:
         """Lets a subclass see the input of a convolution and what lies between its two kernels."""
 
     def _fold_float32(self, layer: keras.Layer) -> _Convolution:
-        """Returns a convolution with its batch normalisation, in float32."""
         norm = self._fold_norm(layer)
         *depthwise, kernel = layer.get_weights()
         return _Convolution(
@@ -345,7 +344,6 @@ def _scales_of_one_octave(steps: int) -> Array:
 
 
 def _round_bfloat16(numbers: Array) -> Array:
-    """Returns numbers rounded to bfloat16, as float32."""
     rounded: Array = numbers.astype(tf.bfloat16.as_numpy_dtype).astype(np.float32)
     return rounded
 

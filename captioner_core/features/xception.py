@@ -81,7 +81,6 @@ class Xception:
         self._graph = FrozenGraph(build_features, [None, INPUT_SIZE, INPUT_SIZE, 3])
 
     def _orient(self, pixels: tf.Tensor) -> tf.Tensor:
-        """Returns the images as the network should see them."""
         return pixels
 
     def features(

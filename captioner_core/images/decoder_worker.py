@@ -11,8 +11,6 @@ and there is no body. Before it decodes a large image, the process writes ``LARG
 an empty line.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

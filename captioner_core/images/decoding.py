@@ -12,7 +12,6 @@ import io
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -84,7 +83,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 Result = TypeVar("Result")
-LargeGuard = Callable[[], AbstractContextManager[Any]]
+LargeGuard = Callable[[], contextlib.AbstractContextManager[Any]]
 """Returns the context in which a large image is decoded."""
 _EnterGuard = Callable[[], object]
 
@@ -317,7 +316,6 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def _find_transposition(image: Image.Image) -> Image.Transpose | None:
-    """Returns the transposition that makes an image upright, or None if it is upright."""
     try:
         return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels
@@ -325,7 +323,6 @@ def _find_transposition(image: Image.Image) -> Image.Transpose | None:
 
 
 def _unidentified_error(data: bytes) -> ImageError:
-    """Returns the error for a file that Pillow doesn't recognize."""
     if is_avif(data) and not features.check("avif"):
         return ImageError(
             "unsupported_format",
@@ -347,7 +344,6 @@ def _unidentified_error(data: bytes) -> ImageError:
 
 
 def _broken_error(error: Exception, data: bytes) -> ImageError:
-    """Returns the error for a file that made Pillow raise another error."""
     if raw := raw_kind_of_tiff(data):
         return ImageError(
             "unsupported_format",

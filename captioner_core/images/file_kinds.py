@@ -1,7 +1,5 @@
 """Recognizes by its first bytes what a file contains, so that a failure can name it."""
 
-from __future__ import annotations
-
 import struct
 
 _BOX_BRANDS = {

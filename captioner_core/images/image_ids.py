@@ -1,7 +1,5 @@
 """Converts between image ids and file names: every name has one id, and every id one name."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -45,10 +43,9 @@ def file_name_of(image_id: str) -> bytes:
     if "\\x" not in image_id:
         return image_id.encode("utf-8", "surrogateescape")
     # Text and the digits of escapes alternate.
-    parts = _ESCAPE.split(image_id)
     return b"".join(
         bytes.fromhex(part) if number % 2 else part.encode("utf-8", "surrogateescape")
-        for number, part in enumerate(parts)
+        for number, part in enumerate(_ESCAPE.split(image_id))
     )
 
 

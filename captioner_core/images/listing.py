@@ -15,13 +15,11 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
 from captioner_core.errors import CaptionerError, ImageError
-from captioner_core.images.decoding import IMAGE_SUFFIXES
-from captioner_core.images.image_ids import image_id_of
+from captioner_core.images import decoding, image_ids
 from captioner_core.io import outputs
 from captioner_core.io.junk import is_junk_file, is_junk_folder
 from captioner_core.security.uris import local_path_of
@@ -68,7 +66,7 @@ _OWN_MARKER_BYTES = 512
 _OWN_PICTURE_BYTES = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class SkippedEntry:
     """A file, link or folder that a listing skips.
 
@@ -85,7 +83,7 @@ Entry = ImageRef | SkippedEntry | FailureRow
 """One result of a listing: an image, a skipped entry, or a folder that can't be read."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ListingCounts:
     """The number of images and of skipped entries in a listing.
 
@@ -96,8 +94,8 @@ class ListingCounts:
     """
 
     images: int = 0
-    passed: Mapping[str, int] = field(default_factory=dict)
-    suffixes: Mapping[str, int] = field(default_factory=dict)
+    passed: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    suffixes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def passed_over(self) -> int:
@@ -124,14 +122,13 @@ class ListingCounts:
 
     def as_manifest(self) -> dict[str, int]:
         """Returns the counters of the listing for a run's manifest."""
-        counters = {
-            f"{name}_passed_over": self.passed.get(reason, 0)
-            for reason, name in _COUNTER_NAMES.items()
-        }
         return {
             "images_found": self.images,
             "files_passed_over": self.passed_over,
-            **counters,
+            **{
+                f"{name}_passed_over": self.passed.get(reason, 0)
+                for reason, name in _COUNTER_NAMES.items()
+            },
         }
 
     @classmethod
@@ -262,7 +259,7 @@ def skipped_file(path: str, patterns: PathPatterns) -> str | None:
         return JUNK
     if patterns.match(path, is_folder=False):
         return EXCLUDED
-    return None if path.lower().endswith(IMAGE_SUFFIXES) else OTHER
+    return None if path.lower().endswith(decoding.IMAGE_SUFFIXES) else OTHER
 
 
 def list_images(folder: str, exclude: Sequence[str] = ()) -> Iterator[Entry]:
@@ -304,10 +301,10 @@ def _walk(root: bytes, real_root: bytes, patterns: PathPatterns) -> Iterator[Ent
             entry, relative = found
             if not entry.is_dir(follow_symlinks=False):
                 yield _classify(entry, relative, real_root, patterns)
-            elif reason := skipped_folder(image_id_of(relative), patterns):
-                yield SkippedEntry(image_id_of(relative), reason)
+            elif reason := skipped_folder(image_ids.image_id_of(relative), patterns):
+                yield SkippedEntry(image_ids.image_id_of(relative), reason)
             elif _is_own_folder(entry.path):
-                yield SkippedEntry(image_id_of(relative), OWN)
+                yield SkippedEntry(image_ids.image_id_of(relative), OWN)
             else:
                 open_folders.append(_scan(entry.path, relative + b"/"))
 
@@ -326,7 +323,7 @@ def _scan(folder: bytes, prefix: bytes) -> Iterator[tuple[os.DirEntry[bytes], by
         for entry in entries:
             entry.is_dir(follow_symlinks=False)
     except OSError as error:
-        image_id = image_id_of(prefix.rstrip(b"/"))
+        image_id = image_ids.image_id_of(prefix.rstrip(b"/"))
         message = f"the folder can't be listed ({error.strerror}); its content was not looked at"
         yield FailureRow(LISTING, image_id, _uri_of(folder), "unreadable", message)
         return
@@ -337,7 +334,7 @@ def _scan(folder: bytes, prefix: bytes) -> Iterator[tuple[os.DirEntry[bytes], by
 def _classify(
     entry: os.DirEntry[bytes], relative: bytes, real_root: bytes, patterns: PathPatterns
 ) -> Entry:
-    image_id = image_id_of(relative)
+    image_id = image_ids.image_id_of(relative)
     reason = skipped_file(image_id, patterns)
     if reason in (JUNK, EXCLUDED):
         return SkippedEntry(image_id, reason)

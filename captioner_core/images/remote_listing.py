@@ -4,16 +4,13 @@ Local folders are listed by ``listing``; this module adds object stores, and the
 that choose by the form of the address.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError, ImageError, first_line
-from captioner_core.images import listing
-from captioner_core.images.image_ids import image_id_of
+from captioner_core.images import image_ids, listing
 from captioner_core.images.listing import (
     Entry,
     PathPatterns,
@@ -71,13 +68,13 @@ def read_bytes(uri: str, max_bytes: int, folder: str | None = None) -> bytes:
         with file_system.open_input_stream(path) as stream:
             data: bytes = stream.read(max_bytes + 1)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        message = f"it can't be read ({first_line(error)})"
-        raise ImageError("unreadable", message) from error
+        raise ImageError("unreadable", f"it can't be read ({first_line(error)})") from error
     except OSError as error:
         if _ACCESS_DENIED not in str(error):
             raise
-        message = "it can't be read (access denied); mend its permissions"
-        raise ImageError("unreadable", message) from error
+        raise ImageError(
+            "unreadable", "it can't be read (access denied); mend its permissions"
+        ) from error
     if len(data) > max_bytes:
         raise ImageError(
             "too_large", f"it holds more than the {max_bytes} bytes that --max-bytes allows"
@@ -119,7 +116,6 @@ def _walk(
     entries: Iterator[_NamedInfo],
     patterns: PathPatterns,
 ) -> Iterator[Entry]:
-    """Yields the entries of a folder and of all folders below it, depth first."""
     # A stack instead of recursion: keys may be nested more deeply than Python recurses.
     open_folders = [("", entries)]
     while open_folders:
@@ -129,7 +125,7 @@ def _walk(
             open_folders.pop()
             continue
         name, info = entry
-        image_id = image_id_of((prefix + name).encode("utf-8", "surrogateescape"))
+        image_id = image_ids.image_id_of((prefix + name).encode("utf-8", "surrogateescape"))
         if info.type == pafs.FileType.File:
             reason = skipped_file(image_id, patterns)
             if reason:
@@ -145,7 +141,6 @@ def _walk(
 
 
 def _unlistable_folder(folder: str, prefix: str, name: str) -> FailureRow:
-    """Returns the failure of a folder whose name no path can have."""
     message = f"no path may have a part {name!r}, and what is below was not looked at; rename it"
     image_id = prefix + _ESCAPED_PARTS[name]
     uri = f"{folder.rstrip('/')}/{prefix}{name}/"

@@ -5,8 +5,6 @@ and previews, may be broken or very large; they are removed. A JPEG may lack its
 added.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 import zlib

@@ -4,8 +4,6 @@
 reads a file of raw float32 numbers.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

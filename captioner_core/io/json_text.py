@@ -1,7 +1,5 @@
 """Parsing of JSON that may come from somebody else."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -3,8 +3,6 @@
 They are neither images of the user nor parts of a table.
 """
 
-from __future__ import annotations
-
 _FILE_NAMES = frozenset(
     (".ds_store", ".localized", ".directory", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 )

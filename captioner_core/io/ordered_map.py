@@ -1,7 +1,5 @@
 """A map that runs in threads, a bounded number of items ahead of the caller, in order."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections import deque

@@ -11,8 +11,6 @@ An object store renames a file by copying and deleting it. Nothing here depends 
 atomic; see ``captioner_core.runs``.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -30,9 +28,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError, first_line
-from captioner_core.io.json_text import parse_json
+from captioner_core.io import json_text, temporary_names
 from captioner_core.io.junk import is_skipped_by_readers
-from captioner_core.io.temporary_names import temporary_name
 from captioner_core.security.uris import check_scheme, local_path_of
 from captioner_core.security.uris import is_remote as is_remote
 from captioner_core.tables.layout import join
@@ -262,7 +259,7 @@ def read_bytes(uri: str) -> bytes:
 
 def read_json(uri: str) -> Any:
     """Reads a JSON file and returns its value."""
-    return parse_json(read_bytes(uri))
+    return json_text.parse_json(read_bytes(uri))
 
 
 def output_stream(uri: str) -> Any:
@@ -279,7 +276,7 @@ def write_text(uri: str, text: str) -> None:
     needs no such name, because it shows an object only once it is complete.
     """
     file_system, path = resolve(uri)
-    written = uri if _is_object_store(file_system) else temporary_name(uri)
+    written = uri if _is_object_store(file_system) else temporary_names.temporary_name(uri)
     with output_stream(written) as stream:
         stream.write(text.encode("utf-8"))
     if written != uri:

@@ -4,8 +4,6 @@ A file is written under a temporary name and then renamed, so that readers see e
 or the complete new one. The names are random, so that a file of somebody else is never overwritten.
 """
 
-from __future__ import annotations
-
 import re
 from uuid import uuid4
 

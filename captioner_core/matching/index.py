@@ -1,16 +1,13 @@
 """Searches captions in memory, for a few images at a time, where starting a job would not pay."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from captioner_core.matching.exact_search.caption_set import RECORDS, make_caption_set
+from captioner_core.matching.exact_search import caption_set, query_groups
 from captioner_core.matching.exact_search.image_vectors import ImageVectors
-from captioner_core.matching.exact_search.query_groups import group_images
 from captioner_core.matching.exact_search.results import candidate_count
 from captioner_core.matching.exact_search.search import Search
 from captioner_core.matching.rows import MatchTables, result_rows
@@ -49,7 +46,7 @@ class CaptionIndex:
     ) -> None:
         self.encoder = encoder
         self._image_vectors = image_vectors or ImageVectors()
-        self._caption_set = make_caption_set(records, encoder, searched=True)
+        self._caption_set = caption_set.make_caption_set(records, encoder, searched=True)
 
     def search(
         self, queries: Sequence[Query], *, threshold: float, top_k: int, combined: bool = False
@@ -71,14 +68,13 @@ class CaptionIndex:
             for query in queries
             for caption in query.captions
         ]
-        records = pa.Table.from_pylist(rows, RECORDS)
-        query_set = make_caption_set(records, self.encoder, searched=False)
-        groups = group_images(query_set, np.full(len(query_set.image_keys), combined))
-        search = Search(
+        records = pa.Table.from_pylist(rows, caption_set.RECORDS)
+        query_set = caption_set.make_caption_set(records, self.encoder, searched=False)
+        groups = query_groups.group_images(query_set, np.full(len(query_set.image_keys), combined))
+        results = Search(
             self.encoder.calibration,
             np.float32(threshold),
             candidate_count(top_k),
             self._image_vectors if combined else None,
-        )
-        results = search.run(query_set, groups, self._caption_set)
+        ).run(query_set, groups, self._caption_set)
         return result_rows(query_set, groups, results, top_k, self.encoder, self._image_vectors)

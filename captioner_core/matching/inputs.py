@@ -4,12 +4,9 @@ These are the tables that the options name. With ``--update`` they are joined by
 earlier run read.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from captioner_core.errors import CaptionerError
@@ -22,10 +19,8 @@ from captioner_core.matching.loading import (
     check_splits,
 )
 from captioner_core.options import COMBINED, JOINT_ENCODERS, MatchOptions, SimilarityOptions
-from captioner_core.runs import commits
-from captioner_core.runs.identity import COLLECTION, collection_of_run, collection_of_table
-from captioner_core.security.allowed_roots import check_uri
-from captioner_core.security.redaction import escape_control_chars
+from captioner_core.runs import commits, identity
+from captioner_core.security import allowed_roots, redaction
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout
 from captioner_core.text.encoders.base import TextEncoder
@@ -40,7 +35,7 @@ _FIXED_OPTIONS = {
 defaults, which stand for options that the run's version did not have."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class MatchInputs:
     """The tables that a match job reads.
 
@@ -56,7 +51,7 @@ class MatchInputs:
     index: tuple[str, ...]
     features: tuple[str, ...]
     previous_run: str | None
-    collections: Mapping[str, str] = field(default_factory=dict)
+    collections: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def as_manifest(self, options: MatchOptions) -> JsonObject:
         """Returns the options to record in the manifest.
@@ -109,13 +104,16 @@ def plan_inputs(
     matched = {*inputs.captions, *inputs.index}
     tables = (*inputs.captions, *inputs.index, *inputs.features)
     for uri in tables:
-        check_uri("table", uri)  # The manifest of an earlier run may name tables of other people.
+        # The manifest of an earlier run may name tables of other people.
+        allowed_roots.check_uri("table", uri)
     own_captions = {in_progress.layout.table(layout.CAPTIONS)} if in_progress else set()
     check_matching(options, matched - own_captions, inputs.features)
     check_one_model((*inputs.captions, *inputs.index))
-    collections = {uri: collection_of_table(uri) for uri in tables}
+    collections = {uri: identity.collection_of_table(uri) for uri in tables}
     if in_progress:
-        own_collection = collection_of_run(in_progress.manifest, in_progress.layout.run_dir)
+        own_collection = identity.collection_of_run(
+            in_progress.manifest, in_progress.layout.run_dir
+        )
         collections.update(dict.fromkeys(own_captions & collections.keys(), own_collection))
     return dataclasses.replace(inputs, collections=collections)
 
@@ -225,17 +223,16 @@ def _has_collections(run_dir: str) -> bool:
 
     Runs made before collections existed do not identify the image of a row.
     """
-    names = storage.open_table(layout.join(run_dir, layout.MATCH_INPUTS)).schema.names
-    if COLLECTION in names:
+    table = storage.open_table(layout.join(run_dir, layout.MATCH_INPUTS))
+    if identity.COLLECTION in table.schema.names:
         return True
     print(
-        f"match: {escape_control_chars(run_dir)!r} was made by an earlier version, whose tables "
-        "name no collections; all images are matched again",
+        f"match: {redaction.escape_control_chars(run_dir)!r} was made by an earlier version, "
+        "whose tables name no collections; all images are matched again",
         file=sys.stderr,
     )
     return False
 
 
 def _distinct_uris(uris: Iterable[str]) -> tuple[str, ...]:
-    """Returns each URI once, without a slash at the end."""
     return tuple(dict.fromkeys(uri.rstrip("/") for uri in uris))

@@ -1,7 +1,5 @@
 """Reads captions and features tables of runs and datasets in the form that matching needs."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
@@ -15,16 +13,14 @@ from captioner_core.io import storage
 from captioner_core.io.arrays import map_arrays, map_rows, stack_vectors, write_arrays
 from captioner_core.matching import RECORDS, CaptionIndex, ImageVectors
 from captioner_core.matching.exact_search.arrays import Float32Array
-from captioner_core.runs import commits
-from captioner_core.runs.identity import collection_of_table, image_keys
-from captioner_core.tables import layout
+from captioner_core.runs import commits, identity
+from captioner_core.tables import layout, schemas
 from captioner_core.tables.columns import (
     explode_captions,
     readable_table,
     split_column,
     text_column,
 )
-from captioner_core.tables.schemas import FEATURE_DIM, HUMAN
 from captioner_core.tables.splits import SPLIT_NAMES, canonical_split
 from captioner_core.text.encoders import load_encoder
 from captioner_core.text.encoders.base import JointEncoder, TextEncoder
@@ -33,7 +29,6 @@ SHA256 = "image_sha256"
 INPUTS = RECORDS.append(pa.field(SHA256, pa.string()))
 """Captions as they are read. The digest of the image is empty if it is not known."""
 _DIGESTS = pa.schema([("key", pa.string()), ("digest", pa.string())])
-_FEATURES_AT_ONCE = 1_024
 _FEATURE_COLUMNS = ("image_id", SHA256, "backbone", "feature")
 
 
@@ -116,14 +111,15 @@ def models_of(uris: Iterable[str]) -> dict[str, str]:
 
 
 def _model_ids(uri: str) -> list[str]:
-    """Returns the ids of the models that wrote a table's captions, in ascending order."""
     dataset = storage.open_table(uri, "captions table")
     if not {"source", "model_id"} <= set(dataset.schema.names):
         return []
     found: set[str] = set()
     with readable_table(uri):
         for batch in dataset.to_batches(columns=["source", "model_id"]):
-            is_generated = pc.not_equal(text_column(batch.column("source"), "source", uri), HUMAN)
+            is_generated = pc.not_equal(
+                text_column(batch.column("source"), "source", uri), schemas.HUMAN
+            )
             models = batch.column("model_id").cast(pa.string()).filter(is_generated)
             found.update(pc.unique(models).to_pylist())
     return sorted(found - {None, ""})
@@ -151,7 +147,7 @@ def read_records(
     names = set(dataset.schema.names)
     columns = [name for name in ("image_id", "caption", "source", SHA256, "split") if name in names]
     wanted = {canonical_split(split) or split for split in splits} if "split" in names else set()
-    collection = collection_of_table(uri) if collection is None else collection
+    collection = identity.collection_of_table(uri) if collection is None else collection
     first_row = 1
     with readable_table(uri):
         for batch in dataset.to_batches(columns=columns):
@@ -176,7 +172,7 @@ def _records(
     if "source" in batch.schema.names:
         columns["source"] = text_column(batch.column("source"), "source", uri, first_row)
     else:
-        columns["source"] = pa.array([HUMAN] * len(batch), pa.string())
+        columns["source"] = pa.array([schemas.HUMAN] * len(batch), pa.string())
     columns[SHA256] = pa.array([""] * len(batch), pa.string())
     if SHA256 in batch.schema.names:
         columns[SHA256] = pc.fill_null(batch.column(SHA256).cast(pa.string()), "")
@@ -186,7 +182,7 @@ def _records(
     if splits:
         wanted = pa.array(sorted(splits), pa.string())
         rows = rows.filter(pc.is_in(rows.column("split"), value_set=wanted))
-    keys = image_keys(rows.column("image_id"), collection)
+    keys = identity.image_keys(rows.column("image_id"), collection)
     return pa.table([keys, *(rows.column(name) for name in INPUTS.names[1:])], schema=INPUTS)
 
 
@@ -239,10 +235,11 @@ def write_image_vectors(
     Raises:
       CaptionerError: a table is not a features table, or two were made by different backbones.
     """
-    digests: list[pa.Table] = []
-    for source in dict.fromkeys(captions):
-        for table in read_records(source.uri, collection=source.collection):
-            digests.append(_known_digests(table.column("image_key"), table.column(SHA256)))
+    digests = [
+        _known_digests(table.column("image_key"), table.column(SHA256))
+        for source in dict.fromkeys(captions)
+        for table in read_records(source.uri, collection=source.collection)
+    ]
     with (
         storage.output_stream(layout.join(folder, "vectors.f32")) as vectors,
         storage.output_stream(layout.join(folder, "joint.f32")) as joint,
@@ -256,7 +253,7 @@ def write_image_vectors(
         "digest_keys": all_digests.column("key").combine_chunks(),
         "digests": all_digests.column("digest").combine_chunks(),
     }
-    dims = {"vectors": FEATURE_DIM, "joint": encoder.dim}
+    dims = {"vectors": schemas.FEATURE_DIM, "joint": encoder.dim}
     write_arrays(layout.join(folder, "images.arrow"), arrays, dims)
 
 
@@ -284,7 +281,7 @@ def _write_vectors(
             )
             _check_one_backbone(backbones)
             ids = text_column(batch.column("image_id"), "image_id", source.uri)
-            keys = image_keys(ids, source.collection)
+            keys = identity.image_keys(ids, source.collection)
             names = keys.to_pylist()
             new = pa.array([row for row, key in enumerate(names) if key not in seen], pa.int64())
             seen.update(names)
@@ -298,7 +295,6 @@ def _write_vectors(
 
 
 def _known_digests(keys: pa.Array, sha256: pa.Array) -> pa.Table:
-    """Returns the digests of images by key, without those that are empty."""
     return pa.table([keys, sha256], schema=_DIGESTS).filter(pc.field("digest") != "")
 
 
@@ -311,7 +307,6 @@ def open_image_vectors(folder: str) -> ImageVectors:
 
 
 def _check_one_backbone(backbones: dict[str, str]) -> None:
-    """Checks that there is one backbone, given a table of each."""
     if len(backbones) > 1:
         (backbone, uri), (other_backbone, other_uri), *_ = backbones.items()
         raise CaptionerError(
@@ -324,7 +319,7 @@ def _feature_batches(uri: str) -> Iterator[pa.RecordBatch]:
     check_features_table(uri)
     dataset: pads.Dataset = storage.open_table(uri, "features table")
     yield from dataset.to_batches(
-        columns=list(_FEATURE_COLUMNS), batch_size=_FEATURES_AT_ONCE, batch_readahead=1
+        columns=list(_FEATURE_COLUMNS), batch_size=1_024, batch_readahead=1
     )
 
 

@@ -7,8 +7,6 @@ different images. Images that share their only caption are in one partition as w
 encoded and searched once, however many images have it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -63,7 +61,6 @@ def partition_by_first_caption(
 
 
 def _split(table: pa.Table, partition: Int64Array) -> Iterator[tuple[int, pa.Table]]:
-    """Yields the rows of each partition, given the partition of each row."""
     table = table.combine_chunks()
     order = np.argsort(partition, kind="stable")
     numbers, starts = np.unique(partition[order], return_index=True)

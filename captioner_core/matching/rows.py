@@ -3,8 +3,6 @@
 Also makes the rows of ``caption_groups``, which need no search.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +20,7 @@ from captioner_core.matching.exact_search.image_vectors import ImageVectors
 from captioner_core.matching.exact_search.query_groups import QueryGroups
 from captioner_core.matching.exact_search.results import HIT_ORDER, SearchResults
 from captioner_core.runs.identity import split_keys
-from captioner_core.tables import layout
-from captioner_core.tables.schemas import MATCHED, NO_MATCH, row_schema
+from captioner_core.tables import layout, schemas
 from captioner_core.text.encoders.base import JointEncoder, TextEncoder
 
 _MAX_GROUP_IDS = 20
@@ -124,7 +121,6 @@ def _match_rows(
     encoder: TextEncoder,
     image_vectors: ImageVectors,
 ) -> pa.Table:
-    """Returns the rows of ``matches`` for hits, their querying images and their ranks."""
     match_keys = _column(hits, "image_key")
     query = split_keys(query_keys)
     match = split_keys(match_keys)
@@ -149,7 +145,7 @@ def _match_rows(
         "encoder": pa.array([encoder.name] * len(hits), pa.string()),
         "rank_score": _column(hits, "rank_score"),
     }
-    return pa.table(columns, schema=row_schema(layout.MATCHES))
+    return pa.table(columns, schema=schemas.row_schema(layout.MATCHES))
 
 
 def _image_text_scores(
@@ -190,14 +186,14 @@ def _summary_rows(
         "query_image_id": query.image_id,
         "query_collection": query.collection,
         "query_caption": queries.captions.take(caption),
-        "status": pa.array(np.where(n_above > 0, MATCHED, NO_MATCH), pa.string()),
+        "status": pa.array(np.where(n_above > 0, schemas.MATCHED, schemas.NO_MATCH), pa.string()),
         "n_above_threshold": pa.array(n_above),
         "n_written": pa.array(n_written, pa.int32()),
         "best_score": pc.fill_null(_column(nearest_hits, "score"), no_score),
         "best_match_image_id": nearest.image_id,
         "best_match_collection": nearest.collection,
     }
-    return pa.table(columns, schema=row_schema(layout.MATCH_SUMMARY))
+    return pa.table(columns, schema=schemas.row_schema(layout.MATCH_SUMMARY))
 
 
 def caption_group_rows(queries: CaptionSet, groups: QueryGroups) -> pa.Table:
@@ -227,7 +223,7 @@ def caption_group_rows(queries: CaptionSet, groups: QueryGroups) -> pa.Table:
         "image_ids": pa.array([one.image_id.to_pylist() for one in identities], string_lists),
         "collections": pa.array([one.collection.to_pylist() for one in identities], string_lists),
     }
-    return pa.table(columns, schema=row_schema(layout.CAPTION_GROUPS))
+    return pa.table(columns, schema=schemas.row_schema(layout.CAPTION_GROUPS))
 
 
 def _first_images(queries: CaptionSet, groups: QueryGroups, group: int) -> pa.Array:

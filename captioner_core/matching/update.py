@@ -6,8 +6,6 @@ functions here tell which images that does not work for, and turn the other imag
 search results.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -93,7 +91,6 @@ def previous_results(
 
 
 def _listed_hits(queries: CaptionSet, group: Int64Array, matches: pa.Table) -> pa.Table:
-    """Returns rows of ``matches`` as hits."""
     columns = [
         pa.array(group),
         pa.array(np.ones(len(matches), bool)),
@@ -124,5 +121,4 @@ def _unlisted_hits(queries: CaptionSet, group: Int64Array, summary: pa.Table) ->
 
 
 def _query_captions(queries: CaptionSet, rows: pa.Table) -> pa.Array:
-    captions = rows.column("query_caption").combine_chunks()
-    return pa.array(positions_in(queries.captions, captions))
+    return pa.array(positions_in(queries.captions, rows.column("query_caption").combine_chunks()))

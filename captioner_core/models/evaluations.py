@@ -16,8 +16,6 @@ from captioner_core.io import storage
 from captioner_core.io.json_text import JsonObject
 from captioner_core.tables import layout
 
-CIDER = "CIDEr"
-
 
 @dataclass(frozen=True)
 class RecordedScore:
@@ -62,7 +60,7 @@ def read_scores(folder: str, split: str) -> list[RecordedScore]:
         if not isinstance(evaluation, dict) or evaluation.get("split") != split:
             continue
         scores = evaluation.get("scores")
-        cider = scores.get(CIDER) if isinstance(scores, dict) else None
+        cider = scores.get("CIDEr") if isinstance(scores, dict) else None
         if evaluation.get("model_id") != metrics.get("model_id") or not is_finite_number(cider):
             continue
         references = evaluation.get("references")
@@ -93,9 +91,7 @@ def latest_dev_cider(folder: str) -> float | None:
 
 def is_finite_number(value: object) -> TypeGuard[int | float]:
     """Returns whether a JSON value is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_model_json(folder: str, name: str) -> JsonObject:

@@ -1,13 +1,10 @@
 """The gate: whether a model is good enough to become the current one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from captioner_core.captioning.saved_model import METRICS
 from captioner_core.errors import CaptionerError, CheckFailed
-from captioner_core.models.evaluations import read_scores
-from captioner_core.models.registry import current_model, is_same_folder, model_folder
+from captioner_core.models import evaluations, registry
 
 _ROUNDING = 1e-9  # In floating point, 0.8 + 0.05 is more than 0.85.
 
@@ -86,18 +83,18 @@ def compare(models: str, model: str, split: str, margin: float) -> Comparison:
     Raises:
       CaptionerError: A model or its scores are missing, or no two scores can be compared.
     """
-    current = current_model(models)
+    current = registry.current_model(models)
     folder = model.rstrip("/")
-    folder = folder if "/" in folder else model_folder(models, folder)
-    scores = read_scores(folder, split)
+    folder = folder if "/" in folder else registry.model_folder(models, folder)
+    scores = evaluations.read_scores(folder, split)
     if current is None:
         return Comparison(model, None, split, margin)
-    current_folder = model_folder(models, current)
+    current_folder = registry.model_folder(models, current)
     # A gate that is tried again after its model was promoted must pass.
-    if is_same_folder(folder, current_folder):
+    if registry.is_same_folder(folder, current_folder):
         return Comparison(model, None, split, margin)
     candidates = [score for score in scores if score.references]
-    rivals = [score for score in read_scores(current_folder, split) if score.references]
+    rivals = [score for score in evaluations.read_scores(current_folder, split) if score.references]
     remedy = f"evaluate {model!r} and {current!r} on the same dataset with 'captioner evaluate'"
     for name, known in ((model, candidates), (current, rivals)):
         if not known:

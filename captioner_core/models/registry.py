@@ -5,8 +5,6 @@ current model and every change of it, oldest first. A job whose model is ``MODEL
 model, so that jobs need not know what the best model is called. Nothing here needs TensorFlow.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import datetime
@@ -15,7 +13,6 @@ import json
 import os
 import posixpath
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from pyarrow import fs as pafs
 
@@ -39,7 +36,7 @@ UNDO = "undo"
 _LOCK = ".current.lock"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Change:
     """One change of the current model, as ``current.json`` records it.
 
@@ -60,7 +57,7 @@ class Change:
     cider: float | None
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Pointer:
     """The content of ``current.json``.
 
@@ -94,7 +91,7 @@ class Pointer:
         return promotions
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ModelEntry:
     """A model in a folder of models.
 
@@ -177,8 +174,7 @@ def promote(models: str, name: str) -> bool:
         pointer is damaged.
     """
     _check_folder(models)
-    folder = model_folder(models, name)
-    model_id = check_model(folder)
+    model_id = check_model(model_folder(models, name))
     with _lock_pointer(models):
         pointer = read_pointer(models)
         # A model with the same name but other weights is another model.
@@ -344,7 +340,6 @@ def _lock_pointer(models: str) -> Iterator[None]:
 
 
 def _append_change(models: str, pointer: Pointer, action: str, name: str, model_id: str) -> None:
-    """Writes the pointer with one more change."""
     utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     cider = latest_dev_cider(model_folder(models, name))
     change = Change(action, name, model_id, pointer.current, utc, cider)

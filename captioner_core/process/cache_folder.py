@@ -1,7 +1,5 @@
 """The folder that keeps downloaded files between runs."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

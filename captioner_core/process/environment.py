@@ -3,8 +3,6 @@
 This module also keeps the settings of other libraries from disturbing a program.
 """
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import logging
@@ -14,9 +12,7 @@ import warnings
 from pathlib import Path
 
 from captioner_core.errors import CaptionerError
-from captioner_core.process import temporary_folder
-from captioner_core.process.cache_folder import cache_dir
-from captioner_core.process.streams import BEAM_CHATTER
+from captioner_core.process import cache_folder, streams, temporary_folder
 
 MINIMUM_MEMORY = 1 << 30
 """Address space, in bytes, below which even the libraries that read tables cannot be loaded."""
@@ -92,11 +88,10 @@ def quiet_libraries() -> None:
 
 
 def _is_not_chatter(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(BEAM_CHATTER)
+    return not str(record.msg).startswith(streams.BEAM_CHATTER)
 
 
 def _address_space() -> int | None:
-    """Returns the limit of the address space in bytes, or None if there is no limit."""
     try:
         import resource
     except ImportError:  # The operating system has no such limits.
@@ -126,8 +121,8 @@ def _matplotlib_folders() -> list[Path]:
 def _writable_folder() -> Path:
     """Returns captioner's cache, or the temporary folder if the cache is not writable."""
     with contextlib.suppress(CaptionerError):
-        if _is_writable(cache_dir()):
-            return cache_dir()
+        if _is_writable(cache_folder.cache_dir()):
+            return cache_folder.cache_dir()
     return temporary_folder.begin()
 
 

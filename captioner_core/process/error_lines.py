@@ -5,8 +5,6 @@ other error is a fault of this program: its traceback is saved to a file, and th
 file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import errno
@@ -20,8 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from captioner_core.errors import CaptionerError
-from captioner_core.process import temporary_folder
-from captioner_core.process.cache_folder import cache_dir
+from captioner_core.process import cache_folder, temporary_folder
 from captioner_core.security.redaction import escape_control_chars, redact_arguments
 from captioner_core.version import VERSION
 
@@ -178,7 +175,7 @@ def print_line(prog: str, line: ErrorLine) -> int:
 def _traceback_folders() -> list[Path]:
     folders = []
     with contextlib.suppress(CaptionerError):
-        folders.append(cache_dir() / "errors")
+        folders.append(cache_folder.cache_dir() / "errors")
     with contextlib.suppress(OSError):
         folders.append(Path(temporary_folder.base()))
     return folders

@@ -38,8 +38,6 @@ _RETRY_DELAY_S = 0.05
 
 
 class _State:
-    """The signal that this process has received, and what to do about it."""
-
     def __init__(self) -> None:
         self.number = 0  # The signal's number; 0 before one has arrived.
         self.is_raised = False  # Whether the main thread has raised KeyboardInterrupt.
@@ -169,7 +167,6 @@ def leave(code: int | None = None, line: str = "") -> None:
 
 
 def _handle_signal(signal_number: int, _frame: FrameType | None) -> None:
-    """Handles a signal in the main thread."""
     announce(signal_number)
     if _state.on_stop is not None:
         _state.on_stop(signal_number)

@@ -5,8 +5,6 @@ itself becomes a pipe that a thread of this module reads. What native code and c
 to it is passed on, except for what TensorFlow and its libraries print on every start.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import io
@@ -43,8 +41,6 @@ _END_MARK = b"\0captioner: end of what was written before\0\n"
 
 
 class _State:
-    """What this module has changed in this process."""
-
     def __init__(self) -> None:
         self.stderr_fd = 2  # Descriptor that ``sys.stderr`` writes to.
         self.is_silent = False  # Whether the last line has been printed.

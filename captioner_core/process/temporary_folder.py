@@ -6,8 +6,6 @@ process ends. So a folder whose lock is free has no owner, even if several machi
 share the parent folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
@@ -28,8 +26,6 @@ _ATTEMPTS = 3
 
 
 class _State:
-    """The temporary folder of this process, once it exists."""
-
     def __init__(self) -> None:
         self.path: Path | None = None
         self.base = ""  # The parent folder.
@@ -104,7 +100,6 @@ def _candidates() -> list[str]:
 
 
 def _lock(path: Path) -> int:
-    """Locks a new folder and returns the file descriptor that holds the lock."""
     lock = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     # Some network file systems have no locks. Folders of killed processes stay there.
     with contextlib.suppress(OSError):
@@ -132,7 +127,6 @@ def _folders_of_user(base_folder: Path) -> Iterator[Path]:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Returns whether no process holds the lock of a temporary folder."""
     try:
         lock = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

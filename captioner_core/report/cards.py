@@ -1,7 +1,5 @@
 """Chooses the images that a report shows and collects what it says about each of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -133,8 +131,6 @@ def sample_evenly(items: Sequence[T], limit: int) -> list[T]:
 
 @dataclass
 class _ImageRows:
-    """The rows of a run's tables about one image."""
-
     caption: Row | None = None
     summary: Row | None = None
     matches: list[Row] = field(default_factory=list)
@@ -142,8 +138,6 @@ class _ImageRows:
 
 @dataclass(frozen=True)
 class _PictureSource:
-    """Finds the pictures of images and adds them to a page's gallery."""
-
     finder: ImageFinder
     gallery: Gallery
 
@@ -184,7 +178,6 @@ def _read_rows(run: RunReader, images: Sequence[ImageKey]) -> dict[ImageKey, _Im
 
 
 def _mentioned_ids(rows: Iterable[_ImageRows], images: Iterable[ImageKey]) -> set[str]:
-    """Returns the ids of all images whose pictures the cards may show."""
     ids = {image.image_id for image in images}
     for about in rows:
         ids.update(match["match_image_id"] for match in about.matches)

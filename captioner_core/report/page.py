@@ -3,8 +3,6 @@
 Tables are streamed. In memory are only the images shown, counts, and the distinct captions.
 """
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +11,9 @@ from markupsafe import Markup
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.report import plots, statistics, template
+from captioner_core.report import plots, run_reader, statistics, template
 from captioner_core.report.cards import list_images, make_cards, sample_evenly
 from captioner_core.report.pictures import DATA_URI_PREFIX, Gallery
-from captioner_core.report.run_reader import RunReader
 from captioner_core.runs import commits, run_files
 from captioner_core.tables import layout
 
@@ -39,7 +36,7 @@ def write_report(run_dir: str, *, max_images: int = 100) -> str:
     """
     if max_images < 0:
         raise CaptionerError(f"--max-images {max_images} must be 0 or more; 100 is the default")
-    run = RunReader(run_dir, commits.read_manifest(run_dir))
+    run = run_reader.RunReader(run_dir, commits.read_manifest(run_dir))
     values = _collect_values(run, max_images)
     page = template.render(values)
     uri = layout.join(run_dir, "report", "index.html")
@@ -55,15 +52,13 @@ def write_report(run_dir: str, *, max_images: int = 100) -> str:
 
 
 def _has_pictures(uri: str) -> bool:
-    """Returns whether there is a report that shows pictures."""
     try:
         return DATA_URI_PREFIX.encode() in storage.read_bytes(uri)
     except FileNotFoundError:
         return False
 
 
-def _collect_values(run: RunReader, max_images: int) -> dict[str, object]:
-    """Returns everything that the template shows, by the names that it uses."""
+def _collect_values(run: run_reader.RunReader, max_images: int) -> dict[str, object]:
     captioned = layout.CAPTION in run.section("stages") or run.table(layout.CAPTIONS) is not None
     images = list_images(run, captioned)
     gallery = Gallery()

@@ -8,8 +8,6 @@ Image ids and URIs come from tables that others may have written, so they are no
 - Files are decoded as images only, in separate processes.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import os
@@ -27,13 +25,10 @@ from markupsafe import Markup
 from pyarrow import fs as pafs
 
 from captioner_core.errors import CaptionerError, ImageError
-from captioner_core.images import decoder_pool
-from captioner_core.images.image_ids import file_name_of, path_below
-from captioner_core.images.listing import local_path
+from captioner_core.images import decoder_pool, image_ids, listing
 from captioner_core.io import storage
 from captioner_core.runs.identity import collection_of_table
-from captioner_core.security.allowed_roots import is_allowed
-from captioner_core.security.paths import stays_below
+from captioner_core.security import allowed_roots, paths
 from captioner_core.tables import layout
 
 CARD_SIDE = 320
@@ -41,7 +36,6 @@ CARD_SIDE = 320
 MATCH_SIDE = 160
 """The longest side of the picture of a match, in pixels."""
 MAX_BYTES = 268_435_456
-MAX_PIXELS = 100_000_000
 DATA_URI_PREFIX = Markup("data:image/jpeg;base64,")
 
 Location = bytes | str
@@ -108,8 +102,7 @@ class Gallery:
             made = thumbnail(picture.location, picture.side)
             if made is not None:
                 jpeg, (picture.width, picture.height) = made
-                encoded = base64.b64encode(jpeg).decode("ascii")
-                picture.data_uri = DATA_URI_PREFIX + encoded
+                picture.data_uri = DATA_URI_PREFIX + base64.b64encode(jpeg).decode("ascii")
         return [
             picture for picture in self._pictures.values() if picture.data_uri and picture.uses > 1
         ]
@@ -131,7 +124,7 @@ def thumbnail(location: Location, side: int) -> tuple[bytes, tuple[int, int]] | 
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:  # The file may have grown since it was opened.
             return None
-        return decoder_pool.make_thumbnail(data, side, max_pixels=MAX_PIXELS)
+        return decoder_pool.make_thumbnail(data, side)
     except (ImageError, CaptionerError, OSError, pa.ArrowException):
         return None
     except ValueError:  # The path contains a NUL.
@@ -144,7 +137,7 @@ def _open(location: Location) -> BinaryIO:
     Raises:
       OSError: it is anything else, or cannot be read.
     """
-    if not is_allowed(os.fsdecode(location)):
+    if not allowed_roots.is_allowed(os.fsdecode(location)):
         raise PermissionError("outside the allowed roots")
     if isinstance(location, str) and "://" in location:
         file_system, path = storage.resolve(location)
@@ -162,8 +155,6 @@ def _open(location: Location) -> BinaryIO:
 
 
 class _CaptionedImage(NamedTuple):
-    """A row of a captions table."""
-
     image_id: str
     collection: str
     caption: str
@@ -223,7 +214,7 @@ class ImageFinder:
 
     def _rows(self, table: str, ids: list[str]) -> Iterator[_CaptionedImage]:
         """Yields a table's rows about these images; nothing if the table cannot be read."""
-        if not is_allowed(table):
+        if not allowed_roots.is_allowed(table):
             return
         try:
             dataset = storage.open_table(table)
@@ -234,10 +225,11 @@ class ImageFinder:
             for batch in dataset.to_batches(columns=columns, filter=row_filter):
                 for row in batch.to_pylist():
                     image_id = row["image_id"]
-                    if has_uri:
-                        location = self._locate_uri(row["image_uri"])
-                    else:
-                        location = self._locate_in_dataset(table, image_id)
+                    location = (
+                        self._locate_uri(row["image_uri"])
+                        if has_uri
+                        else self._locate_in_dataset(table, image_id)
+                    )
                     yield _CaptionedImage(image_id, collection, row["caption"] or "", location)
         except (CaptionerError, pa.ArrowException, OSError, KeyError):
             return  # If an index was moved away, the report lacks its pictures and nothing else.
@@ -249,7 +241,7 @@ class ImageFinder:
         if storage.is_remote(uri):
             return uri if _host(uri) in self._hosts else None
         try:
-            return os.fsencode(local_path(uri))
+            return os.fsencode(listing.local_path(uri))
         except ValueError:
             return None
 
@@ -257,13 +249,13 @@ class ImageFinder:
         """Returns the location of a dataset's image, if it is below the images folder."""
         if storage.is_remote(table):
             folder = layout.join(table.rstrip("/").rpartition("/")[0], layout.DATASET_IMAGES)
-            name = file_name_of(image_id).decode("utf-8", "replace")
-            is_below = stays_below(image_id) and stays_below(name)
+            name = image_ids.file_name_of(image_id).decode("utf-8", "replace")
+            is_below = paths.stays_below(image_id) and paths.stays_below(name)
             return layout.join(folder, name) if is_below else None
         file_system, path = storage.resolve(table)
         if not isinstance(file_system, pafs.LocalFileSystem):
             return None
-        return path_below(Path(path).parent / layout.DATASET_IMAGES, image_id)
+        return image_ids.path_below(Path(path).parent / layout.DATASET_IMAGES, image_id)
 
 
 def id_filter(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:
@@ -282,7 +274,6 @@ def id_filter(table: pads.Dataset, column: str, ids: Iterable[str]) -> Any:
 
 
 def _host(uri: str) -> tuple[str, str]:
-    """Returns the scheme and the host, or bucket, of a URI."""
     try:
         parts = urlsplit(uri)
     except ValueError:

@@ -4,8 +4,6 @@ Plots show numbers only, never texts from a run's tables. Colours are drawn as p
 replaced by CSS variables, so that the page can choose them for its light and dark themes.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re
@@ -27,7 +25,6 @@ _VARIABLES = {
     _FIRST: "var(--accent)",
     _SECOND: "var(--second)",
 }
-_SIZE_INCHES = (3.3, 2.2)
 _BINS = 2000  # Bins of a cosine from -1 to 1; each is 0.001 wide.
 _BIN_WIDTH = 2 / _BINS
 _MAX_BARS = 30
@@ -156,7 +153,7 @@ def reliability_curve(points: Sequence[ReliabilityPoint]) -> str:
 def _figure(x_label: str, y_label: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # Takes half a second, so only when a plot is drawn.
 
-    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    figure = Figure(figsize=(3.3, 2.2), layout="constrained")
     axes = figure.subplots()
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=_LINE, linewidth=0.8)

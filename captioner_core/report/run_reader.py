@@ -1,7 +1,5 @@
 """Reads the tables and the manifest of a finished run for its report."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +12,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.report.pictures import id_filter
 from captioner_core.runs.identity import collection_of_run
-from captioner_core.tables import layout
-from captioner_core.tables.schemas import COLLECTION_COLUMNS
+from captioner_core.tables import layout, schemas
 
 Row = Mapping[str, Any]
 """A table's row by column name."""
@@ -91,7 +88,7 @@ class RunReader:
         if table is None:
             return
         missing = [column for column in columns if column not in table.schema.names]
-        required = [column for column in missing if column not in COLLECTION_COLUMNS]
+        required = [column for column in missing if column not in schemas.COLLECTION_COLUMNS]
         if required:
             raise CaptionerError(
                 f"run {self.run_dir!r}: {name} has no column {required[0]!r}; run it again"
@@ -104,7 +101,7 @@ class RunReader:
         self, name: str, columns: Sequence[str], ids: Sequence[str] | None = None
     ) -> Iterator[Row]:
         """Yields the rows of a table one by one; missing collections are None. See ``batches``."""
-        absent = dict.fromkeys(COLLECTION_COLUMNS.intersection(columns))
+        absent = dict.fromkeys(schemas.COLLECTION_COLUMNS.intersection(columns))
         for batch in self.batches(name, columns, ids):
             yield from ({**absent, **row} for row in batch.to_pylist())
 

@@ -1,7 +1,5 @@
 """Figures about a whole run, for its report. Tables are streamed, so any number of rows fits."""
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections import Counter
@@ -18,8 +16,7 @@ from captioner_core.options import PRETRAINED
 from captioner_core.report.plots import Epoch, ReliabilityPoint, ScoreCounts
 from captioner_core.report.run_reader import Row, RunReader
 from captioner_core.security.allowed_roots import is_allowed
-from captioner_core.tables import layout
-from captioner_core.tables.schemas import MATCHED
+from captioner_core.tables import layout, schemas
 
 MAX_FAILURES = 200
 """The number of failures that a report lists."""
@@ -93,7 +90,7 @@ def match_stats(run: RunReader) -> MatchStats:
     queries = 0
     for batch in run.batches(layout.MATCH_SUMMARY, ("status", "best_score")):
         queries += batch.num_rows
-        matched += pc.sum(pc.equal(batch.column("status"), MATCHED)).as_py() or 0
+        matched += pc.sum(pc.equal(batch.column("status"), schemas.MATCHED)).as_py() or 0
         best_scores.add(batch.column("best_score").to_numpy(zero_copy_only=False))
     for batch in run.batches(layout.MATCHES, ("score",)):
         match_scores.add(batch.column("score").to_numpy(zero_copy_only=False))
@@ -132,7 +129,6 @@ def failure_stats(run: RunReader) -> FailureStats:
 
 
 def _tally(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
-    """Yields the rows and counts their error types on the way."""
     for row in rows:
         counts[row["error_type"]] += 1
         yield row
@@ -151,9 +147,7 @@ def read_model_metrics(run: RunReader) -> Mapping[str, Any]:
     roots, or does not hold captioner's metrics.
     """
     path = run.section("model").get("path")
-    if not isinstance(path, str) or "://" in path:
-        return {}
-    if path != PRETRAINED and not is_allowed(path):
+    if not isinstance(path, str) or "://" in path or not (path == PRETRAINED or is_allowed(path)):
         return {}
     file = model_path(path) / METRICS
     try:

@@ -4,8 +4,6 @@ All texts in a run's tables come from others. On its way into the page, every te
 ``escape_control_chars`` and through Jinja's autoescape.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math
@@ -17,8 +15,6 @@ import jinja2
 from markupsafe import Markup
 
 from captioner_core.security.redaction import escape_control_chars
-
-_TEXT_LIMIT = 500
 
 
 def render(values: Mapping[str, object]) -> str:
@@ -75,13 +71,10 @@ def _format_seconds(value: float) -> str:
     if value < 60:
         return f"{value:.1f} s"
     minutes, seconds = divmod(round(value), 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _format_value(value: Any) -> str:
-    """Returns an option or a version as text: lists with commas, other values as JSON."""
     if isinstance(value, list):
         return ", ".join(map(_format_value, value)) or "none"
     if isinstance(value, str):
@@ -89,5 +82,5 @@ def _format_value(value: Any) -> str:
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _truncate(text: str, limit: int = _TEXT_LIMIT) -> str:
+def _truncate(text: str, limit: int = 500) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"

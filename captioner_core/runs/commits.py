@@ -18,8 +18,6 @@ its own, the process that began last owns the run, and the other one notices thi
 commits anything.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import datetime
@@ -35,9 +33,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.io.json_text import JsonObject
 from captioner_core.runs import run_files
-from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
-from captioner_core.tables.schemas import SCHEMA_VERSION
+from captioner_core.tables import layout, schemas
 
 _PACKAGES = ("apache-beam", "tensorflow", "keras", "numpy", "pillow", "pyarrow", "spacy")
 
@@ -97,10 +93,10 @@ class Manifest(ManifestMetadata):
     versions: dict[str, str]
 
 
-def new_manifest(run: RunLayout) -> Manifest:
+def new_manifest(run: layout.RunLayout) -> Manifest:
     """Returns the manifest of a run of which no stage has finished."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": schemas.SCHEMA_VERSION,
         "run_id": run.run_id,
         "created_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "stages": {},
@@ -158,7 +154,7 @@ def restrict_manifest(manifest: Manifest, stages: Collection[str]) -> Manifest:
     }
 
 
-def manifest_to_extend(run: RunLayout, captions: Sequence[str]) -> Manifest:
+def manifest_to_extend(run: layout.RunLayout, captions: Sequence[str]) -> Manifest:
     """Returns the manifest to which a match stage adds its entry.
 
     The run's own manifest is extended only if exactly the run's own captions are matched. In any
@@ -174,7 +170,7 @@ def manifest_to_extend(run: RunLayout, captions: Sequence[str]) -> Manifest:
     return new_manifest(run)
 
 
-def begin_attempt(run: RunLayout) -> RunLayout:
+def begin_attempt(run: layout.RunLayout) -> layout.RunLayout:
     """Makes this process the owner of a run and removes what earlier, killed processes left.
 
     Returns:
@@ -192,7 +188,7 @@ def begin_attempt(run: RunLayout) -> RunLayout:
 
 
 @contextlib.contextmanager
-def abandon_on_refusal(run: RunLayout) -> Iterator[None]:
+def abandon_on_refusal(run: layout.RunLayout) -> Iterator[None]:
     """Removes what an attempt has staged if the block raises a CaptionerError.
 
     The run is then as it was before the attempt.
@@ -207,7 +203,7 @@ def abandon_on_refusal(run: RunLayout) -> Iterator[None]:
         raise
 
 
-def check_not_emptied(run: RunLayout, images: str, found: int, *, allow_empty: bool) -> None:
+def check_not_emptied(run: layout.RunLayout, images: str, found: int, *, allow_empty: bool) -> None:
     """Refuses to replace a run that has images by an empty one.
 
     An images folder that is suddenly empty is often a disk that is not mounted.
@@ -233,7 +229,7 @@ def check_not_emptied(run: RunLayout, images: str, found: int, *, allow_empty: b
         )
 
 
-def check_owner(run: RunLayout) -> None:
+def check_owner(run: layout.RunLayout) -> None:
     """Makes sure that no other process has begun to write the run since this one did.
 
     Args:
@@ -256,7 +252,7 @@ def check_owner(run: RunLayout) -> None:
     )
 
 
-def record_staged_parts(run: RunLayout, table: str, step: str, parts: Sequence[str]) -> None:
+def record_staged_parts(run: layout.RunLayout, table: str, step: str, parts: Sequence[str]) -> None:
     """Records which staged files belong to a table; files that are not recorded are ignored.
 
     Beam may run a bundle several times, and failed or repeated bundles leave files behind that
@@ -271,7 +267,7 @@ def record_staged_parts(run: RunLayout, table: str, step: str, parts: Sequence[s
     storage.write_json(layout.join(run.staged_lists(table), f"{step}.json"), list(parts))
 
 
-def list_staged_parts(run: RunLayout, table: str) -> list[str]:
+def list_staged_parts(run: layout.RunLayout, table: str) -> list[str]:
     """Returns the recorded files of a staged table, in the order of the steps' names."""
     return [
         part
@@ -281,7 +277,7 @@ def list_staged_parts(run: RunLayout, table: str) -> list[str]:
 
 
 def commit_stage(
-    run: RunLayout,
+    run: layout.RunLayout,
     manifest: Manifest,
     stage: str,
     *,
@@ -320,10 +316,11 @@ def commit_stage(
     owned = run_files.check_run_output(run)
     tables = layout.STAGE_TABLES[stage] if tables is None else tables
     staged = {name: list_staged_parts(run, name) for name in tables}
-    rows = {}
-    for name in tables:
-        existing = storage.list_parts(run.table(name)) if name in adds_to else []
-        rows[name] = sum(map(storage.row_count, (*staged[name], *existing)))
+    existing = {name: storage.list_parts(run.table(name)) for name in adds_to}
+    rows = {
+        name: sum(map(storage.row_count, (*parts, *existing.get(name, ()))))
+        for name, parts in staged.items()
+    }
     earlier_tables = layout.tables_of(name for name in manifest["stages"] if name != stage)
     kept = (earlier_tables - set(tables)) | set(adds_to)
     moves = [
@@ -359,7 +356,7 @@ def _plan_moves(table: str, parts: Sequence[str], taken: Collection[str]) -> lis
 
 
 def _replace_files(
-    run: RunLayout, owned: set[str], kept: Collection[str], moves: Sequence[_Move]
+    run: layout.RunLayout, owned: set[str], kept: Collection[str], moves: Sequence[_Move]
 ) -> None:
     """Deletes the manifest and the run's outdated files, then moves the staged files in.
 
@@ -385,7 +382,7 @@ def _replace_files(
     run_files.write_marker(run.run_dir, (owned - outdated) | added)
 
 
-def write_manifest(run: RunLayout, manifest: Manifest) -> None:
+def write_manifest(run: layout.RunLayout, manifest: Manifest) -> None:
     """Writes a run's manifest, which makes the run complete."""
     storage.write_json(run.manifest, manifest)
 

@@ -1,7 +1,5 @@
 """How many failed images a run may have."""
 
-from __future__ import annotations
-
 from captioner_core.errors import CheckFailed
 
 

@@ -1,14 +1,10 @@
 """What must be true of a run's features before captions are made of them."""
 
-from __future__ import annotations
-
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.options import CaptionOptions
-from captioner_core.runs import commits
-from captioner_core.runs.identity import collection_of_run
+from captioner_core.runs import commits, identity
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 
 
 def check_grid_features(options: CaptionOptions, backbone: str) -> commits.Manifest:
@@ -38,7 +34,7 @@ def check_grid_features(options: CaptionOptions, backbone: str) -> commits.Manif
             f"--from-features: {run} has features of {extracted['images']!r}, not of --images "
             f"{options.images!r}; extract those, or name another --run-id"
         )
-    collection = collection_of_run(manifest, options.layout.run_dir)
+    collection = identity.collection_of_run(manifest, options.layout.run_dir)
     if options.collection not in (None, collection):
         raise CaptionerError(
             f"--collection {options.collection!r}: {run} has features of collection "
@@ -53,7 +49,7 @@ def check_grid_features(options: CaptionOptions, backbone: str) -> commits.Manif
     return commits.restrict_manifest(manifest, (layout.EXTRACT,))
 
 
-def _backbones(run: RunLayout) -> set[str]:
+def _backbones(run: layout.RunLayout) -> set[str]:
     """Returns the backbones that made a run's features, or an empty set if it has no rows.
 
     The first row group is enough, since one job writes all rows with one backbone.

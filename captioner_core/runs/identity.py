@@ -11,8 +11,6 @@ Searches need a single value for each image, so both are joined to an *image key
 collection second. Matches with equal scores are therefore ordered by their image ids.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -116,10 +114,11 @@ def default_collection(images: str) -> str:
     Args:
       images: a local path or a URI. Links in a local path are resolved.
     """
-    if storage.is_remote(images):
-        path = images.rstrip("/").encode("utf-8", "surrogateescape")
-    else:
-        path = os.path.realpath(local_path(images))
+    path = (
+        images.rstrip("/").encode("utf-8", "surrogateescape")
+        if storage.is_remote(images)
+        else os.path.realpath(local_path(images))
+    )
     *parents, name = path.split(b"/")
     if name == layout.DATASET_IMAGES.encode() and parents:
         name = parents[-1]  # Every dataset's folder is called "images", so use its parent's name.
@@ -209,7 +208,6 @@ def _run_dir_of(folder: str, name: str) -> str | None:
 
 
 def _read_collection(uri: str) -> str | None:
-    """Returns the collection that a ``dataset.json`` states; None if it states none."""
     stated = (_read_object(uri) or {}).get(COLLECTION)
     return None if stated is None else _check_stated(stated, uri)
 
@@ -223,7 +221,6 @@ def _read_object(uri: str) -> JsonObject | None:
 
 
 def _check_stated(stated: object, source: str) -> str:
-    """Returns the collection that a file states, after checking that it is valid."""
     if not isinstance(stated, str):
         raise CaptionerError(
             f"{source!r} states the collection {stated!r}, which is not a text; correct the file"

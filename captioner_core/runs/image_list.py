@@ -5,8 +5,6 @@ time. So the number of images is known before the job starts, independently of t
 the job writes, and memory stays flat however many images there are.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools

@@ -5,8 +5,6 @@ complete when it holds a marker file, or when nothing in it has changed for a wh
 a subfolder is made from its name, so the manifest of that run shows that the subfolder is done.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 import time
@@ -30,9 +28,7 @@ from captioner_core.images.listing import (
 from captioner_core.io import storage
 from captioner_core.io.junk import is_junk_folder
 from captioner_core.options import InboxOptions
-from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
-from captioner_core.tables.schemas import ImageRef
+from captioner_core.tables import layout, schemas
 
 DONE = "done"
 READY = "ready"
@@ -127,19 +123,16 @@ def scan_inbox(options: InboxOptions, now_s: float | None = None) -> list[InboxF
 
 
 def _classify(options: InboxOptions, inbox: Inbox, name: str, now_s: float) -> InboxFolder:
-    """Returns a subfolder with its state."""
-    run = RunLayout(options.output, layout.run_id_of(name))
+    run = layout.RunLayout(options.output, layout.run_id_of(name))
     state, reason = _state(options, inbox, name, run, now_s)
     # Runs read images from plain paths, not from file: URIs.
-    is_file_uri = options.inbox.lower().startswith("file:")
-    parent = inbox.root if is_file_uri else options.inbox
+    parent = inbox.root if options.inbox.lower().startswith("file:") else options.inbox
     return InboxFolder(name, layout.join(parent, name), run.run_id, state, reason)
 
 
 def _state(
-    options: InboxOptions, inbox: Inbox, name: str, run: RunLayout, now_s: float
+    options: InboxOptions, inbox: Inbox, name: str, run: layout.RunLayout, now_s: float
 ) -> tuple[str, str]:
-    """Returns the state of a subfolder and the reason for it."""
     # This comes first, because a folder that is done need not be read, whatever it holds.
     if _is_done(run):
         return DONE, "its run is complete"
@@ -154,7 +147,6 @@ def _state(
 def _unfinished_state(
     options: InboxOptions, inbox: Inbox, name: str, now_s: float
 ) -> tuple[str, str]:
-    """Returns the state and the reason of a subfolder whose run is not complete."""
     if inbox.has_file(name, options.marker):
         # The marker says that the delivery is complete, so the folder is ready even without an
         # image; its run then reports that there is none.
@@ -176,7 +168,7 @@ def _unfinished_state(
     return READY, f"unchanged for {_format_duration(age_s)}"
 
 
-def _is_done(run: RunLayout) -> bool:
+def _is_done(run: layout.RunLayout) -> bool:
     try:
         return storage.exists(run.manifest)
     except (OSError, pa.ArrowException) as error:
@@ -323,10 +315,9 @@ def _to_entry(name: str) -> Entry:
     Args:
       name: the file's path below the subfolder.
     """
-    folders = name.split("/")[:-1]
-    is_junk = any(is_junk_folder(folder) for folder in folders)
+    is_junk = any(is_junk_folder(folder) for folder in name.split("/")[:-1])
     reason = JUNK if is_junk else skipped_file(name, _NO_PATTERNS)
-    return SkippedEntry(name, reason) if reason else ImageRef(name, name)
+    return SkippedEntry(name, reason) if reason else schemas.ImageRef(name, name)
 
 
 def _count_to_first_image(entries: Iterable[Entry]) -> ListingCounts:

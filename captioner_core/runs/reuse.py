@@ -5,11 +5,8 @@ captions that it already has, by the digest of the image's bytes. With ``--only-
 ``failures_of`` returns the images that are to be tried again.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -61,7 +58,7 @@ class _DigestIndex(NamedTuple):
     pixels: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class FeatureCache:
     """The results of a finished run, by the SHA-256 of the image's bytes.
 
@@ -124,8 +121,7 @@ class FeatureCache:
                     columns = [np.full(len(rows), number), np.full(len(rows), group), rows]
                     positions.append(np.stack(columns, axis=1))
                     width = table.column("width").to_numpy().astype(np.int64)
-                    height = table.column("height").to_numpy().astype(np.int64)
-                    pixels.append(width * height)
+                    pixels.append(width * table.column("height").to_numpy().astype(np.int64))
         unique, first = np.unique(np.concatenate(digests), return_index=True)
         return _DigestIndex(unique, np.concatenate(positions)[first], np.concatenate(pixels)[first])
 
@@ -231,7 +227,7 @@ def earlier_images(
     return FeatureCache(tuple(features), tuple(captions), grid)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Failures:
     """The failures of a finished run, divided into those to retry and those to keep.
 
@@ -358,7 +354,6 @@ def _limit_incompatibility(options: ImageOptions) -> str | None:
 
 
 def _has_columns(parts: Sequence[str], schema: pa.Schema) -> bool:
-    """Returns whether there are files, and all of them have these columns with these types."""
     try:
         found = [
             {field.name: field.type for field in storage.open_table(part).schema} for part in parts

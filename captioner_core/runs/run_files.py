@@ -9,8 +9,6 @@ ROOT itself may be any folder.
 Nothing here needs Beam or TensorFlow.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -23,7 +21,6 @@ from pyarrow import fs as pafs
 from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io import outputs, storage
 from captioner_core.tables import layout
-from captioner_core.tables.layout import RunLayout
 
 KIND = "run"
 REPORT = "report/index.html"
@@ -33,7 +30,9 @@ _PART = re.compile(rf"({'|'.join(layout.TABLES)})/part-\d{{5,}}\.parquet")
 _MANIFEST_KEYS = ("schema_version", "run_id", "stages", "counts", "options", "versions")
 
 
-def check_run_output(run: RunLayout, inputs: Mapping[str, Sequence[str]] | None = None) -> set[str]:
+def check_run_output(
+    run: layout.RunLayout, inputs: Mapping[str, Sequence[str]] | None = None
+) -> set[str]:
     """Refuses, before any work, a run's folder that captioner may not write to.
 
     This function only looks; it changes nothing.
@@ -61,7 +60,7 @@ def check_run_output(run: RunLayout, inputs: Mapping[str, Sequence[str]] | None 
 
 
 def check_inputs_outside(
-    run: RunLayout, inputs: Mapping[str, Sequence[str]], kept: Collection[str] = ()
+    run: layout.RunLayout, inputs: Mapping[str, Sequence[str]], kept: Collection[str] = ()
 ) -> None:
     """Refuses inputs that lie in the folder of the run that is about to be replaced.
 
@@ -101,8 +100,7 @@ def _local_path(uri: str) -> str | None:
     return None if storage.is_remote(uri) else storage.resolve(uri)[1]
 
 
-def _check_local_folders(run: RunLayout, run_dir: str) -> None:
-    """Refuses links and files where a run has its folders."""
+def _check_local_folders(run: layout.RunLayout, run_dir: str) -> None:
     runs_folder = os.path.dirname(run_dir)
     outputs.check_reachable(os.path.dirname(runs_folder), "--output")
     names = (*layout.TABLES, "report", layout.STAGING)
@@ -210,7 +208,6 @@ def _check_conflicts(run_dir: str, owned: set[str]) -> None:
 
 
 def _conflict_error(run_dir: str, path: str) -> CaptionerError:
-    """Returns the error about a file of others where captioner would write or read."""
     return CaptionerError(
         f"run folder {run_dir!r} holds {path!r}, which captioner did not make and leaves as it is; "
         "move it away or choose another --run-id"
@@ -230,7 +227,7 @@ def _list_names(folder: str) -> list[str]:
     return sorted(item.base_name for item in found if item.base_name)
 
 
-def claim_run(run: RunLayout) -> None:
+def claim_run(run: layout.RunLayout) -> None:
     """Marks a run's folder as captioner's and removes what killed processes left in it.
 
     Raises:
@@ -248,7 +245,6 @@ def claim_run(run: RunLayout) -> None:
 
 
 def _delete_temporary_files(folder: str, targets: Sequence[str]) -> None:
-    """Deletes the temporary files under which these files were being written."""
     for name in _list_names(folder):
         if any(outputs.is_temporary_name(name, target) for target in targets):
             storage.delete(layout.join(folder, name))
@@ -265,7 +261,7 @@ def write_marker(run_dir: str, files: Iterable[str]) -> None:
     storage.write_text(layout.join(run_dir, outputs.MARKER), text)
 
 
-def delete_staging(run: RunLayout) -> None:
+def delete_staging(run: layout.RunLayout) -> None:
     """Deletes what any attempt at writing a run has staged; files of others beside it stay."""
     for name in _list_names(run.all_staging):
         if name == _OWNER or outputs.is_temporary_name(name, _OWNER) or _ATTEMPT.fullmatch(name):
@@ -273,7 +269,7 @@ def delete_staging(run: RunLayout) -> None:
     remove_empty_folder(run.all_staging)
 
 
-def abandon_run(run: RunLayout) -> None:
+def abandon_run(run: layout.RunLayout) -> None:
     """Removes what an attempt has staged, so that the run is as it was before the attempt.
 
     Nothing is removed if another process has become the run's owner meanwhile.

@@ -5,17 +5,13 @@
   written.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
 from urllib.parse import unquote
 
 from captioner_core.errors import CaptionerError
-from captioner_core.security.paths import has_path_prefix
-from captioner_core.security.redaction import has_secret, redact_uri
-from captioner_core.security.uris import is_remote, normalize_uri
+from captioner_core.security import paths, redaction, uris
 
 ROOTS = "CAPTIONER_ROOTS"
 """Environment variable of folders and URI prefixes, separated by line ends or commas."""
@@ -34,10 +30,11 @@ def check_uri(label: str, uri: str) -> None:
     Raises:
       CaptionerError: the URI breaks one of the two rules. The message does not repeat the secret.
     """
-    if has_secret(uri):
+    if redaction.has_secret(uri):
         raise CaptionerError(
-            f"{label} {redact_uri(uri)!r} contains a password or key; leave it out, and give "
-            "credentials to the storage client by its environment variables or configuration file"
+            f"{label} {redaction.redact_uri(uri)!r} contains a password or key; "
+            "leave it out, and give credentials to the storage client by its environment "
+            "variables or configuration file"
         )
     roots = allowed_roots()
     if roots is not None and not _is_below_any(uri, roots):
@@ -54,7 +51,7 @@ def is_allowed(uri: str) -> bool:
       CaptionerError: CAPTIONER_ROOTS is set to an invalid value.
     """
     roots = allowed_roots()
-    return not has_secret(uri) and (roots is None or _is_below_any(uri, roots))
+    return not redaction.has_secret(uri) and (roots is None or _is_below_any(uri, roots))
 
 
 def uri_argument(text: str) -> str:
@@ -65,7 +62,7 @@ def uri_argument(text: str) -> str:
     """
     try:
         check_uri("path", text)
-        uri = normalize_uri(text)
+        uri = uris.normalize_uri(text)
         check_uri("path", uri)
     except CaptionerError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
@@ -94,7 +91,7 @@ def allowed_roots() -> tuple[str, ...] | None:
             f"{ROOTS} is set but contains no folder; add one, or unset it to allow all folders"
         )
     return tuple(
-        _normalize_prefix(root) if is_remote(root) else os.path.realpath(_without_scheme(root))
+        _normalize_prefix(root) if uris.is_remote(root) else os.path.realpath(_without_scheme(root))
         for root in roots
     )
 
@@ -102,7 +99,7 @@ def allowed_roots() -> tuple[str, ...] | None:
 def _is_below_any(uri: str, roots: tuple[str, ...]) -> bool:
     # Some readers of a URI decode %2e as a dot, and others do not. Both readings must be allowed.
     readings = {uri, unquote(uri)} if "://" in uri else {uri}
-    if is_remote(uri):
+    if uris.is_remote(uri):
         if any(_AMBIGUOUS.search(reading) for reading in readings):
             return False
         locations = [_normalize_prefix(reading) for reading in readings]
@@ -110,7 +107,9 @@ def _is_below_any(uri: str, roots: tuple[str, ...]) -> bool:
         if any("\0" in reading for reading in readings):
             return False
         locations = [os.path.realpath(_without_scheme(reading)) for reading in readings]
-    return all(any(has_path_prefix(location, root) for root in roots) for location in locations)
+    return all(
+        any(paths.has_path_prefix(location, root) for root in roots) for location in locations
+    )
 
 
 def _without_scheme(uri: str) -> str:

@@ -1,10 +1,7 @@
 """Checks of zip archives that may come from somebody else, before anything is unpacked."""
 
-from __future__ import annotations
-
 import stat
 import zipfile
-from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 _ENCRYPTED_FLAG = 0x1
@@ -35,29 +32,22 @@ def check_members(
     for info in members:
         if problem := _find_problem(info):
             raise ValueError(f"entry {info.filename!r} {problem}")
-    if (size := total_bytes(members)) > max_bytes:
+    if (size := sum(info.file_size for info in members)) > max_bytes:
         raise ValueError(f"it would inflate to {size} bytes, more than {max_bytes}")
     return members
 
 
 def _find_problem(info: zipfile.ZipInfo) -> str | None:
     """Returns why a member is unsafe, as the predicate of a sentence, or None."""
-    if is_outside(info.filename):
-        return "would lie outside its folder"
-    if stat.S_ISLNK(info.external_attr >> 16):
-        return "is a link"
-    if info.flag_bits & _ENCRYPTED_FLAG:
-        return "is encrypted"
-    if info.compress_type not in _METHODS:
-        return f"is packed by method {info.compress_type}; deflate it"
-    if info.header_offset < 0:
-        return "begins before the archive does"
-    return None
-
-
-def total_bytes(members: Iterable[zipfile.ZipInfo]) -> int:
-    """Returns the size of the members after unpacking, in bytes."""
-    return sum(info.file_size for info in members)
+    method = info.compress_type
+    problems = {
+        "would lie outside its folder": is_outside(info.filename),
+        "is a link": stat.S_ISLNK(info.external_attr >> 16),
+        "is encrypted": info.flag_bits & _ENCRYPTED_FLAG,
+        f"is packed by method {method}; deflate it": method not in _METHODS,
+        "begins before the archive does": info.header_offset < 0,
+    }
+    return next((problem for problem, is_found in problems.items() if is_found), None)
 
 
 def is_outside(name: str) -> bool:

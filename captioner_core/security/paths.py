@@ -1,7 +1,5 @@
 """Containment of names and paths, judged by their text alone: links are not resolved here."""
 
-from __future__ import annotations
-
 
 def has_path_prefix(path: str, prefix: str) -> bool:
     """Returns whether a normalized path or URI is equal to another one or lies below it.

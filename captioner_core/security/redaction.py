@@ -3,8 +3,6 @@
 Secrets become ``***``, and characters that cannot be seen become escapes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 
@@ -38,9 +36,7 @@ def escape_control_chars(text: str) -> str:
 def _escape(code: int) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
-    if code < 0x10000:
-        return f"\\u{code:04x}"
-    return f"\\U{code:08x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def redact_arguments(arguments: Sequence[str]) -> str:

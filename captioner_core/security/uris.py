@@ -3,8 +3,6 @@
 No function here reads or writes anything.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from urllib.parse import unquote_to_bytes

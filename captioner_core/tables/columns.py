@@ -6,8 +6,6 @@ strings. If the meaning of a value is not clear, the error names the table, the 
 row; rows are numbered from 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -194,13 +192,10 @@ def _to_plain_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         return _to_plain_array(pc.run_end_decode(array))
     if pa.types.is_binary_view(array.type):
         return array.cast(pa.large_binary())
-    if pa.types.is_string_view(array.type):
-        return array.cast(pa.large_string())
-    return array
+    return array.cast(pa.large_string()) if pa.types.is_string_view(array.type) else array
 
 
 def _to_text(array: pa.Array, what: str, uri: str, row_number: _RowNumber) -> pa.Array:
-    """Returns a plain array as strings; see ``text_column``."""
     _check_no_nulls(array, what, uri, row_number)
     if pa.types.is_null(array.type):
         return pa.array([], pa.string())  # It has no rows, or the check above had refused it.

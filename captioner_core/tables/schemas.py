@@ -5,8 +5,6 @@ also has the columns ``run_id`` and ``schema_version``, which the row types lack
 ``rows_as_table`` add them when a table is written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -416,7 +414,6 @@ def rows_as_table(rows: Sequence[Row], run_id: str, schema: pa.Schema) -> pa.Tab
 
 
 def _own_fields(schema: pa.Schema) -> list[pa.Field]:
-    """Returns the fields of a schema that not every table has."""
     return [field for field in schema if field.name not in _COMMON_COLUMNS]
 
 

@@ -1,7 +1,5 @@
 """The names of a dataset's splits, and other names that users and published datasets use."""
 
-from __future__ import annotations
-
 from captioner_core.tables.schemas import DatasetCaptionRow
 
 _ALIASES = {

@@ -1,7 +1,5 @@
 """The checkpoint of a training: one file, which is always replaced as a whole."""
 
-from __future__ import annotations
-
 import json
 import os
 import zipfile

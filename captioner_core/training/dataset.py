@@ -5,8 +5,6 @@ own images into a file that the operating system pages in and out. The file hold
 model attends over.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,8 +39,6 @@ _INDEX = "caption_index"
 _DATASET_ROWS = pa.schema(
     {"image_id": pa.string(), _INDEX: pa.int64(), "caption": pa.string(), "split": pa.string()}
 )
-# A grid takes 190 kB, so few rows at a time keep memory low.
-_GRID_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -235,7 +231,6 @@ def check_same_images(dataset_dir: str, features_uri: str) -> None:
 
 
 def _read_digests(uri: str) -> dict[str, str]:
-    """Returns the SHA-256 digest of each image for which a table states one."""
     table = storage.open_table(uri)
     if not {"image_id", "image_sha256"} <= set(table.schema.names):
         return {}
@@ -285,7 +280,7 @@ def read_grids(dataset: pads.Dataset, image_ids: Sequence[str]) -> Iterator[Grid
     batches = dataset.to_batches(
         columns=["image_id", "feature", "grid"],
         filter=None if filters_later else pc.field("image_id").isin(wanted),
-        batch_size=_GRID_ROWS,
+        batch_size=64,  # A grid takes 190 kB, so few rows at a time keep memory low.
         batch_readahead=1,
         fragment_readahead=1,
     )

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from captioner_core.captioning import network, saved_model
 from captioner_core.captioning.config import CaptionerConfig
-from captioner_core.captioning.network import Captioner
-from captioner_core.captioning.saved_model import save_model
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import outputs
 from captioner_core.options import TrainOptions
 from captioner_core.process.tensorflow_setup import keras, tf
 from captioner_core.text.vocabulary import Vocabulary
+from captioner_core.training import progress, stopping
 from captioner_core.training.checkpoint import CheckpointFile, TrainingState
 from captioner_core.training.dataset import (
     DEV,
@@ -28,9 +28,7 @@ from captioner_core.training.distributed.cluster import Cluster
 from captioner_core.training.distributed.devices import ReplicaContext, make_context
 from captioner_core.training.inputs import TrainingInputs, training_fingerprint
 from captioner_core.training.loop import Split, Trainer
-from captioner_core.training.progress import EpochLog
 from captioner_core.training.rewards.self_critical import CaptionReward
-from captioner_core.training.stopping import stop_on_signals
 from captioner_core.training.work_folder import CHECKPOINT, LOGS, claim_work_folder, work_folder
 
 
@@ -78,12 +76,14 @@ def fit_model(
     }
     keras.utils.set_random_seed(options.seed)
     with context.strategy.scope():
-        captioner = Captioner(config, seed=options.seed, precision=_choose_precision(options))
+        captioner = network.Captioner(
+            config, seed=options.seed, precision=_choose_precision(options)
+        )
     state = _run_trainer(options, context, captioner, splits, work)
     model_id = ""
     if work:
         metrics = _training_metrics(options, splits, state, time.monotonic() - start)
-        model_id = save_model(options.output, captioner, vocabulary, metrics)
+        model_id = saved_model.save_model(options.output, captioner, vocabulary, metrics)
         work.remove(CHECKPOINT)
         work.finish()
     # A sum over all workers, so that none of them ends before the model is written.
@@ -99,7 +99,6 @@ def _load_split(
     config: CaptionerConfig,
     context: ReplicaContext,
 ) -> Split:
-    """Returns a split with the features that this process needs."""
     scratch = Path(work_folder(options))
     scratch.mkdir(parents=True, exist_ok=True)
     captions = inputs.captions[name]
@@ -125,7 +124,7 @@ def _choose_precision(options: TrainOptions) -> str:
 def _run_trainer(
     options: TrainOptions,
     context: ReplicaContext,
-    captioner: Captioner,
+    captioner: network.Captioner,
     splits: dict[str, Split],
     work: outputs.OutputFolder | None,
 ) -> TrainingState:
@@ -134,11 +133,12 @@ def _run_trainer(
     on_epoch = None
     if work:
         checkpoint = CheckpointFile(work.reserve(CHECKPOINT), training_fingerprint(options))
-        epochs = options.epochs + options.reinforce_epochs
-        on_epoch = EpochLog(work.make_folder(LOGS), epochs).write
+        on_epoch = progress.EpochLog(
+            work.make_folder(LOGS), options.epochs + options.reinforce_epochs
+        ).write
     trainer = Trainer(context, captioner, splits[TRAIN], splits[DEV], options, checkpoint)
     try:
-        with stop_on_signals() as stop:
+        with stopping.stop_on_signals() as stop:
             return trainer.fit(on_epoch, stop)
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         reason = str(error).splitlines()[0][:120]
@@ -150,7 +150,6 @@ def _run_trainer(
 def _training_metrics(
     options: TrainOptions, splits: dict[str, Split], state: TrainingState, seconds: float
 ) -> dict[str, object]:
-    """Returns what metrics.json says about a training."""
     return {
         "history": state.history,
         "best_epoch": state.best_epoch,

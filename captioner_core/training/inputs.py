@@ -1,12 +1,9 @@
 """The inputs of a training: the captions and features of a dataset, checked against each other."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 import sys
-from dataclasses import dataclass
 
 import pyarrow.dataset as pads
 
@@ -31,7 +28,7 @@ _DEV_INTERVAL = 20
 _IRRELEVANT_OPTIONS = ("output", "workers", "checkpoint_s")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TrainingInputs:
     """The captions and features that a training reads.
 
@@ -105,7 +102,6 @@ def _with_dev_split(captions: CaptionsBySplit, dataset: str) -> CaptionsBySplit:
 def _with_features_only(
     captions: CaptionsBySplit, extracted: set[str], options: TrainOptions
 ) -> CaptionsBySplit:
-    """Returns the captions of images with features, and reports how many images have none."""
     kept = {}
     for split in (TRAIN, DEV):
         kept[split] = {

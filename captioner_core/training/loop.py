@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning.generator import CaptionSearch, draw_captions
-from captioner_core.captioning.network import Captioner
+from captioner_core.captioning import generator, network
 from captioner_core.errors import CheckFailed
 from captioner_core.options import TrainOptions
 from captioner_core.process.tensorflow_setup import keras, tf
@@ -115,7 +114,7 @@ class Trainer:
     def __init__(
         self,
         context: ReplicaContext,
-        captioner: Captioner,
+        captioner: network.Captioner,
         train: Split,
         dev: Split,
         options: TrainOptions,
@@ -138,8 +137,8 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._step = TrainStep(context, captioner, options, self._order.steps)
         self._dev_loss = tf.function(caption_loss, reduce_retracing=True)
-        self._draw = tf.function(draw_captions, reduce_retracing=True)
-        self._search = CaptionSearch(captioner)
+        self._draw = tf.function(generator.draw_captions, reduce_retracing=True)
+        self._search = generator.CaptionSearch(captioner)
 
     def fit(
         self,
@@ -206,7 +205,6 @@ class Trainer:
         return float(reward / max(images, 1.0))
 
     def _run_epoch(self, is_self_critical: bool, stop: StopRequest) -> EpochResult:
-        """Trains on the remaining batches of an epoch and evaluates the result."""
         state = self._state
         start = time.monotonic()
         captions = 0
@@ -240,7 +238,6 @@ class Trainer:
         return self._make_result(is_self_critical, seconds, captions, wait_seconds)
 
     def _save_or_stop(self, is_stopping: bool, stop: StopRequest) -> None:
-        """Saves when it is time to, or saves and ends the training when any process must stop."""
         if is_stopping or time.monotonic() - self._saved_at > self._options.checkpoint_s:
             self._save()
         if is_stopping:
@@ -252,7 +249,6 @@ class Trainer:
     def _make_result(
         self, is_self_critical: bool, seconds: float, captions: int, wait_seconds: float
     ) -> EpochResult:
-        """Returns the figures of the epoch that has just been trained."""
         state = self._state
         dev_loss = self.evaluate()
         self._check_finite("dev loss", dev_loss)
@@ -386,10 +382,9 @@ class Trainer:
         for name, variable in self._variables().items():
             variable.assign(tf.cast(broadcast(name, variable), variable.dtype))
         if state.best_epoch:
-            weights = enumerate(self._captioner.trainable_variables)
             self._best_weights = [
                 broadcast(f"best {number}", variable).astype(np.float32)
-                for number, variable in weights
+                for number, variable in enumerate(self._captioner.trainable_variables)
             ]
 
     def _assign_weights(self, values: Sequence[npt.NDArray[np.float32]]) -> None:

@@ -1,7 +1,5 @@
 """The order in which training sees its images, which is the same for any number of workers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

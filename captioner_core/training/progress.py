@@ -24,11 +24,11 @@ class EpochLog:
 
     def write(self, result: EpochResult) -> None:
         """Prints the line of an epoch and writes its scalars."""
-        figures = [f"dev loss {result.dev_loss:.3f}"]
-        if result.train_loss is not None:
-            figures.insert(0, f"loss {result.train_loss:.3f}")
-        else:
-            figures.insert(0, f"reward {result.reward:.3f}")
+        is_loss = result.train_loss is not None
+        figures = [
+            f"loss {result.train_loss:.3f}" if is_loss else f"reward {result.reward:.3f}",
+            f"dev loss {result.dev_loss:.3f}",
+        ]
         if result.dev_reward is not None:
             figures.append(f"dev reward {result.dev_reward:.3f}")
         seconds_left = (self._epochs - result.epoch) * result.seconds

@@ -16,7 +16,6 @@ from captioner_core.text.vocabulary import PAD
 from captioner_core.training.distributed.devices import ReplicaContext
 
 LABEL_SMOOTHING = 0.1
-WEIGHT_DECAY = 1e-4
 WARMUP_SHARE = 0.05
 # The learning rate at the end of each cosine, as a share of its peak.
 _FINAL_SHARE = 0.05
@@ -209,11 +208,10 @@ class _LearningRate(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> Any:
         """Returns the learning rate of a step of the whole training."""
-        self_critical_step = keras.ops.maximum(step - self._forced_steps, 0)
         return keras.ops.where(
             step < self._forced_steps,
             self._teacher_forcing(step),
-            self._self_critical(self_critical_step),
+            self._self_critical(keras.ops.maximum(step - self._forced_steps, 0)),
         )
 
 
@@ -224,4 +222,4 @@ def _make_optimizer(options: TrainOptions, steps_per_epoch: int) -> keras.optimi
     workers would no longer compute what one does.
     """
     rate = _LearningRate(options, steps_per_epoch)
-    return keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY)
+    return keras.optimizers.AdamW(rate, weight_decay=1e-4)

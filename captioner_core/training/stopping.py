@@ -1,7 +1,5 @@
 """Stopping a training: it ends after the current batch, with its checkpoint written."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator

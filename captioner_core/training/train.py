@@ -1,7 +1,5 @@
 """Trains a captioner: from a dataset and its features to a model folder."""
 
-from __future__ import annotations
-
 import os
 import time
 

@@ -1,7 +1,5 @@
 """The folder beside a model that holds the checkpoint and the logs of its training."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -65,16 +63,15 @@ def _files_of_earlier_work(folder: Path) -> set[str] | None:
       None if the folder holds anything else.
     """
     names = set(os.listdir(folder))
-    if not names <= _CHECKPOINT_FILES | {LOGS}:
-        return None
-    logs = folder / LOGS
-    if logs.is_symlink():
-        return None
-    if LOGS in names:
-        if not logs.is_dir():
-            return None
-        if any(not name.startswith("events.out.tfevents.") for name in os.listdir(logs)):
-            return None
-    if CHECKPOINT in names and not is_checkpoint(folder / CHECKPOINT):
-        return None
-    return _CHECKPOINT_FILES
+    is_own = (
+        names <= _CHECKPOINT_FILES | {LOGS}
+        and (LOGS not in names or _holds_logs(folder / LOGS))
+        and (CHECKPOINT not in names or is_checkpoint(folder / CHECKPOINT))
+    )
+    return _CHECKPOINT_FILES if is_own else None
+
+
+def _holds_logs(folder: Path) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(name.startswith("events.out.tfevents.") for name in os.listdir(folder))

@@ -4,8 +4,6 @@ A folder in the cache is an asset only if it is complete. It is built elsewhere 
 under a lock that other processes wait for.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -125,8 +123,7 @@ def is_complete(folder: Path) -> bool:
 def _recorded_digests(folder: Path) -> dict[str, str] | None:
     """Returns the SHA-256 of each file of an asset by its path, or None if there is no record."""
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        return dict(record["files"])
+        return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -223,7 +220,6 @@ def _download(source: Source, file: Path, title: str) -> None:
 
 
 def _is_offline() -> bool:
-    """Returns whether the user has forbidden downloads."""
     return os.environ.get(_OFFLINE_VARIABLE, "").strip().lower() not in ("", "0", "false", "no")
 
 

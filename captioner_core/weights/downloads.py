@@ -1,7 +1,5 @@
 """Downloads files: resumes after an interruption, checks digests, and leaves no partial file."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

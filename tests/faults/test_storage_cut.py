@@ -9,9 +9,9 @@ from __future__ import annotations
 import pytest
 
 from beam_jobs import caption_images, match_captions
-from captioner_core.console.arguments import guarded
 from captioner_core.io import storage
 from captioner_core.options import CaptionOptions, MatchOptions
+from captioner_core.process.program import guarded
 from captioner_core.runs.verify import verify
 from captioner_core.tables import layout
 from captioner_core.tables.layout import RunLayout

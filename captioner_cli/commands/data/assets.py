@@ -1,11 +1,7 @@
 """``captioner assets``: fetches and verifies what the jobs need."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
-
-EXTRAS = ("minilm",)
 
 
 def register(subparsers: Any) -> None:
@@ -23,7 +19,7 @@ def register(subparsers: Any) -> None:
         "--extra",
         action="append",
         default=[],
-        choices=EXTRAS,
+        choices=("minilm",),
         help="also fetch what this optional encoder needs",
     )
     parser.set_defaults(handler=_run)

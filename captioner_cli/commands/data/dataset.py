@@ -1,7 +1,5 @@
 """``captioner dataset``: makes a dataset folder."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Callable
@@ -10,19 +8,16 @@ from typing import Any
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options import check_collection
-from captioner_core.security.allowed_roots import check_uri, uri_argument
-from captioner_core.security.redaction import escape_control_chars
-from captioner_core.security.uris import normalize_uri
+from captioner_core.security import allowed_roots, redaction, uris
 
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand and its kinds: ``sample``, ``flickr8k``, ``coco`` and ``csv``."""
-    parser = subparsers.add_parser(
+    kinds = subparsers.add_parser(
         "dataset",
         help="make a dataset folder",
         description="Makes a folder with images/ and captions.parquet.",
-    )
-    kinds = parser.add_subparsers(required=True, metavar="KIND")
+    ).add_subparsers(required=True, metavar="KIND")
     _add_sample(kinds)
     _add_flickr8k(kinds)
     _add_coco(kinds)
@@ -113,7 +108,7 @@ def _add_limit(kind: argparse.ArgumentParser) -> None:
 
 
 def _path(text: str) -> Path:
-    path = uri_argument(text)
+    path = allowed_roots.uri_argument(text)
     if "://" in path:
         raise argparse.ArgumentTypeError(
             f"{path!r} is no local path, and datasets are made from and in local folders"
@@ -154,11 +149,10 @@ def _flickr8k(namespace: argparse.Namespace) -> int:
     from captioner_core.process.cache_folder import cache_dir
 
     own = os.environ.get("FLICKR8K_DIR")
-    source = namespace.source or (Path(own) if own else None)
     return _say(
         flickr8k.build(
             namespace.output,
-            source=source,
+            source=namespace.source or (Path(own) if own else None),
             cache=cache_dir(),
             limit=namespace.limit,
             collection=namespace.collection,
@@ -177,8 +171,8 @@ def _coco(namespace: argparse.Namespace) -> int:
                 f"--annotations {item!r} must be SPLIT=FILE, such as train=captions.json; "
                 "write it so"
             )
-        check_uri("--annotations", path)
-        annotations.setdefault(split, []).append(Path(normalize_uri(path)))
+        allowed_roots.check_uri("--annotations", path)
+        annotations.setdefault(split, []).append(Path(uris.normalize_uri(path)))
     return _say(
         coco.build(
             namespace.output,
@@ -206,5 +200,5 @@ def _csv(namespace: argparse.Namespace) -> int:
 
 def _say(summary: Any) -> int:
     for line in summary.lines():
-        print(escape_control_chars(line))
+        print(redaction.escape_control_chars(line))
     return 0

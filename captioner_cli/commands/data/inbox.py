@@ -1,42 +1,35 @@
 """``captioner inbox``: which subfolders of an inbox are complete, and which are done."""
 
-from __future__ import annotations
-
-import argparse
 import dataclasses
 import json
-from typing import Any
 
-from captioner_core.options import InboxOptions, add_arguments, from_namespace
+from captioner_cli.subcommand import subcommand
+from captioner_core.options import InboxOptions
 from captioner_core.security.redaction import escape_control_chars
 
 
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "inbox",
-        help="which subfolders of an inbox are ready to be captioned",
-        description=(
-            "Prints the state of each direct subfolder: done, if its run is complete; ready, if it "
-            "holds the marker file, or an image and nothing in it has changed for a while; or "
-            "waiting, and for what."
-        ),
-    )
-    add_arguments(parser, InboxOptions)
-    parser.set_defaults(handler=_run)
-
-
-def _run(namespace: argparse.Namespace) -> int:
-    options = from_namespace(InboxOptions, namespace)
+def _run(options: InboxOptions) -> None:
     from captioner_core.runs.inbox import scan_inbox
 
     folders = scan_inbox(options)
     if options.json:
         # json.dumps writes ASCII, in which names that are not UTF-8 can be printed too.
         print(json.dumps([dataclasses.asdict(folder) for folder in folders]))
-        return 0
+        return
     names = [escape_control_chars(folder.folder) for folder in folders]
     width = max(map(len, names), default=0)
     for folder, name in zip(folders, names, strict=True):
         print(f"{folder.state:7}  {name:{width}}  {escape_control_chars(folder.reason)}")
-    return 0
+
+
+register = subcommand(
+    "inbox",
+    InboxOptions,
+    _run,
+    help="which subfolders of an inbox are ready to be captioned",
+    description=(
+        "Prints the state of each direct subfolder: done, if its run is complete; ready, if it "
+        "holds the marker file, or an image and nothing in it has changed for a while; or "
+        "waiting, and for what."
+    ),
+)

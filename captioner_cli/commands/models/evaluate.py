@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from captioner_core.options import EvaluateOptions, add_arguments, from_namespace
+from captioner_cli.subcommand import subcommand
+from captioner_core.options import EvaluateOptions
 from captioner_core.security.redaction import escape_control_chars
 
 if TYPE_CHECKING:
     from captioner_core.analysis.evaluation import Evaluation
 
 
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="BLEU, METEOR, ROUGE-L and CIDEr of a model on a dataset's split",
-        description="Captions a split of a dataset and scores the captions against all human ones.",
-    )
-    add_arguments(parser, EvaluateOptions)
-    parser.set_defaults(handler=_run)
-
-
-def _run(namespace: argparse.Namespace) -> int:
-    options = from_namespace(EvaluateOptions, namespace)
+def _run(options: EvaluateOptions) -> None:
     from captioner_core.analysis.evaluation import evaluate
 
     evaluation = evaluate(options)
@@ -38,11 +26,9 @@ def _run(namespace: argparse.Namespace) -> int:
         )
     _print_captions(evaluation, options.show)
     _print_figures(evaluation)
-    return 0
 
 
 def _print_captions(evaluation: Evaluation, count: int) -> None:
-    """Prints some captions, evenly chosen, each beside a human one."""
     image_ids = sorted(evaluation.hypotheses)
     step = max(1, len(image_ids) // max(1, count))
     for image_id in image_ids[::step][:count]:
@@ -52,7 +38,6 @@ def _print_captions(evaluation: Evaluation, count: int) -> None:
 
 
 def _print_figures(evaluation: Evaluation) -> None:
-    """Prints the scores as a table and all figures as one line of JSON."""
     figures = evaluation.figures
     for name, value in figures["scores"].items():
         print(f"{name:8} {value:6.3f}" if name == "CIDEr" else f"{name:8} {100 * value:6.1f}")
@@ -62,3 +47,12 @@ def _print_figures(evaluation: Evaluation) -> None:
             f"{fifth['word_probability']:.3f}: CIDEr {fifth['cider']:.3f}"
         )
     print(json.dumps(figures))
+
+
+register = subcommand(
+    "evaluate",
+    EvaluateOptions,
+    _run,
+    help="BLEU, METEOR, ROUGE-L and CIDEr of a model on a dataset's split",
+    description="Captions a split of a dataset and scores the captions against all human ones.",
+)

@@ -1,29 +1,10 @@
 """``captioner export``: makes one small model folder of one or several trained models."""
 
-from __future__ import annotations
-
-import argparse
-from typing import Any
-
-from captioner_core.options import ExportOptions, add_arguments, from_namespace
+from captioner_cli.subcommand import subcommand
+from captioner_core.options import ExportOptions
 
 
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "export",
-        help="one or several trained models as one, with float16 weights",
-        description=(
-            "Writes a model with float16 weights. Several models of different seeds become an "
-            "ensemble."
-        ),
-    )
-    add_arguments(parser, ExportOptions)
-    parser.set_defaults(handler=_run)
-
-
-def _run(namespace: argparse.Namespace) -> int:
-    options = from_namespace(ExportOptions, namespace)
+def _run(options: ExportOptions) -> None:
     from captioner_core.captioning.export import export_model
     from captioner_core.models.registry import resolve_model
 
@@ -32,4 +13,14 @@ def _run(namespace: argparse.Namespace) -> int:
         folders, options.output, options.beam_width, options.length_penalty, options.joint_weight
     )
     print(f"model {model_id} in {options.output}")
-    return 0
+
+
+register = subcommand(
+    "export",
+    ExportOptions,
+    _run,
+    help="one or several trained models as one, with float16 weights",
+    description=(
+        "Writes a model with float16 weights. Several models of different seeds become an ensemble."
+    ),
+)

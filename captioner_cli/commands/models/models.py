@@ -1,12 +1,9 @@
 """``captioner models``: the models of a folder, the current one, and how it became that."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 
-from captioner_core.security.allowed_roots import uri_argument
-from captioner_core.security.redaction import escape_control_chars
+from captioner_core.security import allowed_roots, redaction
 
 
 def register(subparsers: Any) -> None:
@@ -16,7 +13,9 @@ def register(subparsers: Any) -> None:
         help="the models of a folder, and which is the current one",
         description="Lists the models of a folder, with * at the current one, then its history.",
     )
-    parser.add_argument("models", type=uri_argument, metavar="DIR", help="folder of models")
+    parser.add_argument(
+        "models", type=allowed_roots.uri_argument, metavar="DIR", help="folder of models"
+    )
     parser.set_defaults(handler=_run)
 
 
@@ -28,7 +27,7 @@ def _run(namespace: argparse.Namespace) -> int:
     if pointer.current is not None and pointer.current not in {model.name for model in models}:
         # Jobs that are given this folder fail, so the list must show why.
         models.append(ModelEntry(pointer.current, "missing", None))
-    names = [escape_control_chars(model.name) for model in models]
+    names = [redaction.escape_control_chars(model.name) for model in models]
     ids = [model.model_id or "unknown" for model in models]
     width = max(map(len, names), default=4)
     id_width = max(map(len, ids), default=8)

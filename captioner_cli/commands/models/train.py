@@ -1,30 +1,22 @@
 """``captioner train``: features and captions to a model folder."""
 
-from __future__ import annotations
-
-import argparse
-from typing import Any
-
-from captioner_core.options import TrainOptions, add_arguments, from_namespace
+from captioner_cli.subcommand import subcommand
+from captioner_core.options import TrainOptions
 
 
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "train",
-        help="train a captioner from features and human captions",
-        description=(
-            "Trains an LSTM captioner on a dataset's train split and keeps the weights that are "
-            "best on its dev split."
-        ),
-    )
-    add_arguments(parser, TrainOptions)
-    parser.set_defaults(handler=_run)
-
-
-def _run(namespace: argparse.Namespace) -> int:
-    options = from_namespace(TrainOptions, namespace)
+def _run(options: TrainOptions) -> None:
     from captioner_core.training.train import train
 
     print(f"model {train(options)} in {options.output}")
-    return 0
+
+
+register = subcommand(
+    "train",
+    TrainOptions,
+    _run,
+    help="train a captioner from features and human captions",
+    description=(
+        "Trains an LSTM captioner on a dataset's train split and keeps the weights that are "
+        "best on its dev split."
+    ),
+)

@@ -1,7 +1,5 @@
 """``captioner manifest``: prints the manifest of a finished run."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """``captioner report``: the HTML report of a finished run."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

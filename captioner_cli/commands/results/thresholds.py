@@ -1,29 +1,10 @@
 """``captioner thresholds``: what each threshold costs, for a captions table."""
 
-from __future__ import annotations
-
-import argparse
-from typing import Any
-
-from captioner_core.options import ThresholdsOptions, add_arguments, from_namespace
+from captioner_cli.subcommand import subcommand
+from captioner_core.options import ThresholdsOptions
 
 
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "thresholds",
-        help="matches and estimated precision and recall for each threshold",
-        description=(
-            "Compares a table's captions with each other and prints what each threshold would let "
-            "through."
-        ),
-    )
-    add_arguments(parser, ThresholdsOptions)
-    parser.set_defaults(handler=_run)
-
-
-def _run(namespace: argparse.Namespace) -> int:
-    options = from_namespace(ThresholdsOptions, namespace)
+def _run(options: ThresholdsOptions) -> None:
     from captioner_core.analysis.thresholds import check_plot, draw_thresholds, threshold_rows
     from captioner_core.matching.loading import check_captions_table
     from captioner_core.text.encoders import load_encoder
@@ -36,4 +17,15 @@ def _run(namespace: argparse.Namespace) -> int:
         print(f"{row.threshold:9.2f} {row.matches:19.3f} {row.precision:7.1%} {row.recall:14.2%}")
     draw_thresholds(rows, options.output)
     print(options.output)
-    return 0
+
+
+register = subcommand(
+    "thresholds",
+    ThresholdsOptions,
+    _run,
+    help="matches and estimated precision and recall for each threshold",
+    description=(
+        "Compares a table's captions with each other and prints what each threshold would let "
+        "through."
+    ),
+)

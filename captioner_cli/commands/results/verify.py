@@ -1,12 +1,9 @@
 """``captioner verify``: every invariant of a run's tables."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 
-from captioner_core.security.allowed_roots import uri_argument
-from captioner_core.security.redaction import escape_control_chars
+from captioner_core.security import allowed_roots, redaction
 
 
 def register(subparsers: Any) -> None:
@@ -16,7 +13,9 @@ def register(subparsers: Any) -> None:
         help="check every invariant of a run's tables",
         description="Checks a run and prints a line for each breach; the exit code is then 1.",
     )
-    parser.add_argument("run_dir", type=uri_argument, metavar="RUN_DIR", help="ROOT/runs/RUN_ID")
+    parser.add_argument(
+        "run_dir", type=allowed_roots.uri_argument, metavar="RUN_DIR", help="ROOT/runs/RUN_ID"
+    )
     parser.set_defaults(handler=_run)
 
 
@@ -26,7 +25,7 @@ def _run(namespace: argparse.Namespace) -> int:
 
     breaches = verify(namespace.run_dir)
     for breach in breaches:
-        print(escape_control_chars(f"breach: {breach}"))
+        print(redaction.escape_control_chars(f"breach: {breach}"))
     if not breaches:
         counts = commits.read_manifest(namespace.run_dir)["counts"]
         print(f"ok: {', '.join(f'{count} {name}' for name, count in counts.items())}")

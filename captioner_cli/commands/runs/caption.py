@@ -1,27 +1,22 @@
 """``captioner caption``: images to captions."""
 
-from __future__ import annotations
+from collections.abc import Sequence
 
-import argparse
-from typing import Any
-
-from captioner_core.options import CaptionOptions, add_arguments, from_namespace
+from captioner_cli.subcommand import subcommand
+from captioner_core.options import CaptionOptions
 
 
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "caption",
-        help="images to captions",
-        description="Captions every image below a folder.",
-        epilog="Other options go to Beam, such as --runner=FlinkRunner.",
-    )
-    add_arguments(parser, CaptionOptions)
-    parser.set_defaults(handler=_run, takes_pipeline_options=True)
-
-
-def _run(namespace: argparse.Namespace) -> int:
-    options = from_namespace(CaptionOptions, namespace)
+def _run(options: CaptionOptions, pipeline_args: Sequence[str]) -> None:
     from beam_jobs import caption_images
 
-    return caption_images.main_with(options, namespace.pipeline_args)
+    caption_images.main_with(options, pipeline_args)
+
+
+register = subcommand(
+    "caption",
+    CaptionOptions,
+    _run,
+    help="images to captions",
+    description="Captions every image below a folder.",
+    takes_pipeline_options=True,
+)

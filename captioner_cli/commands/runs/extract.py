@@ -1,27 +1,22 @@
 """``captioner extract``: images to Xception features."""
 
-from __future__ import annotations
+from collections.abc import Sequence
 
-import argparse
-from typing import Any
-
-from captioner_core.options import ExtractOptions, add_arguments, from_namespace
+from captioner_cli.subcommand import subcommand
+from captioner_core.options import ExtractOptions
 
 
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "extract",
-        help="images to Xception features",
-        description="Extracts Xception features of every image below a folder.",
-        epilog="Other options go to Beam, such as --runner=FlinkRunner.",
-    )
-    add_arguments(parser, ExtractOptions)
-    parser.set_defaults(handler=_run, takes_pipeline_options=True)
-
-
-def _run(namespace: argparse.Namespace) -> int:
-    options = from_namespace(ExtractOptions, namespace)
+def _run(options: ExtractOptions, pipeline_args: Sequence[str]) -> None:
     from beam_jobs import extract_features
 
-    return extract_features.main_with(options, namespace.pipeline_args)
+    extract_features.main_with(options, pipeline_args)
+
+
+register = subcommand(
+    "extract",
+    ExtractOptions,
+    _run,
+    help="images to Xception features",
+    description="Extracts Xception features of every image below a folder.",
+    takes_pipeline_options=True,
+)

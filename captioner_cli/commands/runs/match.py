@@ -1,27 +1,22 @@
 """``captioner match``: captions to tables of similar images."""
 
-from __future__ import annotations
+from collections.abc import Sequence
 
-import argparse
-from typing import Any
-
-from captioner_core.options import MatchOptions, add_arguments, from_namespace
+from captioner_cli.subcommand import subcommand
+from captioner_core.options import MatchOptions
 
 
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "match",
-        help="captions to tables of similar images",
-        description="Finds, for every captioned image, the images whose captions are most similar.",
-        epilog="Other options go to Beam, such as --runner=FlinkRunner.",
-    )
-    add_arguments(parser, MatchOptions)
-    parser.set_defaults(handler=_run, takes_pipeline_options=True)
-
-
-def _run(namespace: argparse.Namespace) -> int:
-    options = from_namespace(MatchOptions, namespace)
+def _run(options: MatchOptions, pipeline_args: Sequence[str]) -> None:
     from beam_jobs import match_captions
 
-    return match_captions.main_with(options, namespace.pipeline_args)
+    match_captions.main_with(options, pipeline_args)
+
+
+register = subcommand(
+    "match",
+    MatchOptions,
+    _run,
+    help="captions to tables of similar images",
+    description="Finds, for every captioned image, the images whose captions are most similar.",
+    takes_pipeline_options=True,
+)

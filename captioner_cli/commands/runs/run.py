@@ -1,46 +1,27 @@
 """``captioner run``: caption, match and report in one go."""
 
-from __future__ import annotations
+from collections.abc import Sequence
 
-import argparse
-from typing import Any
-
-from captioner_core.options import RunOptions, add_arguments, from_namespace
+from captioner_cli.subcommand import subcommand
+from captioner_core.options import RunOptions
 
 
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "run",
-        help="caption a folder, match it and write the report",
-        description=(
-            "Captions every image below a folder, matches the captions against the --index tables "
-            "and against each other, and writes an HTML report."
-        ),
-        epilog="Other options go to Beam, such as --runner=FlinkRunner.",
-    )
-    add_arguments(parser, RunOptions)
-    parser.set_defaults(handler=_run, takes_pipeline_options=True)
-
-
-def _run(namespace: argparse.Namespace) -> int:
-    options = from_namespace(RunOptions, namespace)
+def _run(options: RunOptions, pipeline_args: Sequence[str]) -> None:
     from beam_jobs.workflows.run import execute_run, plan_run
     from captioner_cli.results import print_results
     from captioner_core.runs.failure_policy import check_failures
     from captioner_core.tables import layout
 
-    plan = plan_run(options, namespace.pipeline_args)
+    plan = plan_run(options, pipeline_args)
     if options.check:
         print("ok: options, images folder, model and index")
-        return 0
+        return
     if options.plan:
         _print_estimate(plan.options)
-        return 0
+        return
     result = execute_run(plan)
     print_results(options.layout, result.manifest, result.report)
     check_failures(result.manifest["counts"][layout.FAILURES], options.max_failures)
-    return 0
 
 
 def _print_estimate(options: RunOptions) -> None:
@@ -49,3 +30,16 @@ def _print_estimate(options: RunOptions) -> None:
 
     for line in estimate_run(options, begun_s=seconds_since_start()).lines():
         print(line)
+
+
+register = subcommand(
+    "run",
+    RunOptions,
+    _run,
+    help="caption a folder, match it and write the report",
+    description=(
+        "Captions every image below a folder, matches the captions against the --index tables "
+        "and against each other, and writes an HTML report."
+    ),
+    takes_pipeline_options=True,
+)

@@ -1,29 +1,10 @@
 """``captioner run-local``: everything on this machine, which is what ``make run-local`` does."""
 
-from __future__ import annotations
-
-import argparse
-from typing import Any
-
-from captioner_core.options import NEW_RUN, LocalOptions, add_arguments, from_namespace
+from captioner_cli.subcommand import subcommand
+from captioner_core.options import NEW_RUN, LocalOptions
 
 
-def register(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "run-local",
-        help="dataset, features, training, captions, matches and report on this machine",
-        description=(
-            "Makes a dataset, trains a captioner, and captions and matches a folder on this "
-            "machine. 'make run-local' calls it with the Makefile's variables."
-        ),
-    )
-    add_arguments(parser, LocalOptions)
-    parser.set_defaults(handler=_run)
-
-
-def _run(namespace: argparse.Namespace) -> int:
-    options = from_namespace(LocalOptions, namespace)
+def _run(options: LocalOptions) -> None:
     from beam_jobs.workflows.run_local import run_local
     from captioner_cli.results import print_results, print_verified
     from captioner_core.runs.failure_policy import check_failures
@@ -36,4 +17,15 @@ def _run(namespace: argparse.Namespace) -> int:
     print(f"{'dataset':14} {'':8}  {result.dataset}")
     print_verified(run.run_dir)
     check_failures(result.run.manifest["counts"][layout.FAILURES], options.max_failures)
-    return 0
+
+
+register = subcommand(
+    "run-local",
+    LocalOptions,
+    _run,
+    help="dataset, features, training, captions, matches and report on this machine",
+    description=(
+        "Makes a dataset, trains a captioner, and captions and matches a folder on this "
+        "machine. 'make run-local' calls it with the Makefile's variables."
+    ),
+)

@@ -383,12 +383,11 @@ class OutputFolder:
         """Refuses a folder at the path of a file, unless captioner made everything in it."""
         for folder, subfolder_names, file_names in os.walk(self.path / relative):
             parent = Path(folder).relative_to(self.path).as_posix()
-            paths = [
+            for path in [
                 f"{parent}/",
                 *(f"{parent}/{name}" for name in file_names),
                 *(f"{parent}/{name}/" for name in subfolder_names),
-            ]
-            for path in paths:
+            ]:
                 if path not in self._listed:
                     raise self._conflict(path)
 
@@ -396,7 +395,6 @@ class OutputFolder:
         return not self._first_link_above(relative) and _is_regular_file(self.path / relative)
 
     def _first_link_above(self, relative: str) -> str | None:
-        """Returns the first folder above a path that is a link, or None."""
         path = ""
         for part in PurePosixPath(relative).parts[:-1]:
             path = f"{path}/{part}" if path else part

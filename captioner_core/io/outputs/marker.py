@@ -12,8 +12,6 @@ A path is listed before its file is created. The list is therefore complete at e
 the process is killed. Whatever the marker does not list belongs to somebody else.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import stat

@@ -1,7 +1,5 @@
 """Checks of any output path: can it be written, and is it none of the inputs of the command?"""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

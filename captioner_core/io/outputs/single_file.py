@@ -4,8 +4,6 @@ A single file has no marker beside it. Captioner recognizes its own files by the
 pictures name captioner in their metadata, and JSON files have known fields.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import stat

@@ -1,7 +1,5 @@
 """The inverted index: distinct captions with their vectors, and the images that have each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

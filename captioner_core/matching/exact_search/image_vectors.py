@@ -1,7 +1,5 @@
 """What features tables know of images: vectors to compare, and digests that reveal duplicates."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import cached_property
 

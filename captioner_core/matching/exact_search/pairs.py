@@ -7,8 +7,6 @@ scores do not. So scores, their order and every comparison with the threshold ar
 queries and index are divided.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

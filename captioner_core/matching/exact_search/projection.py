@@ -12,8 +12,6 @@ So each vector is stored as its first rotated coordinates plus one more: the len
 product of two such short vectors is an upper bound of the full product.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

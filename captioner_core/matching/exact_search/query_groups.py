@@ -1,7 +1,5 @@
 """Groups the querying images that have the same captions, so that these are searched only once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 

@@ -116,5 +116,4 @@ def first_hits(hits: pa.Table, candidate_count: int) -> pa.Table:
       candidate_count: the number of hits to keep for each query.
     """
     hits = hits.sort_by(HIT_ORDER).combine_chunks()
-    rank = rank_in_run(hits.column("query_id").to_numpy())
-    return hits.filter(pa.array(rank < candidate_count))
+    return hits.filter(pa.array(rank_in_run(hits.column("query_id").to_numpy()) < candidate_count))

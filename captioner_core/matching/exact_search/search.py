@@ -124,8 +124,6 @@ class _RankedImages:
 
 
 class _SetSearch:
-    """One search of a set, with the results collected so far."""
-
     def __init__(
         self, search: Search, queries: CaptionSet, groups: QueryGroups, index: CaptionSet
     ) -> None:

@@ -1,7 +1,5 @@
 """The protocol of text encoders, and the table of all encoders."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -46,7 +44,6 @@ class TextEncoder(Protocol):
         Returns:
           float32 [len(texts), dim]: unit rows, or zeros for a text without any known word.
         """
-        ...
 
 
 @runtime_checkable
@@ -62,7 +59,6 @@ class JointEncoder(TextEncoder, Protocol):
         Args:
           features: float32 [images, 2048], averaged features of the backbone.
         """
-        ...
 
 
 def load_encoder(name: str) -> TextEncoder:

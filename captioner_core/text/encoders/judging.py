@@ -11,8 +11,6 @@ Agreement is measured by another encoder than the one that is judged. The captio
 itself is left out when a caption is compared with the captions of its image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

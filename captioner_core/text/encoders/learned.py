@@ -5,8 +5,6 @@ people would give to one picture are near each other. Encoding needs only NumPy,
 vectors for words that did not occur in training.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -19,7 +19,6 @@ from captioner_core.process.tensorflow_setup import tf
 from captioner_core.text.encoders.calibration import shipped_calibration
 from captioner_core.weights import assets
 
-_MAX_TOKENS = 128
 _BATCH_SIZE = 64
 _EPSILON = 1e-12
 
@@ -50,7 +49,7 @@ class MiniLm:
         self._n_layers = int(config["num_hidden_layers"])
         self._norm_epsilon = float(config["layer_norm_eps"])
         self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.enable_truncation(_MAX_TOKENS)
+        self._tokenizer.enable_truncation(128)
         self._tokenizer.no_padding()
         weights = folder / "model.safetensors"
         self._tensors = {

@@ -1,7 +1,5 @@
 """spaCy's word vectors, and the base class of the encoders that pool them."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Sequence

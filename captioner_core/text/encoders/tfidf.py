@@ -1,7 +1,5 @@
 """The encoder ``tfidf``: TF-IDF over the words of Flickr8k's training captions."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence
@@ -10,9 +8,7 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.text.encoders.calibration import shipped_calibration
-from captioner_core.text.encoders.learned import SHIPPED, WORDS
-from captioner_core.text.encoders.word_tables import sum_words
+from captioner_core.text.encoders import calibration, learned, word_tables
 
 _MIN_CAPTIONS = 5
 """Captions that a word must occur in. Each rarer word would cost one more dimension."""
@@ -29,7 +25,7 @@ class Tfidf:
     name = "tfidf"
 
     def __init__(self) -> None:
-        path = resources.files("captioner_core") / SHIPPED / WORDS
+        path = resources.files("captioner_core") / learned.SHIPPED / learned.WORDS
         counts = json.loads(path.read_text(encoding="utf-8"))
         weights = {
             word: np.log(counts["captions"] / count)
@@ -39,10 +35,10 @@ class Tfidf:
         self._rows = {word: row for row, word in enumerate(weights)}
         self._table = np.diag(np.array(list(weights.values()), np.float32))
         self.dim = len(weights)
-        self.calibration = shipped_calibration(self.name)
+        self.calibration = calibration.shipped_calibration(self.name)
         digest = hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:16]
         self.fingerprint = f"{self.name}/{digest}"
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Returns the vectors of texts; see ``TextEncoder.encode``."""
-        return sum_words(texts, self._rows, self._table)
+        return word_tables.sum_words(texts, self._rows, self._table)

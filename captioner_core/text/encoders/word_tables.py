@@ -1,7 +1,5 @@
 """Encodes texts as weighted bags of words: sums of one vector for each word."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np

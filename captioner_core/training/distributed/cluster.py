@@ -53,9 +53,7 @@ def read_cluster(environ: Mapping[str, str]) -> Cluster | None:
         return _from_tf_config(environ["TF_CONFIG"])
     if environ.get("JOB_COMPLETION_INDEX") and environ.get("CAPTIONER_SERVICE"):
         return _from_indexed_job(environ)
-    if int(environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
-        return _from_slurm(environ)
-    return None
+    return _from_slurm(environ) if int(environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1 else None
 
 
 def _from_tf_config(text: str) -> Cluster | None:

@@ -1,7 +1,5 @@
 """Starts several training processes on this machine, watches them, and ends them together."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal
@@ -54,11 +52,10 @@ def worker_arguments(options: TrainOptions) -> list[str]:
 
 
 def _start_worker(options: TrainOptions, cluster: Cluster) -> subprocess.Popen[bytes]:
-    threads = str(max(1, (os.cpu_count() or 1) // options.workers))
     environment = {
         **os.environ,
         "TF_CONFIG": cluster.tf_config(),
-        "TF_NUM_INTRAOP_THREADS": threads,
+        "TF_NUM_INTRAOP_THREADS": str(max(1, (os.cpu_count() or 1) // options.workers)),
         "CAPTIONER_LAUNCHER": str(os.getpid()),
     }
     # -P keeps Python from importing modules from the current folder, which may hold a stranger's
@@ -107,7 +104,6 @@ def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _find_free_ports(count: int) -> list[int]:
-    """Returns ports of this machine that are free now."""
     # All sockets stay open until every port is known, so that no port is found twice.
     sockets = [socket.socket() for _ in range(count)]
     try:

@@ -32,7 +32,6 @@ _MIN_CAPTIONS = 2  # Captions that must contain a word before it gets a vector o
 _WORD_DROPOUT = 0.1
 _FEATURE_DROPOUT = 0.3
 _INITIAL_TEMPERATURE = 0.05
-_WEIGHT_DECAY = 1e-4
 _NO_WORD_WEIGHT = -20.0  # Its softplus is nearly 0.
 _UNSEEN_QUANTILE = 0.9
 
@@ -206,7 +205,7 @@ def train_joint(data: JointData, options: TrainEncoderOptions) -> JointTraining:
     words = [[_encode_caption(text, rows) for text in texts] for texts in data.captions]
     steps = max(1, len(words) // options.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, options.epochs * steps)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=_WEIGHT_DECAY)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-4)
     optimizer.build(model.variables)
 
     @tf.function(reduce_retracing=True)

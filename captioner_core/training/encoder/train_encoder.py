@@ -1,7 +1,5 @@
 """Trains the learned encoder: from a dataset and its features to an encoder folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import shlex
 import tempfile
@@ -62,8 +60,7 @@ def train_encoder(options: TrainEncoderOptions) -> str:
     # Loads TensorFlow, which the checks above do not need.
     from captioner_core.training.encoder.joint import JointData, train_joint
 
-    data = JointData(list(train_captions.values()), views, backbone)
-    training = train_joint(data, options)
+    training = train_joint(JointData(list(train_captions.values()), views, backbone), options)
     losses = training.losses
     print(f"train-encoder: loss {losses[0]:.3f} in the first epoch, {losses[-1]:.3f} in the last")
     caption_count = sum(map(len, train_captions.values()))
@@ -81,8 +78,7 @@ def train_encoder(options: TrainEncoderOptions) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         folder = f"{scratch}/encoder"
         save_encoder(folder, contents)
-        pairs = judge_pairs(captions[DEV], LearnedEncoder(folder), judge)
-        calibration = fit_calibration(*pairs)
+        calibration = fit_calibration(*judge_pairs(captions[DEV], LearnedEncoder(folder), judge))
     save_encoder(options.output, dataclasses.replace(contents, calibration=calibration))
     return LearnedEncoder(options.output).fingerprint
 

@@ -72,12 +72,11 @@ class _NgramVector:
         """Returns the cosine to a reference, whose weights bound those of this vector."""
         if not self.norm or not reference.norm:
             return 0.0
-        product = sum(
+        return sum(
             min(weight, reference.weights[ngram]) * reference.weights[ngram]
             for ngram, weight in self.weights.items()
             if ngram in reference.weights
-        )
-        return product / (self.norm * reference.norm)
+        ) / (self.norm * reference.norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +128,10 @@ class CiderReward(Reward):
         references = self._references[image]
         total = 0.0
         for reference in references:
-            similarity = 0.0
-            for vector, other in zip(vectors.orders, reference.orders, strict=True):
-                similarity += vector.clipped_cosine(other)
+            similarity = sum(
+                vector.clipped_cosine(other)
+                for vector, other in zip(vectors.orders, reference.orders, strict=True)
+            )
             gap = vectors.length - reference.length
             total += similarity / _ORDERS * math.exp(-(gap * gap) / (2 * _SIGMA * _SIGMA))
         return _SCALE * total / max(len(references), 1)

@@ -5,8 +5,6 @@ mean reward of the image's other samples (Luo 2020, https://arxiv.org/abs/2003.0
 no second run of the search.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -21,12 +21,12 @@ import pytest
 from captioner_cli.main import main
 from captioner_core.datasets import sample
 from captioner_core.datasets.sample_drawing import OBJECTS
-from captioner_core.datasets.scene import names_both_objects
 from captioner_core.runs.commits import read_manifest
 from captioner_core.runs.verify import verify
 from captioner_core.tables import layout
 from tests.image_files import CAPTION, PASSED_OVER, make_hostile_folder
 from tests.same_tables import assert_same_tables, rows
+from tests.scenes import names_both_objects
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

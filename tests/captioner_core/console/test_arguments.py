@@ -14,7 +14,6 @@ from tests.processes import read_line
 
 SWALLOWS = """
 import sys, time
-from captioner_core.console import arguments
 from captioner_core.process import program
 program.begin()
 
@@ -27,12 +26,11 @@ def work():
             pass
     return 0
 
-sys.exit(arguments.guarded(work, "work"))
+sys.exit(program.guarded(work, "work"))
 """
 
 IGNORES = """
 import sys, time
-from captioner_core.console import arguments
 from captioner_core.process import program
 program.begin()
 
@@ -46,7 +44,7 @@ def work():
     time.sleep(60)
     return 0
 
-sys.exit(arguments.guarded(work, "work"))
+sys.exit(program.guarded(work, "work"))
 """
 
 

@@ -16,13 +16,14 @@ from PIL import Image
 
 from captioner_cli.main import main
 from captioner_core.datasets import coco, csv_captions, flickr8k, is_built, link_split, sample
-from captioner_core.datasets.scene import Scene, names_both_objects
+from captioner_core.datasets.scene import Scene
 from captioner_core.datasets.sources import limit_images, safe_image_id
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA
 from captioner_core.text.vocabulary import tokenize
 from tests.image_files import encoded, picture
+from tests.scenes import names_both_objects
 
 JPEG = encoded(picture(), "JPEG")
 
