@@ -25,7 +25,7 @@ def start_extraction(live, scenes, root, run_id):
         "caption_folder", {"images": str(scenes), "output": str(root), "run_id": run_id}
     )
     run = RunLayout(str(root), run_id)
-    wait_until(lambda: storage.exists(run.owner), 120)
+    wait_until(lambda: storage.exists(run.owner), 300)
     (job,) = wait_until(lambda: live.processes(JOB, f"--run-id={run_id}"), 10)
     return started, run, job
 
