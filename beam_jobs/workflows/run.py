@@ -59,7 +59,7 @@ def plan_run(options: RunOptions, pipeline_args: Sequence[str] = ()) -> RunPlan:
         has no usable image, the model is missing, an index table is missing, is no captions table
         or was captioned by another model, or something that a stage needs cannot be fetched.
     """
-    launch.check_options(options.caption_options(), pipeline_args)
+    launch.check_options(options, pipeline_args)
     # The checked model is the one that captions, even if another one is promoted meanwhile.
     options = dataclasses.replace(options, model=resolve_model(options.model))
     check_inputs(options)

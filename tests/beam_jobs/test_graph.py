@@ -19,11 +19,12 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 from beam_jobs import caption_images, extract_features, match_captions
 from beam_jobs.image_stage import ImageStage
 from beam_jobs.match_transforms import INDEX, QUERY, MatchPlan
+from beam_jobs.workflows.run import plan_run
 from captioner_core.captioning.captioning_models import load_models
 from captioner_core.errors import CaptionerError
 from captioner_core.features.base import load_backbone
 from captioner_core.images.listing import ListingCounts
-from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions
+from captioner_core.options import CaptionOptions, ExtractOptions, MatchOptions, RunOptions
 from captioner_core.runs.image_list import write_image_list
 from captioner_core.tables.layout import RunLayout
 
@@ -188,3 +189,12 @@ def test_a_relative_captions_table_is_refused(tmp_path):
     options = MatchOptions(captions=("out/captions",), index=(str(tmp_path),), output=str(tmp_path))
     with pytest.raises(CaptionerError, match="--captions 'out/captions' is relative"):
         match_captions.run(options, ["--runner=SparkRunner"])
+
+
+def test_a_relative_index_of_a_run_is_refused_before_its_images_are_read(tmp_path):
+    options = RunOptions(
+        images=str(tmp_path), output=str(tmp_path / "out"), index=("out/captions.parquet",)
+    )
+    with pytest.raises(CaptionerError, match=r"--index 'out/captions\.parquet' is relative"):
+        plan_run(options, ["--runner=FlinkRunner"])
+    assert not (tmp_path / "out").exists()
