@@ -25,6 +25,8 @@ WORDS = "words.json"
 CONFIG = "config.json"
 MODEL_CARD = "MODEL_CARD.md"
 FORMAT_VERSION = 1
+MAX_WEIGHTS_BYTES = 4 << 30
+"""Largest size of the weights, which are read as a whole."""
 FEATURE_SCALE = 10.0
 """Factor for unit features, whose values of about 0.02 dense layers would learn from slowly."""
 SHIPPED = "pretrained_encoder"
@@ -134,6 +136,8 @@ def _read_files(path: Path) -> _EncoderFiles:
     try:
         config = parse_json((path / CONFIG).read_bytes())
         words = list(parse_json((path / WORDS).read_bytes())["words"])
+        if (path / WEIGHTS).stat().st_size > MAX_WEIGHTS_BYTES:
+            raise ValueError(f"{WEIGHTS} holds more than {MAX_WEIGHTS_BYTES} bytes")
         stored = parse_tensors((path / WEIGHTS).read_bytes())
         tensors = {name: stored[name].astype(np.float32) for name in _TENSORS}
         hidden = tensors["image_hidden"].shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from captioner_core.options import ENCODERS, JOINT_ENCODERS
 from captioner_core.text.encoders import load_encoder
 from captioner_core.text.encoders.base import JointEncoder
 from captioner_core.text.encoders.calibration import CURVE_EDGES
-from captioner_core.text.encoders.learned import SHIPPED, WORDS, LearnedEncoder
+from captioner_core.text.encoders.learned import MAX_WEIGHTS_BYTES, SHIPPED, WORDS, LearnedEncoder
 from captioner_core.weights import assets
 
 PACKAGED = Path(captioner_core.__file__).parent / SHIPPED
@@ -119,6 +120,14 @@ def test_a_damaged_encoder_is_refused_in_one_line(tmp_path, broken):
     with pytest.raises(CaptionerError, match="encoder folder") as caught:
         LearnedEncoder(str(folder))
     assert "\n" not in str(caught.value)
+
+
+def test_weights_of_an_encoder_beyond_the_limit_are_not_read(tmp_path):
+    folder = tmp_path / "encoder"
+    shutil.copytree(PACKAGED, folder)
+    os.truncate(folder / "weights.safetensors", MAX_WEIGHTS_BYTES + 1)
+    with pytest.raises(CaptionerError, match=f"holds more than {MAX_WEIGHTS_BYTES} bytes"):
+        LearnedEncoder(str(folder))
 
 
 def test_spacy_mean_has_the_direction_of_doc_vector():
