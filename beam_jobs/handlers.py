@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
@@ -20,6 +20,8 @@ from captioner_core.tables.schemas import GENERATED, CaptionRow, FeatureRow
 
 _LOGGER = logging.getLogger(__name__)
 
+Example = TypeVar("Example")
+Prediction = TypeVar("Prediction")
 Model = TypeVar("Model")
 
 
@@ -31,7 +33,21 @@ class CaptionedImage:
     caption: CaptionRow
 
 
-class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
+class _Handler(ModelHandler[Example, Prediction, Model], Generic[Example, Prediction, Model]):
+    """Loads a model in the worker and calls it with batches of one size."""
+
+    def __init__(self, load: Callable[[], Model], *, batch_size: int) -> None:
+        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
+        self._load = load
+
+    def load_model(self) -> Model:
+        """Loads the model. A worker logs it once, since RunInference shares it among threads."""
+        model = self._load()
+        _LOGGER.info("loaded %s in process %d", type(model).__name__, os.getpid())
+        return model
+
+
+class FeatureHandler(_Handler[DecodedImage, FeatureRow, Backbone]):
     """Computes the features of decoded images.
 
     Args:
@@ -41,13 +57,8 @@ class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
     """
 
     def __init__(self, load: Callable[[], Backbone], *, batch_size: int, grid: bool) -> None:
-        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
-        self._load = load
+        super().__init__(load, batch_size=batch_size)
         self._grid = grid
-
-    def load_model(self) -> Backbone:
-        """Loads the backbone."""
-        return _load_and_log(self._load)
 
     def run_inference(
         self,
@@ -65,21 +76,13 @@ class FeatureHandler(ModelHandler[DecodedImage, FeatureRow, Backbone]):
         ]
 
 
-class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels]):
+class CaptionHandler(_Handler[DecodedImage, CaptionedImage, CaptioningModels]):
     """Captions decoded images. Features go from the network to the decoder in memory.
 
     Args:
       load: Makes backbone and captioner, in the worker.
       batch_size: The number of images in a call of the network.
     """
-
-    def __init__(self, load: Callable[[], CaptioningModels], *, batch_size: int) -> None:
-        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
-        self._load = load
-
-    def load_model(self) -> CaptioningModels:
-        """Loads backbone and captioner."""
-        return _load_and_log(self._load)
 
     def run_inference(
         self,
@@ -99,21 +102,13 @@ class CaptionHandler(ModelHandler[DecodedImage, CaptionedImage, CaptioningModels
         return rows
 
 
-class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, FeatureCaptioner]):
+class FeatureCaptionHandler(_Handler[FeatureRow, CaptionRow, FeatureCaptioner]):
     """Captions features that have their grid.
 
     Args:
       load: Makes the captioner, in the worker.
       batch_size: The number of images in a call of the captioner.
     """
-
-    def __init__(self, load: Callable[[], FeatureCaptioner], *, batch_size: int) -> None:
-        super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
-        self._load = load
-
-    def load_model(self) -> FeatureCaptioner:
-        """Loads the captioner."""
-        return _load_and_log(self._load)
 
     def run_inference(
         self,
@@ -130,13 +125,6 @@ class FeatureCaptionHandler(ModelHandler[FeatureRow, CaptionRow, FeatureCaptione
         return [
             _caption_row(row, caption, model) for row, caption in zip(batch, captions, strict=True)
         ]
-
-
-def _load_and_log(load: Callable[[], Model]) -> Model:
-    """Loads a model. A worker logs it once, since RunInference shares the model among threads."""
-    model = load()
-    _LOGGER.info("loaded %s in process %d", type(model).__name__, os.getpid())
-    return model
 
 
 def _stack_pixels(batch: Sequence[DecodedImage]) -> np.ndarray:
