@@ -109,12 +109,7 @@ class CaptionGenerator:
     def generate(
         self, features: npt.NDArray[np.float32], grid: npt.NDArray[Any]
     ) -> list[GeneratedCaption]:
-        """Returns the best caption of each image.
-
-        Args:
-          features: float32 [batch, FEATURE_DIM], the averaged features.
-          grid: float [batch, GRID_CELLS, CELL_DIM], or the same flattened to two dimensions.
-        """
+        """Returns the best caption of each image; see ``FeatureCaptioner.generate``."""
         found = self._search.find(attended_cells(grid, self._model.config))
         words = found.words.numpy()
         log_prob = found.log_prob.numpy()

@@ -150,16 +150,12 @@ def check_pretrained() -> tuple[Path, str]:
     """
     path = model_path(PRETRAINED)
     try:
-        recorded_id = json.loads((path / METRICS).read_text(encoding="utf-8"))["model_id"]
-        is_whole = _read_model(PRETRAINED, str(path)).model_id == recorded_id
-    except (OSError, ValueError, KeyError, TypeError, CaptionerError):
-        is_whole = False
-    if not is_whole:
+        return path, check_model(str(path))
+    except CaptionerError as error:
         raise CaptionerError(
             f"the package's own model in {str(path)!r} is missing or damaged; install captioner "
             "again"
-        )
-    return path, recorded_id
+        ) from error
 
 
 def model_path(folder: str) -> Path:
@@ -176,11 +172,6 @@ def model_path(folder: str) -> Path:
     if folder == PRETRAINED:
         return Path(str(resources.files("captioner_core") / PRETRAINED))
     return _copy_remote_model(folder) if storage.is_remote(folder) else Path(local_path_of(folder))
-
-
-def compute_model_id(folder: Path) -> str:
-    """Returns the id that the files of a local model folder have together."""
-    return _read_model(str(folder), str(folder)).model_id
 
 
 def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metrics: Any) -> str:
@@ -209,7 +200,7 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
     output.stage(WEIGHTS).write_bytes(format_tensors(tensors))
     output.stage(VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
     write_json(output.stage(CONFIG), captioner.config.to_json())
-    model_id = compute_model_id(output.staging_folder)
+    model_id = read_model_id(str(output.staging_folder))
     publish_model(output, captioner.config, {"model_id": model_id, **metrics})
     return model_id
 

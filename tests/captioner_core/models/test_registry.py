@@ -19,7 +19,7 @@ from beam_jobs.workflows import run as run_workflow
 from captioner_cli.main import main
 from captioner_core.analysis.caption_metrics import references_fingerprint
 from captioner_core.captioning.config import CaptionerConfig
-from captioner_core.captioning.saved_model import check_model, compute_model_id
+from captioner_core.captioning.saved_model import check_model, read_model_id
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import storage
 from captioner_core.models.gate import gate
@@ -59,7 +59,7 @@ def make_model(folder, seed=0, **evaluation):
     (folder / "vocabulary.json").write_text(vocabulary.to_json())
     write_weights(folder, np.full(config.parameter_count, seed, np.float32))
     (folder / "metrics.json").write_text(
-        json.dumps({"model_id": compute_model_id(folder), "evaluations": []})
+        json.dumps({"model_id": read_model_id(str(folder)), "evaluations": []})
     )
     if evaluation:
         evaluate(folder, **evaluation)
