@@ -39,6 +39,12 @@ _FEATURE_OPTIONS = ("backbone", "precision")
 _LIMITS = {"max_pixels": "too_many_pixels", "max_bytes": "too_large"}
 # What identifies an image. Its other columns follow from its bytes, so they are reused.
 _IMAGE_COLUMNS = ("image_id", "image_uri", SHA256)
+_REUSED_COLUMNS = {
+    row_class: tuple(
+        field.name for field in dataclasses.fields(row_class) if field.name not in _IMAGE_COLUMNS
+    )
+    for row_class in (FeatureRow, CaptionRow)
+}
 
 Group = tuple[int, int]
 """A row group: the number of its Parquet file, and its number within the file."""
@@ -97,7 +103,7 @@ class FeatureCache:
 
     def rows(self, group: Group) -> pa.Table:
         """Returns the rows of a row group of the features table."""
-        columns = [name for name in _reused_columns(FeatureRow) if name != "grid" or self.grid]
+        columns = [name for name in _REUSED_COLUMNS[FeatureRow] if name != "grid" or self.grid]
         return storage.read_row_group(self.features[group[0]], group[1], columns)
 
     def caption(self, sha256: str) -> Mapping[str, Any]:
@@ -131,7 +137,7 @@ class FeatureCache:
             return None
         captions: dict[str, Mapping[str, Any]] = {}
         for part in self.captions:
-            table = storage.read_table(part, (SHA256, *_reused_columns(CaptionRow)))
+            table = storage.read_table(part, (SHA256, *_REUSED_COLUMNS[CaptionRow]))
             for row in table.to_pylist():
                 captions[row.pop(SHA256)] = row
         return captions
@@ -142,12 +148,6 @@ class FeatureCache:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-
-
-def _reused_columns(row_class: type) -> list[str]:
-    """Returns the columns of a table that do not identify the image."""
-    names = (field.name for field in dataclasses.fields(row_class))
-    return [name for name in names if name not in _IMAGE_COLUMNS]
 
 
 def feature_row(
@@ -164,7 +164,7 @@ def feature_row(
     """
     cached = {
         name: _cell_value(table.column(name)[row])
-        for name in _reused_columns(FeatureRow)
+        for name in _REUSED_COLUMNS[FeatureRow]
         if name in table.column_names
     }
     return FeatureRow(image_id=image_id, image_uri=image_uri, image_sha256=sha256, **cached)
