@@ -187,7 +187,8 @@ def _plan(
     ]
     features += [TableSource(uri, inputs.collections[uri]) for uri in inputs.features]
     write_image_vectors(features, captions, image_vectors_dir, encoder)
-    queries, indexed = _row_count(inputs.captions), _row_count(inputs.index)
+    queries = _row_count(inputs.captions)
+    indexed = _row_count(inputs.index)
     return MatchPlan(
         sets_dir=layout.join(folder, "sets"),
         image_vectors_dir=image_vectors_dir,

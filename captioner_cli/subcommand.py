@@ -10,7 +10,7 @@ from captioner_core.options import add_arguments, from_namespace
 def subcommand(
     name: str,
     options_class: type,
-    run: Callable[..., int | None],
+    run: Callable[..., None],
     *,
     takes_pipeline_options: bool = False,
     **texts: str,
@@ -20,8 +20,7 @@ def subcommand(
     Args:
       name: the subcommand's name.
       options_class: the dataclass whose fields are the subcommand's options.
-      run: called with the checked options, and with Beam's if it takes them. Returns the exit
-        code, or None for 0.
+      run: called with the checked options, and with Beam's if it takes them.
       takes_pipeline_options: whether options that the class does not have go to Beam.
       texts: ``help`` and ``description``, for ``--help``.
     """
@@ -29,7 +28,8 @@ def subcommand(
     def handle(namespace: argparse.Namespace) -> int:
         """Checks the options and runs the subcommand."""
         pipeline_args = (namespace.pipeline_args,) if takes_pipeline_options else ()
-        return run(from_namespace(options_class, namespace), *pipeline_args) or 0
+        run(from_namespace(options_class, namespace), *pipeline_args)
+        return 0
 
     def register(subparsers: Any) -> None:
         """Adds the subcommand."""
