@@ -20,7 +20,7 @@ from beam_jobs.transforms import DecodeImages, ReadCached, ReadImageList, WriteT
 from captioner_core.captioning.captioning_models import CaptioningModels, load_models
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.features.base import INPUT_SIZE
-from captioner_core.features.precision import choose_precision
+from captioner_core.features.engines import resolve_engine
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import CaptionOptions
 from captioner_core.runs import commits, reuse, run_files
@@ -78,7 +78,7 @@ class CaptionPlan:
 
     Args:
       options: The options as the manifest will state them: they name the model folder itself, the
-        beam width and the precision that are used.
+        beam width, the engine and the precision that are used.
       pipeline_args: Options of Beam.
       model_id: The model that writes the captions.
     """
@@ -130,11 +130,10 @@ def plan_checked(
         preconditions.check_backbone()
     # A damaged model is refused before any image is read.
     model = load_model(options.model)
-    precision = options.precision
     if not options.from_features:
-        precision = choose_precision(precision, is_local=is_local)
+        options = resolve_engine(options, is_local=is_local)
     beam_width = options.beam_width or model.config.beam_width
-    options = dataclasses.replace(options, beam_width=beam_width, precision=precision)
+    options = dataclasses.replace(options, beam_width=beam_width)
     return CaptionPlan(options, pipeline_args, model.model_id)
 
 
@@ -162,7 +161,12 @@ def execute(
     if options.from_features:
         return caption_features.run(options, plan.pipeline_args, complete=complete)
     load = load or functools.partial(
-        load_models, options.backbone, options.model, options.beam_width, options.precision
+        load_models,
+        options.backbone,
+        options.model,
+        options.beam_width,
+        options.precision,
+        options.engine,
     )
     stage = begin_image_stage(
         layout.CAPTION,

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from beam_jobs import handlers, launch
 from beam_jobs.image_stage import ImageStage, begin_image_stage, print_counts
 from beam_jobs.transforms import DecodeImages, ReadCached, ReadImageList, WriteTable
 from captioner_core.features.base import INPUT_SIZE, Backbone, load_backbone
-from captioner_core.features.precision import choose_precision
+from captioner_core.features.engines import resolve_engine
 from captioner_core.options import ExtractOptions
 from captioner_core.runs import commits, reuse, run_files
 from captioner_core.tables import layout
@@ -84,10 +83,11 @@ def run(
     is_local = launch.runs_here(pipeline_args)
     if load is None and is_local:
         preconditions.check_backbone()
-    # The manifest states the precision that was used, not "auto".
-    precision = choose_precision(options.precision, is_local=is_local)
-    options = dataclasses.replace(options, precision=precision)
-    load = load or functools.partial(load_backbone, options.backbone, precision)
+    # The manifest states the engine and the precision that were used, not "auto".
+    options = resolve_engine(options, is_local=is_local)
+    load = load or functools.partial(
+        load_backbone, options.backbone, options.precision, options.engine
+    )
     stage = begin_image_stage(
         layout.EXTRACT,
         options,

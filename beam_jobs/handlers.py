@@ -71,7 +71,7 @@ class FeatureHandler(_Handler[DecodedImage, FeatureRow, Backbone]):
         grid_rows = grids.astype(np.float16) if self._grid else [None] * len(batch)
         advance(len(batch))
         return [
-            _feature_row(image, model.name, feature, grid)
+            _feature_row(image, model, feature, grid)
             for image, feature, grid in zip(batch, features, grid_rows, strict=True)
         ]
 
@@ -95,7 +95,7 @@ class CaptionHandler(_Handler[DecodedImage, CaptionedImage, CaptioningModels]):
         advance(len(batch))
         rows = []
         for image, feature, caption in zip(batch, features, captions, strict=True):
-            feature_row = _feature_row(image, model.backbone.name, feature)
+            feature_row = _feature_row(image, model.backbone, feature)
             rows.append(
                 CaptionedImage(feature_row, _caption_row(feature_row, caption, model.generator))
             )
@@ -133,7 +133,7 @@ def _stack_pixels(batch: Sequence[DecodedImage]) -> np.ndarray:
 
 
 def _feature_row(
-    image: DecodedImage, backbone: str, feature: np.ndarray, grid: np.ndarray | None = None
+    image: DecodedImage, backbone: Backbone, feature: np.ndarray, grid: np.ndarray | None = None
 ) -> FeatureRow:
     return FeatureRow(
         image_id=image.ref.image_id,
@@ -141,7 +141,9 @@ def _feature_row(
         image_sha256=image.sha256,
         width=image.width,
         height=image.height,
-        backbone=backbone,
+        backbone=backbone.name,
+        precision=backbone.precision,
+        engine=backbone.engine,
         feature=feature,
         grid=grid,
     )

@@ -25,6 +25,8 @@ class FakeBackbone:
 
     name = "fake-299"
     input_size = 299
+    precision = "float32"
+    engine = "fake"
 
     def __init__(self) -> None:
         self._projection = np.abs(np.random.default_rng(0).normal(size=(3, CELL_DIM))).astype(

@@ -301,7 +301,17 @@ def _caption_row(folder: Path, number: int, image_id: str, caption: str) -> Capt
 
 def _feature_row(row: CaptionRow, number: int) -> FeatureRow:
     feature = np.random.default_rng(number).random(schemas.FEATURE_DIM, np.float32)
-    return FeatureRow(row.image_id, row.image_uri, row.image_sha256, 240, 180, "fake-299", feature)
+    return FeatureRow(
+        row.image_id,
+        row.image_uri,
+        row.image_sha256,
+        240,
+        180,
+        "fake-299",
+        "float32",
+        "fake",
+        feature,
+    )
 
 
 def _matches(

@@ -59,7 +59,11 @@ def make_source(root: Path) -> Path:
             )
         grid = grid_of(number)
         feature = grid[:, :FEATURE_DIM].astype(np.float32).mean(axis=0)
-        features.append(FeatureRow(image_id, image_id, "0" * 64, 10, 10, "fake-299", feature, grid))
+        features.append(
+            FeatureRow(
+                image_id, image_id, "0" * 64, 10, 10, "fake-299", "float32", "fake", feature, grid
+            )
+        )
     write(root / "dataset" / layout.DATASET_CAPTIONS, captions, DATASET_CAPTIONS_SCHEMA)
     write(root / "features" / "part-00000.parquet", features, FEATURES_GRID_SCHEMA)
     return root

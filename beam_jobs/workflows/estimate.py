@@ -25,7 +25,7 @@ from captioner_core.captioning.captioning_models import CaptioningModels, load_m
 from captioner_core.console.progress import hide_progress
 from captioner_core.errors import ImageError
 from captioner_core.features.base import INPUT_SIZE
-from captioner_core.features.precision import choose_precision
+from captioner_core.features.engines import choose_engine
 from captioner_core.images import decoder_pool, decoding
 from captioner_core.images.listing import ListingCounts, SkippedEntry, local_path
 from captioner_core.images.remote_listing import list_entries, read_bytes
@@ -162,8 +162,10 @@ def estimate_run(
     """
     started = time.perf_counter()
     folder = _list_folder(options.images, options.exclude)
-    precision = choose_precision(options.precision, is_local=True)
-    by_name = partial(load_models, options.backbone, options.model, options.beam_width, precision)
+    engine, precision = choose_engine(options.engine, options.precision)
+    by_name = partial(
+        load_models, options.backbone, options.model, options.beam_width, precision, engine
+    )
     # At least two batches, since the first one is slower.
     batch_size = min(options.batch_size, max(1, len(folder.sample) // 2))
     handler = CaptionHandler(load or by_name, batch_size=batch_size)

@@ -24,7 +24,7 @@ from captioner_core.datasets import (
     sample,
 )
 from captioner_core.errors import CaptionerError
-from captioner_core.features.precision import choose_precision
+from captioner_core.features.engines import resolve_engine
 from captioner_core.io import outputs, storage
 from captioner_core.options import (
     BUILT_DATASETS,
@@ -160,8 +160,7 @@ def _make_dataset(options: LocalOptions) -> Path:
 
 
 def _extract(options: ExtractOptions, dataset: Path) -> None:
-    precision = choose_precision(options.precision, is_local=True)
-    options = dataclasses.replace(options, precision=precision)
+    options = resolve_engine(options, is_local=True)
     if _is_extracted(options, dataset):
         _log(f"extract: features of {options.images} are there, {options.layout.run_dir}")
         return

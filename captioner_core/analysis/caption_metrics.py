@@ -66,13 +66,22 @@ def caption_split(
     folder = Path(dataset_dir).absolute() / layout.DATASET_IMAGES
     for start in range(0, len(image_ids), _BATCH):
         batch = image_ids[start : start + _BATCH]
-        images = [_read_pixels(folder, image_id, backbone.input_size) for image_id in batch]
+        images = [read_pixels(folder, image_id, backbone.input_size) for image_id in batch]
         features = backbone.features(np.stack(images))
         yield from zip(batch, generator.generate(*features), strict=True)
 
 
-def _read_pixels(folder: Path, image_id: str, size: int) -> npt.NDArray[np.uint8]:
-    """Returns an image as uint8 [size, size, 3]."""
+def read_pixels(folder: Path, image_id: str, size: int) -> npt.NDArray[np.uint8]:
+    """Returns an image of a dataset as uint8 [size, size, 3], RGB.
+
+    Args:
+      folder: the dataset's folder of images.
+      image_id: the image's path below it.
+      size: height and width of the result, in pixels.
+
+    Raises:
+      CaptionerError: the image cannot be used, or its id leads out of the folder.
+    """
     path = path_below(folder, image_id)  # The id comes from a table that others may have written.
     if path is None:
         raise CaptionerError(

@@ -11,7 +11,7 @@ from captioner_core.api.arguments import StrPath, as_model, as_uris
 from captioner_core.captioning.captioning_models import CaptioningModels, load_models
 from captioner_core.errors import ImageError
 from captioner_core.features.base import INPUT_SIZE
-from captioner_core.features.precision import choose_precision
+from captioner_core.features.engines import choose_engine
 from captioner_core.images import decoder_pool, remote_listing
 from captioner_core.io.ordered_map import ordered_map
 from captioner_core.models.registry import resolve_model
@@ -118,8 +118,8 @@ def load_captioner(model: StrPath = PRETRAINED, *, precision: str = "auto") -> I
     Args:
       model: The local path or URI of a model folder; a folder of models, whose current model is
         used; or ``pretrained`` for the model that comes with the package.
-      precision: ``float32``; ``bfloat16``, which is faster on processors that have it; or ``auto``,
-        which chooses as ``captioner run`` does.
+      precision: ``float32``; ``bfloat16`` or ``int8``, which are faster on processors that have
+        them; or ``auto``, which chooses as ``captioner run`` does.
 
     Raises:
       CaptionerError: The model or the network's weights are missing or damaged, or this machine
@@ -129,11 +129,13 @@ def load_captioner(model: StrPath = PRETRAINED, *, precision: str = "auto") -> I
     check(precision in PRECISION_CHOICES, "precision", precision, "is not known", remedy)
     folder = as_model(model)
     preconditions.check_backbone()
+    engine, precision = choose_engine(precision=precision)
     models = load_models(
         ImageOptions.backbone,
         resolve_model(folder),
         beam_width=None,
-        precision=choose_precision(precision, is_local=True),
+        precision=precision,
+        engine=engine,
     )
     return ImageCaptioner(models)
 

@@ -46,7 +46,11 @@ class CaptioningModels:
 
 
 def load_models(
-    backbone_name: str, model_dir: str, beam_width: int | None, precision: str = "float32"
+    backbone_name: str,
+    model_dir: str,
+    beam_width: int | None,
+    precision: str = "float32",
+    engine: str = "openvino",
 ) -> CaptioningModels:
     """Loads a backbone and a captioner. Workers call it once.
 
@@ -55,6 +59,7 @@ def load_models(
       model_dir: The model folder, or ``pretrained``.
       beam_width: The number of hypotheses kept. None uses the model's own beam width.
       precision: One of ``options.PRECISIONS``.
+      engine: One of ``options.ENGINES``.
 
     Raises:
       CaptionerError: The model folder is missing or damaged, or the captioner was trained on the
@@ -63,7 +68,7 @@ def load_models(
     from captioner_core.captioning.generator import CaptionGenerator
 
     model = load_model(model_dir)
-    backbone = load_backbone(backbone_name, precision)
+    backbone = load_backbone(backbone_name, precision, engine)
     if model.config.backbone != backbone.name:
         raise CaptionerError(
             f"model {model_dir!r} was trained on features of {model.config.backbone!r}, not "

@@ -5,10 +5,13 @@ arguments and back. Every other module holds the options of one kind of command.
 """
 
 from captioner_core.options.choices import (
+    AUTO,
     BACKBONES,
     COMBINED,
     DEFAULT_ENCODER,
     ENCODERS,
+    ENGINE_CHOICES,
+    ENGINES,
     JOINT_ENCODERS,
     PRECISIONS,
     PRETRAINED,
@@ -39,6 +42,7 @@ from captioner_core.options.models import (
     ExportOptions,
     GateOptions,
     PromoteOptions,
+    QuantizeOptions,
 )
 from captioner_core.options.runs import (
     BUILT_DATASETS,
@@ -50,12 +54,15 @@ from captioner_core.options.runs import (
 from captioner_core.options.training import TrainEncoderOptions, TrainOptions
 
 __all__ = [
+    "AUTO",
     "BACKBONES",
     "BUILT_DATASETS",
     "COMBINED",
     "DATASET_RUN",
     "DEFAULT_ENCODER",
     "ENCODERS",
+    "ENGINES",
+    "ENGINE_CHOICES",
     "JOINT_ENCODERS",
     "NEW_RUN",
     "PRECISIONS",
@@ -72,6 +79,7 @@ __all__ = [
     "LocalOptions",
     "MatchOptions",
     "PromoteOptions",
+    "QuantizeOptions",
     "RunOptions",
     "SimilarOptions",
     "SimilarityOptions",

@@ -11,8 +11,11 @@ ENCODERS = ("learned", "spacy-content", "spacy-mean", "tfidf", "minilm")
 JOINT_ENCODERS = ("learned",)
 """The encoders that map images and captions into one space."""
 BACKBONES = ("xception", "xception-mirrored")
-PRECISIONS = ("float32", "bfloat16")
-PRECISION_CHOICES = ("auto", *PRECISIONS)
+AUTO = "auto"
+PRECISIONS = ("float32", "bfloat16", "int8")
+PRECISION_CHOICES = (AUTO, *PRECISIONS)
+ENGINES = ("openvino", "tensorflow")
+ENGINE_CHOICES = (AUTO, *ENGINES)
 SCORE = "score"
 COMBINED = "combined"
 RANK_BY = (SCORE, COMBINED)

@@ -8,6 +8,7 @@ from captioner_core.errors import IMAGE_ERRORS, CaptionerError
 from captioner_core.options.choices import (
     BACKBONES,
     DEFAULT_RUN_ID,
+    ENGINE_CHOICES,
     MAX_PIXELS_LIMIT,
     PRECISION_CHOICES,
     PRETRAINED,
@@ -122,10 +123,15 @@ class ImageOptions(Options):
     )
     precision: str = option(
         "auto",
-        help="precision of the network: bfloat16 is 1.5 times as fast on processors that have it, "
-        "and 1 caption in 100 differs; auto chooses bfloat16 if the machine that starts the job "
-        "has it, else float32",
+        help="precision of the network; captions and matches are equally good in all of them; auto "
+        "chooses the fastest that the machine that starts the job has: int8, bfloat16 or float32",
         choices=PRECISION_CHOICES,
+    )
+    engine: str = option(
+        "auto",
+        help="library that runs the networks; auto chooses tensorflow if the machine that starts "
+        "the job has an NVIDIA GPU, else openvino",
+        choices=ENGINE_CHOICES,
     )
     backbone: str = option(
         "xception",

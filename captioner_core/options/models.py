@@ -1,4 +1,4 @@
-"""Options of evaluating, exporting and promoting models."""
+"""Options of evaluating, exporting, promoting and quantising models."""
 
 from __future__ import annotations
 
@@ -144,3 +144,25 @@ class ExportOptions(Options):
         super().__post_init__()
         if not self.model:
             raise CaptionerError("no --model given; name at least one model folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions(Options):
+    """Options of quantising the feature network."""
+
+    dataset: str = uri_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
+    split: str = option(
+        "train",
+        help="split whose images show in which ranges the network computes",
+        choices=("train", "dev"),
+    )
+    check_split: str = option(
+        "dev",
+        help="split whose images the int8 network is compared on with the float32 network",
+        choices=("dev", "test"),
+    )
+    images: int = option(
+        300, help="images of each split that are used, at most", metavar="N", limits=(8, 100_000)
+    )
+    seed: int = option(0, help="seed of the choice of images", metavar="N", limits=(0, None))
+    output: str = uri_option(help="folder to write the quantisation to", metavar="DIR")

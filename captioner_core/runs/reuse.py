@@ -33,7 +33,7 @@ from captioner_core.tables.schemas import (
 
 SHA256 = "image_sha256"
 # The options on which features depend.
-_FEATURE_OPTIONS = ("backbone", "precision")
+_FEATURE_OPTIONS = ("backbone", "precision", "engine")
 # The limits and the failures of images that exceed them. An image within two limits has the same
 # result with either.
 _LIMITS = {"max_pixels": "too_many_pixels", "max_bytes": "too_large"}
@@ -162,10 +162,9 @@ def feature_row(
       image_uri: the path or URI of the other image's file.
       sha256: SHA-256 of the file's bytes.
     """
-    cached = {
-        name: _cell_value(table.column(name)[row])
+    cached: dict[str, Any] = {
+        name: _cell_value(table.column(name)[row]) if name in table.column_names else None
         for name in _REUSED_COLUMNS[FeatureRow]
-        if name in table.column_names
     }
     return FeatureRow(image_id=image_id, image_uri=image_uri, image_sha256=sha256, **cached)
 

@@ -38,6 +38,7 @@ from captioner_core.tables.layout import (
 )
 from captioner_core.tables.schemas import (
     COLLECTION_COLUMNS,
+    ENGINE_COLUMNS,
     FEATURE_DIM,
     GENERATED,
     HUMAN,
@@ -64,6 +65,8 @@ _UNREAD_COLUMNS = (
     "image_uri",
     "model_id",
     "backbone",
+    "precision",
+    "engine",
     "match_caption",
     "error_message",
 )
@@ -206,13 +209,13 @@ def _read_table(
 
 
 def _expected_fields(name: str, manifest: commits.Manifest) -> list[pa.Field]:
-    """Returns the columns that a table must have; earlier versions wrote no collections."""
-    has_collections = COLLECTIONS in manifest
-    return [
-        field
-        for field in TABLE_SCHEMAS[name]
-        if has_collections or field.name not in COLLECTION_COLUMNS
-    ]
+    """Returns the columns that a table must have; earlier versions lacked some."""
+    optional: set[str] = set()
+    if COLLECTIONS not in manifest:
+        optional.update(COLLECTION_COLUMNS)
+    if "engine" not in manifest["options"]:
+        optional.update(ENGINE_COLUMNS)
+    return [field for field in TABLE_SCHEMAS[name] if field.name not in optional]
 
 
 def _check_part(name: str, part: str, expected: Iterable[pa.Field]) -> Iterator[str]:

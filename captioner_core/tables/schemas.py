@@ -52,6 +52,9 @@ class FeatureRow:
       width: of the image, in pixels.
       height: of the image, in pixels.
       backbone: the name of the network that computed the features.
+      precision: the precision in which it did so, such as ``int8``; None in runs of earlier
+        versions.
+      engine: the library that ran the network, such as ``openvino``; None likewise.
       feature: float32 [2048]; see ``Backbone.features``.
       grid: float16 [25, 3800], the 5 x 5 cells of the image in row-major order; None if the run
         does not keep grids.
@@ -63,6 +66,8 @@ class FeatureRow:
     width: int
     height: int
     backbone: str
+    precision: str | None
+    engine: str | None
     feature: npt.NDArray[np.float32]
     grid: npt.NDArray[np.float16] | None = None
 
@@ -284,6 +289,8 @@ _FEATURE_COLUMNS: Mapping[str, pa.DataType] = {
     "width": pa.int32(),
     "height": pa.int32(),
     "backbone": pa.string(),
+    "precision": pa.string(),
+    "engine": pa.string(),
     "feature": pa.list_(pa.float32(), FEATURE_DIM),
 }
 FEATURES_SCHEMA = _schema(**_FEATURE_COLUMNS)
@@ -374,6 +381,9 @@ COLLECTION_COLUMNS = frozenset(
     {"query_collection", "match_collection", "best_match_collection", "collection", "collections"}
 )
 """Columns that are missing from runs of earlier versions, which knew no collections."""
+
+ENGINE_COLUMNS = frozenset({"precision", "engine"})
+"""Columns that are missing from runs of earlier versions, which knew one engine."""
 
 # An assumed size of a text, for estimates of memory.
 _TEXT_BYTES = 64

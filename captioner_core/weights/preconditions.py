@@ -50,6 +50,15 @@ def check_encoder(name: str) -> None:
         find()
 
 
+def check_quantization() -> None:
+    """Checks that the package which quantises networks is installed.
+
+    Raises:
+      CaptionerError: It is missing.
+    """
+    _check_packages(("nncf",), "quantize", "install captioner with the extra 'quantize'")
+
+
 def check_report() -> None:
     """Checks that the packages which write the report are installed.
 

@@ -39,7 +39,9 @@ def feature_rows(count):
     rng = np.random.default_rng(0)
     for number in range(count):
         vector = rng.normal(size=FEATURE_DIM).astype(np.float32)
-        yield FeatureRow(f"{number}.jpg", f"/{number}.jpg", "0" * 64, 1, 1, "b", vector)
+        yield FeatureRow(
+            f"{number}.jpg", f"/{number}.jpg", "0" * 64, 1, 1, "b", "float32", "fake", vector
+        )
 
 
 def test_files_and_row_groups_have_the_configured_sizes(tmp_path, monkeypatch):
@@ -98,7 +100,9 @@ def test_a_worker_that_was_thought_lost_writes_nothing_into_a_committed_run(tmp_
 
 def test_rows_become_a_table_with_every_column():
     grid = np.arange(GRID_CELLS * CELL_DIM, dtype=np.float16).reshape(GRID_CELLS, CELL_DIM) / 1e3
-    row = FeatureRow("a", "/a", "0", 3, 4, "b", np.ones(FEATURE_DIM, np.float32), grid)
+    row = FeatureRow(
+        "a", "/a", "0", 3, 4, "b", "float32", "fake", np.ones(FEATURE_DIM, np.float32), grid
+    )
     (values,) = rows_as_table([row], "r", FEATURES_GRID_SCHEMA).to_pylist()
     assert (values["run_id"], values["schema_version"], values["width"]) == ("r", 1, 3)
     np.testing.assert_array_equal(np.float16(values["grid"]), grid.reshape(-1))
@@ -106,7 +110,9 @@ def test_rows_become_a_table_with_every_column():
 
 
 def test_a_vector_of_the_wrong_length_is_refused():
-    row = FeatureRow("a", "/a", "0", 3, 4, "b", np.ones(FEATURE_DIM + 1, np.float32))
+    row = FeatureRow(
+        "a", "/a", "0", 3, 4, "b", "float32", "fake", np.ones(FEATURE_DIM + 1, np.float32)
+    )
     with pytest.raises(ValueError, match="2049 numbers"):
         rows_as_table([row], "r", FEATURES_SCHEMA)
 

@@ -1,4 +1,4 @@
-"""The contract that every backbone must fulfil, checked with its real weights."""
+"""The contract that every backbone must fulfil on the CPUs' engine, with its real weights."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from captioner_cli.main import main
-from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
 from captioner_core.features import load_backbone
-from captioner_core.features import precision as precisions
-from captioner_core.images import decoding
-from captioner_core.options import BACKBONES, PRECISIONS
+from captioner_core.options import BACKBONES
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 from captioner_core.weights import assets
 
@@ -95,49 +91,3 @@ def test_the_mirrored_backbone_sees_the_mirrored_picture(pixels):
 def test_an_unknown_backbone_is_refused():
     with pytest.raises(CaptionerError, match="choose one of xception"):
         load_backbone("vgg")
-
-
-@pytest.mark.skipif(
-    precisions.best_precision() != "bfloat16", reason="no bfloat16 in this processor"
-)
-def test_bfloat16_is_close_to_float32(pixels, tmp_path):
-    sample.build(tmp_path, images=30)
-    drawn = [
-        decoding.decode(file.read_bytes())[0]
-        for file in sorted((tmp_path / "images").iterdir())[:8]
-    ]
-    pictures = np.stack([pixels[0], *drawn])
-    exact, near = (load_backbone("xception", name).features(pictures)[0] for name in PRECISIONS)
-    cosines = (
-        (exact * near).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)
-    )
-    assert cosines.min() > 0.9995
-    assert np.abs(exact - near).max() > 1e-5, "it is another precision"
-
-
-def test_bfloat16_is_refused_if_the_processor_lacks_it(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(precisions, "processor_flags", lambda: {"avx2", "fma"})
-    with pytest.raises(CaptionerError, match="AVX512_BF16"):
-        load_backbone("xception", "bfloat16")
-    (tmp_path / "images").mkdir()
-    command = [
-        "extract",
-        "--images",
-        str(tmp_path / "images"),
-        "--output",
-        str(tmp_path),
-        "--precision",
-        "bfloat16",
-    ]
-    assert main(command) == 2
-    assert "--precision bfloat16 needs" in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize("flags", [{"avx512_bf16"}, set()])
-@pytest.mark.parametrize("is_local", [True, False])
-def test_auto_depends_on_the_machine_and_not_on_the_runner(monkeypatch, flags, is_local):
-    """Runners would give other rows otherwise."""
-    monkeypatch.setattr(precisions, "processor_flags", lambda: flags)
-    chosen = precisions.choose_precision("auto", is_local=is_local)
-    assert chosen == ("bfloat16" if flags else "float32")

@@ -53,7 +53,9 @@ def source(tmp_path_factory) -> Path:
             )
         feature = np.abs(random.normal(0, 0.1, FEATURE_DIM)).astype(np.float32)
         feature[thing * 300 : thing * 300 + 300] += 1
-        features.append(FeatureRow(image_id, image_id, "0" * 64, 10, 10, "fake-299", feature))
+        features.append(
+            FeatureRow(image_id, image_id, "0" * 64, 10, 10, "fake-299", "float32", "fake", feature)
+        )
     write(root / "dataset" / layout.DATASET_CAPTIONS, captions, DATASET_CAPTIONS_SCHEMA)
     write(root / "features" / "part-00000.parquet", features, FEATURES_SCHEMA)
     return root
