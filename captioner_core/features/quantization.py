@@ -123,9 +123,7 @@ def _quantize_kernel(convolution: ov.Node, scale: npt.NDArray[np.float32]) -> No
     convolution.input(1).replace_source_output(restored.output(0))
 
 
-def _round_to_levels(
-    numbers: ov.Output, limits: npt.NDArray[np.float32], name: str
-) -> ov.Output:
+def _round_to_levels(numbers: ov.Output, limits: npt.NDArray[np.float32], name: str) -> ov.Output:
     """Returns numbers rounded to one of 256 levels between two limits.
 
     Args:
