@@ -114,6 +114,7 @@ setup(
         "safetensors",  # the weights of models and encoders
         "spacy==3.8.18",
         "tensorboard",  # writes training's event files
+        "threadpoolctl",  # one BLAS thread in each thread of the search for captions
         "tqdm",
     ],
     extras_require={

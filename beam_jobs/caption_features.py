@@ -42,11 +42,11 @@ class RowGroupRef(NamedTuple):
     group: int
 
 
-def load_generator(model_dir: str, beam_width: int) -> FeatureCaptioner:
+def load_generator(model_dir: str, beam_width: int, engine: str) -> FeatureCaptioner:
     """Loads a captioner. Workers call it once."""
     from captioner_core.captioning.generator import CaptionGenerator
 
-    return CaptionGenerator(load_model(model_dir), beam_width)
+    return CaptionGenerator(load_model(model_dir), beam_width, engine)
 
 
 def build(
@@ -114,7 +114,7 @@ def run(
         for part in storage.list_parts(run_layout.table(layout.FEATURES))
         for group in range(storage.row_group_count(part))
     ]
-    load = functools.partial(load_generator, options.model, beam_width)
+    load = functools.partial(load_generator, options.model, beam_width, options.engine)
     with progress("caption", extracted["counts"][layout.FEATURES]):
         launch.run_pipeline(
             lambda pipeline: build(pipeline, run_layout, row_groups, options.batch_size, load),

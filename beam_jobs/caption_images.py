@@ -20,7 +20,7 @@ from beam_jobs.transforms import DecodeImages, ReadCached, ReadImageList, WriteT
 from captioner_core.captioning.captioning_models import CaptioningModels, load_models
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.features.base import INPUT_SIZE
-from captioner_core.features.engines import resolve_engine
+from captioner_core.features.engines import choose_engine, resolve_engine
 from captioner_core.models.registry import resolve_model
 from captioner_core.options import CaptionOptions
 from captioner_core.runs import commits, reuse, run_files
@@ -130,7 +130,11 @@ def plan_checked(
         preconditions.check_backbone()
     # A damaged model is refused before any image is read.
     model = load_model(options.model)
-    if not options.from_features:
+    if options.from_features:
+        # The precision is that of the features, which are there.
+        engine, _ = choose_engine(options.engine)
+        options = dataclasses.replace(options, engine=engine)
+    else:
         options = resolve_engine(options, is_local=is_local)
     beam_width = options.beam_width or model.config.beam_width
     options = dataclasses.replace(options, beam_width=beam_width)

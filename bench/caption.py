@@ -1,10 +1,11 @@
-"""Times captioning from features: the package's model in batches, and the loop of tutorials.
+"""Times captioning from features: the package's model with both engines, and tutorials' loop.
 
     python -m bench.caption [--images N] [--rounds N]
 
 The peer calls ``model.predict`` once for each word of each image, as tutorials on Flickr8k do. It
 generates as many words as our caption of the same image has. Its network is the tutorials', with
-one LSTM over averaged features. Ours is an ensemble of three networks that attend to the grid.
+one LSTM over averaged features. Ours is an ensemble of three networks that attend to the grid. The
+engines take turns, so that a slower machine slows both.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from captioner_core.process.environment import quiet_libraries
@@ -34,6 +36,7 @@ PEER_IMAGES = 8
 BATCH = 32
 ROUNDS = 5
 WIDTHS = (1, 3, 10)
+ENGINES = ("tensorflow", "openvino")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,11 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         pixels = np.stack([decoding.decode(file.read_bytes())[0] for file in files])
     features, grid = load_backbone("xception").features(pixels)
     model = load_model(PRETRAINED)
-    generators = {width: CaptionGenerator(model, width) for width in WIDTHS}
-    lengths = [
-        caption.n_tokens
-        for caption in generators[1].generate(features[:PEER_IMAGES], grid[:PEER_IMAGES])
-    ]
+    first = CaptionGenerator(model, 1).generate(features[:PEER_IMAGES], grid[:PEER_IMAGES])
+    lengths = [caption.n_tokens for caption in first]
     longest = model.config.max_words + 1
     tutorial = tutorial_model(model.config.vocabulary_size, longest)
 
@@ -73,12 +73,13 @@ def main(argv: list[str] | None = None) -> int:
         for start in range(0, len(features), BATCH):
             generator.generate(features[start : start + BATCH], grid[start : start + BATCH])
 
-    ways = {
-        f"ours, beam of {width}": lambda width=width: batches(generators[width]) for width in WIDTHS
-    }
     members = model.config.members
-    title = f"Captions in batches of {BATCH}, {members} members, {np.mean(lengths):.1f} words"
-    compare(title, ways, amount=len(features), unit="captions", rounds=args.rounds)
+    for width in WIDTHS:
+        ways = {
+            engine: partial(batches, CaptionGenerator(model, width, engine)) for engine in ENGINES
+        }
+        title = f"Beam of {width}, batches of {BATCH}, {members} members"
+        compare(title, ways, amount=len(features), unit="captions", rounds=args.rounds)
     peer = {"the tutorials' loop, model.predict per word": loop}
     compare("Captions one by one", peer, amount=len(lengths), unit="captions", rounds=args.rounds)
     return 0

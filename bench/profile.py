@@ -30,9 +30,9 @@ import tensorflow as tf  # noqa: E402
 from beam_jobs import caption_images  # noqa: E402
 from beam_jobs.handlers import CaptionedImage, CaptionHandler  # noqa: E402
 from captioner_core.captioning.captioning_models import load_models  # noqa: E402
-from captioner_core.captioning.generator import CaptionSearch  # noqa: E402
 from captioner_core.captioning.grid import attended_cells  # noqa: E402
 from captioner_core.captioning.saved_model import load_model  # noqa: E402
+from captioner_core.captioning.search.base import load_search  # noqa: E402
 from captioner_core.features.precision import best_precision  # noqa: E402
 from captioner_core.features.xception import FIRST_BFLOAT16_LAYER, keras_network  # noqa: E402
 from captioner_core.images import decoding  # noqa: E402
@@ -174,20 +174,20 @@ def _operations() -> tuple[int, int]:
 def _caption_operations(grids: list[np.ndarray]) -> int:
     """Returns the multiplications and additions for the captions of all images.
 
-    The cells of an image count once, and each hypothesis counts at each step that its batch takes.
+    The cells of an image count once, and each hypothesis once for each of its words.
     """
     model = load_model(PRETRAINED)
     config = model.config
-    search = CaptionSearch(model.captioner)
+    search = load_search(model)
     units, width = config.units, config.embedding_dim
     image = config.cell_count * units * (config.cell_dim + 2 * units) + 2 * units * units
     step = 4 * units * (width + units) + units * units + 2 * config.cell_count * units
     step += 2 * units * width + width * config.vocabulary_size
     total = 0
     for grid in grids:
-        words = search.find(attended_cells(grid, config)).words.numpy()
-        steps = int((words != PAD).sum(axis=2).max())
-        total += 2 * config.members * len(grid) * (image + steps * config.beam_width * step)
+        words = search.find(attended_cells(grid, config)).words
+        steps = int((words != PAD).sum())
+        total += 2 * config.members * (len(grid) * image + steps * step)
     return total
 
 

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from captioner_core.captioning import saved_model
 from captioner_core.captioning.saved_model import (
     CONFIG,
     METRICS,
@@ -110,8 +111,12 @@ DATASET_KINDS: tuple[Callable[[bytes], None], ...] = (
 )
 
 
+def _loaded_id(folder: str) -> str:
+    return saved_model.load_model(folder).model_id
+
+
 def load_model(data: bytes) -> None:
-    """Checks a model folder as loading does, but does not build the network, which takes seconds.
+    """Checks and loads a model folder, but builds no network, which would take seconds.
 
     Args:
       data: configuration, vocabulary, metrics and weights, with ``SEPARATOR`` between them.
@@ -121,7 +126,7 @@ def load_model(data: bytes) -> None:
     parts = data.split(SEPARATOR, len(_MODEL_FILES) - 1)
     for name, part in zip(_MODEL_FILES, (*parts, b"", b"", b""), strict=False):
         (folder / name).write_bytes(part)
-    for read in (read_model_id, check_model):
+    for read in (read_model_id, check_model, _loaded_id):
         try:
             assert read(str(folder)).startswith("lstm-")
         except CaptionerError:

@@ -28,7 +28,7 @@ RULES = [
     ("captioner_core.runs.inbox", {"tensorflow", "apache_beam", "airflow", "spacy"}),
     ("captioner_core.report", {"tensorflow", "apache_beam", "airflow", "spacy", "matplotlib"}),
     ("captioner_core.training.loop", {"apache_beam", "airflow", "spacy"}),
-    ("captioner_core.captioning.generator", {"apache_beam", "airflow", "spacy"}),
+    ("captioner_core.captioning.generator", {"apache_beam", "airflow", "spacy", "tensorflow"}),
     ("captioner_core.text.encoders.spacy_content", {"apache_beam", "airflow", "tensorflow"}),
     # What these programs refuse, they refuse before they load TensorFlow, which takes seconds.
     ("captioner_core.analysis.evaluation", {"airflow", "apache_beam", "tensorflow"}),

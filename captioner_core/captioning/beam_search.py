@@ -20,7 +20,7 @@ the log-probabilities [batch, beams, vocabulary] and, after them, the tensors of
 _IMPOSSIBLE = -1e9
 
 
-class Hypotheses(NamedTuple):
+class HypothesisTensors(NamedTuple):
     """The hypotheses of each image, best first.
 
     Args:
@@ -41,7 +41,7 @@ def beam_search(
     beam_width: int,
     max_words: int,
     length_penalty: float = 0.0,
-) -> Hypotheses:
+) -> HypothesisTensors:
     """Returns the most likely captions of each image that beam search finds.
 
     A caption has at least one word and never contains PAD, START or the unknown word.
@@ -231,12 +231,12 @@ def _write_words(
     return tf.where(is_position, new_words[:, :, tf.newaxis], words)
 
 
-def _rank(words: tf.Tensor, log_prob: tf.Tensor, length_penalty: float) -> Hypotheses:
+def _rank(words: tf.Tensor, log_prob: tf.Tensor, length_penalty: float) -> HypothesisTensors:
     length = tf.reduce_sum(tf.cast(tf.not_equal(words, PAD), tf.float32), axis=2)
     normalised = log_prob / tf.maximum(length, 1.0) ** length_penalty
     # A beam that never came alive must stay last. Division by its length could lift its score.
     normalised = tf.where(log_prob < _IMPOSSIBLE / 2, _IMPOSSIBLE + log_prob, normalised)
     order = tf.argsort(normalised, axis=1, direction="DESCENDING", stable=True)
-    return Hypotheses(
+    return HypothesisTensors(
         tf.gather(words, order, batch_dims=1), tf.gather(log_prob, order, batch_dims=1)
     )

@@ -12,6 +12,7 @@ from captioner_core.captioning.generated_caption import FeatureCaptioner, Genera
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError
 from captioner_core.features.base import Backbone, load_backbone
+from captioner_core.options import DEFAULT_ENGINE
 
 
 class CaptionedBatch(NamedTuple):
@@ -50,7 +51,7 @@ def load_models(
     model_dir: str,
     beam_width: int | None,
     precision: str = "float32",
-    engine: str = "openvino",
+    engine: str = DEFAULT_ENGINE,
 ) -> CaptioningModels:
     """Loads a backbone and a captioner. Workers call it once.
 
@@ -74,4 +75,4 @@ def load_models(
             f"model {model_dir!r} was trained on features of {model.config.backbone!r}, not "
             f"{backbone.name!r}; use the backbone that it was trained with, or train it again"
         )
-    return CaptioningModels(backbone, CaptionGenerator(model, beam_width))
+    return CaptioningModels(backbone, CaptionGenerator(model, beam_width, engine))

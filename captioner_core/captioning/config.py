@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from captioner_core.errors import CaptionerError
@@ -90,22 +91,45 @@ class CaptionerConfig:
 
     @property
     def parameter_count(self) -> int:
-        """The number of weights of all members together.
+        """The number of weights of all members together."""
+        return sum(math.prod(shape) for shape in self.tensor_shapes().values())
 
-        It is computed from the sizes alone, so that a weights file can be checked before a
-        network is built.
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of every tensor of all members by its name in a model folder.
+
+        The shapes follow from the sizes alone, so that a weights file can be checked without a
+        network.
         """
         units = self.units
-        embedding = self.vocabulary_size * self.embedding_dim
-        lstm = 4 * units * (self.embedding_dim + units + 1)
-        normalisation = 2 * self.cell_dim
-        cell_features = (self.cell_dim + 1) * units
-        positions = self.cell_count * units
-        # first_hidden, first_cell, keys, values and queries
-        dense = 5 * (units + 1) * units
-        output = (2 * units + 1) * self.embedding_dim + self.vocabulary_size
-        member = embedding + lstm + normalisation + cell_features + positions + dense + output
-        return self.members * member
+        gates = 4 * units  # input, forget, candidate and output of the LSTM
+        layers = {
+            "cell_features": (self.cell_dim, units),
+            "first_hidden": (units, units),
+            "first_cell": (units, units),
+            "keys": (units, units),
+            "values": (units, units),
+            "queries": (units, units),
+            "output_hidden": (2 * units, self.embedding_dim),
+            "lstm/lstm_cell": (self.embedding_dim, gates),
+        }
+        shapes: dict[str, tuple[int, ...]] = {
+            "embedding/embeddings": (self.vocabulary_size, self.embedding_dim),
+            "lstm/lstm_cell/recurrent_kernel": (units, gates),
+            "normalise/gamma": (self.cell_dim,),
+            "normalise/beta": (self.cell_dim,),
+            "captioner/positions": (self.cell_count, units),
+            "captioner/output_bias": (self.vocabulary_size,),
+        }
+        for name, (inputs, outputs) in layers.items():
+            shapes[f"{name}/kernel"] = (inputs, outputs)
+            shapes[f"{name}/bias"] = (outputs,)
+        if self.members == 1:
+            return shapes
+        return {
+            f"{number}/{name}": shape
+            for number in range(self.members)
+            for name, shape in shapes.items()
+        }
 
     @property
     def cell_count(self) -> int:

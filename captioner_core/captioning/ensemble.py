@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.network import Captioner, DecoderStep, ImageState
+from captioner_core.captioning.saved_model import LoadedModel
 from captioner_core.process.tensorflow_setup import keras, tf
 
 # Smaller probabilities are raised to this one, since the logarithm of 0 is not finite.
@@ -91,3 +94,11 @@ def make_captioner(config: CaptionerConfig) -> Captioner | Ensemble:
     member_config = dataclasses.replace(config, members=1)
     members = [Captioner(member_config, seed=seed) for seed in range(config.members)]
     return members[0] if config.members == 1 else Ensemble(members)
+
+
+def build_captioner(model: LoadedModel) -> Captioner | Ensemble:
+    """Returns the network of a model, with the model's weights."""
+    captioner = make_captioner(model.config)
+    for name, weight in captioner.named_weights().items():
+        weight.assign(model.tensors[name].astype(np.float32))
+    return captioner

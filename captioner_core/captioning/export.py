@@ -104,9 +104,9 @@ def _check_same_kind(folders: Sequence[str], models: Sequence[LoadedModel]) -> N
 def _half_weights(models: Sequence[LoadedModel]) -> dict[str, npt.NDArray[np.float16]]:
     """Returns the float16 weights of the models by their name in the exported model."""
     return {
-        f"{number}/{name}" if len(models) > 1 else name: weight.numpy().astype(np.float16)
+        f"{number}/{name}" if len(models) > 1 else name: tensor.astype(np.float16)
         for number, model in enumerate(models)
-        for name, weight in model.captioner.named_weights().items()
+        for name, tensor in model.tensors.items()
     }
 
 

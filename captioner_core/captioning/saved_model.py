@@ -1,8 +1,8 @@
 """A model as a folder of plain data: the weights as safetensors, the rest in JSON and Markdown.
 
 Nothing in the folder is unpickled or executed. A folder may come from a stranger, so no file is
-read beyond a limit; that of the weights follows from the configuration. The number of weights is
-compared with the configuration before the network is built.
+read beyond a limit; that of the weights follows from the configuration. The names and
+the shapes of the weights must be those that the configuration asks for.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ from captioner_core.security.uris import local_path_of
 from captioner_core.tables import layout
 from captioner_core.text.vocabulary import Vocabulary
 
-if TYPE_CHECKING:  # These modules load TensorFlow, which most functions here do not need.
-    from captioner_core.captioning.ensemble import Ensemble
+if TYPE_CHECKING:  # This module loads TensorFlow, which no function here needs.
     from captioner_core.captioning.network import Captioner
 
 VOCABULARY = "vocabulary.json"
@@ -62,26 +61,26 @@ _find_earlier_files = functools.partial(
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A captioner that is ready for use.
+    """A model in memory, read and checked.
 
     Args:
-      captioner: The network with its weights.
-      vocabulary: The words that the network writes.
+      config: The configuration of the captioner.
+      vocabulary: The words that the captioner writes.
       model_id: The name of the weights, the vocabulary and the configuration together.
+      tensors: The weights by name, float16 or float32. They have the names and the shapes that
+        the configuration asks for, and only finite values.
     """
 
-    captioner: Captioner | Ensemble
+    config: CaptionerConfig
     vocabulary: Vocabulary
     model_id: str
-
-    @property
-    def config(self) -> CaptionerConfig:
-        """The configuration of the captioner."""
-        return self.captioner.config
+    tensors: Tensors
 
 
 def load_model(folder: str) -> LoadedModel:
-    """Returns the model in a folder.
+    """Returns the model in a folder, without loading TensorFlow.
+
+    ``ensemble.build_captioner`` makes a network of it, and ``search.load_search`` a search.
 
     Args:
       folder: A local path, a URI, or ``pretrained``.
@@ -90,12 +89,9 @@ def load_model(folder: str) -> LoadedModel:
       CaptionerError: A file is missing or damaged, or the weights, the vocabulary and the
         configuration do not fit each other.
     """
-    from captioner_core.captioning.ensemble import make_captioner
-
     files = _read_model(folder, str(model_path(folder)))
-    captioner = make_captioner(files.config)
-    _assign_weights(captioner, files.tensors, folder)
-    return LoadedModel(captioner, files.vocabulary, files.model_id)
+    _check_tensors(folder, files.tensors, files.config.tensor_shapes())
+    return LoadedModel(files.config, files.vocabulary, files.model_id, files.tensors)
 
 
 def read_model_id(folder: str) -> str:
@@ -400,29 +396,25 @@ def _parse_config_and_vocabulary(
     return config, vocabulary
 
 
-def _assign_weights(captioner: Captioner | Ensemble, tensors: Tensors, folder: str) -> None:
-    """Assigns the stored weights to a network, after checking names, shapes and values."""
-    wanted = captioner.named_weights()
-    _check_shapes(folder, {name: tensor.shape for name, tensor in tensors.items()}, wanted)
-    for name, weight in wanted.items():
-        if not np.isfinite(tensors[name]).all():
-            raise _error(
-                folder, f"tensor {name!r} holds values that are not finite; train it again"
-            )
-        weight.assign(tensors[name].astype(np.float32))
+def _check_tensors(folder: str, stored: Tensors, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses tensors with other names or shapes than wanted, or with values that are not finite.
 
-
-def _check_shapes(
-    folder: str, stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Any]
-) -> None:
-    """Refuses stored tensors whose names or shapes differ from those of the network's weights."""
+    Args:
+      folder: The folder as the user named it, for messages.
+      stored: The tensors.
+      wanted: The shape of each tensor.
+    """
     for name in sorted(set(wanted) ^ set(stored)):
         raise _error(folder, f"{WEIGHTS} and {CONFIG} disagree on {name!r}; train it again")
-    for name, weight in wanted.items():
-        shape = tuple(weight.shape)
-        if stored[name] != shape:
+    for name, shape in wanted.items():
+        tensor = stored[name]
+        if tensor.shape != shape:
             raise _error(
-                folder, f"tensor {name!r} is {stored[name]} where {shape} is needed; train it again"
+                folder, f"tensor {name!r} is {tensor.shape} where {shape} is needed; train it again"
+            )
+        if not np.isfinite(tensor).all():
+            raise _error(
+                folder, f"tensor {name!r} holds values that are not finite; train it again"
             )
 
 

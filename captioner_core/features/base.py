@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
+from captioner_core.options import DEFAULT_ENGINE
 
 INPUT_SIZE = 299
 """Height and width, in pixels, of the images that every backbone takes."""
@@ -51,7 +52,7 @@ class Backbone(Protocol):
         """
 
 
-def load_backbone(name: str, precision: str = "float32", engine: str = "openvino") -> Backbone:
+def load_backbone(name: str, precision: str = "float32", engine: str = DEFAULT_ENGINE) -> Backbone:
     """Returns a backbone with its weights, which must already be in the cache.
 
     Args:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from captioner_core.features.base import INPUT_SIZE, Features
 from captioner_core.features.engines import load_engine
+from captioner_core.options import DEFAULT_ENGINE
 from captioner_core.tables.schemas import GRID_SIDE
 
 
@@ -31,7 +32,7 @@ class Xception:
     name = f"xception-imagenet-{INPUT_SIZE}-grid{GRID_SIDE}-float32"
     input_size = INPUT_SIZE
 
-    def __init__(self, precision: str = "float32", engine: str = "openvino") -> None:
+    def __init__(self, precision: str = "float32", engine: str = DEFAULT_ENGINE) -> None:
         self.precision = precision
         self.engine = engine
         self._network = load_engine(engine).load_xception(precision)

@@ -14,7 +14,9 @@ BACKBONES = ("xception", "xception-mirrored")
 AUTO = "auto"
 PRECISIONS = ("float32", "bfloat16", "int8")
 PRECISION_CHOICES = (AUTO, *PRECISIONS)
-ENGINES = ("openvino", "tensorflow")
+DEFAULT_ENGINE = "openvino"
+"""The engine for processors. It needs no TensorFlow, whose import takes seconds."""
+ENGINES = (DEFAULT_ENGINE, "tensorflow")
 ENGINE_CHOICES = (AUTO, *ENGINES)
 SCORE = "score"
 COMBINED = "combined"

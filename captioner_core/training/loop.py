@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning import generator, network
+from captioner_core.captioning import network
+from captioner_core.captioning.search import tensorflow_search
 from captioner_core.errors import CheckFailed
 from captioner_core.options import TrainOptions
 from captioner_core.process.tensorflow_setup import keras, tf
@@ -137,8 +138,8 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._step = TrainStep(context, captioner, options, self._order.steps)
         self._dev_loss = tf.function(caption_loss, reduce_retracing=True)
-        self._draw = tf.function(generator.draw_captions, reduce_retracing=True)
-        self._search = generator.CaptionSearch(captioner)
+        self._draw = tf.function(tensorflow_search.draw_captions, reduce_retracing=True)
+        self._search = tensorflow_search.TensorFlowSearch(captioner, captioner.config.beam_width)
 
     def fit(
         self,
@@ -199,7 +200,7 @@ class Trainer:
         assert self._dev.reward is not None
         total = np.zeros(2)
         for rows, cells in self._dev_batches():
-            words = self._search.find(cells).words[:, :1].numpy()
+            words = self._search.find(cells).words[:, :1]
             total += [float(self._dev.reward.score(rows, words).sum()), len(rows)]
         reward, images = self._context.sum_over_workers(total)
         return float(reward / max(images, 1.0))

@@ -208,7 +208,7 @@ def test_a_hostile_model_folder_is_refused_in_one_line_with_little_memory(model,
 
 @pytest.mark.parametrize("attention", ["grid", "mean"])
 @pytest.mark.parametrize("members", [1, 3])
-def test_the_number_of_weights_is_computed_without_the_network(attention, members):
+def test_the_shapes_of_weights_are_computed_without_the_network(attention, members):
     config = CaptionerConfig(
         backbone="b",
         vocabulary_size=11,
@@ -219,8 +219,10 @@ def test_the_number_of_weights_is_computed_without_the_network(attention, member
         attention=attention,
         members=members,
     )
-    weights = make_captioner(config).named_weights().values()
-    assert config.parameter_count == sum(int(np.prod(weight.shape)) for weight in weights)
+    weights = make_captioner(config).named_weights()
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    assert config.tensor_shapes() == shapes
+    assert config.parameter_count == sum(int(np.prod(shape)) for shape in shapes.values())
 
 
 def test_malformed_json_is_a_value_error():

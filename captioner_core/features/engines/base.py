@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from captioner_core.errors import CaptionerError
 from captioner_core.features.base import Features
-from captioner_core.options import AUTO, ENGINES, ImageOptions
+from captioner_core.options import AUTO, DEFAULT_ENGINE, ENGINES, ImageOptions
 
 ImageOptionsT = TypeVar("ImageOptionsT", bound=ImageOptions)
 
@@ -120,7 +120,7 @@ def choose_engine(
       CaptionerError: See ``resolve_engine``.
     """
     if engine == AUTO:
-        engine = "tensorflow" if _has_gpu() else "openvino"
+        engine = "tensorflow" if _has_gpu() else DEFAULT_ENGINE
     if precision == AUTO:
         precision = load_engine(engine).precisions()[0]
     elif is_local:

@@ -17,11 +17,13 @@ import tensorflow as tf
 from safetensors.numpy import load, save
 
 from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.ensemble import build_captioner
 from captioner_core.captioning.export import export_model
-from captioner_core.captioning.generator import CaptionGenerator, CaptionSearch
+from captioner_core.captioning.generator import CaptionGenerator
 from captioner_core.captioning.grid import attended_cells
 from captioner_core.captioning.network import Captioner, ImageState
 from captioner_core.captioning.saved_model import load_model, save_model
+from captioner_core.captioning.search.base import load_search
 from captioner_core.errors import CaptionerError
 from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.text.vocabulary import Vocabulary
@@ -138,10 +140,11 @@ def folder(tmp_path, vocabulary):
 def test_a_folder_gives_the_same_model_back(folder, vocabulary):
     loaded = load_model(str(folder))
     assert loaded.vocabulary == vocabulary
-    assert isinstance(loaded.captioner, Captioner)
+    captioner = build_captioner(loaded)
+    assert isinstance(captioner, Captioner)
     for one, other in zip(
         make_captioner(vocabulary).trainable_variables,
-        loaded.captioner.trainable_variables,
+        captioner.trainable_variables,
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
@@ -196,7 +199,7 @@ def test_an_ensemble_averages_its_members(folder, tmp_path, vocabulary):
     config = make_captioner(vocabulary).config
     save_model(str(other), Captioner(config, seed=8), vocabulary, {})
     export_model([str(folder), str(other)], str(tmp_path / "both"))
-    both: Any = load_model(str(tmp_path / "both")).captioner
+    both: Any = build_captioner(load_model(str(tmp_path / "both")))
     assert both.config.members == 2
     singles = [make_captioner(vocabulary), Captioner(config, seed=8)]
     cells = tf.random.stateless_uniform([3, 25, 16], seed=[0, 1])
@@ -226,7 +229,7 @@ def test_the_joint_space_chooses_among_the_beams(folder, tmp_path, vocabulary):
     features = random.random((6, 2048), np.float32)
     model = load_model(str(tmp_path / "joint"))
     encoder = LearnedEncoder()
-    words = CaptionSearch(model.captioner).find(grid).words.numpy()
+    words = load_search(model).find(grid).words
     images = encoder.encode_images(features)
     chosen = CaptionGenerator(model).generate(features, grid)
     plain = CaptionGenerator(load_model(str(tmp_path / "one"))).generate(features, grid)
