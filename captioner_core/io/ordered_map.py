@@ -1,11 +1,12 @@
 """A map that runs in threads, a bounded number of items ahead of the caller, in order."""
 
 import functools
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from captioner_core.process.processors import count_processors
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -45,10 +46,8 @@ def ordered_map(
 
 @functools.cache
 def _executor() -> ThreadPoolExecutor:
-    if hasattr(os, "sched_getaffinity"):
-        processors = len(os.sched_getaffinity(0))
-    else:
-        processors = os.cpu_count() or 1
     # More threads than processors, because a thread that reads from a network waits most of the
     # time. But only a few more, because each thread may hold a large file in memory.
-    return ThreadPoolExecutor(min(_MAX_THREADS, 2 * processors), thread_name_prefix="prefetch")
+    return ThreadPoolExecutor(
+        min(_MAX_THREADS, 2 * count_processors()), thread_name_prefix="prefetch"
+    )

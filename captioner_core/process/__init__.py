@@ -10,5 +10,6 @@ Which module answers which question:
 * ``environment``: Which conditions are checked before work starts?
 * ``temporary_folder``: Where are temporary files, and who deletes them?
 * ``cache_folder``: Where are downloaded files kept?
+* ``processors``: How many processors may this process use?
 * ``tensorflow_setup``: How are TensorFlow and Keras imported?
 """

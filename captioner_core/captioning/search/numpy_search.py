@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -14,12 +13,13 @@ from threadpoolctl import ThreadpoolController
 from captioner_core.captioning.saved_model import LoadedModel
 from captioner_core.captioning.search.base import Hypotheses
 from captioner_core.captioning.search.numpy_network import Float32, Int64, NumpyNetwork, Rows
+from captioner_core.process.processors import count_processors
 from captioner_core.text.vocabulary import END, PAD, START, UNKNOWN
 
 _MIN_PROBABILITY = np.float32(1e-37)  # The logarithm of 0 is not finite.
 _FORBIDDEN = -1.0  # Stands for the probability of a word that may not come next.
 _IMPOSSIBLE = -1e9  # The log-probability of a hypothesis that does not exist.
-_GROUP_SIZE = 20
+_GROUP_SIZE = 20  # The words of a group, the best of which counts for the cutoff.
 # The cutoff is a little lower than the score that it is made from, whose rounding may differ.
 _CUTOFF_MARGIN = np.float32(1e-3)
 _MIN_IMAGES_PER_THREAD = 8  # With fewer images, the matrices are too small to be worth it.
@@ -53,11 +53,7 @@ class NumpySearch:
         threads = max(1, min(count_processors(), len(cells) // _MIN_IMAGES_PER_THREAD))
         # Each thread searches for its own images. Threads of the BLAS library itself would speed up
         # only the matrix products, and would wait for each other at every one of them.
-        with (
-            _BLAS_LOCK,
-            self._blas.limit(limits=1),
-            ThreadPoolExecutor(threads) as pool,
-        ):
+        with _BLAS_LOCK, self._blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
             found = list(pool.map(self._find, np.array_split(cells, threads)))
         return Hypotheses(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
@@ -247,8 +243,3 @@ def _number_within(image: Int64) -> Int64:
       image: int64 [hypotheses], the image of each, in ascending order.
     """
     return np.arange(len(image)) - np.searchsorted(image, image)
-
-
-def count_processors() -> int:
-    """Returns the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0))
