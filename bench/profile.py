@@ -22,7 +22,6 @@ from captioner_core.process.environment import quiet_libraries
 
 quiet_libraries()
 
-import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import tensorflow as tf  # noqa: E402
@@ -33,8 +32,8 @@ from captioner_core.captioning.captioning_models import load_models  # noqa: E40
 from captioner_core.captioning.grid import attended_cells  # noqa: E402
 from captioner_core.captioning.saved_model import load_model  # noqa: E402
 from captioner_core.captioning.search.base import load_search  # noqa: E402
-from captioner_core.features.precision import best_precision  # noqa: E402
-from captioner_core.features.xception import FIRST_BFLOAT16_LAYER, keras_network  # noqa: E402
+from captioner_core.features.engines import choose_engine  # noqa: E402
+from captioner_core.features.xception_graph import build_network  # noqa: E402
 from captioner_core.images import decoding  # noqa: E402
 from captioner_core.images.remote_listing import list_entries, read_bytes  # noqa: E402
 from captioner_core.options import PRETRAINED, CaptionOptions  # noqa: E402
@@ -97,28 +96,22 @@ def _profile(folder: Path, output: Path) -> None:
     written, writing = _timed(lambda: _write(rows))
     options = CaptionOptions(images=str(folder), output=str(output), batch_size=BATCH, reuse=False)
     _, whole = _timed(lambda: caption_images.run(options))
-    singles, halves = _operations()
-    rate32 = _peak(tf.float32)
-    rate16 = _peak(tf.bfloat16)
-    if best_precision() == "float32":
-        singles += halves
-        halves = 0
-    network_least = count * (singles / rate32 + halves / rate16)
+    engine, precision = choose_engine()
+    operations = _operations()
+    rate = _peak(tf.float32)
     captions_least = _caption_operations([grid for _, grid in seen])
     print(
-        f"{count} photographs, {best_precision()}; matrix products of {SIDE}: "
-        f"float32 {rate32 / 1e9:.0f}, bfloat16 {rate16 / 1e9:.0f} GFLOP/s"
+        f"{count} photographs, {engine}, {precision}; matrix products of {SIDE} in float32: "
+        f"{rate / 1e9:.0f} GFLOP/s"
     )
-    operations = singles + halves
-    share = halves / operations
-    print(f"each image: {operations / 1e9:.1f} GFLOP, {share:.0%} of them in bfloat16")
+    print(f"each image: {operations / 1e9:.1f} GFLOP of convolutions")
     print(f"\n{'stage':24}{'ms/image':>12}{'minimum':>8}  how the minimum is computed")
     for stage, seconds, least, what in (
         ("listing", listing, listing_least, "reading only the names"),
         ("reading", reading, reading_least, "without checks"),
         ("decoding", decode_s, None, ""),
-        ("inference", inference, network_least, "at the rate of matrix products"),
-        ("captions", captions, captions_least / rate32, "at the rate of matrix products, float32"),
+        ("inference", inference, count * operations / rate, "in float32, at that rate"),
+        ("captions", captions, captions_least / rate, "in float32, at that rate"),
         ("rows and Parquet", writing, written / 1e9, "zstd at 1 GB/s"),
         (
             "whole job",
@@ -132,7 +125,8 @@ def _profile(folder: Path, output: Path) -> None:
 
 
 def _load() -> Any:
-    return load_models("xception", PRETRAINED, None, best_precision())
+    engine, precision = choose_engine()
+    return load_models("xception", PRETRAINED, None, precision, engine)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -155,20 +149,18 @@ def _write(rows: list[CaptionedImage]) -> int:
     return size
 
 
-def _operations() -> tuple[int, int]:
-    """Returns the multiplications and additions for one image in float32 and in bfloat16 layers."""
-    counts = [0, 0]
-    reduced = 0
-    for layer in keras_network().layers:
-        reduced = reduced or int(layer.name == FIRST_BFLOAT16_LAYER)
-        if isinstance(layer, keras.layers.Conv2D | keras.layers.SeparableConv2D):
-            _, height, width, _ = layer.output.shape
-            *depthwise, kernel = layer.get_weights()
-            positions = height * width
-            counts[reduced] += (
-                2 * positions * (kernel.size + (depthwise[0].size if depthwise else 0))
+def _operations() -> int:
+    """Returns the multiplications and additions of all convolutions for one image."""
+    count = 0
+    for node in build_network(1).get_ops():
+        kind = node.get_type_name()
+        if kind in ("Convolution", "GroupConvolution"):
+            # A kernel is [out, in, height, width], or [groups, out, in, height, width].
+            per_output = np.prod(
+                node.input_value(1).get_shape()[1 + (kind == "GroupConvolution") :]
             )
-    return counts[0], counts[1]
+            count += 2 * int(np.prod(node.get_output_shape(0)) * per_output)
+    return count
 
 
 def _caption_operations(grids: list[np.ndarray]) -> int:

@@ -10,7 +10,6 @@ Xception. The time per image excludes the start, which is the time that a single
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import json
 import os
@@ -27,8 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from captioner_core.features import load_backbone
-from captioner_core.features.precision import best_precision
+from captioner_core.features.base import Features
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 
 MADE = (1, 1_000, 10_000, 100_000)
@@ -43,14 +41,14 @@ class LightBackbone:
 
     name = "light"
     input_size = 299
+    precision = "float32"
+    engine = "light"
 
-    def features(
-        self, pixels: npt.NDArray[np.uint8]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def features(self, pixels: npt.NDArray[np.uint8]) -> Features:
         """Returns features and grid; see ``Backbone.features``."""
         colours = pixels[:, ::50, ::50].reshape(len(pixels), -1).astype(np.float32)
         grid = np.resize(colours[0], (1, GRID_CELLS, CELL_DIM)).repeat(len(pixels), axis=0)
-        return np.stack([np.resize(row, FEATURE_DIM) for row in colours]), grid
+        return Features(np.stack([np.resize(row, FEATURE_DIM) for row in colours]), grid)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,11 +119,7 @@ def _extract(backbone: str, images: str, *, grid: bool) -> dict[str, float]:
     from beam_jobs import extract_features
     from captioner_core.options import ExtractOptions
 
-    load = (
-        LightBackbone
-        if backbone == "light"
-        else functools.partial(load_backbone, backbone, best_precision())
-    )
+    load = LightBackbone if backbone == "light" else None
     with tempfile.TemporaryDirectory() as output:
         start = time.perf_counter()
         extract_features.run(ExtractOptions(images=images, output=output, grid=grid), load=load)

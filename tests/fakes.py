@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from captioner_core.captioning.generated_caption import GeneratedCaption
+from captioner_core.features.base import Features
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
 from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.vocabulary import tokenize
@@ -33,13 +34,13 @@ class FakeBackbone:
             np.float32
         )
 
-    def features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def features(self, pixels: np.ndarray) -> Features:
         """Returns features and grids of pixels, as ``Backbone.features`` does."""
         cells = (
             pixels[:, 29::60, 29::60].reshape(len(pixels), GRID_CELLS, 3).astype(np.float32) / 255
         )
-        grid = cells @ self._projection
-        return grid[:, :, :FEATURE_DIM].mean(axis=1), grid
+        grid = np.asarray(cells @ self._projection, np.float32)
+        return Features(np.asarray(grid[:, :, :FEATURE_DIM].mean(axis=1), np.float32), grid)
 
 
 class UnusedGenerator:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 from openvino import opset13 as ops
+from safetensors import SafetensorError
 
-from captioner_core.errors import CaptionerError
+from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io.tensors import Tensors, parse_tensors
 
 QUANTIZATION = "quantization.safetensors"
@@ -42,13 +44,21 @@ def load_quantization() -> Tensors:
     Raises:
       CaptionerError: The file is missing or damaged.
     """
-    file = resources.files("captioner_core") / SHIPPED / QUANTIZATION
+    return parse_quantization(resources.files("captioner_core") / SHIPPED)
+
+
+def parse_quantization(folder: Traversable) -> Tensors:
+    """Returns the quantisation in a folder that ``captioner quantize`` made.
+
+    Raises:
+      CaptionerError: The file is missing or damaged.
+    """
     try:
-        return parse_tensors(file.read_bytes())
-    except (OSError, ValueError) as error:
+        return parse_tensors((folder / QUANTIZATION).read_bytes())
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CaptionerError(
-            f"the package's own {QUANTIZATION} is missing or damaged ({error}); install captioner "
-            "again"
+            f"{QUANTIZATION} in {str(folder)!r} is missing or damaged ({first_line(error)}); "
+            "install captioner again"
         ) from error
 
 

@@ -131,7 +131,7 @@ def test_two_workers_write_the_same_captions_as_one(photos, run, model_dir, load
     pd.testing.assert_frame_equal(after, before, atol=1e-5)
 
 
-def _load_named_model(backbone_name, model_dir, beam_width, precision):
+def _load_named_model(backbone_name, model_dir, beam_width, precision, engine):
     """Loads the captioner of a folder beside the fake backbone."""
     return CaptioningModels(FakeBackbone(), CaptionGenerator(load_model(model_dir), beam_width))
 

@@ -161,7 +161,7 @@ def test_a_folder_with_only_bad_images_gives_a_table_without_captions(photos, ru
 
 
 def test_load_generator_loads_the_captioner_of_a_folder(model_dir):
-    generator = caption_features.load_generator(model_dir, 3)
+    generator = caption_features.load_generator(model_dir, 3, "openvino")
     assert isinstance(generator, CaptionGenerator)
     assert generator.model_id == load_model(model_dir).model_id
 

@@ -339,8 +339,10 @@ def _fake_similar(monkeypatch):
     models = "captioner_core.captioning.captioning_models"
     generator = "captioner_core.captioning.generator.CaptionGenerator"
     monkeypatch.setattr(f"{models}.load_model", lambda _folder: Model())
-    monkeypatch.setattr(f"{models}.load_backbone", lambda _name, _precision: FakeBackbone())
-    monkeypatch.setattr(generator, lambda _model, _beam_width: ColourCaptioner())
+    monkeypatch.setattr(
+        f"{models}.load_backbone", lambda _name, _precision, _engine: FakeBackbone()
+    )
+    monkeypatch.setattr(generator, lambda _model, _beam_width, _engine: ColourCaptioner())
 
 
 def test_each_folder_of_an_inbox_is_a_collection(days, capsys):

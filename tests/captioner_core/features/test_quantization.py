@@ -9,11 +9,11 @@ import pytest
 from captioner_cli.main import main
 from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
-from captioner_core.features import quantization
 from captioner_core.features.quantization import (
     MODEL_CARD,
     QUANTIZATION,
     load_quantization,
+    parse_quantization,
     quantize_network,
     read_quantization,
 )
@@ -46,14 +46,12 @@ def test_the_packaged_quantisation_covers_every_convolution():
         np.testing.assert_array_equal(again[name], tensor, err_msg=name)
 
 
-def test_a_damaged_quantisation_is_one_clear_error(monkeypatch, tmp_path):
-    (tmp_path / quantization.SHIPPED).mkdir()
-    monkeypatch.setattr(quantization.resources, "files", lambda _package: tmp_path)
-    with pytest.raises(CaptionerError, match="missing or damaged"):
-        load_quantization()
-    (tmp_path / quantization.SHIPPED / QUANTIZATION).write_bytes(b"\x01" * 100)
-    with pytest.raises(CaptionerError, match="missing or damaged"):
-        load_quantization()
+@pytest.mark.parametrize("content", [None, b"", b"\x01" * 100])
+def test_a_damaged_quantisation_is_one_clear_error(tmp_path, content):
+    if content is not None:
+        (tmp_path / QUANTIZATION).write_bytes(content)
+    with pytest.raises(CaptionerError, match="is missing or damaged"):
+        parse_quantization(tmp_path)
 
 
 @pytest.mark.slow

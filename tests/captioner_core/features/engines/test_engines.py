@@ -9,8 +9,8 @@ from captioner_cli.main import main
 from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
 from captioner_core.features import load_backbone
-from captioner_core.features.engines import choose_engine, load_engine, processor
 from captioner_core.features.engines import base as engines
+from captioner_core.features.engines import choose_engine, load_engine, processor
 from captioner_core.images import decoding
 from captioner_core.options import ENGINES, PRECISIONS
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM, GRID_CELLS
