@@ -59,7 +59,9 @@ NUMPY = {"np.load", "numpy.load", "np.save", "np.savez", "np.savez_compressed"}
 MAY_IMPORT_BY_NAME = {
     "captioner_core/__init__.py",
     "captioner_cli/main.py",
+    "captioner_core/captioning/search/base.py",
     "captioner_core/features/base.py",
+    "captioner_core/features/engines/base.py",
     "captioner_core/text/encoders/base.py",
 }
 
