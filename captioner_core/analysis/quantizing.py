@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
+import logging
+import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from captioner_core.training.dataset import read_captions_by_split
 from captioner_core.weights import preconditions
 
 KIND = "quantisation"
+_NNCF_TELEMETRY_OFF = "NNCF_CI"
 
 
 class Agreement(NamedTuple):
@@ -101,27 +102,20 @@ def _read_images(options: QuantizeOptions, split: str) -> npt.NDArray[np.uint8]:
 
 def _quantize(images: npt.NDArray[np.uint8]) -> Tensors:
     """Returns the quantisation that suits some images."""
-    with _quiet_nncf():
-        import nncf
-
-        quantized = nncf.quantize(
-            build_network(batch=1),
-            nncf.Dataset([image[np.newaxis] for image in images]),
-            # Ranges around 0 for kernels, any range for what lies between operations.
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(images),
-            fast_bias_correction=False,
-        )
-    return read_quantization(quantized)
-
-
-@contextlib.contextmanager
-def _quiet_nncf() -> Iterator[None]:
-    """Keeps NNCF's own progress and its notes off the terminal while the block runs."""
-    import logging
+    # Otherwise NNCF reports over the network that it is used.
+    os.environ[_NNCF_TELEMETRY_OFF] = "1"
+    import nncf
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    yield
+    quantized = nncf.quantize(
+        build_network(batch=1),
+        nncf.Dataset([image[np.newaxis] for image in images]),
+        # Ranges around 0 for kernels, any range for what lies between operations.
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(images),
+        fast_bias_correction=False,
+    )
+    return read_quantization(quantized)
 
 
 def _compare(quantization: Tensors, images: npt.NDArray[np.uint8]) -> Agreement:
