@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import random
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +20,12 @@ from captioner_core.features.xception_graph import build_network
 from captioner_core.io import outputs
 from captioner_core.io.tensors import Tensors, format_tensors
 from captioner_core.options import QuantizeOptions
+from captioner_core.process.openvino_setup import without_telemetry
 from captioner_core.tables import layout
 from captioner_core.training.dataset import read_captions_by_split
 from captioner_core.weights import preconditions
 
 KIND = "quantisation"
-_NNCF_TELEMETRY_OFF = "NNCF_CI"
 
 
 class Agreement(NamedTuple):
@@ -102,9 +101,8 @@ def _read_images(options: QuantizeOptions, split: str) -> npt.NDArray[np.uint8]:
 
 def _quantize(images: npt.NDArray[np.uint8]) -> Tensors:
     """Returns the quantisation that suits some images."""
-    # Otherwise NNCF reports over the network that it is used.
-    os.environ[_NNCF_TELEMETRY_OFF] = "1"
-    import nncf
+    with without_telemetry():
+        import nncf
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     quantized = nncf.quantize(

@@ -19,12 +19,11 @@ from importlib.resources.abc import Traversable
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
-from openvino import opset13 as ops
 from safetensors import SafetensorError
 
 from captioner_core.errors import CaptionerError, first_line
 from captioner_core.io.tensors import Tensors, parse_tensors
+from captioner_core.process.openvino_setup import ops, ov
 
 QUANTIZATION = "quantization.safetensors"
 """The file of tensors in the folder of a quantisation."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
-from openvino import opset13 as ops
 
 from captioner_core.features.base import INPUT_SIZE
 from captioner_core.features.xception_weights import (
@@ -17,6 +15,7 @@ from captioner_core.features.xception_weights import (
     Convolution,
     read_convolutions,
 )
+from captioner_core.process.openvino_setup import ops, ov
 from captioner_core.tables.schemas import GRID_CELLS, GRID_SIDE
 
 _EPSILON = 1e-3

@@ -6,7 +6,6 @@ import threading
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 
 from captioner_core.features.base import Features
 from captioner_core.features.engines.base import check_precision
@@ -14,6 +13,7 @@ from captioner_core.features.engines.processor import has_bfloat16, has_int8
 from captioner_core.features.quantization import load_quantization, quantize_network
 from captioner_core.features.xception_graph import add_pooling, build_network
 from captioner_core.io.tensors import Tensors
+from captioner_core.process.openvino_setup import ov
 
 # The caches of a processor hold the feature maps of 8 images, so larger batches are not faster.
 _BATCH = 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import openvino as ov
 import pytest
 
 from captioner_cli.main import main
@@ -19,6 +18,7 @@ from captioner_core.features.quantization import (
 )
 from captioner_core.features.xception_graph import build_network
 from captioner_core.io.tensors import parse_tensors
+from captioner_core.process.openvino_setup import ov
 
 
 def kernels(network):
