@@ -15,7 +15,7 @@ from captioner_core.features.base import Backbone, load_backbone
 
 
 class CaptionedBatch(NamedTuple):
-    """What the networks compute for a batch of images.
+    """The features and captions that the networks compute for a batch of images.
 
     Args:
       features: float32 [batch, FEATURE_DIM], the averaged features.
