@@ -99,7 +99,7 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MatchPlan:
-    """What every worker needs to know of a match job.
+    """The information that every worker of a match job needs.
 
     Args:
       sets_dir: the folder for encoded caption sets.
@@ -179,7 +179,7 @@ def _query_set(uri: str) -> tuple[CaptionSet, QueryGroups]:
 
 
 class EncodedIndex(NamedTuple):
-    """What ``EncodeIndex`` returns.
+    """The outputs of ``EncodeIndex``.
 
     Args:
       sets: the URI of each caption set, with its kind: ``KEPT``, ``ADDED`` or ``REMOVED``.
@@ -229,7 +229,7 @@ class EncodeIndex(beam.PTransform):
 
 
 class EncodedQueries(NamedTuple):
-    """What ``EncodeQueries`` returns.
+    """The outputs of ``EncodeQueries``.
 
     Args:
       sets: the URI of each caption set.

@@ -64,7 +64,7 @@ _FEATURE_BYTES = 4 * FEATURE_DIM
 
 @dataclasses.dataclass(frozen=True)
 class RunEstimate:
-    """What a folder holds, and what a run over it will take on this machine.
+    """The contents of a folder, and the time that a run over it takes on this machine.
 
     Args:
       images: The number of images found.
@@ -300,7 +300,7 @@ def _caption_sample(
 
 
 class _MatchingTimes(NamedTuple):
-    """What matching takes.
+    """The time that matching takes.
 
     Args:
       caption_s: The seconds that encoding a caption takes.

@@ -34,7 +34,7 @@ class RunPlan:
 
 
 class RunResult(NamedTuple):
-    """What a run has written.
+    """The outputs of a run.
 
     Args:
       manifest: The run's manifest.

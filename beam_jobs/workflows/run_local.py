@@ -45,7 +45,7 @@ from captioner_core.weights import asset_cache, assets
 
 
 class LocalResult(NamedTuple):
-    """What ``run_local`` has made.
+    """The outputs of ``run_local``.
 
     Args:
       dataset: The dataset folder.

@@ -27,7 +27,7 @@ _ImageCaption = tuple[str, str]
 
 @dataclass(frozen=True)
 class ThresholdRow:
-    """What one threshold gives.
+    """The matches that one threshold gives.
 
     Args:
       threshold: the lowest score of a match.

@@ -16,7 +16,7 @@ from captioner_core.options import DEFAULT_ENGINE
 
 
 class CaptionedBatch(NamedTuple):
-    """What the networks compute for a batch of images.
+    """The features and captions that the networks compute for a batch of images.
 
     Args:
       features: float32 [batch, FEATURE_DIM], the averaged features.

@@ -18,7 +18,7 @@ _MIN_PROBABILITY = 1e-37
 
 
 class EnsembleState(NamedTuple):
-    """What the members need to know of a batch of images.
+    """The information that the members need about a batch of images.
 
     Args:
       members: The ``ImageState`` of each member.

@@ -23,7 +23,7 @@ _DROP_OUTPUT = 3
 
 
 class ImageState(NamedTuple):
-    """What the decoder needs to know of a batch of images.
+    """The information that the decoder needs about a batch of images.
 
     Args:
       keys: float32 [batch, cells, units], the attention keys of the cells.

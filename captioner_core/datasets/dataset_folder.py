@@ -30,7 +30,7 @@ from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptio
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSummary:
-    """What a dataset contains and how it was made; dataset.json holds these fields.
+    """The contents of a dataset and how it was made; dataset.json holds these fields.
 
     Args:
       name: name of the dataset.

@@ -83,7 +83,7 @@ def read_bytes(uri: str, max_bytes: int, folder: str | None = None) -> bytes:
 
 
 class _NamedInfo(NamedTuple):
-    """What a store says about one entry of a folder.
+    """An entry of a folder as a store describes it.
 
     Args:
       name: The entry's name in its folder. It is empty where a key has two slashes in a row.

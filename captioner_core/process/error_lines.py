@@ -34,7 +34,7 @@ _MAX_CHARS = 300
 
 
 class ErrorLine(NamedTuple):
-    """What a user sees of an error.
+    """The exit code and the line that a user sees of an error.
 
     Args:
       exit_code: exit code of the process.

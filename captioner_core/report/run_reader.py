@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 class ImageKey(NamedTuple):
-    """What identifies an image; the collection is None in tables of earlier versions."""
+    """The identity of an image; the collection is None in tables of earlier versions."""
 
     image_id: str
     collection: str | None

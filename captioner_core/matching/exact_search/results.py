@@ -39,7 +39,7 @@ HIT_ORDER = [
 
 @dataclass(frozen=True)
 class SearchResults:
-    """What some caption sets contribute to the results of query groups.
+    """The part of the results of query groups that some caption sets contribute.
 
     All captions of an image are in one set. So the results of two sets are about different
     images, and they merge by adding counts and sorting hits.

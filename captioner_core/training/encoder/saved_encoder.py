@@ -28,7 +28,7 @@ _find_earlier_files = functools.partial(
 
 @dataclass(frozen=True)
 class EncoderContents:
-    """What an encoder's folder holds.
+    """The contents of an encoder's folder.
 
     Args:
       tensors: The tables of words and of the layers over images; see ``JointModel.tensors``.

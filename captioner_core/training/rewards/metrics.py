@@ -81,7 +81,7 @@ class _NgramVector:
 
 @dataclass(frozen=True, slots=True)
 class _CiderVectors:
-    """What CIDEr-D compares of a caption.
+    """The vectors of a caption that CIDEr-D compares.
 
     Args:
       orders: The vector of each order of n-grams.
