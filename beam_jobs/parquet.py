@@ -64,8 +64,8 @@ class WriteParquet(beam.PTransform):
     """Writes tables as row groups of Parquet files, and lists the files for the commit.
 
     A new file is begun when one has ``FILE_BYTES``. Files are written where their rows are made.
-    Beam's own sinks would take a side input, at which clusters cut a job in two, so that every row
-    would pass through the engine's shuffle on its way to a file.
+    Beam's own sinks, and ``CombineGlobally``, would take a side input, at which clusters cut a job
+    in two, so that every row would pass through the engine's shuffle on its way to a file.
 
     An attempt that fails leaves files behind. The files that count are in a list, which is written
     as a whole when all rows are in files, and which ``commits.commit_stage`` reads.
@@ -84,14 +84,22 @@ class WriteParquet(beam.PTransform):
 
     def expand(self, tables: beam.PCollection[pa.Table]) -> beam.PCollection[int]:
         """Adds the steps that write the files and list them."""
+        names = tables | "WriteFiles" >> beam.ParDo(
+            WriteFiles(self.run, self.name, self.schema, self.prefix)
+        )
+        # Without it, nothing would be listed for a table that has no rows.
+        no_name = (
+            tables.pipeline | "Begin" >> beam.Impulse() | "NoName" >> beam.Map(lambda _: (0, ""))
+        )
         return (
-            tables
-            | "WriteFiles" >> beam.ParDo(WriteFiles(self.run, self.name, self.schema, self.prefix))
-            | "GatherNames" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "ListFiles" >> beam.Map(self._list_files)
+            (names, no_name)
+            | "MergeNames" >> beam.Flatten()
+            | "GatherNames" >> beam.GroupByKey()
+            | "ListFiles" >> beam.MapTuple(self._list_files)
         )
 
-    def _list_files(self, names: list[str]) -> int:
+    def _list_files(self, _: int, names_or_empty: Iterable[str]) -> int:
+        names = [name for name in names_or_empty if name]
         if not names:
             # Readers shall find the table even if it has no rows.
             files = WriteFiles(self.run, self.name, self.schema, self.prefix)
@@ -103,7 +111,7 @@ class WriteParquet(beam.PTransform):
 
 
 class WriteFiles(beam.DoFn):
-    """Writes a bundle's tables to files and yields the files' names."""
+    """Writes a bundle's tables to files, and yields the files' names, all with the key 0."""
 
     def __init__(self, run: RunLayout, name: str, schema: pa.Schema, prefix: str) -> None:
         self._run = run
@@ -114,10 +122,10 @@ class WriteFiles(beam.DoFn):
         """Begins without a file."""
         self._writer: pq.ParquetWriter | None = None
 
-    def process(self, table: pa.Table) -> Iterator[str]:
+    def process(self, table: pa.Table) -> Iterator[tuple[int, str]]:
         """Writes a table as a row group, and yields the name of each new file."""
         if self._writer is None:
-            yield self.open()
+            yield 0, self.open()
         assert self._writer is not None, "open() has set it"
         self._writer.write_table(table, row_group_size=max(1, len(table)))
         if self._stream.tell() >= FILE_BYTES:

@@ -111,7 +111,7 @@ def ensure(asset: Asset) -> tuple[Path, bool]:
 
 def is_complete(folder: Path) -> bool:
     """Returns whether every file of an asset has the SHA-256 that was recorded when it was made."""
-    digests = _recorded_digests(folder)
+    digests = recorded_digests(folder)
     try:
         return digests is not None and all(
             file_digest(folder / name) == digest for name, digest in digests.items()
@@ -120,7 +120,7 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def _recorded_digests(folder: Path) -> dict[str, str] | None:
+def recorded_digests(folder: Path) -> dict[str, str] | None:
     """Returns the SHA-256 of each file of an asset by its path, or None if there is no record."""
     try:
         return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8"))["files"])
@@ -135,7 +135,7 @@ def _check_no_foreign_file(folder: Path) -> None:
       CaptionerError: it would delete another file, which may be the user's, because
         CAPTIONER_CACHE may name any folder.
     """
-    own = {_RECORD, *(_recorded_digests(folder) or ())}
+    own = {_RECORD, *(recorded_digests(folder) or ())}
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         foreign = [folder]
     else:

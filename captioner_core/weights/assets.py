@@ -10,11 +10,11 @@ import contextlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from captioner_core.security.archives import check_members
-from captioner_core.weights.asset_cache import Asset, Source, find
+from captioner_core.weights.asset_cache import Asset, Source, find, recorded_digests
 from captioner_core.weights.downloads import Digest, file_digest
 
 XCEPTION_PARAMETERS = 20_861_480
@@ -36,6 +36,15 @@ def xception_weights() -> Path:
       CaptionerError: the file is not in the cache and can't be downloaded.
     """
     return find(XCEPTION) / _XCEPTION_FILE
+
+
+def xception_digests() -> Mapping[str, str]:
+    """Returns the SHA-256 of each file of Xception's weights by name; downloads what is missing.
+
+    Raises:
+      CaptionerError: the file is not in the cache and can't be downloaded.
+    """
+    return recorded_digests(find(XCEPTION)) or {}
 
 
 def spacy_vocab() -> Path:

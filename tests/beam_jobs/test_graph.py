@@ -159,7 +159,7 @@ def test_rows_go_from_image_to_file_in_one_stage(job, make_image_list):
     """A cluster ends a stage before a step with a side input, and shuffles the rows there."""
     graph = build_graph(job, "gs://b/out", make_image_list(3))
     for step in graph.components.transforms.values():
-        if step.spec.urn == "beam:transform:pardo:v1" and "GatherNames" not in step.unique_name:
+        if step.spec.urn == "beam:transform:pardo:v1":
             payload = beam_runner_api_pb2.ParDoPayload.FromString(step.spec.payload)
             assert not payload.side_inputs, step.unique_name
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from captioner_core.features.base import Features
 from captioner_core.features.engines.base import check_precision
+from captioner_core.features.engines.graph_cache import compile_or_load
 from captioner_core.features.engines.processor import has_bfloat16, has_int8
 from captioner_core.features.quantization import load_quantization, quantize_network
 from captioner_core.features.xception_graph import add_pooling, build_network
@@ -46,17 +48,14 @@ class OpenVinoXception:
     """
 
     def __init__(self, precision: str, quantization: Tensors | None = None) -> None:
-        network = build_network(_BATCH)
-        if precision == "int8":
-            quantize_network(network, quantization or load_quantization())
-        compiled = ov.Core().compile_model(
-            add_pooling(network),
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": _INFERENCE_TYPES[precision],
-            },
-        )
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _INFERENCE_TYPES[precision],
+        }
+        if quantization is None:
+            compiled = compile_or_load(f"xception-{precision}", partial(_build, precision), config)
+        else:
+            compiled = ov.Core().compile_model(_build(precision, quantization), "CPU", config)
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()
 
@@ -84,3 +83,11 @@ class OpenVinoXception:
             self._request.infer([pixels])
             averages, grid = (self._request.get_output_tensor(number).data for number in (0, 1))
             return Features(averages[:count].copy(), grid[:count].copy())
+
+
+def _build(precision: str, quantization: Tensors | None = None) -> ov.Model:
+    """Returns the graph of Xception in a precision; see ``OpenVinoXception``."""
+    network = build_network(_BATCH)
+    if precision == "int8":
+        quantize_network(network, quantization or load_quantization())
+    return add_pooling(network)

@@ -16,12 +16,12 @@ _WITHOUT_BFLOAT16 = {*_WITHOUT_INT8, "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE_VN
 
 def has_bfloat16() -> bool:
     """Returns whether the processor computes in bfloat16."""
-    return bool(_BFLOAT16 & processor_flags()) and _instruction_limit() not in _WITHOUT_BFLOAT16
+    return bool(_BFLOAT16 & processor_flags()) and instruction_limit() not in _WITHOUT_BFLOAT16
 
 
 def has_int8() -> bool:
     """Returns whether the processor sums products of 8-bit integers in 32 bits."""
-    return bool(_INT8 & processor_flags()) and _instruction_limit() not in _WITHOUT_INT8
+    return bool(_INT8 & processor_flags()) and instruction_limit() not in _WITHOUT_INT8
 
 
 def processor_flags() -> set[str]:
@@ -34,5 +34,6 @@ def processor_flags() -> set[str]:
     return set(next(flags, "").split())
 
 
-def _instruction_limit() -> str:
+def instruction_limit() -> str:
+    """Returns the name of the newest instructions that OpenVINO may use; empty for all."""
     return os.environ.get(_LIMIT, "").strip().upper()
