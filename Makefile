@@ -175,6 +175,8 @@ bench-photographs: $(VENV)/bench.stamp
 	@$(BIN)/captioner dataset flickr8k --source "$$FLICKR8K_DIR" --output "$$OUT/datasets/flickr8k"
 	@$(BIN)/python -m bench.extract --images "$$OUT/datasets/flickr8k/images"
 	@$(BIN)/python -m bench.scale --photographs "$$OUT/datasets/flickr8k/images"
+	@$(BIN)/python -m bench.commands --images "$$OUT/datasets/flickr8k/images"
+	@$(BIN)/python -m bench.decode --images "$$OUT/datasets/flickr8k/images"
 	@$(BIN)/python -m bench.profile --images "$$OUT/datasets/flickr8k/images"
 	@$(BIN)/python -m bench.precision --dataset "$$OUT/datasets/flickr8k"
 

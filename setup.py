@@ -25,7 +25,9 @@ AIRFLOW = [
 ]
 BENCH = [
     "daft==0.7.26",
+    "pyvips[binary]==3.2.0",
     "ray[data]==2.60.0",
+    "simplejpeg==1.9.0",
 ]  # peers of extraction; too large for every developer's machine
 QUANTIZE = ["nncf==3.4.0"]  # captioner quantize; the quantised network does not need it
 MINILM = ["tokenizers"]  # with safetensors, reads all-MiniLM-L6-v2 without torch
