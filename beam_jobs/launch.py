@@ -30,7 +30,7 @@ from captioner_core.tables.layout import RunLayout
 LOCAL_RUNNER = "FnApiRunner"
 _LOCAL_RUNNERS = (None, LOCAL_RUNNER, "DirectRunner")
 # How long a cluster keeps an idle worker process. Without it, Flink starts a new process for each
-# stage of a job, and each one loads TensorFlow and the models again.
+# stage of a job, and each one loads the networks again.
 _IDLE_WORKER_MS = 60_000
 _CAUSE_LENGTH = 500
 OptionsT = TypeVar("OptionsT", bound=PipelineOptions)
