@@ -17,7 +17,7 @@ from pathlib import Path
 
 from captioner_core.features.engines.processor import instruction_limit, processor_flags
 from captioner_core.features.quantization import QUANTIZATION, SHIPPED
-from captioner_core.io.temporary_names import temporary_name
+from captioner_core.io.temporary_names import is_temporary_name, temporary_name
 from captioner_core.process.cache_folder import cache_dir
 from captioner_core.process.openvino_setup import ov
 from captioner_core.weights import assets
@@ -102,6 +102,10 @@ def _save(file: Path, key: bytes, compiled: ov.CompiledModel) -> None:
     """
     content = compiled.export_model().getvalue()
     file.parent.mkdir(parents=True, exist_ok=True)
+    for path in file.parent.iterdir():
+        # A process that was killed has left it. One that still writes it merely keeps no graph.
+        if is_temporary_name(path.name, file.name):
+            path.unlink(missing_ok=True)
     temporary = file.with_name(temporary_name(file.name))
     try:
         temporary.write_bytes(key + hashlib.sha256(content).digest() + content)

@@ -10,6 +10,7 @@ import pytest
 from captioner_core.features import load_backbone
 from captioner_core.features.engines import load_engine
 from captioner_core.features.engines.graph_cache import compile_or_load
+from captioner_core.io.temporary_names import temporary_name
 from captioner_core.process.openvino_setup import ops, ov
 from captioner_core.weights import assets
 
@@ -82,6 +83,16 @@ def test_another_processor_or_other_options_get_a_graph_of_their_own(cache, monk
     )
     graph.run()
     assert graph.builds == 5
+
+
+def test_what_a_killed_process_left_is_removed(cache):
+    folder = cache / "graphs"
+    folder.mkdir()
+    (folder / temporary_name("double.graph")).write_bytes(b"half a graph")
+    (folder / "double.graph.notes.txt").write_text("a file of somebody else")
+    graph = DoublingGraph()
+    assert graph.run() == 6
+    assert {path.name for path in folder.iterdir()} == {"double.graph", "double.graph.notes.txt"}
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(cache):
