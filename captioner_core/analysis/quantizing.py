@@ -26,6 +26,9 @@ from captioner_core.training.dataset import read_captions_by_split
 from captioner_core.weights import preconditions
 
 KIND = "quantisation"
+# The operations that stay float32: the sums of a block's output and its input, whose errors would
+# add up from block to block, and the last convolution, whose outputs are the features.
+_IN_FLOAT32 = (r"^block\d+$", r"^block14_sepconv2/.*$")
 
 
 class Agreement(NamedTuple):
@@ -112,6 +115,7 @@ def _quantize(images: npt.NDArray[np.uint8]) -> Tensors:
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(images),
         fast_bias_correction=False,
+        ignored_scope=nncf.IgnoredScope(patterns=list(_IN_FLOAT32)),
     )
     return read_quantization(quantized)
 

@@ -109,8 +109,9 @@ def read_quantization(quantized: ov.Model) -> Mapping[str, npt.NDArray[np.float3
         if kind == "FakeQuantize":
             tensors[name] = np.stack([_constant(node, 1), _constant(node, 2)])
         elif kind in ("Convolution", "GroupConvolution"):
-            # The kernel is Multiply(Convert(int8 constant), scale).
-            tensors[f"{name}/{_SCALE}"] = _constant(node.input_value(1).get_node(), 1)
+            kernel = node.input_value(1).get_node()
+            if kernel.get_type_name() == "Multiply":  # Of int8 numbers, as float32, and a scale.
+                tensors[f"{name}/{_SCALE}"] = _constant(kernel, 1)
         elif (
             kind == "Add"
             and f"{name}/{_BIAS}" == node.input_value(1).get_node().get_friendly_name()
