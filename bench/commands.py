@@ -27,7 +27,7 @@ CAPTIONER = (sys.executable, "-m", "captioner_cli.main")
 
 
 class Cost(NamedTuple):
-    """What a command took.
+    """The cost of a command.
 
     Args:
       seconds: Its time.

@@ -42,7 +42,7 @@ _FIGURES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "CIDEr")
 
 
 class Results(NamedTuple):
-    """What the networks compute in one precision.
+    """The results of the networks in one precision.
 
     Args:
       features: float32 [images, FEATURE_DIM], of unit length.

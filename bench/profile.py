@@ -171,7 +171,8 @@ def _caption_operations(grids: list[np.ndarray]) -> int:
     model = load_model(PRETRAINED)
     config = model.config
     search = load_search(model)
-    units, width = config.units, config.embedding_dim
+    units = config.units
+    width = config.embedding_dim
     image = config.cell_count * units * (config.cell_dim + 2 * units) + 2 * units * units
     step = 4 * units * (width + units) + units * units + 2 * config.cell_count * units
     step += 2 * units * width + width * config.vocabulary_size

@@ -32,7 +32,7 @@ _IN_FLOAT32 = (r"^block\d+$", r"^block14_sepconv2/.*$")
 
 
 class Agreement(NamedTuple):
-    """How near the features of the int8 network are to those of the float32 network.
+    """The agreement of the features of the int8 network with those of the float32 network.
 
     Args:
       images: The number of images compared.
@@ -56,7 +56,7 @@ class Agreement(NamedTuple):
 
 
 class QuantizationReport(NamedTuple):
-    """What ``quantize`` has made.
+    """The outcome of ``quantize``.
 
     Args:
       images: The number of images that showed the ranges.
@@ -97,7 +97,8 @@ def _read_images(options: QuantizeOptions, split: str) -> npt.NDArray[np.uint8]:
         raise CaptionerError(
             f"dataset {options.dataset!r} has no split {split!r}; choose another one"
         )
-    chosen = random.Random(options.seed).sample(image_ids, min(options.images, len(image_ids)))  # noqa: S311
+    count = min(options.images, len(image_ids))
+    chosen = random.Random(options.seed).sample(image_ids, count)  # noqa: S311
     folder = Path(options.dataset).absolute() / layout.DATASET_IMAGES
     return np.stack([read_pixels(folder, image_id, INPUT_SIZE) for image_id in chosen])
 

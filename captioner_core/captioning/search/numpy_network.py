@@ -36,7 +36,7 @@ class LstmState(NamedTuple):
 
 
 class EncodedImages(NamedTuple):
-    """What the decoder needs to know of a batch of images.
+    """The inputs of the decoder for a batch of images.
 
     Args:
       keys: float32 [members, batch, heads, cells, width], the attention keys of the cells.
