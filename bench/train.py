@@ -31,7 +31,7 @@ from captioner_core.text.vocabulary import Vocabulary  # noqa: E402
 from captioner_core.training.checkpoint import CheckpointFile  # noqa: E402
 from captioner_core.training.dataset import FeatureStore, encode_captions  # noqa: E402
 from captioner_core.training.distributed.devices import make_context  # noqa: E402
-from captioner_core.training.loop import Split, Trainer  # noqa: E402
+from captioner_core.training.loop import Split, SplitPart, Trainer  # noqa: E402
 
 IMAGES = 512
 PEER_IMAGES = 32
@@ -97,24 +97,26 @@ def _ours(captions: dict[str, list[str]], vocabulary: Vocabulary) -> tuple[float
     store = FeatureStore(
         random.random((len(captions), config.cell_count, CELL_DIM), np.float32).astype(np.float16)
     )
-    encoded = encode_captions(captions, vocabulary, config.max_words)
-    dev = encode_captions(dict(list(captions.items())[:BATCH]), vocabulary, config.max_words)
+    texts = list(captions.values())
+    encoded = encode_captions(texts, vocabulary, config.max_words)
+    dev = encode_captions(texts[:BATCH], vocabulary, config.max_words)
     context = make_context(None)
-    split = Split(encoded, store)
+    split = Split(encoded, store, (SplitPart("bench", len(encoded)),))
     with context.strategy.scope():
         captioner = Captioner(config)
     with tempfile.TemporaryDirectory() as folder:
         options = TrainOptions(
-            dataset="none", features="none", output=folder, epochs=EPOCHS, batch_size=BATCH
+            dataset=("none",), features=("none",), output=folder, epochs=EPOCHS, batch_size=BATCH
         )
-        of_dev = Split(dev, FeatureStore(store.cells[:BATCH]))
+        part = SplitPart("bench", len(dev))
+        of_dev = Split(dev, FeatureStore(store.cells[:BATCH]), (part,))
         checkpoint = CheckpointFile(Path(folder, "checkpoint.npz"), "")
         trainer = Trainer(context, captioner, split, of_dev, options, checkpoint)
         state = trainer.fit()
     captions_per_s = state.history[-1]["captions_per_s"]
     input_share = state.history[-1]["input_share"]
-    assert captions_per_s is not None
-    assert input_share is not None
+    assert isinstance(captions_per_s, float)
+    assert isinstance(input_share, float)
     return captions_per_s, input_share
 
 

@@ -107,8 +107,8 @@ class TrainRun(FilledForm):
     def train_options(self) -> TrainOptions:
         """Returns the options of the training."""
         return TrainOptions(
-            dataset=self.dataset,
-            features=self.features,
+            dataset=(self.dataset,),
+            features=(self.features,),
             output=self.model,
             **self.select(*_MAIN_FIELDS, *_MORE_FIELDS),
         )

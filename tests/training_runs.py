@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,28 +38,36 @@ def grid_of(number: int) -> np.ndarray:
     return grid.astype(np.float16)
 
 
-def make_source(root: Path) -> Path:
+def make_source(
+    root: Path,
+    *,
+    first: int = 0,
+    templates: Sequence[str] = ("there is a {}", "a {} stands here"),
+) -> Path:
     """Writes a dataset of 24 images and the table of their features.
 
     Every sixth image is in the split dev. The captions name what the features show.
 
     Args:
       root: an existing folder.
+      first: number of the first image. Images of one number have the same features.
+      templates: the captions of each image.
 
     Returns:
       The same folder.
     """
     captions = []
     features = []
-    for number in range(24):
+    for number in range(first, first + 24):
         image_id = f"{number:02d}.jpg"
-        split = "dev" if number % 6 == 5 else "train"
-        for index, text in enumerate(("there is a {}", "a {} stands here")):
+        split = "dev" if (number - first) % 6 == 5 else "train"
+        for index, text in enumerate(templates):
             captions.append(
                 DatasetCaptionRow(image_id, index, text.format(THINGS[number % 4]), split)
             )
         grid = grid_of(number)
-        feature = grid[:, :FEATURE_DIM].astype(np.float32).mean(axis=0)
+        # Other averages than those of the grid, which hardly tell images of one thing apart.
+        feature = np.random.default_rng(number).normal(size=FEATURE_DIM).astype(np.float32)
         features.append(
             FeatureRow(
                 image_id, image_id, "0" * 64, 10, 10, "fake-299", "float32", "fake", feature, grid
@@ -78,8 +87,8 @@ def write(path, rows, schema):
 def options(source, output, **changes) -> TrainOptions:
     """Returns options of a small training; ``changes`` replace some of them."""
     small = TrainOptions(
-        dataset=str(source / "dataset"),
-        features=str(source / "features"),
+        dataset=(str(source / "dataset"),),
+        features=(str(source / "features"),),
         output=str(output),
         epochs=12,
         dropout=0.2,

@@ -211,12 +211,14 @@ def _is_training_pod(template: Any) -> bool:
 
 
 def _check_options(settings: KubernetesSettings, options: TrainOptions) -> None:
-    for name in ("dataset", "features", "mirrored", "output"):
-        value = getattr(options, name)
-        # Tables may be URIs, but checkpoints in the model folder need a file system.
-        is_uri = value is not None and "://" in value and name != "output"
-        if value is None or is_uri:
-            continue
+    named = [
+        (name, value)
+        for name in ("dataset", "features", "mirrored")
+        for value in getattr(options, name)
+        if "://" not in value
+    ]
+    # Tables may be URIs, but checkpoints in the model folder need a file system.
+    for name, value in [*named, ("output", options.output)]:
         if not posixpath.normpath(value).startswith(f"{settings.mount_path}/"):
             raise CaptionerError(
                 f"--{name} {value!r} must lie below {settings.mount_path}, where the pods mount "

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captioner_core.analysis import java_metrics
+from captioner_core.analysis.intervals import Interval, bleu_interval, mean_interval
 from captioner_core.captioning.generated_caption import FeatureCaptioner, GeneratedCaption
 from captioner_core.captioning.saved_model import record_metrics
 from captioner_core.errors import CaptionerError, ImageError
@@ -43,10 +44,12 @@ class Scores:
       corpus: the scores over all captions by name, as fractions: BLEU-1 to BLEU-4, ROUGE-L, CIDEr
         and, with Java, METEOR.
       cider: the CIDEr of each image's caption, by image id.
+      intervals: the 95 % intervals of BLEU-4 and CIDEr; see ``intervals``.
     """
 
     corpus: Mapping[str, float]
     cider: Mapping[str, float]
+    intervals: Mapping[str, Interval]
 
 
 def caption_split(
@@ -149,7 +152,7 @@ def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
         raise CaptionerError(
             f"no reference for {missing[:1] or 'any image'}; evaluate a split that has captions"
         )
-    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
@@ -158,15 +161,22 @@ def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
         raise CaptionerError("no reference holds a word; evaluate a split whose captions are text")
     actual = _tokenize({image_id: [caption] for image_id, caption in hypotheses.items()})
     with contextlib.redirect_stdout(io.StringIO()):  # The scorers print their progress.
-        bleu = Bleu(4).compute_score(expected, actual)[0]
+        bleu_scorer = BleuScorer(n=4)
+        for image_id, captions in actual.items():
+            bleu_scorer += (captions[0], expected[image_id])
+        bleu = bleu_scorer.compute_score(option="closest")[0]
         scores = {f"BLEU-{n}": float(value) for n, value in enumerate(bleu, start=1)}
         scores["ROUGE-L"] = float(Rouge().compute_score(expected, actual)[0])
         cider, image_ciders = Cider().compute_score(expected, actual)
         scores["CIDEr"] = float(cider)
     if has_java():
-        captions = {image_id: listed[0] for image_id, listed in actual.items()}
-        scores["METEOR"] = java_metrics.meteor(expected, captions)
-    return Scores(scores, dict(zip(expected, map(float, image_ciders), strict=True)))
+        best = {image_id: listed[0] for image_id, listed in actual.items()}
+        scores["METEOR"] = java_metrics.meteor(expected, best)
+    intervals = {
+        "BLEU-4": bleu_interval(bleu_scorer.ctest),
+        "CIDEr": mean_interval(image_ciders),
+    }
+    return Scores(scores, dict(zip(expected, map(float, image_ciders), strict=True)), intervals)
 
 
 def measure_reliability(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from captioner_core.analysis.caption_metrics import (
@@ -40,6 +41,7 @@ _FIGURE_NAMES = {
     "scores",
     "reliability",
 }
+_EVALUATIONS = "evaluations"
 
 
 @dataclass(frozen=True)
@@ -59,62 +61,89 @@ class Evaluation:
     record_error: CaptionerError | None
 
 
-def evaluate(options: EvaluateOptions) -> Evaluation:
-    """Captions a split, scores the captions, and records the figures in the model's folder.
+def evaluate(options: EvaluateOptions) -> list[Evaluation]:
+    """Captions a split of each dataset, scores it, and records the figures in the model's folder.
+
+    Returns:
+      One evaluation for each dataset, in the order of the options.
 
     Raises:
-      CaptionerError: The dataset has no such split, an image or a feature of it is missing, or
+      CaptionerError: A dataset has no such split, an image or a feature of it is missing, or
         the output file may not be written.
     """
     if options.output:
         _check_output(options, options.output)
-    references = read_captions_by_split(options.dataset).get(options.split)
-    if not references:
-        raise CaptionerError(
-            f"dataset {options.dataset!r} has no split {options.split!r}; choose another --split"
-        )
-    if options.features:
-        check_same_images(options.dataset, options.features)
+    references = [_read_references(dataset, options.split) for dataset in options.dataset]
+    features = options.features or (None,) * len(options.dataset)
+    for dataset, uri in zip(options.dataset, features, strict=True):
+        if uri is not None:
+            check_same_images(dataset, uri)
     # A broken Java is reported before any work that it would waste.
     check_java()
     model_dir = resolve_model(options.model)
     model = load_model(model_dir)
-    captions = _caption_images(options, model, list(references))
+    evaluations = [
+        _evaluate_dataset(options, model, *of_dataset)
+        for of_dataset in zip(options.dataset, features, references, strict=True)
+    ]
+    for number, evaluation in enumerate(evaluations):
+        error = _record_in_model(model_dir, evaluation.figures)
+        evaluations[number] = dataclasses.replace(evaluation, record_error=error)
+    if options.output:
+        _write(options.output, [evaluation.figures for evaluation in evaluations])
+    return evaluations
+
+
+def _read_references(dataset: str, split: str) -> dict[str, list[str]]:
+    references = read_captions_by_split(dataset).get(split)
+    if not references:
+        raise CaptionerError(f"dataset {dataset!r} has no split {split!r}; choose another --split")
+    return references
+
+
+def _evaluate_dataset(
+    options: EvaluateOptions,
+    model: LoadedModel,
+    dataset: str,
+    features: str | None,
+    references: Mapping[str, list[str]],
+) -> Evaluation:
+    captions = _caption_images(options, model, dataset, features, list(references))
     hypotheses = {image_id: caption.text for image_id, caption in captions.items()}
     scores = score(hypotheses, references)
     tokenizer = "PTB" if has_java() else "captioner (no Java, so no METEOR either)"
     figures: Figures = {
         "model_id": model.model_id,
-        "dataset": options.dataset,
+        "dataset": dataset,
         "split": options.split,
         "images": len(hypotheses),
         "beam_width": options.beam_width or model.config.beam_width,
         "tokenizer": tokenizer,
         "references": references_fingerprint(references, tokenizer, options.split),
         "scores": dict(scores.corpus),
+        "intervals": {name: list(interval) for name, interval in scores.intervals.items()},
         "reliability": measure_reliability(captions, scores.cider),
     }
-    record_error = _record_in_model(model_dir, figures)
-    # By this entry the file is recognised when it is to be replaced later.
-    figures["software"] = outputs.PROGRAM
-    if options.output:
-        _write(options.output, figures)
-    return Evaluation(figures, hypotheses, references, record_error)
+    return Evaluation(figures, hypotheses, references, record_error=None)
 
 
 def _caption_images(
-    options: EvaluateOptions, model: LoadedModel, image_ids: list[str]
+    options: EvaluateOptions,
+    model: LoadedModel,
+    dataset: str,
+    features: str | None,
+    image_ids: list[str],
 ) -> dict[str, GeneratedCaption]:
     from captioner_core.captioning.generator import CaptionGenerator
 
     generator = CaptionGenerator(model, options.beam_width)
     captioned: Iterator[tuple[str, GeneratedCaption]]
-    if options.features:
+    if features is not None:
         backbone = model.config.backbone
-        captioned = caption_features(options.features, image_ids, backbone, generator)
+        captioned = caption_features(features, image_ids, backbone, generator)
     else:
         backbone_network = load_backbone("xception")
-        captioned = caption_split(options.dataset, image_ids, backbone_network, generator)
+        captioned = caption_split(dataset, image_ids, backbone_network, generator)
     captions = {}
     with progress("evaluate", len(image_ids)):
         for image_id, caption in captioned:
@@ -151,24 +180,31 @@ def _check_output(options: EvaluateOptions, output: str) -> None:
                 f"--output {output!r} exists and captioner did not make it; name another file"
             )
         return
-    inputs = {"--model": [options.model], "--dataset": [options.dataset]}
-    if options.features is not None:
-        inputs["--features"] = [options.features]
+    inputs = {
+        "--model": [options.model],
+        "--dataset": options.dataset,
+        "--features": options.features,
+    }
     outputs.check_output_file(output, is_own=_is_figures, inputs=inputs, makes_parents=True)
 
 
 def _is_figures(data: bytes) -> bool:
-    """Returns whether a JSON file holds the figures of an evaluation.
+    """Returns whether a JSON file holds the figures of evaluations.
 
     Earlier versions did not name the program, so a file with exactly their entries counts too.
     """
     figures = outputs.parse_object(data) or {}
     if figures.keys() == _FIGURE_NAMES:
         return True
-    return figures.get("software") == outputs.PROGRAM and figures.keys() >= _FIGURE_NAMES
+    has_figures = figures.keys() >= _FIGURE_NAMES or _EVALUATIONS in figures
+    return figures.get("software") == outputs.PROGRAM and has_figures
 
 
-def _write(output: str, figures: Figures) -> None:
+def _write(output: str, evaluations: Sequence[Figures]) -> None:
+    """Writes the figures of one dataset as an object, those of several as a list in an object."""
+    figures = evaluations[0] if len(evaluations) == 1 else {_EVALUATIONS: list(evaluations)}
+    # By this entry the file is recognised when it is to be replaced later.
+    figures = {**figures, "software": outputs.PROGRAM}
     if storage.is_remote(output):
         storage.write_json(output, figures)
         return

@@ -64,7 +64,7 @@ def _training_table(trainings: Sequence[Mapping[str, Any]]) -> str:
     dev_losses = (f"{one['history'][one['best_epoch'] - 1]['dev_loss']:.3f}" for one in trainings)
     rows = {
         "trained on": f"{images['train']} images, {captions['train']} captions: split train of "
-        f"`{trainings[0].get('dataset', {}).get('name') or trainings[0]['options']['dataset']}`",
+        f"{_dataset_names(trainings[0])}",
         "chosen on": f"{images['dev']} images: split dev",
         "best epoch": ", ".join(best_epochs),
         "dev loss": f"{', '.join(dev_losses)} nats a word",
@@ -108,8 +108,26 @@ def _evaluation_parts(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"## Measured\n\n{method}", "\n".join(lines)]
 
 
-def _dataset_licence(training: Mapping[str, Any]) -> str:
-    return (
-        training.get("dataset", {}).get("licence")
-        or "The images and captions keep the licence of their dataset."
+def _datasets(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns what is known of each dataset; earlier versions had a single one."""
+    datasets: list[Mapping[str, Any]] = training.get("datasets") or [training.get("dataset", {})]
+    return datasets
+
+
+def _dataset_names(training: Mapping[str, Any]) -> str:
+    """Returns the name of each dataset, or its folder where it has no name."""
+    folders = training["options"]["dataset"]
+    folders = [folders] if isinstance(folders, str) else folders
+    names = (
+        dataset.get("name") or folder
+        for dataset, folder in zip(_datasets(training), folders, strict=True)
     )
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _dataset_licence(training: Mapping[str, Any]) -> str:
+    licences = dict.fromkeys(
+        dataset.get("licence") or "The images and captions keep the licence of their dataset."
+        for dataset in _datasets(training)
+    )
+    return "\n\n".join(licences)

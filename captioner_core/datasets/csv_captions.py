@@ -91,7 +91,7 @@ def build(
     output: Path,
     *,
     csv_file: Path,
-    images: Path,
+    images: Path | None = None,
     limit: int | None = None,
     collection: str | None = None,
 ) -> DatasetSummary:
@@ -101,7 +101,8 @@ def build(
       output: the dataset folder.
       csv_file: the CSV file; see ``read_records``. If it has no column ``split``, 80 % of the
         images become train, 10 % dev and 10 % test, chosen by image id alone.
-      images: folder with the images, which are linked if possible, else copied.
+      images: folder with the images, which are linked if possible, else copied. None makes a
+        dataset of captions alone.
       limit: number of images to use; None uses all.
       collection: name of the collection that the images belong to. None derives it from the folder.
 
@@ -109,11 +110,21 @@ def build(
       CaptionerError: the file is missing, is not strictly a CSV file or lacks a column, a split is
         unknown, an image is in two splits, or an image id leads out of the images folder.
     """
-    options = {"dataset": "csv", "csv": str(csv_file), "images": str(images), "limit": limit}
+    options = {
+        "dataset": "csv",
+        "csv": str(csv_file),
+        "images": None if images is None else str(images),
+        "limit": limit,
+    }
     found = read_captions(csv_file)
-    inputs = {"--csv": [csv_file], "--images": [images]}
+    inputs = {"--csv": [csv_file], "--images": [images] if images else []}
     writer = DatasetWriter(output, "csv", options, inputs=inputs, collection=collection)
     writer.left_out["lines without image or caption"] = found.empty
+    if images is None:
+        splits = sources.limit_images(found.splits, limit)
+        captions = {image_id: found.captions[image_id] for image_id in splits}
+        with writer:
+            return writer.finish(captions, splits, has_images=False)
     return sources.import_images(writer, images, found.captions, found.splits, limit)
 
 

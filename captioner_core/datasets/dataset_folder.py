@@ -137,13 +137,18 @@ class DatasetWriter:
         return self._claim().has_file(_image_path(image_id))
 
     def finish(
-        self, captions: Mapping[str, Sequence[str]], splits: Mapping[str, str]
+        self,
+        captions: Mapping[str, Sequence[str]],
+        splits: Mapping[str, str],
+        *,
+        has_images: bool = True,
     ) -> DatasetSummary:
         """Publishes the staged images with their captions, and deletes images no longer wanted.
 
         Args:
           captions: captions of each image, by image id.
           splits: split of each image, by image id.
+          has_images: whether the images were staged; if not, the dataset holds captions alone.
 
         Raises:
           CaptionerError: there is no image, or a file that captioner did not make is in the way.
@@ -152,7 +157,7 @@ class DatasetWriter:
             raise CaptionerError(
                 f"dataset {self._name!r}: no image has both a file and a caption; check the source"
             )
-        digests = {image_id: self._digest(image_id) for image_id in captions}
+        digests = {image_id: self._digest(image_id) if has_images else "" for image_id in captions}
         rows = [
             DatasetCaptionRow(image_id, number, caption, splits[image_id], digests[image_id])
             for image_id in sorted(captions)
@@ -175,8 +180,9 @@ class DatasetWriter:
         folder.stage(layout.DATASET_SUMMARY).write_text(
             text, encoding="utf-8", errors="backslashreplace"
         )
+        images = map(_image_path, captions) if has_images else ()
         folder.publish(
-            [*map(_image_path, captions), layout.DATASET_CAPTIONS],
+            [*images, layout.DATASET_CAPTIONS],
             completion_file=layout.DATASET_SUMMARY,
         )
         return summary

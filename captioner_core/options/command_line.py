@@ -25,13 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser, options_class: type) -> None:
     hints = typing.get_type_hints(options_class)
     for field in dataclasses.fields(options_class):
         name = "--" + field.name.replace("_", "-")
-        kind = _plain_type(hints[field.name])
-        if kind is bool:
+        hint = hints[field.name]
+        if hint is bool:
             parser.add_argument(
                 name, action=SwitchOnce, default=field.default, help=field.metadata["help"]
             )
         else:
-            _add_value_argument(parser, name, field, kind)
+            _add_value_argument(parser, name, field, hint)
 
 
 def from_namespace(options_class: type[T], namespace: argparse.Namespace) -> T:
@@ -83,11 +83,12 @@ def given_options(options_class: type, values: Mapping[str, Any]) -> list[tuple[
     """
     options: list[tuple[str, str]] = []
     for field in dataclasses.fields(options_class):
-        if field.name not in values or values[field.name] == field.default:
+        value = values.get(field.name)
+        if value is None or value == field.default:
             continue
-        value = values[field.name]
         name = "--" + field.name.replace("_", "-")
-        items = value if isinstance(value, tuple) else (value,)
+        # Values that were stored as JSON are lists.
+        items = value if isinstance(value, tuple | list) else (value,)
         options.extend((name, str(item)) for item in items)
     return options
 
@@ -136,14 +137,14 @@ class SwitchOnce(argparse.BooleanOptionalAction):
 
 
 def _add_value_argument(
-    parser: argparse.ArgumentParser, name: str, field: dataclasses.Field[Any], kind: type
+    parser: argparse.ArgumentParser, name: str, field: dataclasses.Field[Any], hint: Any
 ) -> None:
     is_required = field.default is dataclasses.MISSING
-    is_repeated = kind is tuple
+    is_repeated = typing.get_origin(hint) is tuple
     if is_name := field.metadata["is_name"]:
         convert: Callable[[str], Any] = _uri_type(is_name)
     else:
-        convert = str if is_repeated else kind
+        convert = _type_of_one(hint)
     has_default = not is_required and field.default not in (None, ())
     default_text = f"default: {field.default}" if has_default else ""
     facts = "; ".join(filter(None, [limits_text(field), default_text]))
@@ -159,11 +160,10 @@ def _add_value_argument(
     )
 
 
-def _plain_type(hint: Any) -> Any:
-    """Returns ``int`` for ``int | None``, and ``tuple`` for ``tuple[str, ...]``."""
-    if isinstance(hint, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    return typing.get_origin(hint) or hint
+def _type_of_one(hint: Any) -> Any:
+    """Returns the type of one value: ``int`` for ``int | None`` and for ``tuple[int, ...]``."""
+    kinds = typing.get_args(hint) or (hint,)
+    return next(kind for kind in kinds if kind is not types.NoneType)
 
 
 def _uri_type(is_name: Callable[[str], bool]) -> Callable[[str], str]:

@@ -35,14 +35,22 @@ class Options:
     """
 
     def __post_init__(self) -> None:
-        """Checks each field: its choices, its limits, and its paths. None is within all limits."""
+        """Checks each field: its choices, its limits, and its paths. None is within all limits.
+
+        A field of several values may be given as one text, or as a list, as JSON has it.
+        """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if str(field.type).startswith("tuple") and isinstance(value, str | list):
+                value = (value,) if isinstance(value, str) else tuple(value)
+                # The dataclass is frozen for everybody else.
+                object.__setattr__(self, field.name, value)
             if choices := field.metadata["choices"]:
                 remedy = f"choose one of {', '.join(choices)}"
                 check(value in choices, field.name, value, "is not known", remedy)
             if field.metadata["limits"] and value is not None:
-                _check_limits(field, value)
+                for item in value if isinstance(value, tuple) else (value,):
+                    _check_limits(field, item)
             for uri in uris_of(field, value):
                 check_uri(f"--{field.name.replace('_', '-')}", uri)
 
@@ -181,6 +189,24 @@ def check_rate(name: str, rate: float, remedy: str) -> None:
     check(0 < rate <= 1, name, rate, "must be above 0, at most 1", remedy)
 
 
+def check_one_for_each_dataset(dataset: Sequence[str], **others: Sequence[object]) -> None:
+    """Checks that options of datasets are given as often as ``--dataset``, or not at all.
+
+    Args:
+      dataset: The datasets.
+      others: The values of the other options, by field name.
+
+    Raises:
+      CaptionerError: An option is given more or less often.
+    """
+    for name, values in others.items():
+        if values and len(values) != len(dataset):
+            raise CaptionerError(
+                f"--{name.replace('_', '-')} is given {len(values)} times and --dataset "
+                f"{len(dataset)} times; give one for each dataset, in the same order"
+            )
+
+
 def check_run_id(root: str, run_id: str) -> None:
     """Checks that a run id can name a folder below an output root.
 
@@ -213,7 +239,8 @@ def check_collection(what: str, name: str) -> None:
 
 def _check_limits(field: dataclasses.Field[Any], value: float) -> None:
     minimum, maximum = field.metadata["limits"]
-    remedy = field.metadata["remedy"] or f"{field.default} is the default"
+    default = 1 if field.default == () else field.default
+    remedy = field.metadata["remedy"] or f"{default} is the default"
     # NaN fails both comparisons.
     is_within = minimum <= value <= (math.inf if maximum is None else maximum)
     check(is_within, field.name, value, f"must be {limits_text(field)}", remedy)

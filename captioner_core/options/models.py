@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 from captioner_core.errors import CaptionerError
 from captioner_core.options.choices import ENCODERS, PRETRAINED
-from captioner_core.options.fields import Options, beam_width_option, option, uri_option
+from captioner_core.options.fields import (
+    Options,
+    beam_width_option,
+    check_one_for_each_dataset,
+    option,
+    uri_option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +74,12 @@ class EvaluateOptions(Options):
         metavar="MODEL_DIR",
         names=(PRETRAINED,),
     )
-    dataset: str = uri_option(help="dataset folder", metavar="DIR")
+    dataset: tuple[str, ...] = uri_option(help="dataset folder; may be repeated", metavar="DIR")
     split: str = option("dev", help="split to caption", choices=("dev", "test"))
-    features: str | None = uri_option(
-        None,
-        help="the dataset's features table, with its grid (default: extract the features anew)",
+    features: tuple[str, ...] = uri_option(
+        (),
+        help="the dataset's features table, with its grid; one for each --dataset (default: "
+        "extract the features anew)",
         metavar="URI",
     )
     beam_width: int | None = beam_width_option(
@@ -82,6 +89,10 @@ class EvaluateOptions(Options):
         None, help="also write the figures to this JSON file", metavar="FILE"
     )
     show: int = option(10, help="captions to show", metavar="N")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_one_for_each_dataset(self.dataset, features=self.features)
 
 
 @dataclass(frozen=True, kw_only=True)

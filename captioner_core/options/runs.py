@@ -110,8 +110,8 @@ class LocalOptions(Options):
         features = layout.RunLayout(self.out, DATASET_RUN).table(layout.FEATURES)
         epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
         return TrainOptions(
-            dataset=str(dataset),
-            features=features,
+            dataset=(str(dataset),),
+            features=(features,),
             output=self.model_dir,
             epochs=epochs,
             workers=self.workers,

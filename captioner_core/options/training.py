@@ -10,6 +10,7 @@ from captioner_core.options.fields import (
     Options,
     beam_width_option,
     check,
+    check_one_for_each_dataset,
     check_rate,
     option,
     uri_option,
@@ -20,16 +21,25 @@ from captioner_core.options.fields import (
 class TrainOptions(Options):
     """Options of training a captioner."""
 
-    dataset: str = uri_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
-    features: str = uri_option(
-        help="features table of the dataset's images, with the grid", metavar="URI"
+    dataset: tuple[str, ...] = uri_option(
+        help="dataset folder: images/ and captions.parquet; may be repeated", metavar="DIR"
+    )
+    features: tuple[str, ...] = uri_option(
+        help="features table of the dataset's images, with the grid; one for each --dataset",
+        metavar="URI",
     )
     output: str = uri_option(help="model folder to write", metavar="MODEL_DIR")
-    mirrored: str | None = uri_option(
-        None,
+    mirrored: tuple[str, ...] = uri_option(
+        (),
         help="features table of the mirrored training images, made by extract --backbone "
-        "xception-mirrored; every other epoch then uses them",
+        "xception-mirrored; every other epoch then uses them; one for each --dataset",
         metavar="URI",
+    )
+    dataset_weight: tuple[float, ...] = option(
+        (),
+        help="how much each caption of a dataset counts, 1 without this; one for each --dataset",
+        metavar="X",
+        limits=(0.001, 1000),
     )
     epochs: int = option(
         DEFAULT_EPOCHS, help="passes over the training captions", metavar="N", limits=(1, 10_000)
@@ -83,6 +93,16 @@ class TrainOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.features:
+            raise CaptionerError(
+                "no --features given; name the features table of the dataset's images"
+            )
+        check_one_for_each_dataset(
+            self.dataset,
+            features=self.features,
+            mirrored=self.mirrored,
+            dataset_weight=self.dataset_weight,
+        )
         check(
             self.units % 8 == 0,
             "units",

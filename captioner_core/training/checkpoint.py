@@ -39,7 +39,7 @@ class TrainingState:
     step: int = 0
     loss: float = 0.0
     words: float = 0.0
-    history: list[dict[str, float | None]] = field(default_factory=list)
+    history: list[dict[str, float | tuple[float, ...] | None]] = field(default_factory=list)
     best_epoch: int = 0
     best_score: float = NO_SCORE
 

@@ -167,12 +167,12 @@ def _parse_dataset_rows(batch: pa.RecordBatch, uri: str, first_row: int) -> pa.R
 
 
 def encode_captions(
-    captions: dict[str, list[str]], vocabulary: Vocabulary, max_words: int
+    captions: Sequence[Sequence[str]], vocabulary: Vocabulary, max_words: int
 ) -> EncodedCaptions:
     """Returns the captions of some images as word ids, in the given order of the images."""
-    captions_per_image = max(map(len, captions.values()), default=1)
+    captions_per_image = max(map(len, captions), default=1)
     words = np.full((len(captions), captions_per_image, max_words + 2), PAD, np.int32)
-    for row, texts in enumerate(captions.values()):
+    for row, texts in enumerate(captions):
         for number, text in enumerate(texts):
             words[row, number] = vocabulary.encode(text, max_words)
     return EncodedCaptions(words)
@@ -242,25 +242,28 @@ def _read_digests(uri: str) -> dict[str, str]:
 
 
 def load_features(
-    dataset: pads.Dataset, image_ids: Sequence[str], config: CaptionerConfig, scratch: Path
+    tables: Sequence[tuple[pads.Dataset, Sequence[str]]], config: CaptionerConfig, scratch: Path
 ) -> FeatureStore:
-    """Returns the features of some images, in the given order.
+    """Returns the features of some images of several tables, in the given order.
 
     Args:
-      dataset: A features table; see ``open_features``.
-      image_ids: The ids of the images, all of which are in the table.
+      tables: Features tables, each with the ids of images that it holds; see ``open_features``.
       config: The captioner's configuration, which decides the cells.
       scratch: The folder for the file of the features. The file disappears with this process.
     """
-    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
+    images = sum(len(image_ids) for _, image_ids in tables)
     # A file cannot be mapped into memory unless it has at least one row.
-    shape = (max(1, len(row_of)), config.cell_count, config.cell_dim)
+    shape = (max(1, images), config.cell_count, config.cell_dim)
     with tempfile.TemporaryFile(dir=scratch) as file:
         cells: npt.NDArray[np.float16] = np.memmap(file, np.float16, "w+", shape=shape)
-    for batch in read_grids(dataset, image_ids):
-        rows = [row_of[image_id] for image_id in batch.image_ids]
-        cells[rows] = attended_cells(batch.grids, config)
-    return FeatureStore(cells[: len(row_of)])
+    first_row = 0
+    for table, image_ids in tables:
+        row_of = {image_id: first_row + row for row, image_id in enumerate(image_ids)}
+        for batch in read_grids(table, image_ids):
+            rows = [row_of[image_id] for image_id in batch.image_ids]
+            cells[rows] = attended_cells(batch.grids, config)
+        first_row += len(image_ids)
+    return FeatureStore(cells[:images])
 
 
 def read_grids(dataset: pads.Dataset, image_ids: Sequence[str]) -> Iterator[GridBatch]:

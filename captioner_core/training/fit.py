@@ -27,7 +27,7 @@ from captioner_core.training.dataset import (
 from captioner_core.training.distributed.cluster import Cluster
 from captioner_core.training.distributed.devices import ReplicaContext, make_context
 from captioner_core.training.inputs import TrainingInputs, training_fingerprint
-from captioner_core.training.loop import Split, Trainer
+from captioner_core.training.loop import Split, SplitPart, Trainer
 from captioner_core.training.rewards.self_critical import CaptionReward
 from captioner_core.training.work_folder import CHECKPOINT, LOGS, claim_work_folder, work_folder
 
@@ -57,10 +57,13 @@ def fit_model(
             f"--batch-size {options.batch_size} must be a multiple of the {context.replica_count} "
             "replicas that train; each takes an equal share"
         )
-    train_captions = inputs.captions[TRAIN].values()
-    vocabulary = Vocabulary.from_captions(
-        (text for texts in train_captions for text in texts), options.min_word_count
+    train_captions = (
+        text
+        for dataset in inputs.datasets
+        for texts in dataset.captions[TRAIN].values()
+        for text in texts
     )
+    vocabulary = Vocabulary.from_captions(train_captions, options.min_word_count)
     config = CaptionerConfig(
         backbone=inputs.backbone,
         vocabulary_size=len(vocabulary),
@@ -99,20 +102,45 @@ def _load_split(
     config: CaptionerConfig,
     context: ReplicaContext,
 ) -> Split:
+    """Returns a split of all datasets, whose images follow one another."""
     scratch = Path(work_folder(options))
     scratch.mkdir(parents=True, exist_ok=True)
-    captions = inputs.captions[name]
-    image_ids = list(captions)
-    local_ids = [image_ids[row] for row in context.local_rows(len(image_ids))]
-    mirrored = inputs.mirrored if name == TRAIN else None
+    parts = []
+    captions: list[list[str]] = []
+    for dataset in inputs.datasets:
+        texts = list(dataset.captions[name].values())
+        captions += texts
+        reward = CaptionReward(texts, vocabulary) if options.reinforce_epochs else None
+        parts.append(SplitPart(dataset.dataset, len(texts), dataset.weight, reward))
+    local_ids = _choose_local_ids(name, inputs, context)
+    plain = [
+        (dataset.features, ids) for dataset, ids in zip(inputs.datasets, local_ids, strict=True)
+    ]
+    mirrored = [
+        (dataset.mirrored, ids)
+        for dataset, ids in zip(inputs.datasets, local_ids, strict=True)
+        if dataset.mirrored is not None and name == TRAIN
+    ]
     return Split(
         captions=encode_captions(captions, vocabulary, config.max_words),
-        features=load_features(inputs.features, local_ids, config, scratch),
-        reward=CaptionReward(captions, vocabulary) if options.reinforce_epochs else None,
-        mirrored=(
-            load_features(mirrored, local_ids, config, scratch) if mirrored is not None else None
-        ),
+        features=load_features(plain, config, scratch),
+        parts=tuple(parts),
+        mirrored=load_features(mirrored, config, scratch) if mirrored else None,
     )
+
+
+def _choose_local_ids(
+    name: str, inputs: TrainingInputs, context: ReplicaContext
+) -> list[list[str]]:
+    """Returns, for each dataset, the ids of the images of a split that this process needs."""
+    image_ids = [list(dataset.captions[name]) for dataset in inputs.datasets]
+    is_local = np.zeros(sum(map(len, image_ids)), np.bool_)
+    is_local[context.local_rows(len(is_local))] = True
+    ends = np.cumsum(list(map(len, image_ids)))[:-1]
+    return [
+        [image_id for image_id, is_wanted in zip(ids, wanted, strict=True) if is_wanted]
+        for ids, wanted in zip(image_ids, np.split(is_local, ends), strict=True)
+    ]
 
 
 def _choose_precision(options: TrainOptions) -> str:
@@ -153,7 +181,13 @@ def _training_metrics(
     return {
         "history": state.history,
         "best_epoch": state.best_epoch,
-        "dataset": dataset_summary(options.dataset),
+        "datasets": [
+            {
+                **dataset_summary(part.name),
+                "images": {name: split.parts[number].images for name, split in splits.items()},
+            }
+            for number, part in enumerate(splits[TRAIN].parts)
+        ],
         "images": {name: len(split.captions) for name, split in splits.items()},
         "captions": {name: split.captions.caption_count for name, split in splits.items()},
         "seconds": round(seconds, 1),

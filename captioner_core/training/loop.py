@@ -42,20 +42,76 @@ _DEV_BATCH = 64
 
 
 @dataclass(frozen=True)
+class SplitPart:
+    """The part of a split that one dataset fills.
+
+    Args:
+      name: The name of the dataset.
+      images: The number of its images in the split.
+      weight: How much each caption counts in training, and the dataset in figures of dev.
+      reward: The reward of sampled captions, which only self-critical training needs.
+    """
+
+    name: str
+    images: int
+    weight: float = 1.0
+    reward: CaptionReward | None = None
+
+
+@dataclass(frozen=True)
 class Split:
     """The images of a split: captions of all, features of those that this process needs.
 
     Args:
       captions: The captions of all images as word ids.
       features: The features of the images of ``ReplicaContext.local_rows``, in that order.
-      reward: The reward of sampled captions, which only self-critical training needs.
+      parts: The datasets that the images come from. Their images follow one another.
       mirrored: The features of the same images mirrored, if there are any.
     """
 
     captions: EncodedCaptions
     features: FeatureStore
-    reward: CaptionReward | None = None
+    parts: tuple[SplitPart, ...]
     mirrored: FeatureStore | None = None
+
+    def part_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Returns int64 [batch]: the number of the part that each image belongs to.
+
+        Args:
+          rows: int64 [batch], rows among all images.
+        """
+        ends = np.cumsum([part.images for part in self.parts])
+        return np.searchsorted(ends, rows, side="right")
+
+    def weights(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Returns float32 [batch]: the weight of each image's captions.
+
+        Args:
+          rows: int64 [batch], rows among all images.
+        """
+        return np.array([part.weight for part in self.parts], np.float32)[self.part_of(rows)]
+
+    def score(
+        self, rows: npt.NDArray[np.int64], words: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float32]:
+        """Returns the reward of captions, each measured by its own dataset.
+
+        Args:
+          rows: int64 [batch], rows among all images.
+          words: int32 [batch, samples, steps], each sample followed by END and then PAD.
+
+        Returns:
+          float32 [batch, samples].
+        """
+        scores = np.zeros(words.shape[:2], np.float32)
+        parts = self.part_of(rows)
+        first_row = 0
+        for number, part in enumerate(self.parts):
+            assert part.reward is not None
+            chosen = parts == number
+            scores[chosen] = part.reward.score(rows[chosen] - first_row, words[chosen])
+            first_row += part.images
+        return scores
 
     def select_cells(
         self, rows: npt.NDArray[np.int64], is_mirrored: npt.NDArray[np.bool_]
@@ -82,12 +138,16 @@ class EpochResult:
     Args:
       epoch: Number of the epoch, from 1.
       train_loss: Mean loss in nats a word, with label smoothing. None in self-critical training.
-      dev_loss: Mean loss on dev in nats a word, without label smoothing.
+      dev_loss: Mean loss on dev in nats a word, without label smoothing: the weighted mean over
+        the datasets.
       seconds: Time for the training images.
       captions_per_s: Captions that all processes trained on in a second.
       input_share: Share of the time in which the loop waited for its input.
       reward: Mean reward of the samples. None in teacher forcing.
-      dev_reward: Mean reward of the captions found for dev. None in teacher forcing.
+      dev_reward: Mean reward of the captions found for dev, the weighted mean over the datasets.
+        None in teacher forcing.
+      dev_losses: The loss on dev of each dataset.
+      dev_rewards: The reward on dev of each dataset; empty in teacher forcing.
     """
 
     epoch: int
@@ -98,6 +158,8 @@ class EpochResult:
     input_share: float
     reward: float | None = None
     dev_reward: float | None = None
+    dev_losses: tuple[float, ...] = ()
+    dev_rewards: tuple[float, ...] = ()
 
 
 class Trainer:
@@ -181,29 +243,39 @@ class Trainer:
         self._assign_weights(self._best_weights)
         return state
 
-    def evaluate(self) -> float:
-        """Returns the mean negative log-likelihood of dev in nats a word.
+    def evaluate(self) -> tuple[float, ...]:
+        """Returns the mean negative log-likelihood of each dataset's dev split, in nats a word.
 
         There is no label smoothing and no dropout.
         """
-        total = np.zeros(2)
-        for rows, cells in self._dev_batches():
+        totals = np.zeros((len(self._dev.parts), 2))
+        for part, rows, cells in self._dev_batches():
             words = _trim_padding(self._dev.captions.words[rows])
             weights = np.ones(words.shape[:2], np.float32)
             loss = self._dev_loss(self._captioner, cells, words, weights)
-            total += [float(value) for value in loss]
-        total_loss, count = self._context.sum_over_workers(total)
-        return float(total_loss / max(count, 1.0))
+            totals[part] += [float(value) for value in loss]
+        return self._mean_by_dataset(totals)
 
-    def evaluate_reward(self) -> float:
-        """Returns the mean reward of the captions that the search finds for dev."""
-        assert self._dev.reward is not None
-        total = np.zeros(2)
-        for rows, cells in self._dev_batches():
+    def evaluate_reward(self) -> tuple[float, ...]:
+        """Returns the mean reward of the captions that the search finds for each dataset's dev."""
+        totals = np.zeros((len(self._dev.parts), 2))
+        for part, rows, cells in self._dev_batches():
             words = self._search.find(cells).words[:, :1]
-            total += [float(self._dev.reward.score(rows, words).sum()), len(rows)]
-        reward, images = self._context.sum_over_workers(total)
-        return float(reward / max(images, 1.0))
+            totals[part] += [float(self._dev.score(rows, words).sum()), len(rows)]
+        return self._mean_by_dataset(totals)
+
+    def _mean_by_dataset(self, totals: npt.NDArray[np.float64]) -> tuple[float, ...]:
+        """Returns the mean over all workers' dev images of each dataset.
+
+        Args:
+          totals: float64 [datasets, 2], sum and count of this process's images.
+        """
+        totals = self._context.sum_over_workers(totals)
+        means = totals[:, 0] / np.maximum(totals[:, 1], 1.0)
+        return tuple(means.tolist())
+
+    def _mean_over_datasets(self, values: Sequence[float]) -> float:
+        return float(np.average(values, weights=[part.weight for part in self._dev.parts]))
 
     def _run_epoch(self, is_self_critical: bool, stop: StopRequest) -> EpochResult:
         state = self._state
@@ -251,8 +323,10 @@ class Trainer:
         self, is_self_critical: bool, seconds: float, captions: int, wait_seconds: float
     ) -> EpochResult:
         state = self._state
-        dev_loss = self.evaluate()
+        dev_losses = self.evaluate()
+        dev_loss = self._mean_over_datasets(dev_losses)
         self._check_finite("dev loss", dev_loss)
+        dev_rewards = self.evaluate_reward() if is_self_critical else ()
         return EpochResult(
             epoch=state.epoch,
             train_loss=None if is_self_critical else state.loss / state.words,
@@ -261,7 +335,9 @@ class Trainer:
             captions_per_s=captions * self._context.worker_count / seconds,
             input_share=wait_seconds / seconds,
             reward=state.loss / self._order.steps if is_self_critical else None,
-            dev_reward=self.evaluate_reward() if is_self_critical else None,
+            dev_reward=self._mean_over_datasets(dev_rewards) if is_self_critical else None,
+            dev_losses=dev_losses,
+            dev_rewards=dev_rewards,
         )
 
     def _check_finite(self, name: str, loss: float) -> None:
@@ -291,6 +367,7 @@ class Trainer:
           replica: The number of the replica.
         """
         words = self._train.captions.words[rows]
+        weights = self._train.weights(rows)
         feature_rows = self._feature_rows[rows]
         # By row and not by replica, so that any number of workers sees the same images.
         is_mirrored = (rows + self._state.epoch) % 2 == 1
@@ -298,6 +375,7 @@ class Trainer:
             # The last batch may have no image for this replica, which then gets one image without
             # words. It counts for nothing.
             words = np.full_like(self._train.captions.words[:1], PAD)
+            weights = np.zeros(1, np.float32)
             feature_rows = np.zeros(1, np.int64)
             is_mirrored = np.zeros(1, np.bool_)
         batch = self._state.epoch * self._order.steps + step
@@ -305,7 +383,7 @@ class Trainer:
         return ReplicaShare(
             self._train.select_cells(feature_rows, is_mirrored),
             _trim_padding(words),
-            np.ones(words.shape[:2], np.float32),
+            np.repeat(weights[:, np.newaxis], words.shape[1], axis=1),
             np.array([self._options.seed, number], np.int64),
         )
 
@@ -320,7 +398,6 @@ class Trainer:
           shares: The shares whose images get new captions.
           rows: The rows of each share's images among all training images.
         """
-        assert self._train.reward is not None
         drawn_shares: list[ReplicaShare] = []
         rewards = []
         for share, of_share in zip(shares, rows, strict=True):
@@ -328,20 +405,30 @@ class Trainer:
                 self._captioner, share.cells, self._options.samples, share.seed
             ).numpy()
             # A share without images has one row of cells, whose captions keep a weight of 0.
-            reward = self._train.reward.score(of_share, words[: len(of_share)])
+            reward = self._train.score(of_share, words[: len(of_share)])
             weights = np.zeros(words.shape[:2], np.float32)
             weights[: len(of_share)] = compute_advantages(reward)
+            weights *= share.weights[:, :1]
             drawn_words = _trim_padding(prepend_start(words))
             drawn_shares.append(ReplicaShare(share.cells, drawn_words, weights, share.seed))
             rewards.append(reward)
         return drawn_shares, float(np.concatenate(rewards).mean())
 
-    def _dev_batches(self) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float16]]]:
-        """Yields this process's dev images: their rows among all dev images, and their cells."""
+    def _dev_batches(
+        self,
+    ) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float16]]]:
+        """Yields this process's dev images.
+
+        A batch holds images of one dataset: the dataset's number, the rows among all dev images,
+        and the cells.
+        """
         local_rows = self._context.local_rows(len(self._dev.captions))
-        for start in range(0, len(local_rows), _DEV_BATCH):
-            batch = slice(start, start + _DEV_BATCH)
-            yield local_rows[batch], self._dev.features.cells[batch]
+        parts = self._dev.part_of(local_rows)
+        for number in range(len(self._dev.parts)):
+            of_part = np.flatnonzero(parts == number)
+            for start in range(0, len(of_part), _DEV_BATCH):
+                batch = of_part[start : start + _DEV_BATCH]
+                yield number, local_rows[batch], self._dev.features.cells[batch]
 
     # Checkpoints
 

@@ -27,10 +27,10 @@ class EpochLog:
         is_loss = result.train_loss is not None
         figures = [
             f"loss {result.train_loss:.3f}" if is_loss else f"reward {result.reward:.3f}",
-            f"dev loss {result.dev_loss:.3f}",
+            _figure("dev loss", result.dev_loss, result.dev_losses),
         ]
         if result.dev_reward is not None:
-            figures.append(f"dev reward {result.dev_reward:.3f}")
+            figures.append(_figure("dev reward", result.dev_reward, result.dev_rewards))
         seconds_left = (self._epochs - result.epoch) * result.seconds
         print(
             f"train: epoch {result.epoch}/{self._epochs}, {', '.join(figures)}, "
@@ -40,6 +40,17 @@ class EpochLog:
         )
         with self._writer.as_default(step=result.epoch):
             for name, value in asdict(result).items():
-                if name != "epoch" and value is not None:
+                if isinstance(value, tuple):
+                    for number, of_dataset in enumerate(value):
+                        tf.summary.scalar(f"{name}/{number}", of_dataset)
+                elif name != "epoch" and value is not None:
                     tf.summary.scalar(name, value)
         self._writer.flush()
+
+
+def _figure(name: str, mean: float, by_dataset: tuple[float, ...]) -> str:
+    """Returns a figure of dev: its mean, and its value for each dataset if there are several."""
+    text = f"{name} {mean:.3f}"
+    if len(by_dataset) < 2:
+        return text
+    return f"{text} ({', '.join(f'{value:.3f}' for value in by_dataset)})"

@@ -30,9 +30,11 @@ def check_train_outputs(options: TrainOptions, option: str = "--output") -> None
       CaptionerError: A folder holds files that captioner did not make, is an input, or cannot be
         written to.
     """
-    inputs = {"--dataset": [options.dataset], "--features": [options.features]}
-    if options.mirrored is not None:
-        inputs["--mirrored"] = [options.mirrored]
+    inputs = {
+        "--dataset": options.dataset,
+        "--features": options.features,
+        "--mirrored": options.mirrored,
+    }
     check_model_output(options.output, option=option, inputs=inputs)
     outputs.check_output_folder(
         work_folder(options),

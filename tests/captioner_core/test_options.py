@@ -97,9 +97,17 @@ def test_arguments_give_the_same_options():
     )
 
 
-@pytest.mark.parametrize("mirrored", [None, "m"])
+@pytest.mark.parametrize("mirrored", [(), ("m",), ("m", "n")])
 def test_a_worker_gets_the_options_of_the_launcher(mirrored):
-    options = TrainOptions(dataset="d", features="f", output="o", mirrored=mirrored, seed=3)
+    names = mirrored or ("m",)
+    options = TrainOptions(
+        dataset=names,
+        features=names,
+        output="o",
+        mirrored=mirrored,
+        seed=3,
+        dataset_weight=(0.5,) * len(names),
+    )
     parser = argparse.ArgumentParser()
     add_arguments(parser, TrainOptions)
     assert from_namespace(TrainOptions, parser.parse_args(worker_arguments(options))) == options

@@ -80,7 +80,9 @@ def _add_coco(kinds: Any) -> None:
         metavar="SPLIT=FILE",
         help="a split's captions_*.json; may be repeated",
     )
-    _add_images(kind)
+    kind.add_argument(
+        "--images", required=True, type=_path, metavar="DIR", help="folder with the images"
+    )
     _add_limit(kind)
 
 
@@ -93,14 +95,14 @@ def _add_csv(kinds: Any) -> None:
         metavar="FILE",
         help="columns image_id, caption and maybe split, such as Kaggle's captions.txt",
     )
-    _add_images(kind)
-    _add_limit(kind)
-
-
-def _add_images(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
-        "--images", required=True, type=_path, metavar="DIR", help="folder with the images"
+        "--images",
+        type=_path,
+        metavar="DIR",
+        help="folder with the images (default: a dataset of captions alone, which can teach "
+        "language)",
     )
+    _add_limit(kind)
 
 
 def _add_limit(kind: argparse.ArgumentParser) -> None:

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 def _run(options: EvaluateOptions) -> None:
     from captioner_core.analysis.evaluation import evaluate
 
-    evaluation = evaluate(options)
-    if evaluation.record_error:
-        reason = escape_control_chars(str(evaluation.record_error))
-        print(
-            f"evaluate: the figures were not recorded in the model's folder: {reason}",
-            file=sys.stderr,
-        )
-    _print_captions(evaluation, options.show)
-    _print_figures(evaluation)
+    for evaluation in evaluate(options):
+        if evaluation.record_error:
+            reason = escape_control_chars(str(evaluation.record_error))
+            print(
+                f"evaluate: the figures were not recorded in the model's folder: {reason}",
+                file=sys.stderr,
+            )
+        if len(options.dataset) > 1:
+            print(escape_control_chars(f"dataset {evaluation.figures['dataset']}"))
+        _print_captions(evaluation, options.show)
+        _print_figures(evaluation)
 
 
 def _print_captions(evaluation: Evaluation, count: int) -> None:
@@ -40,13 +42,22 @@ def _print_captions(evaluation: Evaluation, count: int) -> None:
 def _print_figures(evaluation: Evaluation) -> None:
     figures = evaluation.figures
     for name, value in figures["scores"].items():
-        print(f"{name:8} {value:6.3f}" if name == "CIDEr" else f"{name:8} {100 * value:6.1f}")
+        line = f"{name:8} {_score(name, value)}"
+        if interval := figures["intervals"].get(name):
+            low, high = (_score(name, bound).strip() for bound in interval)
+            line += f"  (95 % interval {low} to {high})"
+        print(line)
     for fifth in figures["reliability"]:
         print(
             f"{fifth['images']} images whose words have probability "
             f"{fifth['word_probability']:.3f}: CIDEr {fifth['cider']:.3f}"
         )
     print(json.dumps(figures))
+
+
+def _score(name: str, value: float) -> str:
+    """Returns a score as papers print it: in percent, except CIDEr."""
+    return f"{value:6.3f}" if name == "CIDEr" else f"{100 * value:6.1f}"
 
 
 register = subcommand(

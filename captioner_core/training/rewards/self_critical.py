@@ -27,8 +27,8 @@ class CaptionReward:
       vocabulary: The model's vocabulary. Words that it lacks still count in the references.
     """
 
-    def __init__(self, captions: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> None:
-        tokens = [[tokenize(text) for text in texts] for texts in captions.values()]
+    def __init__(self, captions: Sequence[Sequence[str]], vocabulary: Vocabulary) -> None:
+        tokens = [[tokenize(text) for text in texts] for texts in captions]
         ids = {word: number for number, word in enumerate(vocabulary.words)}
         for word in sorted({word for texts in tokens for words in texts for word in words}):
             ids.setdefault(word, len(ids))

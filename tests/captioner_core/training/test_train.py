@@ -54,7 +54,7 @@ def test_the_weights_of_the_best_epoch_are_kept(source, tmp_path, monkeypatch):
 
     real = Trainer.evaluate
     losses = iter([3.0, 1.0, 2.0, 5.0])
-    monkeypatch.setattr(Trainer, "evaluate", lambda self: [next(losses), real(self)][0])
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: [(next(losses),), real(self)][0])
     train(options(source, tmp_path / "long", epochs=4))
     assert json.loads((tmp_path / "long" / "metrics.json").read_text())["best_epoch"] == 2
     kept = []
@@ -68,7 +68,7 @@ def test_the_weights_of_the_best_epoch_are_kept(source, tmp_path, monkeypatch):
     def remember_weights(self):
         variables = captioners[0].trainable_variables
         kept.append({variable.path: variable.numpy() for variable in variables})
-        return 1.0
+        return (1.0,)
 
     monkeypatch.setattr(Trainer, "__init__", remember_captioner)
     monkeypatch.setattr(Trainer, "evaluate", remember_weights)
@@ -110,7 +110,9 @@ def test_the_model_folder_is_complete_and_describes_the_model(source, tmp_path):
 
 def test_a_loss_that_is_no_number_keeps_the_old_model(source, tmp_path, monkeypatch):
     before = train(options(source, tmp_path / "model", epochs=1))
-    monkeypatch.setattr("captioner_core.training.loop.Trainer.evaluate", lambda *args: float("nan"))
+    monkeypatch.setattr(
+        "captioner_core.training.loop.Trainer.evaluate", lambda *args: (float("nan"),)
+    )
     with pytest.raises(CheckFailed, match="lower --learning-rate"):
         train(options(source, tmp_path / "model", epochs=2))
     assert load_model(str(tmp_path / "model")).model_id == before

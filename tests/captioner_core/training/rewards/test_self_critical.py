@@ -16,15 +16,15 @@ from captioner_core.training.rewards.self_critical import (
 from captioner_core.training.train import train
 from tests.training_runs import history, options
 
-CAPTIONS = {
-    "one": ["a red dog runs", "the dog"],
-    "two": ["two cats sleep", "cats on a mat"],
-    "three": ["a boat"],
-}
+CAPTIONS = [
+    ["a red dog runs", "the dog"],
+    ["two cats sleep", "cats on a mat"],
+    ["a boat"],
+]
 
 
 def test_a_reference_has_a_higher_reward_than_that_of_another_image():
-    vocabulary = Vocabulary.from_captions(text for texts in CAPTIONS.values() for text in texts)
+    vocabulary = Vocabulary.from_captions(text for texts in CAPTIONS for text in texts)
     words = np.stack(
         [vocabulary.encode(text, 6)[1:] for text in ("a red dog runs", "two cats sleep")]
     )[np.newaxis]
@@ -35,7 +35,7 @@ def test_a_reference_has_a_higher_reward_than_that_of_another_image():
 
 def test_a_caption_that_breaks_off_has_a_lower_reward():
     """If END were no word, a caption that breaks off after a good n-gram would score as well."""
-    vocabulary = Vocabulary.from_captions(text for texts in CAPTIONS.values() for text in texts)
+    vocabulary = Vocabulary.from_captions(text for texts in CAPTIONS for text in texts)
     complete = vocabulary.encode("two cats sleep", 6)[1:]
     broken = vocabulary.encode("two cats sleep on a", 6)[1:]
     reward = CaptionReward(CAPTIONS, vocabulary).score(
@@ -47,10 +47,8 @@ def test_a_caption_that_breaks_off_has_a_lower_reward():
 def test_unknown_words_of_references_lower_the_reward():
     small = Vocabulary.from_captions(["a dog"])
     words = np.array([[[*small.encode("a dog", 4)[1:3], END, PAD]]])
-    with_others = CaptionReward({"one": ["a dog leaps"], "two": ["x"]}, small).score(
-        np.array([0]), words
-    )
-    without = CaptionReward({"one": ["a dog"], "two": ["x"]}, small).score(np.array([0]), words)
+    with_others = CaptionReward([["a dog leaps"], ["x"]], small).score(np.array([0]), words)
+    without = CaptionReward([["a dog"], ["x"]], small).score(np.array([0]), words)
     assert with_others < without
 
 
