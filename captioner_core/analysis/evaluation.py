@@ -88,7 +88,9 @@ def evaluate(options: EvaluateOptions) -> list[Evaluation]:
     ]
     for number, evaluation in enumerate(evaluations):
         error = _record_in_model(model_dir, evaluation.figures)
-        evaluations[number] = dataclasses.replace(evaluation, record_error=error)
+        # By this entry a file is recognised when it is to be replaced later.
+        figures = {**evaluation.figures, "software": outputs.PROGRAM}
+        evaluations[number] = dataclasses.replace(evaluation, figures=figures, record_error=error)
     if options.output:
         _write(options.output, [evaluation.figures for evaluation in evaluations])
     return evaluations
@@ -202,9 +204,9 @@ def _is_figures(data: bytes) -> bool:
 
 def _write(output: str, evaluations: Sequence[Figures]) -> None:
     """Writes the figures of one dataset as an object, those of several as a list in an object."""
-    figures = evaluations[0] if len(evaluations) == 1 else {_EVALUATIONS: list(evaluations)}
-    # By this entry the file is recognised when it is to be replaced later.
-    figures = {**figures, "software": outputs.PROGRAM}
+    figures = evaluations[0]
+    if len(evaluations) > 1:
+        figures = {_EVALUATIONS: list(evaluations), "software": outputs.PROGRAM}
     if storage.is_remote(output):
         storage.write_json(output, figures)
         return

@@ -123,6 +123,7 @@ def build(
     if images is None:
         splits = sources.limit_images(found.splits, limit)
         captions = {image_id: found.captions[image_id] for image_id in splits}
+        writer.left_out["image files, since no folder is named"] = len(captions)
         with writer:
             return writer.finish(captions, splits, has_images=False)
     return sources.import_images(writer, images, found.captions, found.splits, limit)

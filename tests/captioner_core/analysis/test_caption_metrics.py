@@ -69,6 +69,25 @@ def test_reliability_goes_from_the_least_likely_to_the_likeliest():
     assert [fifth["cider"] for fifth in fifths] == [1.5, 3.5, 5.5, 7.5, 9.5]
 
 
+def test_several_datasets_are_evaluated_one_by_one(source, tmp_path, capsys):
+    train(options(source, tmp_path / "model", epochs=2))
+    dataset, features = str(source / "dataset"), str(source / "features")
+    output = tmp_path / "figures.json"
+    command = ["evaluate", f"--model={tmp_path / 'model'}", f"--output={output}"]
+    twice = [f"--dataset={dataset}", f"--features={features}"] * 2
+    assert main([*command, *twice]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(f"dataset {dataset}\n") == 2
+    assert "95 % interval" in printed
+    evaluations = json.loads(output.read_text())["evaluations"]
+    assert [one["images"] for one in evaluations] == [4, 4]
+    low, high = evaluations[0]["intervals"]["CIDEr"]
+    assert low <= evaluations[0]["scores"]["CIDEr"] <= high
+    assert main([*command, *twice]) == 0, "the file may be replaced"
+    assert main([*command, *twice[:3]]) == 2
+    assert "--features is given 1 times" in capsys.readouterr().err
+
+
 def test_figures_go_into_the_models_metrics(source, tmp_path, capsys):
     model_id = train(options(source, tmp_path / "model", epochs=2))
     model = str(tmp_path / "model")

@@ -370,6 +370,20 @@ def test_a_csv_file_without_usable_captions_is_an_error(tmp_path, photos, text, 
         csv_captions.build(tmp_path / "out", csv_file=tmp_path / "x.csv", images=photos)
 
 
+def test_a_csv_file_without_images_makes_a_dataset_of_captions_alone(tmp_path, photos, capsys):
+    (tmp_path / "x.csv").write_text("image_id,caption,split\na.jpg,a dog,train\nx,a cat,train\n")
+    command = ["dataset", "csv", f"--csv={tmp_path / 'x.csv'}", f"--output={tmp_path / 'out'}"]
+    assert main([*command, f"--images={photos}"]) == 0
+    assert images_of(tmp_path / "out") == {"a.jpg"}
+    assert main(command) == 0
+    frame = captions_of(tmp_path / "out")
+    assert frame.caption.tolist() == ["a dog", "a cat"]
+    assert frame.image_sha256.tolist() == ["", ""]
+    assert not list((tmp_path / "out").rglob("*.jpg")), "the images of the earlier dataset are gone"
+    assert main([*command, "--limit", "1"]) == 0
+    assert len(captions_of(tmp_path / "out")) == 1
+
+
 def test_an_image_behind_a_link_out_of_the_folder_is_not_used(tmp_path, photos):
     (tmp_path / "secret.jpg").write_bytes(JPEG)
     (photos / "link.jpg").symlink_to(tmp_path / "secret.jpg")
