@@ -29,9 +29,14 @@ from captioner_core.options import TrainOptions  # noqa: E402
 from captioner_core.tables.schemas import CELL_DIM, FEATURE_DIM  # noqa: E402
 from captioner_core.text.vocabulary import Vocabulary  # noqa: E402
 from captioner_core.training.checkpoint import CheckpointFile  # noqa: E402
-from captioner_core.training.dataset import FeatureStore, encode_captions  # noqa: E402
+from captioner_core.training.dataset import (  # noqa: E402
+    FeatureStore,
+    Split,
+    SplitPart,
+    encode_captions,
+)
 from captioner_core.training.distributed.devices import make_context  # noqa: E402
-from captioner_core.training.loop import Split, SplitPart, Trainer  # noqa: E402
+from captioner_core.training.loop import Trainer  # noqa: E402
 
 IMAGES = 512
 PEER_IMAGES = 32
@@ -65,7 +70,9 @@ def _tutorial(captions: dict[str, list[str]], vocabulary: Vocabulary) -> float:
     def samples() -> Iterator[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]:
         while True:
             for row, texts in enumerate(captions.values()):
-                images, prefixes, following = [], [], []
+                images = []
+                prefixes = []
+                following = []
                 for text in texts:
                     words = vocabulary.encode(text, longest - 1)
                     words = words[: int((words != 0).sum())]

@@ -17,7 +17,7 @@ from captioner_core.analysis.caption_metrics import (
     score,
 )
 from captioner_core.analysis.java_metrics import check_java
-from captioner_core.captioning.generated_caption import GeneratedCaption
+from captioner_core.captioning.generated_caption import FeatureCaptioner, GeneratedCaption
 from captioner_core.captioning.saved_model import LoadedModel, load_model
 from captioner_core.console.progress import advance, progress
 from captioner_core.errors import CaptionerError
@@ -82,10 +82,14 @@ def evaluate(options: EvaluateOptions) -> list[Evaluation]:
     check_java()
     model_dir = resolve_model(options.model)
     model = load_model(model_dir)
+    from captioner_core.captioning.generator import CaptionGenerator
+
+    generator = CaptionGenerator(model, options.beam_width)
     evaluations = [
-        _evaluate_dataset(options, model, *of_dataset)
+        _evaluate_dataset(options, model, generator, *of_dataset)
         for of_dataset in zip(options.dataset, features, references, strict=True)
     ]
+    # Nothing is recorded unless every dataset could be evaluated.
     for number, evaluation in enumerate(evaluations):
         error = _record_in_model(model_dir, evaluation.figures)
         # By this entry a file is recognised when it is to be replaced later.
@@ -106,11 +110,13 @@ def _read_references(dataset: str, split: str) -> dict[str, list[str]]:
 def _evaluate_dataset(
     options: EvaluateOptions,
     model: LoadedModel,
+    generator: FeatureCaptioner,
     dataset: str,
     features: str | None,
     references: Mapping[str, list[str]],
 ) -> Evaluation:
-    captions = _caption_images(options, model, dataset, features, list(references))
+    backbone = model.config.backbone
+    captions = _caption_images(generator, backbone, dataset, features, list(references))
     hypotheses = {image_id: caption.text for image_id, caption in captions.items()}
     scores = score(hypotheses, references)
     tokenizer = "PTB" if has_java() else "captioner (no Java, so no METEOR either)"
@@ -130,22 +136,17 @@ def _evaluate_dataset(
 
 
 def _caption_images(
-    options: EvaluateOptions,
-    model: LoadedModel,
+    generator: FeatureCaptioner,
+    backbone: str,
     dataset: str,
     features: str | None,
     image_ids: list[str],
 ) -> dict[str, GeneratedCaption]:
-    from captioner_core.captioning.generator import CaptionGenerator
-
-    generator = CaptionGenerator(model, options.beam_width)
     captioned: Iterator[tuple[str, GeneratedCaption]]
     if features is not None:
-        backbone = model.config.backbone
         captioned = caption_features(features, image_ids, backbone, generator)
     else:
-        backbone_network = load_backbone("xception")
-        captioned = caption_split(dataset, image_ids, backbone_network, generator)
+        captioned = caption_split(dataset, image_ids, load_backbone("xception"), generator)
     captions = {}
     with progress("evaluate", len(image_ids)):
         for image_id, caption in captioned:

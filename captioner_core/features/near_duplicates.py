@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from captioner_core.io.arrays import stack_vectors
+from captioner_core.io.arrays import unit_rows
 from captioner_core.tables.columns import text_column, vector_column
 
 SAME_PICTURE = 0.95
@@ -57,6 +57,4 @@ def _read_unit_rows(
         vectors = vector_column(batch.column("feature"), "feature", "features")
         ids, vectors = (column.filter(is_wanted) for column in (ids, vectors))
         if len(ids):
-            rows = stack_vectors(vectors).astype(np.float32)
-            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-            yield ids.to_pylist(), rows / np.maximum(lengths, 1e-12)
+            yield ids.to_pylist(), unit_rows(vectors)

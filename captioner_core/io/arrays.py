@@ -91,3 +91,13 @@ def stack_vectors(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
     """Returns a column of vectors, without nulls, as an array [rows, vector length]."""
     flat: npt.NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), column.type.list_size)
+
+
+def unit_rows(column: pa.FixedSizeListArray) -> npt.NDArray[np.float32]:
+    """Returns the vectors of a column as float32 [rows, dim], each scaled to length 1.
+
+    Vectors of zeros stay zeros.
+    """
+    rows = stack_vectors(column).astype(np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1))

@@ -3,16 +3,14 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.io.arrays import map_arrays, map_rows, stack_vectors, write_arrays
+from captioner_core.io.arrays import map_arrays, map_rows, unit_rows, write_arrays
 from captioner_core.matching import RECORDS, CaptionIndex, ImageVectors
-from captioner_core.matching.exact_search.arrays import Float32Array
 from captioner_core.runs import commits, identity
 from captioner_core.tables import layout, schemas
 from captioner_core.tables.columns import (
@@ -321,16 +319,6 @@ def _feature_batches(uri: str) -> Iterator[pa.RecordBatch]:
     yield from dataset.to_batches(
         columns=list(_FEATURE_COLUMNS), batch_size=1_024, batch_readahead=1
     )
-
-
-def unit_rows(column: pa.FixedSizeListArray) -> Float32Array:
-    """Returns the vectors of a column as float32 [rows, dim], each scaled to length 1.
-
-    Vectors of zeros stay zeros.
-    """
-    rows = stack_vectors(column).astype(np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(lengths > 0, lengths, 1))
 
 
 def load_index(index: Sequence[str], encoder_name: str) -> CaptionIndex:

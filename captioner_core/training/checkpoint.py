@@ -18,7 +18,7 @@ _STATE = "state"
 
 @dataclass
 class TrainingState:
-    """How far a training has come.
+    """The progress of a training.
 
     Together with the tensors, this is everything that the next batch depends on: dropout, sampling
     and the order of the images are functions of the seed and these numbers.

@@ -32,6 +32,7 @@ from captioner_core.tables.columns import (
     vector_column,
 )
 from captioner_core.text.vocabulary import PAD, Vocabulary, single_line
+from captioner_core.training.rewards.self_critical import CaptionReward
 
 TRAIN = "train"
 DEV = "dev"
@@ -71,6 +72,96 @@ class EncodedCaptions:
     def caption_count(self) -> int:
         """The number of captions of all images."""
         return int((self.words[:, :, 0] != PAD).sum())
+
+
+@dataclass(frozen=True)
+class SplitPart:
+    """The part of a split that one dataset fills.
+
+    Args:
+      name: The name of the dataset.
+      images: The number of its images in the split.
+      weight: How much each caption counts in training, and the dataset in figures of dev.
+      reward: The reward of sampled captions, which only self-critical training needs.
+    """
+
+    name: str
+    images: int
+    weight: float = 1.0
+    reward: CaptionReward | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of a split: captions of all, features of those that this process needs.
+
+    Args:
+      captions: The captions of all images as word ids.
+      features: The features of the images of ``ReplicaContext.local_rows``, in that order.
+      parts: The datasets that the images come from. Their images follow one another.
+      mirrored: The features of the same images mirrored, if there are any.
+    """
+
+    captions: EncodedCaptions
+    features: FeatureStore
+    parts: tuple[SplitPart, ...]
+    mirrored: FeatureStore | None = None
+
+    def part_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Returns int64 [batch]: the number of the part that each image belongs to.
+
+        Args:
+          rows: int64 [batch], rows among all images.
+        """
+        ends = np.cumsum([part.images for part in self.parts])
+        return np.searchsorted(ends, rows, side="right")
+
+    def weights(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Returns float32 [batch]: the weight of each image's captions.
+
+        Args:
+          rows: int64 [batch], rows among all images.
+        """
+        return np.array([part.weight for part in self.parts], np.float32)[self.part_of(rows)]
+
+    def score(
+        self, rows: npt.NDArray[np.int64], words: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float32]:
+        """Returns the reward of captions, each measured by its own dataset.
+
+        Args:
+          rows: int64 [batch], rows among all images.
+          words: int32 [batch, samples, steps], each sample followed by END and then PAD.
+
+        Returns:
+          float32 [batch, samples].
+        """
+        scores = np.zeros(words.shape[:2], np.float32)
+        parts = self.part_of(rows)
+        first_row = 0
+        for number, part in enumerate(self.parts):
+            assert part.reward is not None
+            chosen = parts == number
+            scores[chosen] = part.reward.score(rows[chosen] - first_row, words[chosen])
+            first_row += part.images
+        return scores
+
+    def select_cells(
+        self, rows: npt.NDArray[np.int64], is_mirrored: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float16]:
+        """Returns the cells of some images, mirrored where that is wanted and possible.
+
+        Args:
+          rows: int64 [batch], rows among the features.
+          is_mirrored: bool [batch], whether an image is wanted mirrored.
+
+        Returns:
+          float16 [batch, cells, cell_dim].
+        """
+        cells = self.features.cells[rows]
+        if self.mirrored is not None:
+            cells[is_mirrored] = self.mirrored.cells[rows[is_mirrored]]
+        return cells
 
 
 class FeaturesTable(NamedTuple):

@@ -20,6 +20,8 @@ from captioner_core.training.checkpoint import CheckpointFile, TrainingState
 from captioner_core.training.dataset import (
     DEV,
     TRAIN,
+    Split,
+    SplitPart,
     dataset_summary,
     encode_captions,
     load_features,
@@ -27,7 +29,7 @@ from captioner_core.training.dataset import (
 from captioner_core.training.distributed.cluster import Cluster
 from captioner_core.training.distributed.devices import ReplicaContext, make_context
 from captioner_core.training.inputs import TrainingInputs, training_fingerprint
-from captioner_core.training.loop import Split, SplitPart, Trainer
+from captioner_core.training.loop import Trainer
 from captioner_core.training.rewards.self_critical import CaptionReward
 from captioner_core.training.work_folder import CHECKPOINT, LOGS, claim_work_folder, work_folder
 
@@ -107,20 +109,17 @@ def _load_split(
     scratch.mkdir(parents=True, exist_ok=True)
     parts = []
     captions: list[list[str]] = []
-    for dataset in inputs.datasets:
+    plain = []
+    mirrored = []
+    local_ids = _choose_local_ids(name, inputs, context)
+    for dataset, image_ids in zip(inputs.datasets, local_ids, strict=True):
         texts = list(dataset.captions[name].values())
-        captions += texts
         reward = CaptionReward(texts, vocabulary) if options.reinforce_epochs else None
         parts.append(SplitPart(dataset.dataset, len(texts), dataset.weight, reward))
-    local_ids = _choose_local_ids(name, inputs, context)
-    plain = [
-        (dataset.features, ids) for dataset, ids in zip(inputs.datasets, local_ids, strict=True)
-    ]
-    mirrored = [
-        (dataset.mirrored, ids)
-        for dataset, ids in zip(inputs.datasets, local_ids, strict=True)
-        if dataset.mirrored is not None and name == TRAIN
-    ]
+        captions += texts
+        plain.append((dataset.features, image_ids))
+        if dataset.mirrored is not None and name == TRAIN:
+            mirrored.append((dataset.mirrored, image_ids))
     return Split(
         captions=encode_captions(captions, vocabulary, config.max_words),
         features=load_features(plain, config, scratch),

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
-from captioner_core.matching.loading import unit_rows
+from captioner_core.io.arrays import unit_rows
 from captioner_core.options import TrainEncoderOptions, given_options
 from captioner_core.text.encoders.base import load_encoder
 from captioner_core.text.encoders.calibration import Calibration, fit_calibration

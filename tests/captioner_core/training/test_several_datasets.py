@@ -10,8 +10,7 @@ import pytest
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError
 from captioner_core.text.vocabulary import Vocabulary
-from captioner_core.training.dataset import FeatureStore, encode_captions
-from captioner_core.training.loop import Split, SplitPart
+from captioner_core.training.dataset import FeatureStore, Split, SplitPart, encode_captions
 from captioner_core.training.rewards.self_critical import CaptionReward
 from captioner_core.training.train import train
 from tests.training_runs import make_source, options, weights
