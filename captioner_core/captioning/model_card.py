@@ -1,5 +1,6 @@
 """The model card: what a model was trained on, how well it does, and what it is not for."""
 
+import posixpath
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,6 +55,11 @@ def _describe_model(config: CaptionerConfig) -> str:
             f"{config.joint_weight} times its cosine to the image, in the space of "
             f"`{config.joint_encoder}`, are highest together."
         )
+    if config.kinds:
+        text += (
+            " A caption's confidence was fitted to half of the dev images, and knows "
+            f"{config.kinds} kinds of training images."
+        )
     return text
 
 
@@ -95,17 +101,23 @@ def _evaluation_parts(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     found = dict.fromkeys(name for one in evaluations for name in one["scores"])
     names = [name for name in dict.fromkeys((*_METRICS, *found)) if name in found]
-    lines = [f"| split | images | beam | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
+    has_several = len({one.get("dataset") for one in evaluations}) > 1
+    columns = ["dataset"] * has_several + ["split", "images", "beam", *names]
+    lines = [_table_row(columns), "|---" * len(columns) + "|"]
     for one in evaluations:
+        dataset = posixpath.basename(str(one.get("dataset", "")).rstrip("/"))
         scores = (f"{one['scores'][name]:.3f}" if name in one["scores"] else "" for name in names)
-        lines.append(
-            f"| {one['split']} | {one['images']} | {one['beam_width']} | {' | '.join(scores)} |"
-        )
+        facts = (one["split"], str(one["images"]), str(one["beam_width"]))
+        lines.append(_table_row([dataset] * has_several + [*facts, *scores]))
     method = (
         "Against all human captions of each image, with pycocoevalcap; tokenizer: "
         f"{evaluations[-1]['tokenizer']}."
     )
     return [f"## Measured\n\n{method}", "\n".join(lines)]
+
+
+def _table_row(values: Sequence[str]) -> str:
+    return f"| {' | '.join(values)} |"
 
 
 def _datasets(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -117,12 +117,14 @@ class Split:
         return np.searchsorted(ends, rows, side="right")
 
     def weights(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Returns float32 [batch]: the weight of each image's captions.
+        """Returns float32 [batch]: the weight of each image's captions, 1 on average over images.
 
         Args:
           rows: int64 [batch], rows among all images.
         """
-        return np.array([part.weight for part in self.parts], np.float32)[self.part_of(rows)]
+        weights = np.array([part.weight for part in self.parts])
+        mean = np.average(weights, weights=[part.images for part in self.parts])
+        return np.asarray(weights / mean, np.float32)[self.part_of(rows)]
 
     def score(
         self, rows: npt.NDArray[np.int64], words: npt.NDArray[np.int32]

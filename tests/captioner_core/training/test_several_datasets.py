@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from captioner_cli.main import main
 from captioner_core.captioning.saved_model import load_model
 from captioner_core.errors import CaptionerError
 from captioner_core.text.vocabulary import Vocabulary
@@ -52,6 +53,17 @@ def test_a_model_learns_the_words_of_every_dataset(source, other, tmp_path):
     assert last["dev_loss"] == pytest.approx(np.mean(last["dev_losses"]))
     card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
     assert f"`{source / 'dataset'}`, `{other / 'dataset'}`" in card
+
+
+def test_the_card_tells_the_scores_of_each_dataset(source, other, tmp_path):
+    given = both(source, other, tmp_path / "model", epochs=1)
+    train(given)
+    command = ["evaluate", f"--model={tmp_path / 'model'}"]
+    datasets = [f"--dataset={name}" for name in given.dataset]
+    assert main([*command, *datasets, *(f"--features={uri}" for uri in given.features)]) == 0
+    lines = (tmp_path / "model" / "MODEL_CARD.md").read_text().splitlines()
+    assert any(line.startswith("| dataset | split | images | beam | BLEU-1 |") for line in lines)
+    assert sum(line.startswith("| dataset | dev | 4 | 3 |") for line in lines) == 2
 
 
 def test_the_order_of_workers_images_does_not_depend_on_datasets(source, other, tmp_path):
@@ -112,7 +124,8 @@ def test_each_caption_is_rewarded_by_its_own_dataset():
     split = Split(encoded, FeatureStore(np.zeros((4, 1, 1), np.float16)), parts)
     rows = np.array([3, 0, 2])
     assert split.part_of(rows).tolist() == [1, 0, 1]
-    assert split.weights(rows).tolist() == [0.5, 1.0, 0.5]
+    # The mean over the four images is 1.
+    np.testing.assert_allclose(split.weights(rows), [0.8, 1.6, 0.8], rtol=1e-6)
     words = encoded.words[rows][:, :, 1:]
     np.testing.assert_array_equal(
         split.score(rows, words)[:, 0],
