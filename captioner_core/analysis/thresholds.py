@@ -1,4 +1,4 @@
-"""Estimates, for a captions table, how many matches each threshold gives and how many are right."""
+"""Estimates, for a captions table, how many matches a threshold gives and how many people agree."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from captioner_core.errors import CaptionerError
 from captioner_core.io import outputs
 from captioner_core.matching.loading import read_captions
 from captioner_core.text.encoders.base import TextEncoder
-from captioner_core.text.encoders.calibration import CURVE_EDGES
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(11))
 MAX_QUERIES = 2_000
@@ -32,13 +31,14 @@ class ThresholdRow:
     Args:
       threshold: the lowest score of a match.
       matches: mean number of captions of other images that a caption matches.
-      precision: estimated share of the matches that are right; NaN if there are no matches.
-      recall: estimated share of all right pairs that are matches; NaN if no pair is right.
+      yes_share: estimated share of people who say that the caption of a match describes the image;
+        NaN if there are no matches.
+      recall: estimated share of all pairs to which people say yes that are matches.
     """
 
     threshold: float
     matches: float
-    precision: float
+    yes_share: float
     recall: float
 
 
@@ -47,32 +47,34 @@ def threshold_rows(
     encoder: TextEncoder,
     splits: Sequence[str] = (),
     thresholds: Sequence[float] = THRESHOLDS,
+    min_confidence: float = 0.0,
     seed: int = 0,
 ) -> list[ThresholdRow]:
     """Returns what each threshold gives when a table's captions are matched with each other.
 
-    How many pairs with a certain score are right is not measured here. It is taken from the
-    encoder's calibration, which was measured once on pairs that the other human captions of the
-    same images judge.
+    What people think of pairs with a certain score is not measured here. It is taken from the
+    encoder's calibration.
 
     Args:
       uri: captions table of a run or a dataset.
-      encoder: a calibrated encoder, with its curve of precision by score.
+      encoder: a calibrated encoder, with its curve of agreement.
       splits: the splits of a dataset to use; empty for all.
       thresholds: the thresholds.
+      min_confidence: leaves out generated captions with less confidence.
       seed: of the random sample of captions, if the table has more than ``MAX_QUERIES``.
 
     Raises:
       CaptionerError: the table has fewer than two images, or the encoder has no curve.
     """
-    captions = sorted(set(read_captions(uri, splits)))
+    captions = sorted(set(read_captions(uri, splits, min_confidence)))
     if len({image_id for image_id, _ in captions}) < 2:
         raise CaptionerError(
             f"captions table {uri!r} has fewer than two images; there is nothing to compare"
         )
-    if not encoder.calibration.precision:
+    curve = encoder.calibration.yes_curve
+    if curve is None:
         raise CaptionerError(
-            f"encoder {encoder.name!r} has no curve of right pairs; calibrate it again"
+            f"encoder {encoder.name!r} has no curve of agreement; calibrate it again"
         )
     queries = captions
     if len(captions) > MAX_QUERIES:
@@ -81,15 +83,15 @@ def threshold_rows(
         queries = [captions[number] for number in sample.tolist()]
     pairs = _score_counts(queries, captions, encoder)
     bin_centres = (np.arange(_BINS + 1) + 0.5) * (2 / _BINS) - 1
-    precision = np.array(encoder.calibration.precision)
-    right_pairs = pairs * precision[np.digitize(bin_centres, CURVE_EDGES[1:-1])]
-    return [_threshold_row(threshold, pairs, right_pairs, len(queries)) for threshold in thresholds]
+    cosines = encoder.calibration.cosines(np.minimum(bin_centres, 1.0))
+    yes_pairs = pairs * curve.shares(cosines)
+    return [_threshold_row(threshold, pairs, yes_pairs, len(queries)) for threshold in thresholds]
 
 
 def _threshold_row(
     threshold: float,
     pairs: npt.NDArray[np.float64],
-    right_pairs: npt.NDArray[np.float64],
+    yes_pairs: npt.NDArray[np.float64],
     query_count: int,
 ) -> ThresholdRow:
     """Returns what a threshold gives.
@@ -97,18 +99,17 @@ def _threshold_row(
     Args:
       threshold: the threshold.
       pairs: float64 [bins], number of pairs by score.
-      right_pairs: float64 [bins], estimated number of right pairs by score.
+      yes_pairs: float64 [bins], estimated number of pairs with a yes, by score.
       query_count: number of captions that were compared with all others.
     """
     first_bin = round((threshold + 1) * _BINS / 2)
     reached = pairs[first_bin:].sum()
-    right = right_pairs[first_bin:].sum()
-    all_right = right_pairs.sum()
+    with_yes = yes_pairs[first_bin:].sum()
     return ThresholdRow(
         threshold=threshold,
         matches=float(reached / query_count),
-        precision=float(right / reached) if reached else float("nan"),
-        recall=float(right / all_right) if all_right else float("nan"),
+        yes_share=float(with_yes / reached) if reached else float("nan"),
+        recall=float(with_yes / yes_pairs.sum()),
     )
 
 
@@ -180,7 +181,7 @@ def _count_by_score(
 
 
 def draw_thresholds(rows: Sequence[ThresholdRow], target: str) -> None:
-    """Draws matches, precision and recall by threshold.
+    """Draws matches, agreement and recall by threshold.
 
     The file names captioner as the program that made it, so that captioner may replace it later.
 
@@ -197,14 +198,14 @@ def draw_thresholds(rows: Sequence[ThresholdRow], target: str) -> None:
     left = figure.subplots()
     right = left.twinx()
     thresholds = [row.threshold for row in rows]
-    (precision,) = left.plot(thresholds, [row.precision for row in rows], "o-", color="#0969da")
+    (agreement,) = left.plot(thresholds, [row.yes_share for row in rows], "o-", color="#0969da")
     (recall,) = left.plot(thresholds, [row.recall for row in rows], "s-", color="#bc4c00")
     (matches,) = right.plot(thresholds, [row.matches for row in rows], "^--", color="#59636e")
     left.set(xlabel="threshold", ylabel="share", ylim=(0, 1.02))
     right.set(ylabel="matches a caption", yscale="symlog", ylim=(0, None))
     left.legend(
-        [precision, recall, matches],
-        ["right", "of all right", "matches a caption"],
+        [agreement, recall, matches],
+        ["people say yes", "of all pairs with a yes", "matches a caption"],
         loc="center right",
     )
     left.grid(axis="y", color="#d0d7de", linewidth=0.8)

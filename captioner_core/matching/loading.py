@@ -124,7 +124,10 @@ def _model_ids(uri: str) -> list[str]:
 
 
 def read_records(
-    uri: str, splits: Sequence[str] = (), collection: str | None = None
+    uri: str,
+    splits: Sequence[str] = (),
+    collection: str | None = None,
+    min_confidence: float = 0.0,
 ) -> Iterator[pa.Table]:
     """Reads the captions of a table, a batch at a time.
 
@@ -133,6 +136,7 @@ def read_records(
       splits: reads only these splits of a dataset; all if empty.
       collection: the collection that the images belong to; None for the one that the table's run or
         dataset states.
+      min_confidence: the source of generated captions with less confidence becomes ``UNCERTAIN``.
 
     Yields:
       Tables in the schema ``INPUTS``. The columns may have any type that holds text, and a row
@@ -143,14 +147,34 @@ def read_records(
     """
     dataset = storage.open_table(uri, "captions table")
     names = set(dataset.schema.names)
-    columns = [name for name in ("image_id", "caption", "source", SHA256, "split") if name in names]
+    columns = [
+        name
+        for name in ("image_id", "caption", "source", SHA256, "split", "confidence")
+        if name in names
+    ]
     wanted = {canonical_split(split) or split for split in splits} if "split" in names else set()
     collection = identity.collection_of_table(uri) if collection is None else collection
     first_row = 1
     with readable_table(uri):
         for batch in dataset.to_batches(columns=columns):
+            batch = _mark_uncertain(batch, uri, min_confidence)
             yield _records(batch, uri, collection, wanted, first_row)
             first_row += len(batch)
+
+
+def _mark_uncertain(batch: pa.RecordBatch, uri: str, min_confidence: float) -> pa.RecordBatch:
+    """Returns rows of a captions table with ``UNCERTAIN`` as source of the less certain captions.
+
+    Captions without a known confidence stay as they are.
+    """
+    if not min_confidence or not {"source", "confidence"} <= set(batch.schema.names):
+        return batch
+    source = text_column(batch.column("source"), "source", uri)
+    is_generated = pc.not_equal(source, schemas.HUMAN)
+    is_low = pc.less(batch.column("confidence").cast(pa.float64()), min_confidence)
+    is_uncertain = pc.and_(is_generated, pc.fill_null(is_low, False))
+    marked = pc.if_else(is_uncertain, schemas.UNCERTAIN, source)
+    return batch.set_column(batch.schema.get_field_index("source"), "source", marked)
 
 
 def _records(
@@ -184,9 +208,12 @@ def _records(
     return pa.table([keys, *(rows.column(name) for name in INPUTS.names[1:])], schema=INPUTS)
 
 
-def read_captions(uri: str, splits: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """Yields the image key and the caption of each row of a table; see ``read_records``."""
-    for table in read_records(uri, splits):
+def read_captions(
+    uri: str, splits: Sequence[str] = (), min_confidence: float = 0.0
+) -> Iterator[tuple[str, str]]:
+    """Yields the image key and the caption of each row that is certain; see ``read_records``."""
+    for table in read_records(uri, splits, min_confidence=min_confidence):
+        table = table.filter(pc.not_equal(table.column("source"), schemas.UNCERTAIN))
         keys = table.column("image_key").to_pylist()
         yield from zip(keys, table.column("caption").to_pylist(), strict=True)
 

@@ -54,6 +54,13 @@ class SimilarityOptions(Options):
     encoder: str = option(
         DEFAULT_ENCODER, help="encoder whose vectors of the captions are compared", choices=ENCODERS
     )
+    min_confidence: float = option(
+        0.0,
+        help="least confidence of a generated caption: images with a less certain one are neither "
+        "matched nor matched against, and have the status 'uncertain'",
+        metavar="X",
+        limits=(0, 1),
+    )
     rank_by: str = option(
         SCORE,
         help="what ranks the matches: their score, or score and features combined",
@@ -175,5 +182,8 @@ class ThresholdsOptions(Options):
     )
     encoder: str = option(
         DEFAULT_ENCODER, help="encoder whose vectors of the captions are compared", choices=ENCODERS
+    )
+    min_confidence: float = option(
+        0.0, help="leave out generated captions with less confidence", metavar="X", limits=(0, 1)
     )
     output: str = uri_option("thresholds.svg", help="plot to write", metavar="FILE")

@@ -9,6 +9,7 @@ from captioner_core.options.choices import ENCODERS, PRETRAINED
 from captioner_core.options.fields import (
     Options,
     beam_width_option,
+    check_features_of_datasets,
     check_one_for_each_dataset,
     option,
     uri_option,
@@ -100,12 +101,24 @@ class CalibrateOptions(Options):
     """Options of a calibration."""
 
     encoder: str = option(help="encoder to calibrate", choices=ENCODERS)
-    dataset: str = uri_option(help="dataset folder: captions.parquet", metavar="DIR")
+    judgements: str = uri_option(
+        "",
+        help="folder of what people said of pairs: captions.csv and crowd.csv; the calibration is "
+        "fitted to half of the images and measured on the others",
+        metavar="DIR",
+    )
+    dataset: str = uri_option(
+        "",
+        help="without --judgements: dataset folder whose captions --judge compares",
+        metavar="DIR",
+    )
     split: str = option(
         "dev", help="split whose captions are used", choices=("train", "dev", "test")
     )
     judge: str = option(
-        "learned", help="encoder that judges which captions fit which images", choices=ENCODERS
+        "learned",
+        help="encoder that estimates what people would say of a dataset's captions",
+        choices=ENCODERS,
     )
     output: str = uri_option(
         help="JSON file of calibrations in which that of the encoder is set", metavar="FILE"
@@ -113,10 +126,31 @@ class CalibrateOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.judge == self.encoder:
+        if bool(self.judgements) == bool(self.dataset):
+            raise CaptionerError("give either --judgements or --dataset, to calibrate by")
+        if self.dataset and self.judge == self.encoder:
             raise CaptionerError(
                 f"--judge {self.judge!r} must not be the encoder that is judged; choose another"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceOptions(Options):
+    """Options of fitting a model's confidence."""
+
+    model: str = uri_option(help="model folder, which is changed", metavar="MODEL_DIR")
+    dataset: tuple[str, ...] = uri_option(
+        help="dataset folder whose dev split the model was not trained on; may be repeated",
+        metavar="DIR",
+    )
+    features: tuple[str, ...] = uri_option(
+        help="features table of the dataset's images, with grids; one for each --dataset",
+        metavar="URI",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_features_of_datasets(self.dataset, self.features)
 
 
 @dataclass(frozen=True, kw_only=True)

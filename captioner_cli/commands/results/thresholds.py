@@ -11,10 +11,15 @@ def _run(options: ThresholdsOptions) -> None:
 
     check_plot(options.output, {"--captions": [options.captions]})
     check_captions_table(options.captions)
-    rows = threshold_rows(options.captions, load_encoder(options.encoder), options.split)
-    print("threshold   matches a caption   right   of all right")
+    rows = threshold_rows(
+        options.captions,
+        load_encoder(options.encoder),
+        options.split,
+        min_confidence=options.min_confidence,
+    )
+    print("threshold   matches a caption   people say yes   of all pairs with a yes")
     for row in rows:
-        print(f"{row.threshold:9.2f} {row.matches:19.3f} {row.precision:7.1%} {row.recall:14.2%}")
+        print(f"{row.threshold:9.2f} {row.matches:19.3f} {row.yes_share:16.1%} {row.recall:25.2%}")
     draw_thresholds(rows, options.output)
     print(options.output)
 
@@ -23,7 +28,7 @@ register = subcommand(
     "thresholds",
     ThresholdsOptions,
     _run,
-    help="matches and estimated precision and recall for each threshold",
+    help="matches for each threshold, and how many people would agree with them",
     description=(
         "Compares a table's captions with each other and prints what each threshold would let "
         "through."

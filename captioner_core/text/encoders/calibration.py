@@ -2,8 +2,8 @@
 
 Raw cosines of different encoders cannot be compared. For the plain mean of word vectors, for
 example, most pairs of human captions are above 0.6. So each encoder's cosines are stretched,
-without changing their order, such that a score of 0.9 has the same meaning everywhere: of the
-caption pairs that score 0.9 or more, at least four in five are right.
+without changing their order, such that a score of 0.9 has the same meaning everywhere: asked
+whether a caption that scores 0.9 or more describes the other image, three in four people say yes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,30 @@ from captioner_core.options import ENCODERS
 
 AGREED_SCORE = 0.9
 """The score that means the same for every encoder."""
-AGREED_PRECISION = 0.8
-"""The share of right pairs, among those at or above ``AGREED_SCORE``; see ``judging``."""
-CURVE_EDGES = (-1.0, 0.0, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
-"""Bounds of the score intervals for which a calibration keeps the share of right pairs."""
-_MIN_PAIRS = 30
-"""A share of fewer pairs than this says little, so it does not decide a calibration."""
+AGREED_YES_SHARE = 0.75
+"""The share of people who say yes to pairs at or above ``AGREED_SCORE``."""
+
+
+@dataclass(frozen=True)
+class YesCurve:
+    """The share of people who say that a caption describes an image, by the pair's cosine.
+
+    It is 1 / (1 + exp(-(intercept + slope * cosine))), as Platt 1999 calibrates classifiers.
+
+    >>> YesCurve(intercept=-8.0, slope=10.0).shares(np.array([0.5, 0.8, 1.0])).round(2)
+    array([0.05, 0.5 , 0.88])
+
+    Args:
+      intercept: see above.
+      slope: see above; positive, so that more similar captions have more agreement.
+    """
+
+    intercept: float
+    slope: float
+
+    def shares(self, cosines: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+        """Returns the expected share of people who say yes, for each cosine."""
+        return np.asarray(1 / (1 + np.exp(-(self.intercept + self.slope * cosines))), np.float64)
 
 
 @dataclass(frozen=True)
@@ -40,24 +58,23 @@ class Calibration:
 
     Args:
       cosine: the cosine that becomes ``AGREED_SCORE``. The map is linear below and above it.
-      precision: for each interval between ``CURVE_EDGES``, the share of right pairs among those
-        that score in it. The shares do not decrease with the score.
+      yes_curve: the share of people who say yes, by cosine; None if that is not known.
 
     Raises:
-      CaptionerError: a value is out of range, or the number of shares is wrong.
+      CaptionerError: a value is out of range.
     """
 
     cosine: float = AGREED_SCORE
-    precision: tuple[float, ...] = ()
+    yes_curve: YesCurve | None = None
 
     def __post_init__(self) -> None:
         if not -1 < self.cosine < 1:
             raise CaptionerError(
                 f"calibration: cosine {self.cosine} must be above -1 and below 1; fit it again"
             )
-        if self.precision and len(self.precision) != len(CURVE_EDGES) - 1:
+        if self.yes_curve and not self.yes_curve.slope > 0:
             raise CaptionerError(
-                f"calibration: {len(CURVE_EDGES) - 1} shares are needed; fit it again"
+                f"calibration: slope {self.yes_curve.slope} must be above 0; fit it again"
             )
 
     def scores(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -68,9 +85,13 @@ class Calibration:
         """Returns the cosine of each score; the inverse of ``scores``."""
         return np.asarray(np.interp(scores, (-1.0, AGREED_SCORE, 1.0), (-1.0, self.cosine, 1.0)))
 
-    def to_json(self) -> dict[str, float | list[float]]:
+    def to_json(self) -> dict[str, Any]:
         """Returns the calibration as a JSON object."""
-        return {"cosine": self.cosine, "precision": list(self.precision)}
+        curve = self.yes_curve
+        return {
+            "cosine": self.cosine,
+            "yes_curve": curve and {"intercept": curve.intercept, "slope": curve.slope},
+        }
 
     @classmethod
     def from_json(cls, value: Any) -> Calibration:
@@ -80,68 +101,12 @@ class Calibration:
           CaptionerError: it is something else.
         """
         try:
-            return cls(float(value["cosine"]), tuple(map(float, value["precision"])))
+            curve = value["yes_curve"]
+            if curve is not None:
+                curve = YesCurve(float(curve["intercept"]), float(curve["slope"]))
+            return cls(float(value["cosine"]), curve)
         except (KeyError, TypeError, ValueError) as error:
             raise CaptionerError(f"calibration is damaged ({error!r}); fit it again") from error
-
-
-def fit_calibration(
-    cosines: npt.NDArray[np.floating[Any]], is_right: npt.NDArray[np.bool_]
-) -> Calibration:
-    """Returns the calibration that judged caption pairs call for.
-
-    It maps the lowest cosine above which enough pairs are right to ``AGREED_SCORE``.
-
-    Args:
-      cosines: float [pairs], raw.
-      is_right: bool [pairs], whether each pair was judged right.
-
-    Raises:
-      CaptionerError: there is no cosine above which enough pairs are right.
-    """
-    order = np.argsort(-cosines, kind="stable")
-    descending = cosines[order].astype(np.float64)
-    is_right = is_right[order]
-    rank = np.arange(len(order))
-    share_above = np.cumsum(is_right) / (rank + 1)
-    # Pairs of equal cosine are all above a bound or all below it.
-    is_last_of_ties = np.append(descending[1:] != descending[:-1], True)
-    has_enough_pairs = rank >= min(_MIN_PAIRS, len(order) - 1)
-    bounds = np.flatnonzero(is_last_of_ties & has_enough_pairs & (share_above >= AGREED_PRECISION))
-    if not len(bounds) or not -1 < descending[bounds[-1]] < 1:
-        raise CaptionerError(
-            f"no cosine has {AGREED_PRECISION:.0%} right pairs above it; fit it on captions that "
-            "overlap"
-        )
-    cosine = float(descending[bounds[-1]])
-    interval = np.digitize(Calibration(cosine).scores(descending), CURVE_EDGES[1:-1])
-    pairs = np.bincount(interval, minlength=len(CURVE_EDGES) - 1)
-    right = np.bincount(interval[is_right], minlength=len(CURVE_EDGES) - 1)
-    shares = _isotonic_shares(right.tolist(), pairs.tolist())
-    return Calibration(cosine, tuple(round(share, 6) for share in shares))
-
-
-def _isotonic_shares(right: list[int], total: list[int]) -> list[float]:
-    """Returns the non-decreasing shares that are nearest to ``right / total``.
-
-    Neighbours in the wrong order are pooled until none are left: the pool-adjacent-violators
-    algorithm, Ayer et al. 1955 (https://doi.org/10.1214/aoms/1177728423).
-
-    Args:
-      right: the number of right pairs in each interval.
-      total: the number of pairs in each interval.
-    """
-    pools: list[tuple[int, int, int]] = []  # right pairs, pairs, and intervals of each pool
-    for pool in zip(right, total, [1] * len(total), strict=True):
-        while pools and pools[-1][0] * pool[1] >= pool[0] * pools[-1][1]:
-            previous = pools.pop()
-            pool = (previous[0] + pool[0], previous[1] + pool[1], previous[2] + pool[2])
-        pools.append(pool)
-    return [
-        n_right / n_pairs if n_pairs else 0.0
-        for n_right, n_pairs, n_intervals in pools
-        for _ in range(n_intervals)
-    ]
 
 
 def is_calibrations(data: bytes) -> bool:

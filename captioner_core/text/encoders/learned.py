@@ -7,6 +7,7 @@ vectors for words that did not occur in training.
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -29,6 +30,8 @@ MAX_WEIGHTS_BYTES = 4 << 30
 """Largest size of the weights, which are read as a whole."""
 FEATURE_SCALE = 10.0
 """Factor for unit features, whose values of about 0.02 dense layers would learn from slowly."""
+FOLDER_VARIABLE = "CAPTIONER_ENCODER"
+"""Environment variable with the folder of an encoder to use instead of the packaged one."""
 SHIPPED = "pretrained_encoder"
 """Folder in the package of the encoder that comes with it."""
 
@@ -46,7 +49,8 @@ class LearnedEncoder:
     """An encoder that ``captioner train-encoder`` made.
 
     Args:
-      folder: its folder; None for the encoder that comes with the package.
+      folder: its folder; None for the folder that the environment variable ``CAPTIONER_ENCODER``
+        names, and without that for the encoder that comes with the package.
 
     Raises:
       CaptionerError: a file is missing or damaged, or the sizes of tensors do not fit each other.
@@ -55,8 +59,8 @@ class LearnedEncoder:
     name = "learned"
 
     def __init__(self, folder: str | None = None) -> None:
-        if folder is None:
-            folder = str(resources.files("captioner_core") / SHIPPED)
+        shipped = resources.files("captioner_core") / SHIPPED
+        folder = folder or os.environ.get(FOLDER_VARIABLE) or str(shipped)
         config, words, self._tensors = _read_files(Path(folder))
         self.dim = int(config["dim"])
         self.backbone = str(config["backbone"])

@@ -1,6 +1,7 @@
-"""The encoder ``tfidf``: TF-IDF over the words of Flickr8k's training captions."""
+"""The encoder ``tfidf``: TF-IDF over the words of the packaged encoder's training captions."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from importlib import resources
@@ -8,10 +9,11 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.text.encoders import calibration, learned, word_tables
+from captioner_core.text.encoders import learned, word_tables
+from captioner_core.text.encoders.calibration import shipped_calibration
 
-_MIN_CAPTIONS = 5
-"""Captions that a word must occur in. Each rarer word would cost one more dimension."""
+_MAX_WORDS = 4096
+"""The most frequent words, each of which is a dimension, are known."""
 
 
 class Tfidf:
@@ -27,15 +29,13 @@ class Tfidf:
     def __init__(self) -> None:
         path = resources.files("captioner_core") / learned.SHIPPED / learned.WORDS
         counts = json.loads(path.read_text(encoding="utf-8"))
-        weights = {
-            word: np.log(counts["captions"] / count)
-            for word, count in counts["words"].items()
-            if count >= _MIN_CAPTIONS
-        }
+        # The most frequent word comes first.
+        frequent = itertools.islice(counts["words"].items(), _MAX_WORDS)
+        weights = {word: np.log(counts["captions"] / count) for word, count in frequent}
         self._rows = {word: row for row, word in enumerate(weights)}
         self._table = np.diag(np.array(list(weights.values()), np.float32))
         self.dim = len(weights)
-        self.calibration = calibration.shipped_calibration(self.name)
+        self.calibration = shipped_calibration(self.name)
         digest = hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:16]
         self.fingerprint = f"{self.name}/{digest}"
 

@@ -12,16 +12,16 @@ from captioner_core.analysis.thresholds import threshold_rows
 from captioner_core.datasets import sample
 from captioner_core.errors import CaptionerError
 from captioner_core.tables.schemas import DATASET_CAPTIONS_SCHEMA, DatasetCaptionRow, rows_as_table
-from captioner_core.text.encoders.calibration import CURVE_EDGES, Calibration
+from captioner_core.text.encoders.calibration import Calibration, YesCurve
 from tests.fakes import HashedWords
 
-PRECISION = tuple(np.linspace(0, 0.9, len(CURVE_EDGES) - 1).round(3).tolist())
+CURVE = YesCurve(intercept=-4.0, slope=6.0)
 
 
 class Calibrated(HashedWords):
-    """An encoder with a calibration whose precision rises with the score."""
+    """An encoder with a curve of agreement."""
 
-    calibration = Calibration(0.7, PRECISION)
+    calibration = Calibration(0.7, CURVE)
 
 
 @pytest.fixture
@@ -49,13 +49,14 @@ def test_the_table_equals_counting_every_pair(table, monkeypatch, block):
                 scores.append(
                     round(float(encoder.calibration.scores(np.clip(one @ other, -1, 1))), 6)
                 )
-    right = np.array(PRECISION)[np.digitize(scores, CURVE_EDGES[1:-1])]
+    shares = CURVE.shares(encoder.calibration.cosines(np.array(scores)))
     for row in threshold_rows(uri, encoder):
         reached = np.array(scores) >= row.threshold
         assert row.matches == pytest.approx(reached.sum() / len(records))
         if reached.any():
-            assert row.precision == pytest.approx(right[reached].mean(), abs=1e-6)
-            assert row.recall == pytest.approx(right[reached].sum() / right.sum(), abs=1e-6)
+            # The table counts pairs in bins of scores.
+            assert row.yes_share == pytest.approx(shares[reached].mean(), abs=0.01)
+            assert row.recall == pytest.approx(shares[reached].sum() / shares.sum(), abs=0.01)
 
 
 @pytest.mark.assets

@@ -13,6 +13,7 @@ from captioner_core.matching.inputs import plan_inputs
 from captioner_core.options import (
     CalibrateOptions,
     CaptionOptions,
+    ConfidenceOptions,
     EvaluateOptions,
     ExportOptions,
     ExtractOptions,
@@ -45,6 +46,7 @@ OPTIONS = [
     PromoteOptions,
     InboxOptions,
     CalibrateOptions,
+    ConfidenceOptions,
     EvaluateOptions,
     ExportOptions,
     LocalOptions,
@@ -117,7 +119,7 @@ def test_every_option_that_is_a_path_is_checked(options, name, tmp_path, monkeyp
         CaptionerError, match="lies outside the folders that CAPTIONER_ROOTS allows; name one below"
     ):
         make(options, name, "/etc/runs/r")
-    if name != "drop":  # It needs --update.
+    if name not in ("drop", "judgements"):  # One needs --update, the other excludes --dataset.
         make(options, name, str(tmp_path / "runs" / "r"))
 
 

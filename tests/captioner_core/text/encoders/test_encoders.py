@@ -16,7 +16,6 @@ from captioner_core.errors import CaptionerError
 from captioner_core.options import ENCODERS, JOINT_ENCODERS
 from captioner_core.text.encoders import load_encoder
 from captioner_core.text.encoders.base import JointEncoder
-from captioner_core.text.encoders.calibration import CURVE_EDGES
 from captioner_core.text.encoders.learned import MAX_WEIGHTS_BYTES, SHIPPED, WORDS, LearnedEncoder
 from captioner_core.weights import assets
 
@@ -89,8 +88,9 @@ def test_scores_rise_with_cosines_and_stay_within_one(encoder):
     np.testing.assert_allclose(
         encoder.calibration.scores(np.array([encoder.calibration.cosine])), 0.9
     )
-    assert len(encoder.calibration.precision) == len(CURVE_EDGES) - 1
-    assert np.all(np.diff(encoder.calibration.precision) >= 0)
+    shares = encoder.calibration.yes_curve.shares(np.linspace(-1, 1, 100))
+    assert np.all(np.diff(shares) > 0)
+    assert 0 < shares[0] < shares[-1] < 1
 
 
 def test_learned_knows_words_that_training_never_saw():
