@@ -94,8 +94,9 @@ def build(
     images: Path | None = None,
     limit: int | None = None,
     collection: str | None = None,
+    licence: str = "",
 ) -> DatasetSummary:
-    """Builds a dataset folder from the captions of a CSV file.
+    """Builds a dataset folder from the captions of a CSV file. Its name is that of the folder.
 
     Args:
       output: the dataset folder.
@@ -105,6 +106,7 @@ def build(
         dataset of captions alone.
       limit: number of images to use; None uses all.
       collection: name of the collection that the images belong to. None derives it from the folder.
+      licence: what the owners of the data allow; model cards state it.
 
     Raises:
       CaptionerError: the file is missing, is not strictly a CSV file or lacks a column, a split is
@@ -118,7 +120,10 @@ def build(
     }
     found = read_captions(csv_file)
     inputs = {"--csv": [csv_file], "--images": [images] if images else []}
-    writer = DatasetWriter(output, "csv", options, inputs=inputs, collection=collection)
+    name = output.absolute().name
+    writer = DatasetWriter(
+        output, name, options, licence=licence, inputs=inputs, collection=collection
+    )
     writer.left_out["lines without image or caption"] = found.empty
     if images is None:
         splits = sources.limit_images(found.splits, limit)

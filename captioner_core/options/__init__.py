@@ -14,6 +14,7 @@ from captioner_core.options.choices import (
     ENGINE_CHOICES,
     ENGINES,
     JOINT_ENCODERS,
+    NO_TEACHER,
     PRECISIONS,
     PRETRAINED,
 )
@@ -39,6 +40,7 @@ from captioner_core.options.matching import (
 )
 from captioner_core.options.models import (
     CalibrateOptions,
+    ConfidenceOptions,
     EvaluateOptions,
     ExportOptions,
     GateOptions,
@@ -67,10 +69,12 @@ __all__ = [
     "ENGINE_CHOICES",
     "JOINT_ENCODERS",
     "NEW_RUN",
+    "NO_TEACHER",
     "PRECISIONS",
     "PRETRAINED",
     "CalibrateOptions",
     "CaptionOptions",
+    "ConfidenceOptions",
     "EvaluateOptions",
     "ExportOptions",
     "ExtractOptions",

@@ -10,6 +10,7 @@ PRETRAINED = "pretrained"
 ENCODERS = ("learned", "spacy-content", "spacy-mean", "tfidf", "minilm")
 JOINT_ENCODERS = ("learned",)
 """The encoders that map images and captions into one space."""
+NO_TEACHER = "none"
 BACKBONES = ("xception", "xception-mirrored")
 AUTO = "auto"
 PRECISIONS = ("float32", "bfloat16", "int8")

@@ -207,6 +207,24 @@ def check_one_for_each_dataset(dataset: Sequence[str], **others: Sequence[object
             )
 
 
+def check_features_of_datasets(
+    dataset: Sequence[str], features: Sequence[str], **others: Sequence[object]
+) -> None:
+    """Checks that each dataset has a features table, and other options as they should be.
+
+    Args:
+      dataset: The datasets.
+      features: The features tables.
+      others: The values of other options; see ``check_one_for_each_dataset``.
+
+    Raises:
+      CaptionerError: There are no features, or an option is given more or less often.
+    """
+    if not features:
+        raise CaptionerError("no --features given; name the features table of the dataset's images")
+    check_one_for_each_dataset(dataset, features=features, **others)
+
+
 def check_run_id(root: str, run_id: str) -> None:
     """Checks that a run id can name a folder below an output root.
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from captioner_core.errors import CaptionerError
-from captioner_core.options.choices import DEFAULT_EPOCHS, ENCODERS, PRECISION_CHOICES
+from captioner_core.options.choices import DEFAULT_EPOCHS, ENCODERS, NO_TEACHER, PRECISION_CHOICES
 from captioner_core.options.fields import (
     Options,
     beam_width_option,
     check,
-    check_one_for_each_dataset,
+    check_features_of_datasets,
     check_rate,
     option,
     uri_option,
 )
+
+_LEARNING_RATE = 1e-3
+_FINE_TUNING_RATE = 3e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,18 @@ class TrainOptions(Options):
     batch_size: int = option(
         16, help="images per step, each with all its captions", metavar="N", limits=(1, 4096)
     )
-    learning_rate: float = option(
-        1e-3, help="peak learning rate of AdamW, after a linear warm-up", metavar="X"
+    learning_rate: float | None = option(
+        None,
+        help="peak learning rate of AdamW, after a linear warm-up (default: 0.001; with --init "
+        "0.0003)",
+        metavar="X",
+    )
+    init: str = uri_option(
+        "",
+        help="model to start from, a folder or 'pretrained': its words and sizes are kept, new "
+        "words are added, and the first epoch changes the decoder only",
+        metavar="MODEL",
+        bare_names=True,
     )
     attention: str = option(
         "grid", help="features that the decoder attends to", choices=("grid", "mean")
@@ -93,13 +105,9 @@ class TrainOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.features:
-            raise CaptionerError(
-                "no --features given; name the features table of the dataset's images"
-            )
-        check_one_for_each_dataset(
+        check_features_of_datasets(
             self.dataset,
-            features=self.features,
+            self.features,
             mirrored=self.mirrored,
             dataset_weight=self.dataset_weight,
         )
@@ -117,30 +125,57 @@ class TrainOptions(Options):
             "must be 0 or more and below 1",
             "0.4 is the default",
         )
-        check_rate("learning_rate", self.learning_rate, "0.001 is the default")
+        check_rate("learning_rate", self.peak_rate, "0.001 is the default")
         check_rate("reinforce_rate", self.reinforce_rate, "0.0001 is the default")
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate at its peak, which is lower if a model is trained further."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return _FINE_TUNING_RATE if self.init else _LEARNING_RATE
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainEncoderOptions(Options):
     """Options of training the learned encoder."""
 
-    dataset: str = uri_option(help="dataset folder: images/ and captions.parquet", metavar="DIR")
+    dataset: tuple[str, ...] = uri_option(
+        help="dataset folder: images/ and captions.parquet; may be repeated", metavar="DIR"
+    )
     features: tuple[str, ...] = uri_option(
-        (),
-        help="features table of the dataset's images; may be repeated for other views of the same "
-        "images, such as mirrored ones",
-        metavar="URI",
+        help="features table of the dataset's images; one for each --dataset", metavar="URI"
     )
     output: str = uri_option(help="encoder folder to write", metavar="ENCODER_DIR")
+    mirrored: tuple[str, ...] = uri_option(
+        (),
+        help="features table of the mirrored images, as another view of them; one for each "
+        "--dataset",
+        metavar="URI",
+    )
+    language: tuple[str, ...] = uri_option(
+        (),
+        help="dataset folder of captions alone, which teach language; may be repeated",
+        metavar="DIR",
+    )
+    judgements: str = uri_option(
+        "",
+        help="folder of what people said of pairs, captions.csv and crowd.csv, which decides what "
+        "a score of 0.9 stands for",
+        metavar="DIR",
+    )
     judge: str = option(
         "learned",
-        help="encoder that judges, from the dev split's captions, which score 0.9 should stand for",
+        help="without --judgements: encoder that estimates from the dev split's captions what "
+        "people would say",
         choices=ENCODERS,
     )
-    epochs: int = option(
-        24, help="passes over the training images", metavar="N", limits=(1, 10_000)
+    teacher: str = option(
+        NO_TEACHER,
+        help="encoder whose similarities of captions are imitated",
+        choices=(NO_TEACHER, *ENCODERS),
     )
+    epochs: int = option(24, help="passes over all captions", metavar="N", limits=(1, 10_000))
     batch_size: int = option(
         256,
         help="images in a step, each of which is told apart from the others",
@@ -148,6 +183,13 @@ class TrainEncoderOptions(Options):
         limits=(2, 65_536),
     )
     learning_rate: float = option(2e-3, help="peak learning rate of AdamW", metavar="X")
+    min_word_count: int = option(
+        2,
+        help="captions that must hold a word before it gets a vector of its own; rarer words have "
+        "that of spaCy",
+        metavar="N",
+        limits=(1, None),
+    )
     dim: int = option(256, help="dimensions of the space", metavar="N", limits=(1, 4096))
     hidden: int = option(
         768, help="units of the dense layer over image features", metavar="N", limits=(1, 65_536)
@@ -157,9 +199,6 @@ class TrainEncoderOptions(Options):
     )
 
     def __post_init__(self) -> None:
-        if not self.features:
-            raise CaptionerError(
-                "no --features given; name the features table of the dataset's images"
-            )
         super().__post_init__()
+        check_features_of_datasets(self.dataset, self.features, mirrored=self.mirrored)
         check_rate("learning_rate", self.learning_rate, "0.002 is the default")

@@ -102,6 +102,12 @@ def _add_csv(kinds: Any) -> None:
         help="folder with the images (default: a dataset of captions alone, which can teach "
         "language)",
     )
+    kind.add_argument(
+        "--licence",
+        default="",
+        metavar="TEXT",
+        help="what the owners of the data allow, for the cards of models that are trained on it",
+    )
     _add_limit(kind)
 
 
@@ -196,6 +202,7 @@ def _csv(namespace: argparse.Namespace) -> int:
             images=namespace.images,
             limit=namespace.limit,
             collection=namespace.collection,
+            licence=namespace.licence,
         )
     )
 

@@ -1,9 +1,12 @@
 """Trains the learned encoder: from a dataset and its features to an encoder folder."""
 
+from __future__ import annotations
+
 import dataclasses
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +15,12 @@ import pyarrow.compute as pc
 from captioner_core.errors import CaptionerError
 from captioner_core.io import storage
 from captioner_core.io.arrays import unit_rows
-from captioner_core.options import TrainEncoderOptions, given_options
-from captioner_core.text.encoders.base import load_encoder
-from captioner_core.text.encoders.calibration import Calibration, fit_calibration
-from captioner_core.text.encoders.judging import judge_pairs
+from captioner_core.options import NO_TEACHER, TrainEncoderOptions, given_options
+from captioner_core.text.calibration.fitting import fit_calibration
+from captioner_core.text.calibration.judgements import FITTED_HALF, read_judgements
+from captioner_core.text.calibration.judging import judge_pairs
+from captioner_core.text.encoders.base import TextEncoder, load_encoder
+from captioner_core.text.encoders.calibration import Calibration
 from captioner_core.text.encoders.learned import FEATURE_SCALE, LearnedEncoder
 from captioner_core.training.dataset import (
     DEV,
@@ -24,15 +29,19 @@ from captioner_core.training.dataset import (
     dataset_summary,
     read_captions_by_split,
 )
+from captioner_core.training.encoder.language import read_language
 from captioner_core.training.encoder.saved_encoder import (
     EncoderContents,
     check_encoder_output,
     save_encoder,
 )
 
+JudgedPairs = Callable[[TextEncoder], tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
+"""Returns float64 [pairs], an encoder's cosines, and float64 [pairs], the shares of yes."""
+
 
 def train_encoder(options: TrainEncoderOptions) -> str:
-    """Trains an encoder on the train split, calibrates it on the dev split, and writes its folder.
+    """Trains an encoder on the train split, calibrates it, and writes its folder.
 
     Returns:
       The fingerprint of the encoder.
@@ -43,48 +52,126 @@ def train_encoder(options: TrainEncoderOptions) -> str:
       CheckFailed: The training diverged.
     """
     check_encoder_output(
-        options.output, {"--dataset": [options.dataset], "--features": options.features}
+        options.output,
+        {
+            "--dataset": options.dataset,
+            "--features": options.features,
+            "--mirrored": options.mirrored,
+            "--language": options.language,
+            "--judgements": [options.judgements] if options.judgements else [],
+        },
     )
-    captions = read_captions_by_split(options.dataset)
-    for split in (TRAIN, DEV):
-        if not captions.get(split):
-            raise CaptionerError(
-                f"dataset {options.dataset!r} has no split {split!r}; give captions.parquet one"
-            )
-    # The loss compares two captions of an image, so an image with one caption teaches nothing.
-    train_captions = {key: texts for key, texts in captions[TRAIN].items() if len(texts) > 1}
-    for uri in options.features:
-        check_same_images(options.dataset, uri)
-    views, backbone = _read_views(options.features, list(train_captions))
-    judge = load_encoder(options.judge)
+    inputs = _read_inputs(options)
+    judged_pairs = _choose_judge(options, inputs)
     # Loads TensorFlow, which the checks above do not need.
     from captioner_core.training.encoder.joint import JointData, train_joint
 
-    training = train_joint(JointData(list(train_captions.values()), views, backbone), options)
+    teacher = load_encoder(options.teacher) if options.teacher != NO_TEACHER else None
+    training = train_joint(JointData(inputs.captions, inputs.views, teacher), options)
     losses = training.losses
     print(f"train-encoder: loss {losses[0]:.3f} in the first epoch, {losses[-1]:.3f} in the last")
-    caption_count = sum(map(len, train_captions.values()))
-    summary = dataset_summary(options.dataset)
+    caption_count = sum(map(len, inputs.captions))
+    summaries = [dataset_summary(folder) for folder in (*options.dataset, *options.language)]
     contents = EncoderContents(
-        tensors=training.model.tensors(),
+        tensors=training.tensors,
         counts=training.counts,
         captions=caption_count,
-        backbone=backbone,
+        backbone=inputs.backbone,
         calibration=Calibration(),
-        card=encoder_card(options, len(train_captions), caption_count, summary),
+        card=encoder_card(options, len(inputs.captions), caption_count, summaries),
     )
     # An encoder that cannot be calibrated must not replace one that is, so it is calibrated in a
     # temporary folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = f"{scratch}/encoder"
         save_encoder(folder, contents)
-        calibration = fit_calibration(*judge_pairs(captions[DEV], LearnedEncoder(folder), judge))
+        calibration = fit_calibration(*judged_pairs(LearnedEncoder(folder)))
     save_encoder(options.output, dataclasses.replace(contents, calibration=calibration))
     return LearnedEncoder(options.output).fingerprint
 
 
+def _choose_judge(options: TrainEncoderOptions, inputs: _Inputs) -> JudgedPairs:
+    """Returns a function that gives an encoder's cosines of judged pairs and their shares of yes.
+
+    Raises:
+      CaptionerError: The judgements cannot be read, or the judge is not on this machine.
+    """
+    if options.judgements:
+        judgements = read_judgements(options.judgements).half(FITTED_HALF)
+        return lambda encoder: (judgements.cosines(encoder), judgements.yes_shares)
+    judge = load_encoder(options.judge)
+    return lambda encoder: judge_pairs(inputs.dev, encoder, judge)
+
+
+class _Inputs(NamedTuple):
+    """The inputs of a training.
+
+    Args:
+      captions: The captions of each training image, at least two: first of images with features,
+        then of captions alone.
+      views: float32 [views, images, FEATURE_DIM], unit rows times ``FEATURE_SCALE``.
+      backbone: The name of the backbone that made the features.
+      dev: The captions of the dev images of all datasets.
+    """
+
+    captions: list[list[str]]
+    views: npt.NDArray[np.float32]
+    backbone: str
+    dev: dict[str, list[str]]
+
+
+def _read_inputs(options: TrainEncoderOptions) -> _Inputs:
+    captions: list[list[str]] = []
+    views = []
+    backbones = set()
+    dev: dict[str, list[str]] = {}
+    held_out: list[str] = []
+    mirrored = options.mirrored or (None,) * len(options.dataset)
+    for dataset, uri, mirrored_uri in zip(options.dataset, options.features, mirrored, strict=True):
+        splits = read_captions_by_split(dataset)
+        for split in (TRAIN, DEV):
+            if not splits.get(split):
+                raise CaptionerError(
+                    f"dataset {dataset!r} has no split {split!r}; give captions.parquet one"
+                )
+        train = with_two_captions(splits[TRAIN])
+        uris = [uri] if mirrored_uri is None else [uri, mirrored_uri]
+        for table in uris:
+            check_same_images(dataset, table)
+        of_dataset, backbone = _read_views(uris, list(train))
+        backbones.add(backbone)
+        captions += train.values()
+        views.append(of_dataset)
+        dev |= {f"{dataset}/{image_id}": texts for image_id, texts in splits[DEV].items()}
+        held_out += [
+            text
+            for split, by_image in splits.items()
+            if split != TRAIN
+            for texts in by_image.values()
+            for text in texts
+        ]
+    if len(backbones) > 1:
+        raise CaptionerError(
+            f"--features are of {', '.join(sorted(backbones))}; extract all with one backbone"
+        )
+    language = read_language(options.language, held_out)
+    captions += [texts for texts in language if len(texts) > 1]
+    return _Inputs(captions, np.concatenate(views, axis=1), backbones.pop(), dev)
+
+
+def with_two_captions(captions: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Returns the images with at least two captions.
+
+    The loss compares two captions of an image, so an image with one caption teaches nothing.
+    """
+    return {image_id: texts for image_id, texts in captions.items() if len(texts) > 1}
+
+
 def encoder_card(
-    options: TrainEncoderOptions, images: int, captions: int, dataset: Mapping[str, str]
+    options: TrainEncoderOptions,
+    images: int,
+    captions: int,
+    datasets: Sequence[Mapping[str, str]],
 ) -> str:
     """Returns the model card of an encoder as Markdown.
 
@@ -92,22 +179,38 @@ def encoder_card(
       options: The options of the training.
       images: The number of training images.
       captions: The number of training captions.
-      dataset: Name and licence of the dataset, as far as it states them.
+      datasets: Name and licence of each dataset, as far as it states them.
     """
     given = given_options(TrainEncoderOptions, dataclasses.asdict(options))
     command = " ".join(f"{name} {shlex.quote(value)}" for name, value in given)
-    licence = dataset.get("licence") or "The images and captions keep the licence of their dataset."
-    name = dataset.get("name") or options.dataset
+    licences = dict.fromkeys(
+        dataset.get("licence") or "The images and captions keep the licence of their dataset."
+        for dataset in datasets
+    )
+    folders = (*options.dataset, *options.language)
+    names = ", ".join(
+        f"`{dataset.get('name') or folder}`"
+        for dataset, folder in zip(datasets, folders, strict=True)
+    )
+    if options.judgements:
+        calibrated = "Its scores are calibrated by what people said of half the images of a study."
+    else:
+        calibrated = (
+            f"Its scores are calibrated on split dev, by the judgement of `{options.judge}`."
+        )
+    if options.teacher != NO_TEACHER:
+        calibrated += f" It imitates the similarities of `{options.teacher}`."
     parts = (
         "# Model card: the learned encoder",
         "Captions as weighted bags of words, and images by their Xception features, in "
         f"{options.dim} dimensions. Trained on {captions} captions of {images} images: split train "
-        f"of `{name}`. Its scores are calibrated on split dev.",
+        f"of {names}. {calibrated}",
         f"```sh\ncaptioner train-encoder {command}\n```",
         "## Use",
         "Intended for finding captions that say the same of everyday photographs. A number, a "
-        "colour or a negation changes a score little: decide nothing by them.",
-        f"## Licence of the training data\n\n{licence}",
+        "colour or a negation changes a score less than it should: decide nothing by them.",
+        "## Licence of the training data",
+        *licences,
     )
     return "\n\n".join(parts) + "\n"
 

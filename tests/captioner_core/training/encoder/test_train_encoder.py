@@ -20,6 +20,7 @@ from captioner_core.tables.schemas import (
     FeatureRow,
     rows_as_table,
 )
+from captioner_core.text.encoders import load_encoder
 from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.training.encoder.train_encoder import train_encoder
 
@@ -87,6 +88,12 @@ def test_captions_and_images_of_one_thing_have_similar_vectors(source, tmp_path)
     nearest = np.argmax(encoder.encode_images(dev_features) @ others.T, axis=1)
     assert np.mean(nearest == np.arange(48, 60) % len(THINGS)) == 1
     assert encoder.backbone == "fake-299"
+
+
+def test_the_environment_can_name_the_encoder_to_use(source, tmp_path, monkeypatch):
+    fingerprint = train_encoder(options(source, tmp_path / "encoder", epochs=2))
+    monkeypatch.setenv("CAPTIONER_ENCODER", str(tmp_path / "encoder"))
+    assert load_encoder("learned").fingerprint == fingerprint
 
 
 def test_the_same_seed_gives_the_same_encoder(source, tmp_path):
