@@ -10,12 +10,13 @@ import numpy as np
 
 from captioner_core.captioning import network, saved_model
 from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning.saved_model import LoadedModel
 from captioner_core.errors import CaptionerError, CheckFailed
 from captioner_core.io import outputs
 from captioner_core.options import TrainOptions
 from captioner_core.process.tensorflow_setup import keras, tf
 from captioner_core.text.vocabulary import Vocabulary
-from captioner_core.training import progress, stopping
+from captioner_core.training import fine_tuning, progress, stopping
 from captioner_core.training.checkpoint import CheckpointFile, TrainingState
 from captioner_core.training.dataset import (
     DEV,
@@ -59,21 +60,8 @@ def fit_model(
             f"--batch-size {options.batch_size} must be a multiple of the {context.replica_count} "
             "replicas that train; each takes an equal share"
         )
-    train_captions = (
-        text
-        for dataset in inputs.datasets
-        for texts in dataset.captions[TRAIN].values()
-        for text in texts
-    )
-    vocabulary = Vocabulary.from_captions(train_captions, options.min_word_count)
-    config = CaptionerConfig(
-        backbone=inputs.backbone,
-        vocabulary_size=len(vocabulary),
-        attention=options.attention,
-        units=options.units,
-        dropout=options.dropout,
-        beam_width=options.beam_width,
-    )
+    initial = fine_tuning.load_initial_model(options, inputs.backbone) if options.init else None
+    vocabulary, config = _describe_network(options, inputs, initial)
     work = claim_work_folder(options) if context.is_chief else None
     splits = {
         name: _load_split(name, options, inputs, vocabulary, config, context)
@@ -84,6 +72,8 @@ def fit_model(
         captioner = network.Captioner(
             config, seed=options.seed, precision=_choose_precision(options)
         )
+        if initial:
+            fine_tuning.assign_weights(captioner, initial, vocabulary)
     state = _run_trainer(options, context, captioner, splits, work)
     model_id = ""
     if work:
@@ -94,6 +84,33 @@ def fit_model(
     # A sum over all workers, so that none of them ends before the model is written.
     context.sum_over_workers(np.zeros(1))
     return model_id
+
+
+def _describe_network(
+    options: TrainOptions, inputs: TrainingInputs, initial: LoadedModel | None
+) -> tuple[Vocabulary, CaptionerConfig]:
+    """Returns the words and the configuration of the network to train."""
+    captions = (
+        text
+        for dataset in inputs.datasets
+        for texts in dataset.captions[TRAIN].values()
+        for text in texts
+    )
+    if initial:
+        vocabulary = fine_tuning.extend_vocabulary(
+            initial.vocabulary, captions, options.min_word_count
+        )
+        return vocabulary, fine_tuning.initial_config(initial, vocabulary)
+    vocabulary = Vocabulary.from_captions(captions, options.min_word_count)
+    config = CaptionerConfig(
+        backbone=inputs.backbone,
+        vocabulary_size=len(vocabulary),
+        attention=options.attention,
+        units=options.units,
+        dropout=options.dropout,
+        beam_width=options.beam_width,
+    )
+    return vocabulary, config
 
 
 def _load_split(

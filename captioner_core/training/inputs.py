@@ -7,6 +7,7 @@ import sys
 
 import pyarrow.dataset as pads
 
+from captioner_core.captioning.saved_model import read_model_id
 from captioner_core.errors import CaptionerError
 from captioner_core.features.near_duplicates import find_near_duplicates
 from captioner_core.io import storage
@@ -95,6 +96,8 @@ def training_fingerprint(options: TrainOptions) -> str:
         if name not in _IRRELEVANT_OPTIONS
     }
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode("utf-8"))
+    if options.init:
+        digest.update(read_model_id(options.init).encode())
     captions = (layout.join(dataset, layout.DATASET_CAPTIONS) for dataset in options.dataset)
     for table in (*captions, *options.features, *options.mirrored):
         for part in storage.list_parts(table):

@@ -29,9 +29,9 @@ from captioner_core.training.checkpoint import (
 )
 from captioner_core.training.dataset import Split
 from captioner_core.training.distributed.devices import ReplicaContext
-from captioner_core.training.order import BatchOrder
+from captioner_core.training.distributed.order import BatchOrder
 from captioner_core.training.rewards.self_critical import compute_advantages, prepend_start
-from captioner_core.training.step import ReplicaShare, TrainStep, caption_loss
+from captioner_core.training.step import ReplicaShare, StepKind, TrainStep, caption_loss
 from captioner_core.training.stopping import StopRequest
 
 _DEV_BATCH = 64
@@ -185,6 +185,9 @@ class Trainer:
 
     def _run_epoch(self, is_self_critical: bool, stop: StopRequest) -> EpochResult:
         state = self._state
+        kind = StepKind.DRAWN if is_self_critical else StepKind.WRITTEN
+        if self._options.init and state.epoch == 1:
+            kind = StepKind.DECODER
         start = time.monotonic()
         captions = 0
         wait_seconds = 0.0
@@ -204,9 +207,7 @@ class Trainer:
             reward = 0.0
             if is_self_critical:
                 shares, reward = self._draw_shares(shares, rows)
-            totals = self._step(
-                shares, is_self_critical=is_self_critical, is_stopping=stop.is_requested
-            )
+            totals = self._step(shares, kind, is_stopping=stop.is_requested)
             captions += sum(int((share.words[:, :, 0] != PAD).sum()) for share in shares)
             state.step = step + 1
             state.words += totals.words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,24 @@ LABEL_SMOOTHING = 0.1
 WARMUP_SHARE = 0.05
 # The learning rate at the end of each cosine, as a share of its peak.
 _FINAL_SHARE = 0.05
+
+
+# The layers that write, as opposed to those that look at the image.
+_DECODER = ("embedding", "lstm", "output_hidden", "captioner/output_bias")
+
+
+class StepKind(enum.Enum):
+    """What a step learns, and from which captions.
+
+    Members:
+      WRITTEN: All weights, from captions that people wrote.
+      DECODER: The layers that write, from captions that people wrote.
+      DRAWN: All weights, from captions that the model drew.
+    """
+
+    WRITTEN = enum.auto()
+    DECODER = enum.auto()
+    DRAWN = enum.auto()
 
 
 class ReplicaShare(NamedTuple):
@@ -73,28 +92,28 @@ class TrainStep:
         with context.strategy.scope():
             self.optimizer = _make_optimizer(options, steps_per_epoch)
             self.optimizer.build(captioner.trainable_variables)
-        self._compiled = {kind: self._compile(is_self_critical=kind) for kind in (False, True)}
+        self._compiled = {kind: self._compile(kind) for kind in StepKind}
 
     def __call__(
-        self, shares: Sequence[ReplicaShare], *, is_self_critical: bool, is_stopping: bool
+        self, shares: Sequence[ReplicaShare], kind: StepKind, *, is_stopping: bool
     ) -> StepTotals:
         """Changes the weights by one step; every process must call it.
 
         Args:
           shares: The shares of this process's replicas.
-          is_self_critical: Whether the captions were drawn from the model.
+          kind: What is learned, and from which captions.
           is_stopping: Whether this process is asked to stop, which all processes learn here.
         """
         stop = tf.constant(1.0 if is_stopping else 0.0)
-        totals = self._compiled[is_self_critical](*self._distribute(shares), stop)
+        totals = self._compiled[kind](*self._distribute(shares), stop)
         return StepTotals(*totals.numpy().tolist())
 
-    def _compile(self, *, is_self_critical: bool) -> Any:
+    def _compile(self, kind: StepKind) -> Any:
         strategy = self._context.strategy
 
         def run_replica(*share: tf.Tensor) -> tf.Tensor:
             """Runs the step on one replica."""
-            return self._run_replica(is_self_critical, *share)
+            return self._run_replica(kind, *share)
 
         def run(*shares: Any) -> tf.Tensor:
             """Runs the step on all replicas, and returns the totals that each of them knows."""
@@ -104,7 +123,7 @@ class TrainStep:
 
     def _run_replica(
         self,
-        is_self_critical: bool,
+        kind: StepKind,
         cells: tf.Tensor,
         words: tf.Tensor,
         weights: tf.Tensor,
@@ -114,7 +133,7 @@ class TrainStep:
         """Changes the weights on one replica, and returns the ``StepTotals`` of all replicas."""
         with tf.GradientTape() as tape:
             loss, count = caption_loss(
-                self._captioner, cells, words, weights, seed, is_drawn=is_self_critical
+                self._captioner, cells, words, weights, seed, is_drawn=kind is StepKind.DRAWN
             )
         variables = self._captioner.trainable_variables
         gradients = tape.gradient(loss, variables)
@@ -123,7 +142,14 @@ class TrainStep:
         # The optimizer sums gradients over the replicas. Divided by the number of all words, the
         # sum is the mean over the whole batch.
         scale = 1 / tf.maximum(totals[1], 1.0)
-        scaled = [tf.convert_to_tensor(gradient) * scale for gradient in gradients]
+        is_learned = [
+            kind is not StepKind.DECODER or variable.path.startswith(_DECODER)
+            for variable in variables
+        ]
+        scaled = [
+            tf.convert_to_tensor(gradient) * (scale if learned else 0.0)
+            for gradient, learned in zip(gradients, is_learned, strict=True)
+        ]
         self.optimizer.apply(scaled, variables)
         return totals
 
@@ -197,7 +223,7 @@ class _LearningRate(keras.optimizers.schedules.LearningRateSchedule):
             0.0,
             max(1, self._forced_steps - warmup),
             alpha=_FINAL_SHARE,
-            warmup_target=options.learning_rate,
+            warmup_target=options.peak_rate,
             warmup_steps=warmup,
         )
         self._self_critical = keras.optimizers.schedules.CosineDecay(

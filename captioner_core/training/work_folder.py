@@ -5,7 +5,7 @@ from pathlib import Path
 
 from captioner_core.captioning.saved_model import check_model_output
 from captioner_core.io import outputs
-from captioner_core.options import TrainOptions
+from captioner_core.options import PRETRAINED, TrainOptions
 from captioner_core.training.checkpoint import is_checkpoint, temporary_path
 
 CHECKPOINT = "checkpoint.npz"
@@ -34,6 +34,7 @@ def check_train_outputs(options: TrainOptions, option: str = "--output") -> None
         "--dataset": options.dataset,
         "--features": options.features,
         "--mirrored": options.mirrored,
+        "--init": [options.init] if options.init not in ("", PRETRAINED) else [],
     }
     check_model_output(options.output, option=option, inputs=inputs)
     outputs.check_output_folder(

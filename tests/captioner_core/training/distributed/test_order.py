@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner_core.training.order import BatchOrder
+from captioner_core.training.distributed.order import BatchOrder
 
 SIZES = st.tuples(st.integers(1, 200), st.sampled_from([1, 2, 4, 6, 12, 16]), st.integers(0, 3))
 
