@@ -163,4 +163,6 @@ def _caption_row(
         n_tokens=caption.n_tokens,
         # The search never writes the unknown word.
         unk_fraction=0.0,
+        image_text_score=caption.image_text_score,
+        confidence=caption.confidence,
     )

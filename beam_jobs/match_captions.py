@@ -60,8 +60,9 @@ def build(pipeline: beam.Pipeline, run: layout.RunLayout, plan: MatchPlan) -> No
         | "MakeRows" >> beam.FlatMap(make_rows, plan).with_outputs(SUMMARY, main="matches")
     )
     inputs = (index.inputs, queries.inputs) | "MergeInputs" >> beam.Flatten()
+    summary = (rows[SUMMARY], queries.uncertain) | "MergeSummary" >> beam.Flatten()
     _ = rows.matches | "WriteMatches" >> WriteRows(run, layout.MATCHES)
-    _ = rows[SUMMARY] | "WriteSummary" >> WriteRows(run, layout.MATCH_SUMMARY)
+    _ = summary | "WriteSummary" >> WriteRows(run, layout.MATCH_SUMMARY)
     _ = queries.groups | "WriteGroups" >> WriteRows(run, layout.CAPTION_GROUPS)
     _ = inputs | "WriteInputs" >> WriteRows(run, layout.MATCH_INPUTS)
 
@@ -200,6 +201,7 @@ def _plan(
         index=inputs.index,
         collections=inputs.collections,
         index_splits=options.index_splits,
+        min_confidence=options.min_confidence,
         n_sets={
             QUERY: _part_count(queries, CAPTIONS_PER_QUERY_PART),
             INDEX: _part_count(indexed, CAPTIONS_PER_INDEX_PART),

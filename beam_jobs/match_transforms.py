@@ -45,6 +45,7 @@ from captioner_core.matching import (
     partitioning,
     previous_results,
     result_rows,
+    uncertain_rows,
     write_caption_set,
 )
 from captioner_core.runs.identity import QUERY_KEY, image_keys, split_keys, with_keys
@@ -69,6 +70,7 @@ REMOVED = "removed"
 # Tags of the further outputs of a transform.
 _REMOVED_KEYS = "removed_keys"
 _INPUT_ROWS = "input_rows"
+_UNCERTAIN_ROWS = "uncertain_rows"
 _REUSED_RESULTS = "reused_results"
 _GROUP_ROWS = "group_rows"
 
@@ -112,6 +114,7 @@ class MatchPlan:
       index: tables that they are matched against.
       collections: the collection of each of these tables, by its URI.
       index_splits: splits of datasets to match against; all if empty.
+      min_confidence: the least confidence of generated captions that are matched.
       n_sets: the number of caption sets, by side.
       n_image_partitions: the number of partitions in which captions meet an earlier run's results.
       previous_run: the folder of the run whose results are reused where they still hold, or None.
@@ -127,6 +130,7 @@ class MatchPlan:
     index: Sequence[str]
     collections: Mapping[str, str]
     index_splits: Sequence[str]
+    min_confidence: float
     n_sets: dict[str, int]
     n_image_partitions: int
     previous_run: str | None = None
@@ -236,12 +240,14 @@ class EncodedQueries(NamedTuple):
       previous_results: the results of each set that are reused from the earlier run.
       groups: rows of ``caption_groups``.
       inputs: rows of ``match_inputs``, for the next update.
+      uncertain: rows of ``match_summary`` for images that are not matched.
     """
 
     sets: beam.PCollection[str]
     previous_results: beam.PCollection[tuple[str, SearchResults]]
     groups: beam.PCollection[pa.Table]
     inputs: beam.PCollection[pa.Table]
+    uncertain: beam.PCollection[pa.Table]
 
 
 @dataclasses.dataclass
@@ -261,7 +267,7 @@ class EncodeQueries(beam.PTransform):
         removed = beam.pvalue.AsList(self.removed)
         partitions = _read_by_image(pipeline, self.plan, QUERY) | "Compare" >> beam.FlatMap(
             compare_queries, removed, self.plan
-        ).with_outputs(_INPUT_ROWS, main="partitions")
+        ).with_outputs(_INPUT_ROWS, _UNCERTAIN_ROWS, main="partitions")
         encoded = (
             partitions.partitions
             | "GroupByCaption" >> beam.GroupByKey()
@@ -271,7 +277,11 @@ class EncodeQueries(beam.PTransform):
             )
         )
         return EncodedQueries(
-            encoded.sets, encoded[_REUSED_RESULTS], encoded[_GROUP_ROWS], partitions[_INPUT_ROWS]
+            encoded.sets,
+            encoded[_REUSED_RESULTS],
+            encoded[_GROUP_ROWS],
+            partitions[_INPUT_ROWS],
+            partitions[_UNCERTAIN_ROWS],
         )
 
 
@@ -291,7 +301,9 @@ def _read(source: Source, side: str, plan: MatchPlan) -> Iterator[tuple[int, tup
     column = "image_key"
     if source.content == CURRENT:
         splits = plan.index_splits if side == INDEX else ()
-        tables: Iterable[pa.Table] = loading.read_records(source.part, splits, source.collection)
+        tables: Iterable[pa.Table] = loading.read_records(
+            source.part, splits, source.collection, plan.min_confidence
+        )
     elif source.content == PREVIOUS:
         tables = _previous_inputs(source.part, side)
     else:
@@ -342,8 +354,9 @@ def compare_index(grouped: Grouped, plan: MatchPlan) -> Iterator[Any]:
       ``RECORDS``; and, as tagged outputs, keys of removed images and rows of ``match_inputs``.
     """
     items = list(grouped[1])
-    current = _distinct_inputs(items, CURRENT)
-    previous = _distinct_inputs(items, PREVIOUS)
+    inputs = _distinct_inputs(items, CURRENT)
+    current = _certain(inputs)
+    previous = _certain(_distinct_inputs(items, PREVIOUS))
     unchanged = partitioning.find_unchanged(current, previous)
     removed = previous.filter(pa.array(~unchanged.previous))
     kinds = {
@@ -358,7 +371,12 @@ def compare_index(grouped: Grouped, plan: MatchPlan) -> Iterator[Any]:
             yield (kind, partition), records
     if len(removed):
         yield beam.pvalue.TaggedOutput(_REMOVED_KEYS, pc.unique(removed.column("image_key")))
-    yield beam.pvalue.TaggedOutput(_INPUT_ROWS, _match_input_rows(current, INDEX))
+    yield beam.pvalue.TaggedOutput(_INPUT_ROWS, _match_input_rows(inputs, INDEX))
+
+
+def _certain(records: pa.Table) -> pa.Table:
+    """Returns the captions that are matched: all but those that the captioner is not certain of."""
+    return records.filter(pc.not_equal(records.column("source"), schemas.UNCERTAIN))
 
 
 def _match_input_rows(records: pa.Table, side: str) -> pa.Table:
@@ -384,12 +402,13 @@ def compare_queries(
 
     Yields:
       The caption set that rows belong to, with these rows and what they are: captions with a column
-      that tells whether results are reused, and these results. Rows of ``match_inputs`` are a
-      tagged output.
+      that tells whether results are reused, and these results. Rows of ``match_inputs``, and rows
+      of ``match_summary`` for images that are not matched, are tagged outputs.
     """
     items = list(grouped[1])
-    current = _distinct_inputs(items, CURRENT)
-    previous = _distinct_inputs(items, PREVIOUS)
+    inputs = _distinct_inputs(items, CURRENT)
+    current = _certain(inputs)
+    previous = _certain(_distinct_inputs(items, PREVIOUS))
     results = {content: _previous_rows(items, content) for content in _RESULT_TABLES}
     unrepairable = find_unrepairable(results[SUMMARY], results[MATCHES], _concat_keys(removed))
     keys = current.column("image_key")
@@ -405,7 +424,10 @@ def compare_queries(
             for content, table in results.items():
                 is_reused = pc.is_in(table.column(QUERY_KEY), value_set=kept)
                 yield partition, (content, table.filter(is_reused))
-    yield beam.pvalue.TaggedOutput(_INPUT_ROWS, _match_input_rows(current, QUERY))
+    is_matched = pc.is_in(inputs.column("image_key"), value_set=pc.unique(keys))
+    if len(unmatched := inputs.filter(pc.invert(is_matched))):
+        yield beam.pvalue.TaggedOutput(_UNCERTAIN_ROWS, uncertain_rows(unmatched))
+    yield beam.pvalue.TaggedOutput(_INPUT_ROWS, _match_input_rows(inputs, QUERY))
 
 
 def _concat_keys(arrays: Sequence[pa.Array]) -> pa.Array:

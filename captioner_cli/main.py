@@ -18,6 +18,7 @@ COMMANDS = (
     "models.export",
     "models.train_encoder",
     "models.calibrate",
+    "models.confidence",
     "models.quantize",
     "models.gate",
     "models.promote",

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+from captioner_core.captioning import confidence
 from captioner_core.errors import CaptionerError
 from captioner_core.tables.schemas import CELL_DIM, GRID_CELLS
 
@@ -25,6 +26,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "beam_width": (1, 20),
     "length_penalty": (0, 100),
     "joint_weight": (0, 100),
+    "kinds": (0, 65_536),
 }
 
 # The Python types that JSON may give for a field, by the field's annotation.
@@ -52,6 +54,8 @@ class CaptionerConfig:
         It is added to the normalised log-probability. 0 chooses without an encoder.
       joint_encoder: Fingerprint of the learned encoder that computes this cosine, or an empty
         string without one.
+      kinds: Number of kinds of training images that confidences are measured by; 0 if captions have
+        no confidence. See ``confidence``.
 
     Raises:
       CaptionerError: A value is out of its limits, or the heads do not divide the units.
@@ -71,6 +75,7 @@ class CaptionerConfig:
     length_penalty: float = 0.7
     joint_weight: float = 0.0
     joint_encoder: str = ""
+    kinds: int = 0
 
     def __post_init__(self) -> None:
         if self.attention not in ("grid", "mean"):
@@ -123,13 +128,13 @@ class CaptionerConfig:
         for name, (inputs, outputs) in layers.items():
             shapes[f"{name}/kernel"] = (inputs, outputs)
             shapes[f"{name}/bias"] = (outputs,)
-        if self.members == 1:
-            return shapes
-        return {
-            f"{number}/{name}": shape
-            for number in range(self.members)
-            for name, shape in shapes.items()
-        }
+        if self.members > 1:
+            shapes = {
+                f"{number}/{name}": shape
+                for number in range(self.members)
+                for name, shape in shapes.items()
+            }
+        return shapes | confidence.tensor_shapes(self.kinds)
 
     @property
     def cell_count(self) -> int:
@@ -152,7 +157,8 @@ class CaptionerConfig:
             raise CaptionerError(
                 f"model config.json is not of format {FORMAT_VERSION}; train the model again"
             )
-        given = {name: item for name, item in value.items() if name != "format_version"}
+        # Models of earlier versions have no confidence.
+        given = {"kinds": 0} | {name: value[name] for name in value.keys() - {"format_version"}}
         types = {field.name: _JSON_TYPES[str(field.type)] for field in dataclasses.fields(cls)}
         # bool is a subclass of int in Python, but true is not a number in JSON.
         wrong = (given.keys() ^ types.keys()) | {

@@ -17,11 +17,17 @@ class GeneratedCaption:
       text: The caption.
       log_prob: The natural log of its probability, including the probability of END.
       n_tokens: The number of its words, without END.
+      image_text_score: The cosine of image and caption in the encoder's space; None if the encoder
+        reads other features than the model.
+      confidence: The probability that the caption is acceptable; None if that was not fitted for
+        the model.
     """
 
     text: str
     log_prob: float
     n_tokens: int
+    image_text_score: float | None = None
+    confidence: float | None = None
 
 
 class FeatureCaptioner(Protocol):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.captioning.config import CaptionerConfig
+from captioner_core.captioning import confidence
+from captioner_core.captioning.confidence import CaptionSigns, ConfidenceModel
 from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.captioning.grid import attended_cells
 from captioner_core.captioning.saved_model import LoadedModel
@@ -28,8 +31,8 @@ class CaptionGenerator:
       engine: What searches; see ``load_search``.
 
     Raises:
-      CaptionerError: The engine is not known, or the model chooses captions by another encoder
-        than the packaged one.
+      CaptionerError: The engine is not known, or the model needs another encoder than the one that
+        ``LearnedEncoder`` loads.
     """
 
     def __init__(
@@ -37,7 +40,8 @@ class CaptionGenerator:
     ) -> None:
         self._model = model
         self._search = load_search(model, beam_width, engine)
-        self._joint = _load_joint_encoder(model.config) if model.config.joint_weight else None
+        self._encoder = _load_encoder(model)
+        self._confidence = _load_confidence(model)
 
     @property
     def model_id(self) -> str:
@@ -49,15 +53,16 @@ class CaptionGenerator:
     ) -> list[GeneratedCaption]:
         """Returns the best caption of each image; see ``FeatureCaptioner.generate``."""
         words, log_prob = self._search.find(attended_cells(grid, self._model.config))
-        if self._joint is None:
+        if self._encoder is None:
             return [
                 self._decode(rows[0], values[0])
                 for rows, values in zip(words, log_prob, strict=True)
             ]
-        return [
-            self._choose_by_image(self._joint, *beams)
-            for beams in zip(self._joint.encode_images(features), words, log_prob, strict=True)
+        captions = [
+            self._choose_by_image(self._encoder, *beams)
+            for beams in zip(self._encoder.encode_images(features), words, log_prob, strict=True)
         ]
+        return self._with_confidence(captions, features) if self._confidence else captions
 
     def _choose_by_image(
         self,
@@ -75,23 +80,65 @@ class CaptionGenerator:
           log_prob: float32 [beams].
         """
         config = self._model.config
-        captions = [self._decode(row, value) for row, value in zip(words, log_prob, strict=True)]
+        beams = len(words) if config.joint_weight else 1
+        captions = [
+            self._decode(row, value)
+            for row, value in zip(words[:beams], log_prob[:beams], strict=True)
+        ]
         cosines = encoder.encode([caption.text for caption in captions]) @ image
         lengths = np.array([caption.n_tokens + 1 for caption in captions])
-        scores = log_prob / lengths**config.length_penalty + config.joint_weight * cosines
-        return captions[int(np.argmax(scores))]
+        scores = log_prob[:beams] / lengths**config.length_penalty + config.joint_weight * cosines
+        best = int(np.argmax(scores))
+        return replace(captions[best], image_text_score=float(np.clip(cosines[best], -1, 1)))
+
+    def _with_confidence(
+        self, captions: list[GeneratedCaption], features: npt.NDArray[np.float32]
+    ) -> list[GeneratedCaption]:
+        """Returns the captions with their confidence."""
+        assert self._confidence is not None
+        estimates = self._confidence.estimate(caption_signs(captions, features))
+        return [
+            replace(caption, confidence=float(value))
+            for caption, value in zip(captions, estimates, strict=True)
+        ]
 
     def _decode(self, words: npt.NDArray[np.int32], log_prob: float) -> GeneratedCaption:
         n_tokens = int((words != PAD).sum()) - 1
         return GeneratedCaption(self._model.vocabulary.decode(words), float(log_prob), n_tokens)
 
 
-def _load_joint_encoder(config: CaptionerConfig) -> JointEncoder:
-    """Returns the packaged encoder if it is the one that the model was exported with."""
+def caption_signs(
+    captions: Sequence[GeneratedCaption], features: npt.NDArray[np.float32]
+) -> CaptionSigns:
+    """Returns what a confidence is estimated from.
+
+    Args:
+      captions: The captions, each with its ``image_text_score``.
+      features: float32 [captions, FEATURE_DIM], the averaged features of their images.
+    """
+    log_probs = [caption.log_prob / (caption.n_tokens + 1) for caption in captions]
+    scores = [caption.image_text_score for caption in captions]
+    return CaptionSigns(np.array(log_probs, np.float32), np.array(scores, np.float32), features)
+
+
+def _load_encoder(model: LoadedModel) -> JointEncoder | None:
+    """Returns the encoder, or None if it reads other features and the model can do without it.
+
+    Raises:
+      CaptionerError: The model was exported with another encoder.
+    """
     encoder = LearnedEncoder()
-    if encoder.fingerprint != config.joint_encoder:
+    config = model.config
+    if config.joint_encoder and encoder.fingerprint != config.joint_encoder:
         raise CaptionerError(
             f"the model chooses captions by encoder {config.joint_encoder!r}, the package has "
             f"{encoder.fingerprint!r}; export the model again"
         )
-    return encoder
+    return encoder if encoder.backbone == config.backbone else None
+
+
+def _load_confidence(model: LoadedModel) -> ConfidenceModel | None:
+    if not model.config.kinds:
+        return None
+    tensors = (model.tensors[name].astype(np.float32) for name in confidence.NAMES)
+    return ConfidenceModel(*tensors)

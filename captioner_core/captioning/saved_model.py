@@ -7,6 +7,7 @@ the shapes of the weights must be those that the configuration asks for.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,6 +22,8 @@ import numpy as np
 from pyarrow import fs as pafs
 from safetensors import SafetensorError
 
+from captioner_core.captioning.confidence import NAMES as CONFIDENCE_NAMES
+from captioner_core.captioning.confidence import ConfidenceModel
 from captioner_core.captioning.config import CaptionerConfig
 from captioner_core.captioning.model_card import model_card
 from captioner_core.errors import CaptionerError, first_line
@@ -198,6 +201,34 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
     write_json(output.stage(CONFIG), captioner.config.to_json())
     model_id = read_model_id(str(output.staging_folder))
     publish_model(output, captioner.config, {"model_id": model_id, **metrics})
+    return model_id
+
+
+def replace_confidence(folder: str, confidence: ConfidenceModel) -> str:
+    """Sets the confidence of a model in its folder, which thereby becomes another model.
+
+    Args:
+      folder: The local path of the folder.
+      confidence: The confidence.
+
+    Returns:
+      The new model id.
+
+    Raises:
+      CaptionerError: Captioner did not make the folder, or the folder cannot be written to.
+    """
+    model = load_model(folder)
+    config = dataclasses.replace(model.config, kinds=len(confidence.kinds))
+    kept = {name: value for name, value in model.tensors.items() if name not in CONFIDENCE_NAMES}
+    dtype = next(iter(kept.values())).dtype
+    added = {name: value.astype(dtype) for name, value in confidence.tensors().items()}
+    metrics = parse_json(_read_file(folder, folder, METRICS, MAX_BYTES[METRICS]))
+    output = claim_model_folder(folder)
+    output.stage(WEIGHTS).write_bytes(format_tensors(kept | added))
+    output.stage(VOCABULARY).write_text(model.vocabulary.to_json(), encoding="utf-8")
+    write_json(output.stage(CONFIG), config.to_json())
+    model_id = read_model_id(str(output.staging_folder))
+    publish_model(output, config, {**metrics, "model_id": model_id})
     return model_id
 
 

@@ -28,7 +28,12 @@ from captioner_core.matching.exact_search.results import (
 )
 from captioner_core.matching.exact_search.search import Search
 from captioner_core.matching.index import CaptionIndex, Query
-from captioner_core.matching.rows import MatchTables, caption_group_rows, result_rows
+from captioner_core.matching.rows import (
+    MatchTables,
+    caption_group_rows,
+    result_rows,
+    uncertain_rows,
+)
 from captioner_core.matching.update import find_unrepairable, previous_results
 
 __all__ = [
@@ -52,5 +57,6 @@ __all__ = [
     "open_caption_set",
     "previous_results",
     "result_rows",
+    "uncertain_rows",
     "write_caption_set",
 ]

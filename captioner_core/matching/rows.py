@@ -196,6 +196,29 @@ def _summary_rows(
     return pa.table(columns, schema=schemas.row_schema(layout.MATCH_SUMMARY))
 
 
+def uncertain_rows(records: pa.Table) -> pa.Table:
+    """Returns the rows of ``match_summary`` of images that are not matched, for their captions.
+
+    Args:
+      records: the captions of these images, with the columns of ``RECORDS``.
+    """
+    first = records.group_by("image_key").aggregate([("caption", "min")])
+    image = split_keys(first.column("image_key").combine_chunks())
+    size = len(first)
+    columns = {
+        "query_image_id": image.image_id,
+        "query_collection": image.collection,
+        "query_caption": first.column("caption_min"),
+        "status": pa.array([schemas.UNCERTAIN] * size, pa.string()),
+        "n_above_threshold": pa.array(np.zeros(size, np.int64)),
+        "n_written": pa.array(np.zeros(size, np.int32)),
+        "best_score": pa.array(np.full(size, np.nan, np.float32)),
+        "best_match_image_id": pa.nulls(size, pa.string()),
+        "best_match_collection": pa.nulls(size, pa.string()),
+    }
+    return pa.table(columns, schema=schemas.row_schema(layout.MATCH_SUMMARY))
+
+
 def caption_group_rows(queries: CaptionSet, groups: QueryGroups) -> pa.Table:
     """Returns the rows of ``caption_groups``: which images have the same captions.
 

@@ -30,12 +30,14 @@ class MatchStats:
 
     Args:
       matched: number of query images with a match.
+      uncertain: number of query images that were not matched, since their caption is uncertain.
       queries: number of query images.
       best_scores: the score of the most similar image of each query image.
       match_scores: the scores of all matches.
     """
 
     matched: int
+    uncertain: int
     queries: int
     best_scores: ScoreCounts
     match_scores: ScoreCounts
@@ -86,15 +88,17 @@ def match_stats(run: RunReader) -> MatchStats:
     """Returns figures about a run's matches."""
     best_scores = ScoreCounts()
     match_scores = ScoreCounts()
-    matched = 0
+    statuses: Counter[str] = Counter()
     queries = 0
     for batch in run.batches(layout.MATCH_SUMMARY, ("status", "best_score")):
         queries += batch.num_rows
-        matched += pc.sum(pc.equal(batch.column("status"), schemas.MATCHED)).as_py() or 0
+        for status in (schemas.MATCHED, schemas.UNCERTAIN):
+            statuses[status] += pc.sum(pc.equal(batch.column("status"), status)).as_py() or 0
         best_scores.add(batch.column("best_score").to_numpy(zero_copy_only=False))
     for batch in run.batches(layout.MATCHES, ("score",)):
         match_scores.add(batch.column("score").to_numpy(zero_copy_only=False))
-    return MatchStats(matched, queries, best_scores, match_scores)
+    matched, uncertain = statuses[schemas.MATCHED], statuses[schemas.UNCERTAIN]
+    return MatchStats(matched, uncertain, queries, best_scores, match_scores)
 
 
 def caption_stats(run: RunReader) -> CaptionStats:

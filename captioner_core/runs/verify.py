@@ -46,6 +46,7 @@ from captioner_core.tables.schemas import (
     NO_MATCH,
     SCHEMA_VERSION,
     TABLE_SCHEMAS,
+    UNCERTAIN,
 )
 
 _MAX_LISTED = 5
@@ -348,6 +349,8 @@ def _check_captions(tables: Tables, manifest: commits.Manifest) -> Iterator[str]
         "log_prob is above 0 or not a number": ~(frame.log_prob <= 0),
         "unk_fraction is outside 0 to 1": ~frame.unk_fraction.between(0, 1),
         "n_tokens is negative": frame.n_tokens < 0,
+        "image_text_score is outside -1 to 1": _is_no_cosine(frame.image_text_score),
+        "confidence is outside 0 to 1": (frame.confidence < 0) | (frame.confidence > 1),
         "image_sha256 is no sha256": _is_no_sha256(frame.image_sha256),
         "source is neither generated nor human": ~frame.source.isin([GENERATED, HUMAN]),
     }
@@ -368,6 +371,8 @@ def _check_summary(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
         yield from _list_ids("captions: image without match_summary", captioned - set(keys))
         yield from _list_ids("match_summary: image not captioned", set(keys) - captioned)
     status = np.where(above > 0, MATCHED, NO_MATCH)
+    # Images with an uncertain caption are not matched.
+    status = np.where((above == 0) & (summary.status == UNCERTAIN), UNCERTAIN, status)
     rules = {
         "n_above_threshold is negative": above < 0,
         "status doesn't fit n_above_threshold": summary.status != status,
@@ -468,9 +473,10 @@ def _check_groups(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:
     }
     yield from _check_rules(CAPTION_GROUPS, groups.caption, rules)
     image_count = groups.n_images.sum()
-    if MATCH_SUMMARY in tables and image_count != len(tables[MATCH_SUMMARY]):
-        query_count = len(tables[MATCH_SUMMARY])
-        yield f"caption_groups: {image_count} images, but match_summary has {query_count}"
+    if MATCH_SUMMARY in tables:
+        query_count = (tables[MATCH_SUMMARY].status != UNCERTAIN).sum()
+        if image_count != query_count:
+            yield f"caption_groups: {image_count} images, but match_summary has {query_count}"
 
 
 def _check_inputs(tables: Tables, manifest: commits.Manifest) -> Iterator[str]:

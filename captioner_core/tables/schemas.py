@@ -26,6 +26,7 @@ GENERATED = "generated"
 HUMAN = "human"
 MATCHED = "matched"
 NO_MATCH = "no_match"
+UNCERTAIN = "uncertain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,10 @@ class CaptionRow:
       log_prob: natural logarithm of the probability of the caption and its end.
       n_tokens: number of words, without the end.
       unk_fraction: share of the words that the vocabulary does not know, 0 to 1.
+      image_text_score: cosine of image and caption in the learned encoder's space; None if that
+        encoder reads other features than the model.
+      confidence: probability that the caption is acceptable, 0 to 1; None if that was not fitted
+        for the model.
     """
 
     image_id: str
@@ -97,6 +102,8 @@ class CaptionRow:
     log_prob: float
     n_tokens: int
     unk_fraction: float
+    image_text_score: float | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +154,8 @@ class MatchSummaryRow:
       query_image_id: the query image.
       query_collection: the collection of the query image.
       query_caption: the query image's caption that is closest to the most similar image's.
-      status: ``MATCHED`` or ``NO_MATCH``.
+      status: ``MATCHED`` or ``NO_MATCH``; ``UNCERTAIN`` if the captioner was not certain enough of
+        the caption for the image to be matched.
       n_above_threshold: number of images whose score reaches the threshold.
       n_written: number of them in the matches table.
       best_score: score of the most similar image, whether or not it reaches the threshold; NaN if
@@ -268,7 +276,7 @@ Row = (
 )
 
 
-_NULLABLE = ("best_match_image_id", "best_match_collection")
+_NULLABLE = ("best_match_image_id", "best_match_collection", "image_text_score", "confidence")
 _COMMON_COLUMNS: Mapping[str, pa.DataType] = {"run_id": pa.string(), "schema_version": pa.int32()}
 
 
@@ -308,6 +316,8 @@ CAPTIONS_SCHEMA = _schema(
     log_prob=pa.float32(),
     n_tokens=pa.int32(),
     unk_fraction=pa.float32(),
+    image_text_score=pa.float32(),
+    confidence=pa.float32(),
 )
 MATCHES_SCHEMA = _schema(
     query_image_id=pa.string(),

@@ -96,6 +96,7 @@ def match(pipeline, root, _files):
         index=(),
         collections={},
         index_splits=(),
+        min_confidence=0.0,
         n_image_partitions=4,
         n_sets={QUERY: 2, INDEX: 3},
     )

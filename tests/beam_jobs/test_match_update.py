@@ -6,6 +6,8 @@ compare all match tables of two runs exactly.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -39,9 +41,22 @@ def make_captions(seed, names):
     return {name: " ".join(random.choice(WORDS, random.integers(1, 5))) for name in names}
 
 
-def write_captions(path, captions, model_id=MODEL):
-    """Writes a captions table from texts by image name, and returns its path."""
-    rows = [make_caption_row(name, text, model_id=model_id) for name, text in captions.items()]
+def write_captions(path, captions, model_id=MODEL, confidence=None):
+    """Writes a captions table from texts by image name, and returns its path.
+
+    Args:
+      path: the path.
+      captions: the text of each image.
+      model_id: the model that wrote the texts.
+      confidence: the confidence of some images' captions, by image name.
+    """
+    rows = [
+        dataclasses.replace(
+            make_caption_row(name, text, model_id=model_id),
+            confidence=(confidence or {}).get(name),
+        )
+        for name, text in captions.items()
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows_as_table(rows, "r", CAPTIONS_SCHEMA), path)
     return str(path)
@@ -98,6 +113,48 @@ def assert_same_rows(actual, expected):
     """Checks that two runs have exactly the same match tables."""
     for name, frame in actual.items():
         pd.testing.assert_frame_equal(frame, expected[name], check_exact=True, obj=name)
+
+
+def test_images_with_an_uncertain_caption_are_kept_out_and_marked(tmp_path):
+    """They are as if they were not there, but for their row of ``match_summary``."""
+    captions = make_captions(0, [f"a/{n:03d}" for n in range(60)])
+    confidence = {name: number / 60 for number, name in enumerate(captions)}
+    del confidence["a/000"]  # Not known, so it is matched.
+    certain = {name: text for name, text in captions.items() if confidence.get(name, 1) >= 0.5}
+    everything = write_captions(tmp_path / "all.parquet", captions, confidence=confidence)
+    match(tmp_path, "all", captions=everything, index=everything, min_confidence=0.5)
+    table = write_captions(tmp_path / "some.parquet", certain)
+    match(tmp_path, "some", captions=table, index=table)
+    actual, expected = rows(tmp_path, "all"), rows(tmp_path, "some")
+    summary = actual["match_summary"]
+    uncertain = summary[summary.status == "uncertain"]
+    assert set(uncertain.query_image_id) == captions.keys() - certain.keys()
+    assert (uncertain.query_caption == uncertain.query_image_id.map(captions)).all()
+    assert set(actual.pop("match_inputs").image_id) == captions.keys(), "nothing is lost"
+    actual["match_summary"] = summary.drop(uncertain.index).reset_index(drop=True)
+    for frame in (*actual.values(), *expected.values()):
+        frame.drop(columns=[name for name in frame if "collection" in name], inplace=True)
+    assert_same_rows(actual, expected)
+
+
+def test_an_update_keeps_uncertain_images_out_as_well(tmp_path):
+    captions = make_captions(0, [f"a/{n:03d}" for n in range(60)])
+    more = make_captions(1, [f"b/{n:03d}" for n in range(30)])
+    confidence = {name: int(name[2:]) % 10 / 10 for name in captions | more}
+    old = write_captions(tmp_path / "old.parquet", captions, confidence=confidence)
+    new = write_captions(tmp_path / "new.parquet", more, confidence=confidence)
+    match(tmp_path, "r", captions=old, index=old, min_confidence=0.3)
+    match(
+        tmp_path,
+        None,
+        output=None,
+        update=str(tmp_path / "root/runs/r"),
+        captions=new,
+        index=new,
+        min_confidence=0.3,
+    )
+    match(tmp_path, "both", captions=(old, new), index=(old, new), min_confidence=0.3)
+    assert_same_rows(rows(tmp_path, "r"), rows(tmp_path, "both"))
 
 
 @pytest.fixture
