@@ -69,31 +69,42 @@ $(AIRFLOW_VENV)/airflow.stamp: requirements.lock setup.py dags/requirements.txt
 	@touch $@
 
 # Each variable reaches the program as one argument, whatever it holds.
-export DATASET FLICKR8K_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS FAULTS_SEED FAULTS_MOMENTS CLUSTER_IMAGES AIRFLOW_VENV TESTS
+export DATASET FLICKR8K_DIR COCO_DIR JUDGEMENTS_DIR LIMIT IMAGES OUT THRESHOLD TOP_K WORKERS EPOCHS MAX_FAILURES PORT AIRFLOW_DB AIRFLOW_DIR INBOX_FOLDERS FAULTS_SEED FAULTS_MOMENTS CLUSTER_IMAGES AIRFLOW_VENV TESTS
 
 run-local: $(VENV)/run.stamp  ## images to match tables and report: DATASET= FLICKR8K_DIR= LIMIT= IMAGES= OUT= THRESHOLD= TOP_K= EPOCHS= WORKERS=
 	@$(BIN)/captioner run-local --dataset "$$DATASET" --out "$$OUT" --threshold="$$THRESHOLD" --top-k="$$TOP_K" --workers="$$WORKERS" \
 		$${FLICKR8K_DIR:+--flickr8k-dir "$$FLICKR8K_DIR"} $${LIMIT:+--limit="$$LIMIT"} $${IMAGES:+--images "$$IMAGES"} \
 		$${EPOCHS:+--epochs="$$EPOCHS"} $${MAX_FAILURES:+--max-failures="$$MAX_FAILURES"}
 
-# What captioner_core/pretrained and captioner_core/pretrained_encoder were made by; three seeds, so that the
-# ensemble stays below 20 MB.
+# What captioner_core/pretrained_encoder and then captioner_core/pretrained were made by; three seeds, so that
+# both stay below 40 MB. COCO_DIR holds what tools/split_coco.py reads, JUDGEMENTS_DIR what people said of pairs.
 PRETRAINED_TRAIN := --epochs 12 --reinforce-epochs 16 --reinforce-rate 2e-4 --dropout 0.5 --min-word-count 5 --beam-width 5
-pretrained: $(VENV)/dev.stamp  ## train the models that come with the package anew: FLICKR8K_DIR= OUT=
+PRETRAINED_ENCODER := --epochs 8 --batch-size 512 --min-word-count 5 --teacher minilm
+COCO_LICENCE := COCO captions are CC BY 4.0; its photographs belong to their owners on Flickr. Cite Lin et al. (2014), Microsoft COCO, ECCV.
+LANGUAGE_LICENCE := COCO captions are CC BY 4.0. Flickr30k captions are for non-commercial research and teaching. Cite Lin et al. (2014), Microsoft COCO, ECCV, and Young et al. (2014), From image descriptions to visual denotations, TACL 2.
+pretrained: $(VENV)/dev.stamp  ## train the models that come with the package anew: FLICKR8K_DIR= COCO_DIR= JUDGEMENTS_DIR= OUT=
 	@$(BIN)/captioner assets --extra minilm
 	@$(BIN)/captioner dataset flickr8k $${FLICKR8K_DIR:+--source "$$FLICKR8K_DIR"} --output "$$OUT/datasets/flickr8k"
-	@$(BIN)/captioner extract --images "$$OUT/datasets/flickr8k/images" --output "$$OUT" --run-id flickr8k
-	@$(BIN)/captioner extract --images "$$OUT/datasets/flickr8k/images" --output "$$OUT" --run-id flickr8k-mirrored \
-		--backbone xception-mirrored
-	@$(BIN)/captioner train-encoder --dataset "$$OUT/datasets/flickr8k" --features "$$OUT/runs/flickr8k/features" \
-		--features "$$OUT/runs/flickr8k-mirrored/features" --judge minilm --output "$$OUT/pretrained/encoder"
+	@$(BIN)/python tools/split_coco.py "$$COCO_DIR" "$$OUT/coco"
+	@$(BIN)/captioner dataset csv --csv "$$OUT/coco/captions.csv" --images "$$OUT/coco/images" --licence "$(COCO_LICENCE)" \
+		--output "$$OUT/datasets/coco"
+	@$(BIN)/captioner dataset csv --csv "$$OUT/coco/language.csv" --licence "$(LANGUAGE_LICENCE)" --output "$$OUT/datasets/language"
+	@set -e; for name in flickr8k coco; do for suffix in "" -mirrored; do \
+		$(BIN)/captioner extract --images "$$OUT/datasets/$$name/images" --output "$$OUT" --run-id "$$name$$suffix" \
+		--backbone "xception$$suffix"; done; done
+	@$(BIN)/captioner train-encoder --dataset "$$OUT/datasets/flickr8k" --dataset "$$OUT/datasets/coco" \
+		--features "$$OUT/runs/flickr8k/features" --features "$$OUT/runs/coco/features" \
+		--mirrored "$$OUT/runs/flickr8k-mirrored/features" --mirrored "$$OUT/runs/coco-mirrored/features" \
+		--language "$$OUT/datasets/language" --judgements "$$JUDGEMENTS_DIR" $(PRETRAINED_ENCODER) --output "$$OUT/pretrained/encoder"
 	@set -e; for seed in 0 1 2; do $(BIN)/captioner train --dataset "$$OUT/datasets/flickr8k" --seed $$seed \
 		--features "$$OUT/runs/flickr8k/features" --mirrored "$$OUT/runs/flickr8k-mirrored/features" \
 		--output "$$OUT/pretrained/seed$$seed" $(PRETRAINED_TRAIN); done
-	@$(BIN)/captioner export --model "$$OUT/pretrained/seed0" --model "$$OUT/pretrained/seed1" --model "$$OUT/pretrained/seed2" \
-		--beam-width 10 --joint-weight 4 --output "$$OUT/pretrained/model"
-	@$(BIN)/captioner evaluate --model "$$OUT/pretrained/model" --dataset "$$OUT/datasets/flickr8k" \
-		--features "$$OUT/runs/flickr8k/features"
+	@set -e; export CAPTIONER_ENCODER="$$OUT/pretrained/encoder"; \
+		$(BIN)/captioner export --model "$$OUT/pretrained/seed0" --model "$$OUT/pretrained/seed1" --model "$$OUT/pretrained/seed2" \
+		--beam-width 10 --joint-weight 4 --output "$$OUT/pretrained/model"; \
+		for command in confidence evaluate; do $(BIN)/captioner $$command --model "$$OUT/pretrained/model" \
+		--dataset "$$OUT/datasets/flickr8k" --features "$$OUT/runs/flickr8k/features" \
+		--dataset "$$OUT/datasets/coco" --features "$$OUT/runs/coco/features"; done
 
 airflow: $(VENV)/run.stamp $(AIRFLOW_VENV)/airflow.stamp  ## Airflow with its UI and the DAGs, on this machine: PORT= AIRFLOW_DB= AIRFLOW_DIR=
 	@$(BIN)/captioner assets

@@ -1,9 +1,10 @@
 """Compares how well encoders find captions of the same image, and what a score of 0.9 lets through.
 
-    python -m bench.encoders --dataset DIR --features URI
+    python -m bench.encoders --dataset DIR --features URI [--judgements DIR]
 
-The dataset must have several captions for each image. Its split dev is used; no encoder was trained
-on that. The first caption of each image is a query, and all other captions are searched.
+The datasets, one or several, must have several captions for each image. Their split dev is used; no
+encoder was trained on that. The first caption of each image is a query, and all other captions are
+searched. The judgements are those of ``text.calibration.judgements``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+from collections.abc import Sequence
 
 from captioner_core.process.environment import quiet_libraries
 
@@ -18,11 +20,17 @@ quiet_libraries()
 
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
+from scipy.stats import kendalltau  # noqa: E402
 
+from captioner_core.analysis.calibrating import agreement_with_people  # noqa: E402
 from captioner_core.options import ENCODERS  # noqa: E402
+from captioner_core.text.calibration.judgements import (  # noqa: E402
+    MEASURED_HALF,
+    read_expert_judgements,
+    read_judgements,
+)
 from captioner_core.text.encoders import load_encoder  # noqa: E402
 from captioner_core.text.encoders.base import JointEncoder, TextEncoder  # noqa: E402
-from captioner_core.text.encoders.judging import judge_pairs  # noqa: E402
 from captioner_core.training.dataset import DEV, read_captions_by_split  # noqa: E402
 from captioner_core.training.encoder.train_encoder import read_features  # noqa: E402
 
@@ -38,15 +46,31 @@ SCENES = (
 def main(argv: list[str] | None = None) -> int:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", required=True, help="dataset folder")
-    parser.add_argument("--features", required=True, help="features table of its images")
+    parser.add_argument("--dataset", action="append", required=True, help="dataset folder")
+    parser.add_argument("--features", action="append", required=True, help="its features table")
+    parser.add_argument("--judgements", help="folder of what people said of pairs")
     args = parser.parse_args(argv)
-    captions = read_captions_by_split(args.dataset)[DEV]
-    features, backbone = read_features(args.features, list(captions))
-    print(f"\n{len(captions)} images, one caption of each is the query (shares in %)")
+    encoders = [load_encoder(name) for name in ENCODERS]
+    for dataset, features in zip(args.dataset, args.features, strict=True):
+        _print_recall(dataset, features, encoders)
+    if args.judgements:
+        _print_agreement(args.judgements, encoders)
+    print("\nMean score of captions that differ in one word, and how many of them reach 0.9")
+    print(f"{'encoder':14} {'number':>14} {'colour':>14} {'negation':>14}")
+    for encoder in encoders:
+        print(
+            f"{encoder.name:14} " + " ".join(_confused(encoder, pairs) for pairs in _probes()),
+            flush=True,
+        )
+    return 0
+
+
+def _print_recall(dataset: str, uri: str, encoders: Sequence[TextEncoder]) -> None:
+    captions = read_captions_by_split(dataset)[DEV]
+    features, backbone = read_features(uri, list(captions))
+    print(f"\n{dataset}: {len(captions)} images, one caption of each is the query (shares in %)")
     columns = ("first", "in 10", "image>1", "img>10", "text>1", "text>10")
     print(f"{'encoder':14} {'dim':>5} " + " ".join(f"{name:>7}" for name in columns))
-    encoders = [load_encoder(name) for name in ENCODERS]
     for encoder in encoders:
         figures = [
             *_caption_recall(encoder, captions),
@@ -56,28 +80,36 @@ def main(argv: list[str] | None = None) -> int:
             f"{100 * value:7.1f}" if value is not None else f"{'':>7}" for value in figures
         )
         print(f"{encoder.name:14} {encoder.dim:5} {shown}", flush=True)
-    print("\nPairs of captions of two images that reach a score of 0.9")
-    head = f"{'encoder':14} {'judge':8} {'cosine':>7} {'matches/image':>14}"
-    print(f"{head} {'right':>7} {'of all right':>13}")
+
+
+def _print_agreement(folder: str, encoders: Sequence[TextEncoder]) -> None:
+    """Prints how well encoders agree with people on the half of images that none is fitted to."""
+    judgements = read_judgements(folder).half(MEASURED_HALF)
+    experts = read_expert_judgements(folder).half(MEASURED_HALF)
+    print(
+        f"\nAgreement with people: Kendall's tau-c with experts ({len(experts.images)} pairs), "
+        f"average precision with the crowd's majority ({len(judgements.images)} pairs), and the "
+        "share of yes among pairs that score 0.9"
+    )
+    head = f"{'encoder':14} {'tau-c':>6} {'precision':>10} {'pairs':>6} {'yes':>7} {'interval':>18}"
+    print(head)
     for encoder in encoders:
-        judge = load_encoder("learned" if encoder.name == "minilm" else "minilm")
-        cosines, fits = judge_pairs(captions, encoder, judge)
-        cutoff = encoder.calibration.cosine
-        reached = fits[cosines >= cutoff]
-        each = 2 * len(reached) / len(captions)
-        shares = f"{100 * reached.mean():6.1f}% {100 * reached.sum() / fits.sum():12.2f}%"
+        tau = kendalltau(experts.cosines(encoder), experts.yes_shares, variant="c").statistic
+        precision = _average_precision(judgements.cosines(encoder), judgements.yes_shares >= 0.5)
+        agreement = agreement_with_people(judgements, encoder, encoder.calibration)
+        low, high = agreement.interval or (float("nan"), float("nan"))
         print(
-            f"{encoder.name:14} {judge.name:8} {cutoff:7.3f} {each:14.2f} {shares}",
+            f"{encoder.name:14} {100 * tau:6.1f} {precision:10.3f} {agreement.reached:6} "
+            f"{agreement.yes_share:7.1%} {low:8.1%} to {high:6.1%}",
             flush=True,
         )
-    print("\nMean score of captions that differ in one word, and how many of them reach 0.9")
-    print(f"{'encoder':14} {'number':>14} {'colour':>14} {'negation':>14}")
-    for encoder in encoders:
-        print(
-            f"{encoder.name:14} " + " ".join(_confused(encoder, pairs) for pairs in _probes()),
-            flush=True,
-        )
-    return 0
+
+
+def _average_precision(cosines: npt.NDArray[np.float64], is_right: npt.NDArray[np.bool_]) -> float:
+    """Returns the mean, over the right pairs, of the precision down to each of them."""
+    right = is_right[np.argsort(-cosines, kind="stable")]
+    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+    return float(precision[right].mean())
 
 
 def _caption_recall(encoder: TextEncoder, captions: dict[str, list[str]]) -> tuple[float, float]:
