@@ -23,6 +23,7 @@ from captioner_core.errors import CaptionerError
 from captioner_core.options import ConfidenceOptions
 from captioner_core.text.calibration.fitting import fit_logistic
 from captioner_core.text.calibration.judgements import FITTED_HALF, MEASURED_HALF, half_of
+from captioner_core.text.encoders.learned import LearnedEncoder
 from captioner_core.training.dataset import (
     DEV,
     TRAIN,
@@ -105,7 +106,7 @@ def fit_confidence(options: ConfidenceOptions) -> list[ReliabilityRow]:
             f"{is_fitted.sum()} dev images are too few to fit confidence to; add images to it"
         )
     confidence = ConfidenceModel(weights.astype(np.float32), kinds)
-    replace_confidence(options.model, confidence)
+    replace_confidence(options.model, confidence, LearnedEncoder().fingerprint)
     is_measured = half == MEASURED_HALF
     return reliability(confidence.estimate(dev.signs)[is_measured], dev.is_acceptable[is_measured])
 

@@ -52,8 +52,8 @@ class CaptionerConfig:
       length_penalty: Exponent of the length normalisation; see ``beam_search``.
       joint_weight: Weight of the cosine between image and caption when one of the beams is chosen.
         It is added to the normalised log-probability. 0 chooses without an encoder.
-      joint_encoder: Fingerprint of the learned encoder that computes this cosine, or an empty
-        string without one.
+      joint_encoder: Fingerprint of the learned encoder that computes this cosine, and that the
+        confidence was fitted with; an empty string without either.
       kinds: Number of kinds of training images that confidences are measured by; 0 if captions have
         no confidence. See ``confidence``.
 

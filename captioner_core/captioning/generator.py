@@ -41,7 +41,7 @@ class CaptionGenerator:
         self._model = model
         self._search = load_search(model, beam_width, engine)
         self._encoder = _load_encoder(model)
-        self._confidence = _load_confidence(model)
+        self._confidence = _load_confidence(model, self._encoder)
 
     @property
     def model_id(self) -> str:
@@ -129,7 +129,7 @@ def _load_encoder(model: LoadedModel) -> JointEncoder | None:
     """
     encoder = LearnedEncoder()
     config = model.config
-    if config.joint_encoder and encoder.fingerprint != config.joint_encoder:
+    if config.joint_weight and encoder.fingerprint != config.joint_encoder:
         raise CaptionerError(
             f"the model chooses captions by encoder {config.joint_encoder!r}, the package has "
             f"{encoder.fingerprint!r}; export the model again"
@@ -137,8 +137,10 @@ def _load_encoder(model: LoadedModel) -> JointEncoder | None:
     return encoder if encoder.backbone == config.backbone else None
 
 
-def _load_confidence(model: LoadedModel) -> ConfidenceModel | None:
-    if not model.config.kinds:
+def _load_confidence(model: LoadedModel, encoder: JointEncoder | None) -> ConfidenceModel | None:
+    """Returns the model's confidence, unless it was fitted with another encoder."""
+    config = model.config
+    if not config.kinds or encoder is None or encoder.fingerprint != config.joint_encoder:
         return None
     tensors = (model.tensors[name].astype(np.float32) for name in confidence.NAMES)
     return ConfidenceModel(*tensors)

@@ -204,12 +204,13 @@ def save_model(folder: str, captioner: Captioner, vocabulary: Vocabulary, metric
     return model_id
 
 
-def replace_confidence(folder: str, confidence: ConfidenceModel) -> str:
+def replace_confidence(folder: str, confidence: ConfidenceModel, encoder: str) -> str:
     """Sets the confidence of a model in its folder, which thereby becomes another model.
 
     Args:
       folder: The local path of the folder.
       confidence: The confidence.
+      encoder: The fingerprint of the encoder that it was fitted with.
 
     Returns:
       The new model id.
@@ -218,7 +219,7 @@ def replace_confidence(folder: str, confidence: ConfidenceModel) -> str:
       CaptionerError: Captioner did not make the folder, or the folder cannot be written to.
     """
     model = load_model(folder)
-    config = dataclasses.replace(model.config, kinds=len(confidence.kinds))
+    config = dataclasses.replace(model.config, kinds=len(confidence.kinds), joint_encoder=encoder)
     kept = {name: value for name, value in model.tensors.items() if name not in CONFIDENCE_NAMES}
     dtype = next(iter(kept.values())).dtype
     added = {name: value.astype(dtype) for name, value in confidence.tensors().items()}

@@ -74,6 +74,9 @@ def test_captions_have_a_confidence_once_it_is_fitted(source, monkeypatch, capsy
 
     assert fit(source) == 0
     assert load_model(str(source / "model")).model_id == after.model_id, "the same again"
+    monkeypatch.delenv(FOLDER_VARIABLE)
+    (plain, _) = CaptionGenerator(after).generate(features, grids)
+    assert plain.confidence is None, "it was fitted with another encoder"
 
 
 def test_reliability_is_stated_for_the_least_certain_fifth_first():
