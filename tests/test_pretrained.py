@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import shutil
 from pathlib import Path
 
@@ -32,9 +33,12 @@ def test_the_pretrained_model_is_whole_and_small():
     card = (path / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert model_id in card
     evaluations = json.loads((path / "metrics.json").read_text(encoding="utf-8"))["evaluations"]
-    assert [evaluation["split"] for evaluation in evaluations] == ["dev"]
-    assert evaluations[0]["model_id"] == model_id, "the scores were measured with these weights"
-    assert f"{evaluations[0]['scores']['CIDEr']:.3f}" in card
+    measured = [(posixpath.basename(one["dataset"]), one["split"]) for one in evaluations]
+    assert measured == [("flickr8k", "dev"), ("coco", "dev")]
+    for evaluation in evaluations:
+        assert evaluation["model_id"] == model_id, "the scores were measured with these weights"
+        assert f"{evaluation['scores']['CIDEr']:.3f}" in card
+    assert model.config.kinds, "its captions have a confidence"
 
 
 def test_a_changed_vocabulary_is_refused(tmp_path, monkeypatch):

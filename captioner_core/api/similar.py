@@ -29,7 +29,7 @@ def similar_images(
     ...     "new.jpg", "out/runs/run/captions", top_k=3
     ... )
     >>> [(match.image_id, round(match.score, 2)) for match in matches]
-    [('beach.jpg', 0.98), ('dog.png', 0.63)]
+    [('beach.jpg', 0.98), ('dog.png', 0.67)]
 
     Args:
       path: The local path of the image.
