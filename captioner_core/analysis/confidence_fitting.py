@@ -85,13 +85,18 @@ def fit_confidence(options: ConfidenceOptions) -> list[ReliabilityRow]:
     model = load_model(options.model)
     check_model_output(options.model, option="--model")
     splits = [read_captions_by_split(dataset) for dataset in options.dataset]
-    for dataset, uri in zip(options.dataset, options.features, strict=True):
+    for dataset, uri, split in zip(options.dataset, options.features, splits, strict=True):
         check_same_images(dataset, uri)
-    kinds = _find_kinds(options, [list(split.get(TRAIN, {})) for split in splits])
+        for name in (TRAIN, DEV):
+            if not split.get(name):
+                raise CaptionerError(
+                    f"dataset {dataset!r} has no split {name!r}; give captions.parquet one"
+                )
+    kinds = _find_kinds(options, [list(split[TRAIN]) for split in splits])
     generator = CaptionGenerator(_without_confidence(model))
     dev = _join(
         [
-            _caption_dev(uri, split.get(DEV, {}), generator, model.config.backbone)
+            _caption_dev(uri, split[DEV], generator, model.config.backbone)
             for uri, split in zip(options.features, splits, strict=True)
         ]
     )
@@ -103,7 +108,8 @@ def fit_confidence(options: ConfidenceOptions) -> list[ReliabilityRow]:
     )
     if weights is None:
         raise CaptionerError(
-            f"{is_fitted.sum()} dev images are too few to fit confidence to; add images to it"
+            f"{is_fitted.sum()} dev images are too few to fit confidence to; add images to split "
+            "dev"
         )
     confidence = ConfidenceModel(weights.astype(np.float32), kinds)
     replace_confidence(options.model, confidence, LearnedEncoder().fingerprint)
@@ -142,8 +148,6 @@ def _find_kinds(
     share = min(1.0, _MAX_TRAINING_IMAGES / max(1, sum(map(len, image_ids))))
     features = []
     for uri, ids in zip(options.features, image_ids, strict=True):
-        if not ids:
-            raise CaptionerError(f"--features {uri!r} are of a dataset without training images")
         count = max(1, round(share * len(ids)))
         chosen = random.choice(len(ids), count, replace=False)
         features.append(read_features(uri, [ids[number] for number in sorted(chosen.tolist())])[0])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from captioner_cli.main import main
@@ -77,6 +79,16 @@ def test_captions_have_a_confidence_once_it_is_fitted(source, monkeypatch, capsy
     monkeypatch.delenv(FOLDER_VARIABLE)
     (plain, _) = CaptionGenerator(after).generate(features, grids)
     assert plain.confidence is None, "it was fitted with another encoder"
+
+
+def test_a_dataset_without_dev_images_is_refused(source, tmp_path, capsys):
+    table = pq.read_table(source / "dataset" / "captions.parquet")
+    (tmp_path / "dataset").mkdir()
+    train_only = table.filter(pc.equal(table.column("split"), "train"))
+    pq.write_table(train_only, tmp_path / "dataset" / "captions.parquet")
+    tables = ["--dataset", str(tmp_path / "dataset"), "--features", str(source / "features")]
+    assert main(["confidence", "--model", str(source / "model"), *tables]) == 2
+    assert "has no split 'dev'" in capsys.readouterr().err
 
 
 def test_reliability_is_stated_for_the_least_certain_fifth_first():
