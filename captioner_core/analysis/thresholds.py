@@ -33,7 +33,8 @@ class ThresholdRow:
       matches: mean number of captions of other images that a caption matches.
       yes_share: estimated share of people who say that the caption of a match describes the image;
         NaN if there are no matches.
-      recall: estimated share of all pairs to which people say yes that are matches.
+      recall: estimated share of all pairs to which people say yes that are matches; NaN if there
+        are no pairs.
     """
 
     threshold: float
@@ -105,11 +106,12 @@ def _threshold_row(
     first_bin = round((threshold + 1) * _BINS / 2)
     reached = pairs[first_bin:].sum()
     with_yes = yes_pairs[first_bin:].sum()
+    all_with_yes = yes_pairs.sum()
     return ThresholdRow(
         threshold=threshold,
         matches=float(reached / query_count),
         yes_share=float(with_yes / reached) if reached else float("nan"),
-        recall=float(with_yes / yes_pairs.sum()),
+        recall=float(with_yes / all_with_yes) if all_with_yes else float("nan"),
     )
 
 
