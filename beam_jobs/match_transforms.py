@@ -355,8 +355,8 @@ def compare_index(grouped: Grouped, plan: MatchPlan) -> Iterator[Any]:
     """
     items = list(grouped[1])
     inputs = _distinct_inputs(items, CURRENT)
-    current = _certain(inputs)
-    previous = _certain(_distinct_inputs(items, PREVIOUS))
+    current = loading.drop_uncertain(inputs)
+    previous = loading.drop_uncertain(_distinct_inputs(items, PREVIOUS))
     unchanged = partitioning.find_unchanged(current, previous)
     removed = previous.filter(pa.array(~unchanged.previous))
     kinds = {
@@ -372,11 +372,6 @@ def compare_index(grouped: Grouped, plan: MatchPlan) -> Iterator[Any]:
     if len(removed):
         yield beam.pvalue.TaggedOutput(_REMOVED_KEYS, pc.unique(removed.column("image_key")))
     yield beam.pvalue.TaggedOutput(_INPUT_ROWS, _match_input_rows(inputs, INDEX))
-
-
-def _certain(records: pa.Table) -> pa.Table:
-    """Returns the captions that are matched: all but those that the captioner is not certain of."""
-    return records.filter(pc.not_equal(records.column("source"), schemas.UNCERTAIN))
 
 
 def _match_input_rows(records: pa.Table, side: str) -> pa.Table:
@@ -407,8 +402,8 @@ def compare_queries(
     """
     items = list(grouped[1])
     inputs = _distinct_inputs(items, CURRENT)
-    current = _certain(inputs)
-    previous = _certain(_distinct_inputs(items, PREVIOUS))
+    current = loading.drop_uncertain(inputs)
+    previous = loading.drop_uncertain(_distinct_inputs(items, PREVIOUS))
     results = {content: _previous_rows(items, content) for content in _RESULT_TABLES}
     unrepairable = find_unrepairable(results[SUMMARY], results[MATCHES], _concat_keys(removed))
     keys = current.column("image_key")

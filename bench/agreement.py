@@ -76,31 +76,27 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{args.dataset}: {len(generated)} dev images, score {THRESHOLD} or more")
     print("matched with         confidence  queries  with a match  matches  people say yes")
     for name, index in (("human captions", people), ("generated captions", machine)):
+        is_match = _find_matches(machine, index)
+        yes_shares = _estimate_yes(index, people)
         for least in MIN_CONFIDENCES:
-            _print_row(name, least, _keep(machine, least), _keep(index, least), people)
+            is_query = machine.confidence >= least
+            is_kept = is_match & is_query[:, np.newaxis] & (index.confidence >= least)
+            query, match = np.nonzero(is_kept)
+            shown = "none"
+            if len(query):
+                matched = len(np.unique(query)) / is_query.sum()
+                shares = yes_shares[match, machine.image[query]]
+                shown = f"{matched:.0%} {len(query):8} {shares.mean():15.1%}"
+            print(f"{name:20} {least:10.2f} {is_query.sum():8} {shown:>38}", flush=True)
     return 0
 
 
-def _keep(side: Side, least: float) -> Side:
-    rows = np.flatnonzero(side.confidence >= least)
-    return Side([side.texts[row] for row in rows], side.image[rows], side.confidence[rows])
-
-
-def _print_row(name: str, least: float, queries: Side, index: Side, people: Side) -> None:
-    """Prints how many matches there are, and what MiniLM estimates of them."""
+def _find_matches(queries: Side, index: Side) -> npt.NDArray[np.bool_]:
+    """Returns which captions of two images reach the threshold: bool [queries, index]."""
     encoder = load_encoder("learned")
     cosines = encoder.encode(queries.texts) @ encoder.encode(index.texts).T
-    is_match = encoder.calibration.scores(cosines.astype(np.float64)) >= THRESHOLD
-    query, match = np.nonzero(is_match & (queries.image[:, np.newaxis] != index.image))
-    if not len(query):
-        print(f"{name:20} {least:10.2f} {len(queries.texts):8}          none")
-        return
-    shares = _estimate_yes(index, people)[match, queries.image[query]]
-    print(
-        f"{name:20} {least:10.2f} {len(queries.texts):8} "
-        f"{len(np.unique(query)) / len(queries.texts):13.0%} {len(query):8} {shares.mean():15.1%}",
-        flush=True,
-    )
+    is_near = encoder.calibration.scores(cosines.astype(np.float64)) >= THRESHOLD
+    return np.asarray(is_near & (queries.image[:, np.newaxis] != index.image))
 
 
 def _estimate_yes(index: Side, people: Side) -> npt.NDArray[np.float64]:

@@ -27,7 +27,7 @@ from captioner_core.training.dataset import read_captions_by_split
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many pairs reach the score 0.9, and how many people agree with them.
+    """The agreement of people with the pairs that reach the score 0.9.
 
     Args:
       pairs: The number of judged pairs.

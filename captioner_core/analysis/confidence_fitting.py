@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from captioner_core.analysis.caption_metrics import score
+from captioner_core.analysis.caption_metrics import caption_features, score
 from captioner_core.captioning.confidence import CaptionSigns, ConfidenceModel, regression_inputs
+from captioner_core.captioning.generated_caption import GeneratedCaption
 from captioner_core.captioning.generator import CaptionGenerator, caption_signs
 from captioner_core.captioning.saved_model import (
     LoadedModel,
@@ -28,9 +29,7 @@ from captioner_core.training.dataset import (
     DEV,
     TRAIN,
     check_same_images,
-    open_features,
-    read_captions_by_split,
-    read_grids,
+    read_train_and_dev,
 )
 from captioner_core.training.encoder.similar_batches import cluster_centres
 from captioner_core.training.encoder.train_encoder import read_features
@@ -84,14 +83,9 @@ def fit_confidence(options: ConfidenceOptions) -> list[ReliabilityRow]:
     """
     model = load_model(options.model)
     check_model_output(options.model, option="--model")
-    splits = [read_captions_by_split(dataset) for dataset in options.dataset]
-    for dataset, uri, split in zip(options.dataset, options.features, splits, strict=True):
+    splits = [read_train_and_dev(dataset) for dataset in options.dataset]
+    for dataset, uri in zip(options.dataset, options.features, strict=True):
         check_same_images(dataset, uri)
-        for name in (TRAIN, DEV):
-            if not split.get(name):
-                raise CaptionerError(
-                    f"dataset {dataset!r} has no split {name!r}; give captions.parquet one"
-                )
     kinds = _find_kinds(options, [list(split[TRAIN]) for split in splits])
     generator = CaptionGenerator(_without_confidence(model))
     dev = _join(
@@ -162,39 +156,29 @@ def _caption_dev(
     backbone: str,
 ) -> _DevCaptions:
     """Captions the dev images of a dataset and compares the captions with the human ones."""
-    dataset, _, made_by = open_features(uri)
-    if made_by != backbone:
-        raise CaptionerError(
-            f"features {uri!r} are of {made_by!r}, the model's of {backbone!r}; extract them again"
-        )
-    captions: dict[str, str] = {}
-    signs = []
+    captions: dict[str, GeneratedCaption] = {}
     with progress("confidence", len(references)):
-        for image_ids, features, grid in read_grids(dataset, list(references)):
-            batch = generator.generate(features, grid)
-            if any(caption.image_text_score is None for caption in batch):
-                raise CaptionerError(
-                    f"no encoder reads features of {made_by!r}; train one with 'captioner "
-                    "train-encoder' and let CAPTIONER_ENCODER name it"
-                )
-            captions |= {
-                image_id: caption.text for image_id, caption in zip(image_ids, batch, strict=True)
-            }
-            signs.append(caption_signs(batch, features))
-            advance(len(batch))
-    cider = score(captions, references).cider
+        for image_id, caption in caption_features(uri, list(references), backbone, generator):
+            captions[image_id] = caption
+            advance(1)
+    generated = list(captions.values())
+    if any(caption.image_text_score is None for caption in generated):
+        raise CaptionerError(
+            f"no encoder reads features of {backbone!r}; train one with 'captioner train-encoder' "
+            "and let CAPTIONER_ENCODER name it"
+        )
+    features, _ = read_features(uri, list(captions))
+    texts = {image_id: caption.text for image_id, caption in captions.items()}
+    cider = score(texts, references).cider
     is_acceptable = np.array([cider[image_id] >= ACCEPTABLE_CIDER for image_id in captions])
-    return _DevCaptions(list(captions), _concatenate(signs), is_acceptable)
+    return _DevCaptions(list(captions), caption_signs(generated, features), is_acceptable)
 
 
 def _join(parts: Sequence[_DevCaptions]) -> _DevCaptions:
     """Returns the captions of all datasets as one."""
+    signs = zip(*(part.signs for part in parts), strict=True)
     return _DevCaptions(
         [image_id for part in parts for image_id in part.image_ids],
-        _concatenate([part.signs for part in parts]),
+        CaptionSigns(*map(np.concatenate, signs)),
         np.concatenate([part.is_acceptable for part in parts]),
     )
-
-
-def _concatenate(signs: Sequence[CaptionSigns]) -> CaptionSigns:
-    return CaptionSigns(*(np.concatenate(values) for values in zip(*signs, strict=True)))

@@ -22,7 +22,7 @@ SIGNS = 3
 
 
 class CaptionSigns(NamedTuple):
-    """What is known of some captions and their images.
+    """Signs of how certain some captions are.
 
     Args:
       log_probs: float32 [captions], the natural log of a word's probability, averaged over the

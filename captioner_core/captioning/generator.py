@@ -62,7 +62,7 @@ class CaptionGenerator:
             self._choose_by_image(self._encoder, *beams)
             for beams in zip(self._encoder.encode_images(features), words, log_prob, strict=True)
         ]
-        return self._with_confidence(captions, features) if self._confidence else captions
+        return self._with_confidence(captions, features)
 
     def _choose_by_image(
         self,
@@ -94,8 +94,9 @@ class CaptionGenerator:
     def _with_confidence(
         self, captions: list[GeneratedCaption], features: npt.NDArray[np.float32]
     ) -> list[GeneratedCaption]:
-        """Returns the captions with their confidence."""
-        assert self._confidence is not None
+        """Returns the captions with their confidence, if the model has one."""
+        if self._confidence is None:
+            return captions
         estimates = self._confidence.estimate(caption_signs(captions, features))
         return [
             replace(caption, confidence=float(value))

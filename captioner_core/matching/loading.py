@@ -213,9 +213,14 @@ def read_captions(
 ) -> Iterator[tuple[str, str]]:
     """Yields the image key and the caption of each row that is certain; see ``read_records``."""
     for table in read_records(uri, splits, min_confidence=min_confidence):
-        table = table.filter(pc.not_equal(table.column("source"), schemas.UNCERTAIN))
+        table = drop_uncertain(table)
         keys = table.column("image_key").to_pylist()
         yield from zip(keys, table.column("caption").to_pylist(), strict=True)
+
+
+def drop_uncertain(records: pa.Table) -> pa.Table:
+    """Returns the captions that are matched: all but those that the captioner is not certain of."""
+    return records.filter(pc.not_equal(records.column("source"), schemas.UNCERTAIN))
 
 
 def features_beside(captions_uri: str) -> str | None:

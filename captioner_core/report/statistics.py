@@ -97,8 +97,13 @@ def match_stats(run: RunReader) -> MatchStats:
         best_scores.add(batch.column("best_score").to_numpy(zero_copy_only=False))
     for batch in run.batches(layout.MATCHES, ("score",)):
         match_scores.add(batch.column("score").to_numpy(zero_copy_only=False))
-    matched, uncertain = statuses[schemas.MATCHED], statuses[schemas.UNCERTAIN]
-    return MatchStats(matched, uncertain, queries, best_scores, match_scores)
+    return MatchStats(
+        matched=statuses[schemas.MATCHED],
+        uncertain=statuses[schemas.UNCERTAIN],
+        queries=queries,
+        best_scores=best_scores,
+        match_scores=match_scores,
+    )
 
 
 def caption_stats(run: RunReader) -> CaptionStats:

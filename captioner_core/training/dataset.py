@@ -393,6 +393,21 @@ def read_grids(dataset: pads.Dataset, image_ids: Sequence[str]) -> Iterator[Grid
                 yield GridBatch(ids.to_pylist(), averages, stack_vectors(grids))
 
 
+def read_train_and_dev(dataset: str) -> dict[str, dict[str, list[str]]]:
+    """Returns the captions of each image by split, of a dataset that has the splits train and dev.
+
+    Raises:
+      CaptionerError: The dataset cannot be read, or lacks one of the two.
+    """
+    splits = read_captions_by_split(dataset)
+    for split in (TRAIN, DEV):
+        if not splits.get(split):
+            raise CaptionerError(
+                f"dataset {dataset!r} has no split {split!r}; give captions.parquet one"
+            )
+    return splits
+
+
 def dataset_summary(dataset: str) -> dict[str, str]:
     """Returns the name and the licence of a dataset, as far as its folder states them."""
     uri = layout.join(dataset, layout.DATASET_SUMMARY)

@@ -43,7 +43,8 @@ def load_initial_model(options: TrainOptions, backbone: str) -> LoadedModel:
             f"of {backbone!r}; extract the images with the backbone of the model"
         )
     for name in ("units", "attention"):
-        wanted, kept = getattr(options, name), getattr(model.config, name)
+        wanted = getattr(options, name)
+        kept = getattr(model.config, name)
         if wanted not in (getattr(TrainOptions, name), kept):
             raise CaptionerError(
                 f"--{name} {wanted!r} is not that of --init {options.init!r}, {kept!r}; leave it "

@@ -27,7 +27,7 @@ _DECODER = ("embedding", "lstm", "output_hidden", "captioner/output_bias")
 
 
 class StepKind(enum.Enum):
-    """What a step learns, and from which captions.
+    """Kinds of steps, by what they learn and from which captions.
 
     Members:
       WRITTEN: All weights, from captions that people wrote.

@@ -27,7 +27,7 @@ from captioner_core.training.dataset import (
     TRAIN,
     check_same_images,
     dataset_summary,
-    read_captions_by_split,
+    read_train_and_dev,
 )
 from captioner_core.training.encoder.language import read_language
 from captioner_core.training.encoder.saved_encoder import (
@@ -128,12 +128,7 @@ def _read_inputs(options: TrainEncoderOptions) -> _Inputs:
     held_out: list[str] = []
     mirrored = options.mirrored or (None,) * len(options.dataset)
     for dataset, uri, mirrored_uri in zip(options.dataset, options.features, mirrored, strict=True):
-        splits = read_captions_by_split(dataset)
-        for split in (TRAIN, DEV):
-            if not splits.get(split):
-                raise CaptionerError(
-                    f"dataset {dataset!r} has no split {split!r}; give captions.parquet one"
-                )
+        splits = read_train_and_dev(dataset)
         train = with_two_captions(splits[TRAIN])
         uris = [uri] if mirrored_uri is None else [uri, mirrored_uri]
         for table in uris:
